@@ -1,0 +1,7 @@
+"""``python -m rglcd``."""
+
+import sys
+
+from rglcd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,424 @@
+"""The configuration: one class per section, validated once, at one door.
+
+``defaults -> presets/NAME.yaml -> --set a.b=c -> Config -> params.yaml -> sections -> plain values``
+
+A section is the unit of re-running, for DVC and Kubeflow alike: a stage runs again when one of the
+sections it reads has changed. This module imports no torch, so a laptop, CI and the pipeline
+compiler check any run in milliseconds. Choices are tagged unions (``kind: ...``), not booleans.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from rglcd.errors import InputError
+
+
+class Section(BaseModel):
+    """Frozen, and closed: a key that no section knows is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+# --- what is fetched -----------------------------------------------------------------------------
+
+
+class ModelSource(Section):
+    """Where a model folder comes from, and how to know that it is the one meant.
+
+    ``uri`` is a hub id (``org/name``), an object-store folder (``s3://bucket/prefix``) or a local folder, which
+    begins with ``./``, ``../`` or ``/``. ``revision`` is the hub commit. ``sha256`` is the folder's digest as
+    ``prepare`` prints it; left out, the folder is taken as it comes and its digest recorded in the manifest.
+    """
+
+    uri: str
+    revision: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def is_local(self) -> bool:
+        return self.uri.startswith(("./", "../", "/"))
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "ModelSource":
+        is_hub = not self.is_local and "://" not in self.uri
+        if is_hub and self.uri.count("/") != 1:
+            raise ValueError(f"{self.uri!r} is neither a hub id (org/name), s3://bucket/prefix, nor a path beginning with ./ ../ or /")
+        if is_hub and self.revision is None:
+            raise ValueError(f"{self.uri!r} is a hub id: name the revision (commit) too")
+        return self
+
+
+class ScorerSource(Section):
+    """A reward model by the ``kind`` its registry knows, with the folder of its weights if it has any."""
+
+    kind: str
+    source: ModelSource | None = None
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+class Sharding(Section):
+    """From the source index to webdataset tars."""
+
+    resolution: Positive = 512
+    """Side of the square training image, in pixels: short side resized, centre cropped."""
+    image_format: Literal["png", "jpeg", "webp"] = "jpeg"
+    samples_per_shard: Positive = 10_000
+    max_rows: Positive | None = None
+    """Read only the first rows of the index; null reads all."""
+    parts: Positive = 1
+    """Independent parts that a cluster may run side by side."""
+
+
+class Model(Section):
+    """The teacher, and what the student's parametrisation adds to it."""
+
+    teacher: ModelSource
+    resolution: Positive = 512
+    num_ddim_steps: Positive = 50
+    sigma_data: float = Field(default=0.5, gt=0)
+    timestep_scaling: float = Field(default=10.0, gt=0)
+    omega_embedding_dim: Positive = 256
+
+
+class Preparation(Section):
+    """Everything frozen beside the teacher: reward models by name, and the network whose features FID compares."""
+
+    scorers: dict[str, ScorerSource]
+    features: ScorerSource
+
+
+class Caching(Section):
+    """Encode once what every epoch would encode again."""
+
+    batch_size: Positive = 32
+    scorers: tuple[str, ...] = ("expert",)
+    """Scorers whose text features are stored, once per caption."""
+    text_embeddings: bool = False
+    """Store the text encoder's output too: about five times the size of a latent, for 1 % of a step."""
+    parts: Positive = 1
+
+
+class VitTower(Section):
+    """The LRM's image tower: a vision transformer on latents."""
+
+    kind: Literal["vit"] = "vit"
+    patch: Positive = 4
+    width: Positive = 512
+    num_layers: Positive = 12
+    num_heads: Positive = 8
+
+
+class Pretraining(Section):
+    """Contrastive pretraining of the latent proxy reward model on cached latents and captions."""
+
+    tower: VitTower = VitTower()
+    scorer: str = "expert"
+    """The scorer whose cached text features the LRM reads."""
+    num_steps: Positive = 10_000
+    batch_size: Positive = 480
+    learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.2, ge=0)
+    warmup_steps: int = Field(default=500, ge=0)
+    validation_fraction: float = Field(default=0.02, ge=0, lt=0.5)
+    checkpoint_every: Positive = 1_000
+    seed: int = 0
+
+
+class NoReward(Section):
+    """Plain latent consistency distillation."""
+
+    kind: Literal["none"] = "none"
+
+
+class PixelReward(Section):
+    """The reward's gradient through the VAE decoder: RG-LCD, Algorithm 3. Differentiable experts only."""
+
+    kind: Literal["pixel"] = "pixel"
+    expert: str = "expert"
+    weight: float = Field(default=1.0, ge=0)
+    chunk_size: Positive = 4
+    """Images decoded with gradient at a time: bounds the memory, changes nothing else."""
+
+
+class LatentReward(Section):
+    """The reward's gradient from a latent proxy (LRM) that is tuned against the expert as training goes: Algorithm 4."""
+
+    kind: Literal["latent"] = "latent"
+    expert: str = "expert"
+    weight: float = Field(default=1.0, ge=0)
+    chunk_size: Positive = 4
+    """Images decoded without gradient at a time, for the expert's labels."""
+    tuning: Literal["online", "frozen"] = "online"
+    learning_rate: float = Field(default=3.3e-6, gt=0)
+    label_batch_size: Positive | None = None
+    """Samples of each batch that the expert labels; null labels all."""
+
+
+Reward = Annotated[NoReward | PixelReward | LatentReward, Field(discriminator="kind")]
+
+
+class Huber(Section):
+    """Element-wise Huber, mean over elements: the recipe that RG-LCD released."""
+
+    kind: Literal["huber"] = "huber"
+    c: float = Field(default=1e-3, gt=0)
+
+
+class SquaredL2(Section):
+    """Mean squared error."""
+
+    kind: Literal["l2"] = "l2"
+
+
+class PseudoHuber(Section):
+    """iCT's per-sample norm; ``c: null`` takes its 0.00054 sqrt(d)."""
+
+    kind: Literal["pseudo_huber"] = "pseudo_huber"
+    c: float | None = Field(default=None, gt=0)
+
+
+class ConstantGrid(Section):
+    """The teacher's ODE is always solved on ``model.num_ddim_steps`` steps."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class DoublingGrid(Section):
+    """iCT's curriculum on the SD grid: start with ``start`` coarse steps and double them, up to ``end``."""
+
+    kind: Literal["doubling"] = "doubling"
+    start: Positive = 10
+    end: Positive = 80
+
+
+class Distillation(Section):
+    """The distillation run. Each arm is a student: ``rg`` as the reward section says, ``lcm`` with no reward."""
+
+    arms: tuple[Literal["lcm", "rg"], ...] = ("rg",)
+    match_compute: bool = False
+    """Give the ``lcm`` arm as many more steps as the reward costs, counted in floating point operations."""
+    num_steps: Positive = 10_000
+    batch_size: Positive = 16
+    """Over all ranks together: the world size changes the speed, not the run."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema_decay: Probability = 0.95
+    omega: tuple[float, float] = (5.0, 15.0)
+    """Guidance weights are drawn uniformly from this range (LCM notation: cond + omega (cond - uncond))."""
+    caption_dropout: Probability = 0.0
+    distance: Annotated[Huber | SquaredL2 | PseudoHuber, Field(discriminator="kind")] = Huber()
+    grid: Annotated[ConstantGrid | DoublingGrid, Field(discriminator="kind")] = ConstantGrid()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Positive = 1_000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Distillation":
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms must name at least one arm, each once")
+        if self.omega[0] > self.omega[1]:
+            raise ValueError(f"omega runs from low to high, not {list(self.omega)}")
+        return self
+
+
+class Evaluation(Section):
+    """What is drawn, with how many steps, and who scores it."""
+
+    prompts: str = "prompts/heldout.txt"
+    """One prompt a line, within the source folder; drawn in turn until ``num_images``."""
+    reference: str = "reference/index.tsv"
+    """Index of the real images that FID compares with, within the source folder."""
+    num_images: Positive = 3_200
+    num_steps: tuple[Positive, ...] = (1, 2, 4, 8)
+    teacher_steps: Positive = 50
+    guidance_scale: float = Field(default=7.5, gt=1)
+    """As diffusers counts it: omega + 1."""
+    scorers: tuple[str, ...] = ("expert",)
+    batch_size: Positive = 32
+    grid_prompts: Positive = 8
+    seed: int = 0
+
+
+class Config(Section):
+    """Everything a run is told. Sections only; where a stage runs is the environment's business."""
+
+    preset: str
+    sharding: Sharding
+    model: Model
+    preparation: Preparation
+    caching: Caching
+    pretraining: Pretraining
+    reward: Reward
+    distillation: Distillation
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Config":
+        if self.sharding.resolution != self.model.resolution:
+            raise ValueError(
+                f"sharding.resolution is {self.sharding.resolution} and model.resolution {self.model.resolution}: they must be equal"
+            )
+        for where, names in self._scorers_named().items():
+            for name in names:
+                if name not in self.preparation.scorers:
+                    raise ValueError(f"{where} names {name!r}; preparation.scorers has {', '.join(self.preparation.scorers)}")
+        if self.reward.kind == "latent" and self.pretraining.scorer not in self.caching.scorers:
+            raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
+        if self.reward.kind != "none" and self.reward.expert not in self.caching.scorers:
+            raise ValueError(f"reward.expert is {self.reward.expert!r}; add it to caching.scorers")
+        return self
+
+    def _scorers_named(self) -> dict[str, tuple[str, ...]]:
+        named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
+        return named | {"pretraining.scorer": (self.pretraining.scorer,)}
+
+    def section(self, name: str) -> Section:
+        """The section called ``name``."""
+        section = getattr(self, name)
+        assert isinstance(section, Section), name
+        return section
+
+
+SECTIONS: dict[str, Any] = {name: field for name, field in Config.model_fields.items() if name != "preset"}
+
+
+# --- the door ------------------------------------------------------------------------------------
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package, smallest first."""
+    order = {"micro": 0, "toy": 1}
+    names = [Path(entry.name).stem for entry in resources.files("rglcd.presets").iterdir() if entry.name.endswith(".yaml")]
+    return sorted(names, key=lambda name: (order.get(name, 2), name))
+
+
+def load_preset(name: str, *, overrides: Sequence[str] = ()) -> Config:
+    """The preset called ``name`` with ``section.key=value`` overrides, resolved.
+
+    Raises :class:`InputError` for an unknown preset or key (naming the nearest) or a value of the wrong kind.
+    """
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}{_nearest(name, preset_names())}; there are: {', '.join(preset_names())}")
+    text = resources.files("rglcd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return resolve({**_mapping(text, where=f"preset {name}"), "preset": name}, overrides=overrides, where=f"preset {name}")
+
+
+def load_params(path: Path, *, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in force: ``params.yaml`` as ``rglcd config use`` wrote it."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; write it with: rglcd config use toy")
+    return resolve(_mapping(path.read_text(encoding="utf-8"), where=str(path)), overrides=overrides, where=str(path))
+
+
+def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: str) -> Config:
+    """Validate ``values`` with ``overrides`` applied; ``where`` begins every message."""
+    merged = dict(values)
+    for override in overrides:
+        merged = _overridden(merged, override)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error, merged)}") from None
+
+
+def validate_section(name: str, values: Mapping[str, Any]) -> Section:
+    """One section by its name, from plain values (as Kubeflow and TorchX carry them)."""
+    if name not in SECTIONS:
+        raise InputError(f"unknown section {name!r}{_nearest(name, SECTIONS)}")
+    adapter: TypeAdapter[Section] = TypeAdapter(Config.__annotations__[name])
+    try:
+        return adapter.validate_python(dict(values))
+    except ValidationError as error:
+        raise InputError(f"section {_explain(error, {name: values}, within=(name,))}") from None
+
+
+def dump(config: Config) -> str:
+    """``params.yaml``: every value spelled out, in the order of the classes, as :func:`load_params` reads it."""
+    head = f"# The configuration in force. Written by `rglcd config use {config.preset}`; edit freely, every key is checked.\n"
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def _mapping(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a mapping of sections")
+    return values
+
+
+def _overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise InputError(f"--set takes section.key=value, not {override!r}")
+    keys = path.split(".")
+    root: dict[str, Any] = dict(values)
+    node = root
+    for key in keys[:-1]:
+        child = node.get(key)
+        node[key] = dict(child) if isinstance(child, Mapping) else {}
+        node = node[key]
+    node[keys[-1]] = yaml.safe_load(text)
+    return root
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[str, ...] = ()) -> str:
+    """The first problem in one line; an unknown key comes with its nearest neighbour."""
+    first = error.errors()[0]
+    location = (*within, *first["loc"])
+    # A tagged union's location holds the tag too: it is not a key of the user's file.
+    path = [str(part) for position, part in enumerate(location) if not _is_tag(location, position, values)]
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(path)}{_nearest(path[-1], _known_keys(location))}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" (found {first['input']!r})"
+    return f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
+    node = values
+    for step in location[:position]:
+        node = node.get(step, node) if isinstance(node, Mapping) else node
+    part = location[position]
+    return isinstance(node, Mapping) and node.get("kind") == part and part not in node
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys allowed where ``location`` (of an unknown key) points."""
+    models: list[type[BaseModel]] = [Config]
+    for part in location[:-1]:
+        models = [child for model in models for child in _children(model, str(part))] or models
+    return sorted({key for model in models for key in model.model_fields})
+
+
+def _children(model: type[BaseModel], key: str) -> Iterator[type[BaseModel]]:
+    if key in model.model_fields:
+        yield from _models_in(model.model_fields[key].annotation)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _nearest(word: str, known: Any) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

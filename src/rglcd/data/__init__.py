@@ -1,0 +1,1 @@
+"""What the stages read and write: the source index, shards, latent caches, manifests, storage."""

@@ -1,0 +1,140 @@
+"""The manifest: what a stage made, from what, and how to know that it is still whole.
+
+Every artifact is a folder with ``manifest.json`` in it, written last: a folder without one was
+never published. Its ``digest`` covers the results (weights, caches, images, ``metrics.json``) and
+not what differs between two equal runs (:data:`UNDIGESTED`), so equal digests mean equal results.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rglcd.errors import InputError
+
+MANIFEST = "manifest.json"
+
+UNDIGESTED = frozenset({"timings.json", "index.html", "report.md"})
+"""File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact: lowercase hexadecimal SHA-256 and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage made. ``key`` names the computation (code version, sections, input digests); ``digest`` its result.
+
+    ``lineage`` holds, for this stage and every one before it, its key, digest, version and sections:
+    enough to say where a student came from when only its folder is left.
+    """
+
+    artifact: str
+    stage: str
+    version: int
+    key: str
+    digest: str
+    inputs: dict[str, str]
+    sections: dict[str, Any]
+    files: dict[str, FileEntry]
+    facts: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, lowercase hexadecimal."""
+    state = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def scan(folder: Path) -> dict[str, FileEntry]:
+    """Every regular file under ``folder`` but its manifest, by relative POSIX path, in sorted order.
+
+    Raises :class:`InputError` on a link: an artifact is made of files.
+    """
+    entries: dict[str, FileEntry] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; an artifact may hold regular files only")
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST:
+            entries[name] = FileEntry(sha256_of(path), path.stat().st_size)
+    return entries
+
+
+def results_digest(files: Mapping[str, FileEntry]) -> str:
+    """One digest over the result files: names and contents, :data:`UNDIGESTED` left out."""
+    return digest_of({name: entry.sha256 for name, entry in files.items() if Path(name).name not in UNDIGESTED})
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest of a folder that has no manifest (a source, a model folder): names and contents of its files."""
+    return digest_of({name: entry.sha256 for name, entry in scan(folder).items()})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish ``manifest`` in ``folder``: written aside, then renamed, so that it is whole or absent."""
+    write_json(folder / MANIFEST, asdict(manifest))
+
+
+def read_manifest(folder: Path, *, made_by: str) -> Manifest:
+    """The manifest of an artifact.
+
+    Raises :class:`InputError` when the folder holds none, naming the stage that makes it, or when it cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is missing or unfinished; make it with: rglcd run {made_by}")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: FileEntry(**entry) for name, entry in fields.pop("files").items()}
+        return Manifest(files=files, **fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+
+
+def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | None = None) -> list[str]:
+    """What is missing, cut or altered among ``names`` (default: all files): one line each, with what was expected.
+
+    Sizes are compared first, so a cut file costs nothing to find.
+    """
+    problems = []
+    for name in manifest.files if names is None else names:
+        path, entry = folder / name, manifest.files[name]
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != entry.bytes:
+            problems.append(f"{name} has {size} bytes, not {entry.bytes}")
+        elif (found := sha256_of(path)) != entry.sha256:
+            problems.append(f"{name} has sha256 {found[:12]}…, not {entry.sha256[:12]}…")
+    return problems
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON: aside, flushed to disk, then renamed over ``path``."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    with aside.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)

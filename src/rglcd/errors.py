@@ -1,0 +1,23 @@
+"""What can go wrong, and the exit code that says so (the same for CLI, DVC, KFP and TorchX).
+
+0 done; 2 bad input, configuration or data (retrying cannot help); 3 training diverged (retrying
+would repeat it); 75 the state is saved and the same command goes on from it (sysexits' EX_TEMPFAIL).
+"""
+
+
+class InputError(ValueError):
+    """The user's input, configuration or data is at fault: one line that says what, where, and what to do."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the gradient stopped being finite; the last good checkpoint is kept."""
+
+    exit_code = 3
+
+
+class StateSaved(RuntimeError):
+    """The process was asked to stop and has saved its state: run the same command again to go on."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Presets: what differs from the defaults, with the source of each number beside it."""

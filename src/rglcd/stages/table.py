@@ -1,0 +1,132 @@
+"""The DAG, written once.
+
+The CLI, ``dvc.yaml``, the Kubeflow pipeline and the TorchX apps are all derived from :data:`STAGES`.
+The table imports neither torch nor a stage: ``entry`` is resolved when a stage runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rglcd.config import Config
+
+SOURCE = "source"
+"""The one artifact that no stage makes: the source index, its images and the prompt sets (``data/``)."""
+
+
+class Profile(StrEnum):
+    """What a stage runs on. GPU profiles are launched through TorchX; ``cpu`` runs in its own pod."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    A100_NODE = "a100-node"
+    A100_GANG = "a100-gang"
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table.
+
+    ``sections`` are the configuration sections it reads, hence what re-runs it; ``inputs`` the artifacts it
+    reads, hence its edges; ``outputs`` those it writes. ``version`` enters every key: raise it when the same
+    inputs give another result. ``when`` says whether a configuration runs the stage at all: where it does not,
+    what it would have made is an optional input of the others. ``parts`` names the configuration key that
+    gives the number of independent parts.
+    """
+
+    name: str
+    entry: str
+    summary: str
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    profile: Profile
+    version: int = 1
+    when: Callable[[Config], bool] = _always
+    parts: str | None = None
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="shard",
+        entry="rglcd.stages.shard:shard",
+        summary="pack the source index's images and captions into verified webdataset tars",
+        sections=("sharding",),
+        inputs=(SOURCE,),
+        outputs=("shards",),
+        profile=Profile.CPU,
+        parts="sharding.parts",
+    ),
+    Stage(
+        name="prepare",
+        entry="rglcd.stages.prepare:prepare",
+        summary="fetch the teacher, the reward models and the feature network; verify and lay them out",
+        sections=("model", "preparation"),
+        inputs=(),
+        outputs=("pretrained",),
+        profile=Profile.CPU,
+    ),
+    Stage(
+        name="cache",
+        entry="rglcd.stages.cache:cache",
+        summary="encode images and captions once: VAE mean and log-variance, token ids, reward text features",
+        sections=("model", "caching"),
+        inputs=("shards", "pretrained"),
+        outputs=("latents",),
+        profile=Profile.GPU,
+        parts="caching.parts",
+    ),
+    Stage(
+        name="pretrain",
+        entry="rglcd.stages.pretrain:pretrain",
+        summary="pretrain the latent proxy reward model (LRM) contrastively on the cached latents",
+        sections=("model", "pretraining"),
+        inputs=("latents", "pretrained"),
+        outputs=("reward_model",),
+        profile=Profile.A100_NODE,
+        when=lambda config: config.reward.kind == "latent",
+    ),
+    Stage(
+        name="distill",
+        entry="rglcd.stages.distill:distill",
+        summary="distil the teacher into a latent consistency model, guided by the reward",
+        sections=("model", "reward", "distillation"),
+        inputs=("latents", "pretrained", "reward_model"),
+        outputs=("student",),
+        profile=Profile.A100_GANG,
+    ),
+    Stage(
+        name="evaluate",
+        entry="rglcd.stages.evaluate:evaluate",
+        summary="draw with teacher and students, score, and write the report",
+        sections=("model", "evaluation"),
+        inputs=(SOURCE, "pretrained", "student"),
+        outputs=("report",),
+        profile=Profile.GPU,
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The row called ``name``; ``KeyError`` for another word."""
+    return {stage.name: stage for stage in STAGES}[name]
+
+
+def maker_of(artifact: str) -> Stage:
+    """The stage that writes ``artifact``; ``KeyError`` for :data:`SOURCE`, which nothing makes."""
+    return {output: stage for stage in STAGES for output in stage.outputs}[artifact]
+
+
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages that ``config`` runs, in order."""
+    return tuple(stage for stage in STAGES if stage.when(config))
+
+
+def inputs_of(stage: Stage, config: Config) -> tuple[str, ...]:
+    """The artifacts that ``stage`` reads under ``config``: those whose maker does not run are left out."""
+    made = {output for running in stages_of(config) for output in running.outputs} | {SOURCE}
+    return tuple(name for name in stage.inputs if name in made)
