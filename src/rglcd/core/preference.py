@@ -1,0 +1,53 @@
+"""What the latent proxy reward model learns: captions first, then the preferences of an expert (RG-LCD Algorithm 4).
+
+Shapes: image_embeds, text_embeds (B,E)    logits (K,B): K candidate latents for each of B captions    P = K (K - 1) / 2
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Apart by this much, a softmax is exactly (1, 0) in float32 and float64.
+_CERTAIN = 1000.0
+
+
+def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, *, group_ids: Tensor | None = None) -> Tensor:
+    """CLIP's symmetric cross-entropy over the batch, a scalar; `logit_scale` multiplies the cosines (already exp'd).
+
+    Samples with equal `group_ids` (B,) share a caption: each is then a positive of the others, not a negative.
+    """
+    cosines = F.normalize(image_embeds, dim=1) @ F.normalize(text_embeds, dim=1).T
+    ids = torch.arange(len(cosines), device=cosines.device) if group_ids is None else group_ids
+    positives = (ids[:, None] == ids[None, :]).to(cosines.dtype)
+    labels = positives / positives.sum(dim=1, keepdim=True)
+    logits = logit_scale * cosines
+    # CLIP, arXiv 2103.00020, Fig. 3; "equal captions" is symmetric, so the same labels serve both directions
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privileged: int | None = None) -> Tensor:
+    """Sum over the P pairs i < j of KL(softmax(e_i, e_j) || softmax(l_i, l_j)), per caption (B,).
+
+    Expert logits may be infinite (a certain preference); equal ones, infinite too, are a tie. Candidate `privileged`
+    is the real image: an expert that prefers a generated one to it is taken as undecided.
+    """
+    num_candidates = len(expert_logits)
+    first, second = torch.triu_indices(num_candidates, num_candidates, offset=1, device=expert_logits.device)
+    tied = expert_logits[first] == expert_logits[second]
+    expert = (expert_logits[first] - expert_logits[second]).masked_fill(tied, 0.0).to(proxy_logits.dtype)
+    if privileged is not None:
+        lost = ((first == privileged)[:, None] & (expert < 0)) | ((second == privileged)[:, None] & (expert > 0))
+        expert = expert.masked_fill(lost, 0.0)
+    proxy = proxy_logits[first] - proxy_logits[second]
+    # A softmax over two is the sigmoid of the difference.
+    wins, losses = expert.sigmoid(), (-expert).sigmoid()
+    entropy = torch.special.entr(wins) + torch.special.entr(losses)
+    # KL(p || q) = H(p, q) - H(p), summed over the pairs: RG-LCD Algorithm 4
+    kl: Tensor = F.binary_cross_entropy_with_logits(proxy, wins, reduction="none") - entropy
+    return kl.sum(dim=0)
+
+
+def hard_preferences(scores: Tensor) -> Tensor:
+    """Expert logits (K,B) that say 0, 1 or (at ties) 1/2 of each pair, for an expert whose `scores` (K,B) only rank."""
+    beaten = (scores[:, None] > scores[None, :]).sum(dim=1)
+    return _CERTAIN * beaten.to(scores.dtype)

@@ -1,0 +1,65 @@
+"""The forward diffusion of the teacher: z_t = alpha_t z0 + sigma_t eps.
+
+Shapes: B batch, C channels, H x W latent size, T training timesteps.
+    z0, z_t, eps (B,C,H,W)    t (B,) integers in [0,T)    alpha, sigma (B,1,1,1), or (T,) as tables
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (B,) as (B,1,...,1) in the dtype and on the device of `like` (B,...), ready to scale it."""
+    return values.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A variance preserving schedule: `alphas` (T,) falls, `sigmas` (T,) rises, alphas**2 + sigmas**2 = 1."""
+
+    alphas: Tensor
+    sigmas: Tensor
+
+    @classmethod
+    def from_alphas_cumprod(cls, abar: Tensor) -> Self:
+        """The schedule with alpha_t**2 = `abar` (T,), in abar's dtype; bit-equal to diffusers from its own table.
+
+        Raises ValueError unless abar decreases strictly inside (0, 1): at 0 or 1 a network output no longer
+        determines both the sample and its noise.
+        """
+        if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()) or not bool((abar.diff() < 0).all()):
+            raise ValueError("alphas_cumprod must be one-dimensional and decrease strictly inside (0, 1)")
+        return cls(alphas=abar.sqrt(), sigmas=(1 - abar).sqrt())
+
+    @classmethod
+    def scaled_linear(cls, *, beta_start: float, beta_end: float, num_timesteps: int) -> Self:
+        """Stable Diffusion's schedule: sqrt(beta) linear in t (latent diffusion, arXiv 2112.10752); in float64."""
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
+        return cls.from_alphas_cumprod((1 - roots.square()).cumprod(dim=0))
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return len(self.alphas)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same schedule elsewhere; put it on the training device once, or every `at` copies the tables there."""
+        return type(self)(alphas=self.alphas.to(device, dtype), sigmas=self.sigmas.to(device, dtype))
+
+    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t (B,1,1,1) at `t` (B,), in the dtype and on the device of `like` (B,C,H,W)."""
+        alphas, sigmas = self.alphas.to(like.device), self.sigmas.to(like.device)
+        return per_sample(alphas[t], like), per_sample(sigmas[t], like)
+
+    def diffuse(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """z_t (B,C,H,W): `z0` with the noise `eps` of time `t` (B,)."""
+        alpha, sigma = self.at(t, z0)
+        # z_t ~ N(alpha_t z0, sigma_t^2 I): LCM Sec. 3; DDIM Eq. 4
+        return alpha * z0 + sigma * eps
+
+    def ve_sigma(self) -> Tensor:
+        """Noise in units of the signal (T,): the variance exploding sigma in which iCT's noise levels are given."""
+        return self.sigmas / self.alphas

@@ -1,0 +1,54 @@
+"""Where on the solver's grid to train. The random number is always an argument: u uniform in [0, 1).
+
+Shapes: u, index (B,)    weights (N,)    ve_sigma (N+1,)    N = number of grid steps
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def uniform_index(u: Tensor, num_steps: int) -> Tensor:
+    """Grid indices (B,) in [0, num_steps), all equally likely: LCM's choice."""
+    # In float32 the product of the largest u < 1 can round up to num_steps.
+    return (u * num_steps).long().clamp(max=num_steps - 1)
+
+
+def lognormal_weights(ve_sigma: Tensor, *, p_mean: float = -1.1, p_std: float = 2.0) -> Tensor:
+    """Probabilities (N,) of the grid steps between the rising noise levels `ve_sigma` (N+1,): log sigma is normal.
+
+    The defaults are iCT's, for data of standard deviation 0.5; for unit variance add log 2 to `p_mean`.
+    """
+    standardised = (ve_sigma.log() - p_mean) / (math.sqrt(2.0) * p_std)
+    # p(sigma_i) ~ erf((ln sigma_{i+1} - Pm) / (sqrt2 Ps)) - erf((ln sigma_i - Pm) / (sqrt2 Ps)): iCT Eq. 10
+    mass = torch.erf(standardised).diff()
+    return mass / mass.sum()
+
+
+def mixture(weights: Tensor, *, uniform_share: float) -> Tensor:
+    """Probabilities (N,): `weights`, with `uniform_share` in [0, 1] of all draws spread evenly over the grid.
+
+    A few-step sampler starts at the noisiest levels, which lognormal weights alone would rarely train.
+    """
+    return (1 - uniform_share) * weights / weights.sum() + uniform_share / len(weights)
+
+
+def weighted_index(u: Tensor, weights: Tensor) -> Tensor:
+    """Grid indices (B,) drawn in proportion to `weights` (N,) >= 0, by inverting their distribution function."""
+    cumulative = weights.to(torch.promote_types(weights.dtype, u.dtype)).cumsum(dim=0)
+    cumulative = cumulative / cumulative[-1]
+    # right=True: u in [F(i-1), F(i)) gives i, so that a step without weight is never drawn.
+    return torch.searchsorted(cumulative, u.to(cumulative), right=True)
+
+
+def doubling_curriculum(step: int, *, total_steps: int, s0: int, s1: int) -> int:
+    """Number of grid steps N at training step `step`: s0, 2 s0, 4 s0, ..., s1, in stages of equal length.
+
+    Raises ValueError unless 0 <= step < total_steps and 1 <= s0 <= s1.
+    """
+    if not 0 <= step < total_steps or not 1 <= s0 <= s1:
+        raise ValueError(f"need 0 <= step < total_steps and 1 <= s0 <= s1, got {step=} {total_steps=} {s0=} {s1=}")
+    num_stages = (-(-s1 // s0) - 1).bit_length() + 1
+    # N(k) = min(s0 2^floor(k/K'), s1) + 1, K' = K / (log2(s1/s0) + 1): iCT Sec. 3.4; our N counts steps, not ends
+    return min(s0 << (step * num_stages // total_steps), s1)
