@@ -5,7 +5,7 @@ Shapes: image_embeds, text_embeds (B,E)    logits (K,B): K candidate latents for
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 # Apart by this much, a softmax is exactly (1, 0) in float32 and float64.
 _CERTAIN = 1000.0
@@ -16,13 +16,13 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Ten
 
     Samples with equal `group_ids` (B,) share a caption: each is then a positive of the others, not a negative.
     """
-    cosines = F.normalize(image_embeds, dim=1) @ F.normalize(text_embeds, dim=1).T
+    cosines = normalize(image_embeds, dim=1) @ normalize(text_embeds, dim=1).T
     ids = torch.arange(len(cosines), device=cosines.device) if group_ids is None else group_ids
     positives = (ids[:, None] == ids[None, :]).to(cosines.dtype)
     labels = positives / positives.sum(dim=1, keepdim=True)
     logits = logit_scale * cosines
     # CLIP, arXiv 2103.00020, Fig. 3; "equal captions" is symmetric, so the same labels serve both directions
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
 def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privileged: int | None = None) -> Tensor:
@@ -43,7 +43,7 @@ def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privi
     wins, losses = expert.sigmoid(), (-expert).sigmoid()
     entropy = torch.special.entr(wins) + torch.special.entr(losses)
     # KL(p || q) = H(p, q) - H(p), summed over the pairs: RG-LCD Algorithm 4
-    kl: Tensor = F.binary_cross_entropy_with_logits(proxy, wins, reduction="none") - entropy
+    kl: Tensor = binary_cross_entropy_with_logits(proxy, wins, reduction="none") - entropy
     return kl.sum(dim=0)
 
 

@@ -1,0 +1,195 @@
+"""Theorems on data that are N(mean, std^2): teacher, probability-flow ODE and consistency function are closed-form.
+
+With one std for all captions, guidance only moves the mean: the guided teacher of captions with means m_c and m_u is
+the exact teacher of N(m_c + omega (m_c - m_u), std^2). So the whole guided objective has a known minimiser, too.
+The caption's embedding `cond` (B,1,1) holds its mean.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from rglcd.core.consistency import BoundaryScalings, consistency_output
+from rglcd.core.distances import squared_l2
+from rglcd.core.distillation import Draws, LcdTerms, lcd_terms
+from rglcd.core.guidance import guided_teacher
+from rglcd.core.prediction import Prediction
+from rglcd.core.sampling import lcm_timesteps, multistep_sample
+from rglcd.core.schedule import NoiseSchedule, per_sample
+from rglcd.core.solver import DDIMSolver
+
+SCALINGS = BoundaryScalings()
+
+
+@dataclass(frozen=True)
+class GaussianWorld:
+    schedule: NoiseSchedule
+    std: float = 0.5
+    uncond_mean: float = -0.3
+
+    def spread(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_t, sigma_t, and the standard deviation of z_t."""
+        alpha, sigma = self.schedule.at(t, like)
+        return alpha, sigma, (alpha**2 * self.std**2 + sigma**2).sqrt()
+
+    def teacher(self, z_t: Tensor, t: Tensor, cond: Tensor) -> Prediction:
+        alpha, sigma, z_std = self.spread(t, z_t)
+        mean = per_sample(cond[:, 0, 0], z_t)
+        x0 = mean + alpha * self.std**2 / z_std**2 * (z_t - alpha * mean)
+        return Prediction(x0=x0, eps=(z_t - alpha * x0) / sigma)
+
+    def flow(self, z_t: Tensor, t: Tensor, s: Tensor, mean: Tensor) -> Tensor:
+        """The exact solution of the ODE from t to s: the standardised z does not move."""
+        (alpha_t, _, std_t), (alpha_s, _, std_s) = self.spread(t, z_t), self.spread(s, z_t)
+        return alpha_s * mean + std_s * (z_t - alpha_t * mean) / std_t
+
+    def guided_mean(self, omega: Tensor, cond: Tensor) -> Tensor:
+        return per_sample(cond[:, 0, 0] + omega * (cond[:, 0, 0] - self.uncond_mean), torch.empty(0, 1, 1, 1, dtype=cond.dtype))
+
+    def student(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor) -> Prediction:
+        """The exact consistency function, down to time 0, as the network behind the boundary scalings must say it."""
+        exact = self.flow(z_t, t, torch.zeros_like(t), self.guided_mean(omega, cond))
+        c_skip, c_out = SCALINGS.at(t, z_t)
+        x0 = torch.where(c_out > 0, (exact - c_skip * z_t) / c_out, z_t)
+        return Prediction(x0=x0, eps=z_t)
+
+    def exact_f(self, mean: float):
+        return lambda z_t, t: self.flow(z_t, t, torch.zeros_like(t), torch.tensor(mean, dtype=z_t.dtype))
+
+
+@pytest.fixture
+def world(schedule: NoiseSchedule) -> GaussianWorld:
+    return GaussianWorld(schedule)
+
+
+def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Generator) -> LcdTerms:
+    """One sample per grid step, the exact consistency function as student and as target."""
+    cond = torch.randn(num_steps, 1, 1, generator=rng, dtype=torch.float64)
+    eps = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
+    noise = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
+    return lcd_terms(
+        student=world.student,
+        target=world.student,
+        teacher=world.teacher,
+        z0=cond[:, :, :, None] + world.std * noise,
+        cond=cond,
+        uncond=torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64),
+        draws=Draws(index=torch.arange(num_steps), omega=torch.linspace(0, 4, num_steps, dtype=torch.float64), eps=eps),
+        solver=DDIMSolver(world.schedule, num_steps),
+        schedule=world.schedule,
+        scalings=SCALINGS,
+        distance=squared_l2,
+    )
+
+
+def ddim_error(world: GaussianWorld, num_steps: int) -> float:
+    """Largest error at time 0 of the whole DDIM path from T - 1, over a spread of starts."""
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    cond = torch.full((len(z), 1, 1), 0.7, dtype=torch.float64)
+    solver = DDIMSolver(world.schedule, num_steps)
+    exact = world.flow(z, torch.full((len(z),), 999), torch.zeros(len(z), dtype=torch.long), cond[..., None])
+    for index in reversed(range(num_steps)):
+        pair = solver.pair(torch.full((len(z),), index))
+        z = solver.step(world.teacher(z, pair.t, cond), pair.s)
+    return (z - exact).abs().max().item()
+
+
+def test_ddim_error_halves_when_the_step_halves(world: GaussianWorld) -> None:
+    errors = [ddim_error(world, num_steps) for num_steps in (25, 50, 100, 200)]
+    for coarse, fine in pairwise(errors):
+        assert 1.8 < coarse / fine < 2.2
+
+
+def test_the_guided_teacher_is_the_teacher_of_the_guided_mean(world: GaussianWorld, rng: torch.Generator) -> None:
+    z_t = torch.randn(4, 2, 3, 3, generator=rng, dtype=torch.float64)
+    t, omega = torch.tensor([19, 259, 599, 999]), torch.tensor([0.0, 1.0, 7.5, 15.0], dtype=torch.float64)
+    cond = torch.randn(4, 1, 1, generator=rng, dtype=torch.float64)
+    uncond = torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64)
+    guided = guided_teacher(world.teacher, z_t, t, omega=omega, cond=cond, uncond=uncond)
+    expected = world.teacher(z_t, t, world.guided_mean(omega, cond)[:, 0])
+    torch.testing.assert_close(guided.x0, expected.x0, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(guided.eps, expected.eps, rtol=1e-12, atol=1e-12)
+
+
+def test_lcd_loss_of_the_exact_function_is_the_solvers_local_error(world: GaussianWorld, rng: torch.Generator) -> None:
+    # DDIM is a first-order method: its local error is quadratic in the step, and the squared distance quartic.
+    losses = [lcd_of_exact_student(world, num_steps, rng).distance.mean().item() for num_steps in (25, 50, 100, 200, 400)]
+    assert losses[-1] < 1e-6 < losses[0]
+    for coarse, fine in pairwise(losses):
+        assert 8 < coarse / fine < 32
+
+
+def test_lcd_loss_of_the_exact_function_vanishes_where_ddim_is_exact(world: GaussianWorld, rng: torch.Generator) -> None:
+    # On a point mass the ODE's paths are straight in sigma / alpha, and one DDIM step follows a straight path exactly.
+    terms = lcd_of_exact_student(replace(world, std=0.0), 50, rng)
+    assert terms.distance.max().item() < 1e-22
+
+
+def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torch.Generator) -> None:
+    # The same point mass, its mean misjudged: the theorem above would notice.
+    point = replace(world, std=0.0)
+    cond, uncond = torch.ones(1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1), -0.3, dtype=torch.float64)
+    terms = lcd_terms(
+        student=lambda z_t, t, omega, c: point.student(z_t, t, omega, c * 1.1),
+        target=point.student,
+        teacher=point.teacher,
+        z0=torch.ones(1, 2, 3, 3, dtype=torch.float64),
+        cond=cond,
+        uncond=uncond,
+        draws=Draws(torch.tensor([30]), torch.ones(1, dtype=torch.float64), torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64)),
+        solver=DDIMSolver(point.schedule),
+        schedule=point.schedule,
+        scalings=SCALINGS,
+        distance=squared_l2,
+    )
+    assert terms.distance.item() > 1e-3
+
+
+def test_the_exact_function_is_constant_along_the_ode(world: GaussianWorld) -> None:
+    z_t = torch.linspace(-2, 2, 5, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    t, s = torch.full((5,), 799), torch.full((5,), 59)
+    omega, cond = torch.full((5,), 2.0, dtype=torch.float64), torch.full((5, 1, 1), 0.4, dtype=torch.float64)
+    z_s = world.flow(z_t, t, s, world.guided_mean(omega, cond))
+    from_t = consistency_output(world.student(z_t, t, omega, cond), z_t, t, scalings=SCALINGS)
+    from_s = consistency_output(world.student(z_s, s, omega, cond), z_s, s, scalings=SCALINGS)
+    torch.testing.assert_close(from_t, from_s, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_sampling_a_standard_normal_is_exact_with_any_number_of_steps(schedule: NoiseSchedule, num_steps: int) -> None:
+    # N(0, 1) is the one distribution that the forward process leaves alone, so that pure noise is a true z_t; the exact
+    # function is then the identity and each re-noising keeps the variance at one.
+    rng = torch.Generator().manual_seed(num_steps)
+    noises = list(torch.randn(num_steps, 200_000, 1, 1, 1, generator=rng, dtype=torch.float64))
+    f = GaussianWorld(schedule, std=1.0).exact_f(mean=0.0)
+    z0 = multistep_sample(f, noises, lcm_timesteps(num_steps), schedule=schedule)
+    # Five standard errors of 200,000 draws.
+    assert abs(z0.mean().item()) < 5 / 200_000**0.5
+    assert abs(z0.var().item() - 1) < 5 * (2 / 200_000) ** 0.5
+
+
+def test_multistep_sampling_recovers_mean_and_variance(world: GaussianWorld) -> None:
+    # One step starts from N(0, 1) where the marginal at T - 1 still knows the mean (alpha = 0.068); more steps forget
+    # that start. At time 0 the data is N(alpha_0 m, alpha_0^2 s^2 + sigma_0^2).
+    rng, mean, num_samples = torch.Generator().manual_seed(7), 1.5, 200_000
+    noises = list(torch.randn(8, num_samples, 1, 1, 1, generator=rng, dtype=torch.float64))
+    alpha, _, std = (x.item() for x in world.spread(torch.zeros(1, dtype=torch.long), noises[0]))
+    biases = {}
+    for num_steps in (1, 4, 8):
+        z0 = multistep_sample(world.exact_f(mean), noises[:num_steps], lcm_timesteps(num_steps), schedule=world.schedule)
+        biases[num_steps] = abs(z0.mean().item() - alpha * mean)
+        assert abs(z0.std().item() / std - 1) < 0.01
+    assert biases[1] == pytest.approx(one_step_bias(world, mean), abs=5 * std / num_samples**0.5)
+    assert biases[4] < 0.1 * biases[1]
+    assert biases[8] < 5 * std / num_samples**0.5
+
+
+def one_step_bias(world: GaussianWorld, mean: float) -> float:
+    """What one step from zero-mean noise loses of the mean: (std_0 / std_t) alpha_t m at t = T - 1."""
+    like = torch.empty(0, 1, 1, 1, dtype=torch.float64)
+    _, _, std_0 = world.spread(torch.tensor([0]), like)
+    alpha_t, _, std_t = world.spread(torch.tensor([999]), like)
+    return (std_0 / std_t * alpha_t * mean).item()

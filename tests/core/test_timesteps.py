@@ -1,0 +1,98 @@
+"""Where to train: frequencies follow weights, weights follow iCT, the curriculum only grows."""
+
+import math
+from itertools import groupby
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rglcd.core.schedule import NoiseSchedule
+from rglcd.core.solver import DDIMSolver
+from rglcd.core.timesteps import doubling_curriculum, lognormal_weights, mixture, uniform_index, weighted_index
+
+# The midpoints of 100,000 equal cells: frequencies without the noise of drawing.
+EVEN = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+
+
+def frequencies(index: torch.Tensor, num_steps: int) -> torch.Tensor:
+    return torch.bincount(index, minlength=num_steps) / len(index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_steps", [1, 7, 50, 999])
+def test_the_largest_and_smallest_u_stay_on_the_grid(dtype: torch.dtype, num_steps: int) -> None:
+    ends = torch.stack([torch.zeros((), dtype=dtype), torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))])
+    assert uniform_index(ends, num_steps).tolist() == [0, num_steps - 1]
+    assert weighted_index(ends, torch.ones(num_steps, dtype=dtype)).tolist() == [0, num_steps - 1]
+
+
+def test_uniform_is_even() -> None:
+    torch.testing.assert_close(frequencies(uniform_index(EVEN, 50), 50), torch.full((50,), 0.02), rtol=0, atol=1e-4)
+    torch.testing.assert_close(weighted_index(EVEN, torch.full((50,), 3.0)), uniform_index(EVEN, 50))
+
+
+@settings(max_examples=30, deadline=None)
+@given(weights=st.lists(st.one_of(st.just(0.0), st.floats(0.01, 10)), min_size=1, max_size=20).filter(any))
+def test_frequencies_follow_the_weights_and_zero_weight_is_never_drawn(weights: list[float]) -> None:
+    expected = torch.tensor(weights, dtype=torch.float64)
+    drawn = frequencies(weighted_index(EVEN, expected), len(weights)).double()
+    torch.testing.assert_close(drawn, expected / expected.sum(), rtol=0, atol=2e-5)
+    assert (drawn[expected == 0] == 0).all()
+
+
+def test_lognormal_weights_are_the_probabilities_of_a_normal_log_sigma(rng: torch.Generator) -> None:
+    levels = torch.logspace(-3, 3, 31, dtype=torch.float64)
+    weights = lognormal_weights(levels, p_mean=-0.5, p_std=1.5)
+    assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+    log_sigma = -0.5 + 1.5 * torch.randn(400_000, generator=rng, dtype=torch.float64)
+    inside = log_sigma[(log_sigma > levels[0].log()) & (log_sigma < levels[-1].log())]
+    drawn = frequencies(torch.searchsorted(levels.log(), inside) - 1, 30).double()
+    # Four standard errors at the likeliest cell.
+    torch.testing.assert_close(drawn, weights, rtol=0, atol=4 * math.sqrt(0.13 / 400_000))
+
+
+def test_icts_constants_favour_low_noise_on_stable_diffusions_grid(schedule: NoiseSchedule) -> None:
+    weights = lognormal_weights(schedule.ve_sigma()[DDIMSolver(schedule).boundaries])
+    assert weights.shape == (50,)
+    # The published constants evaluated on this grid: a quarter of the draws in the last step before the image.
+    assert weights[0].item() == pytest.approx(0.248, abs=5e-4)
+    assert weights[-1].item() < 0.02
+    mixed = mixture(weights, uniform_share=0.5)
+    assert mixed.sum().item() == pytest.approx(1, abs=1e-12)
+    assert mixed.min().item() > 0.01
+    torch.testing.assert_close(mixture(weights, uniform_share=0.0), weights)
+
+
+def test_the_curriculum_is_icts() -> None:
+    # 400,000 steps, s0 = 10, s1 = 1280: eight stages of 50,000.
+    for step in range(0, 400_000, 12_500):
+        assert doubling_curriculum(step, total_steps=400_000, s0=10, s1=1280) == min(10 * 2 ** (step // 50_000), 1280)
+
+
+@settings(max_examples=40, deadline=None)
+@given(total_steps=st.integers(1, 500), s0=st.integers(1, 40), factor=st.floats(1, 40))
+def test_the_curriculum_rises_in_equal_stages(total_steps: int, s0: int, factor: float) -> None:
+    s1 = int(s0 * factor)
+    levels = [doubling_curriculum(step, total_steps=total_steps, s0=s0, s1=s1) for step in range(total_steps)]
+    stages = [(level, len(list(steps))) for level, steps in groupby(levels)]
+    assert levels == sorted(levels)
+    assert set(levels) <= {min(s0 * 2**i, s1) for i in range(8)}
+    if total_steps >= 8:
+        assert (levels[0], levels[-1]) == (s0, s1)
+        lengths = [length for _, length in stages]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"step": 10, "total_steps": 10, "s0": 1, "s1": 2},
+        {"step": -1, "total_steps": 10, "s0": 1, "s1": 2},
+        {"step": 0, "total_steps": 10, "s0": 3, "s1": 2},
+    ],
+)
+def test_the_curriculum_refuses_what_it_cannot_answer(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="total_steps"):
+        doubling_curriculum(arguments["step"], total_steps=arguments["total_steps"], s0=arguments["s0"], s1=arguments["s1"])
