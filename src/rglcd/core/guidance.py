@@ -43,7 +43,7 @@ def guidance_embedding(omega: Tensor, *, dim: int = 256) -> Tensor:
     half = dim // 2
     # The exponent is rounded to float32 as diffusers' get_guidance_scale_embedding does, which embeds omega when the
     # student draws: at these phases another rounding would already show.
-    decay = (torch.tensor(math.log(10000.0), dtype=torch.float32) / (half - 1)).item()
+    decay = torch.full((), math.log(10000.0), dtype=torch.float32, device=omega.device) / (half - 1)
     frequencies = torch.exp(torch.arange(half, dtype=omega.dtype, device=omega.device) * -decay)
     # Fourier features of the guidance scale: guided distillation, arXiv 2210.03142; LCM Sec. 4.2
     phases = 1000.0 * omega[:, None] * frequencies

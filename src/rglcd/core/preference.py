@@ -32,6 +32,7 @@ def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privi
     is the real image: an expert that prefers a generated one to it is taken as undecided.
     """
     num_candidates = len(expert_logits)
+    assert privileged is None or 0 <= privileged < num_candidates, "privileged names a candidate"
     first, second = torch.triu_indices(num_candidates, num_candidates, offset=1, device=expert_logits.device)
     tied = expert_logits[first] == expert_logits[second]
     expert = (expert_logits[first] - expert_logits[second]).masked_fill(tied, 0.0).to(proxy_logits.dtype)
