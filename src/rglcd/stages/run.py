@@ -60,34 +60,66 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
     writes; an input whose maker does not run is left out. Raises :class:`InputError` for a wrong section, a missing or
     altered input (naming the stage that makes it).
     """
+    work = _plan(name, sections, artifacts)
+    if (work.aside / MANIFEST).is_file():
+        # Killed between the last two renames: the work is done, only its publication is not.
+        return Outcome(_publish(work), work.published, was_done=True, seconds=0.0)
+    standing = _standing(work)
+    if standing is not None:
+        return Outcome(standing, work.published, was_done=True, seconds=0.0)
+    started = time.perf_counter()
+    facts = _call(work)
+    seconds = time.perf_counter() - started
+    write_json(work.aside / TIMINGS, _timings(work.inputs) | {name: round(seconds, 3)})
+    write_manifest(work.aside, _manifest(work, facts))
+    return Outcome(_publish(work), work.published, was_done=False, seconds=seconds)
+
+
+def assist_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> None:
+    """What every rank but the first does: the same work, nothing published."""
+    work = _plan(name, sections, artifacts)
+    # In this order, so that a leader who publishes between the two questions is seen by the second.
+    if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
+        _call(work)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A stage with everything it was given, validated, and the key that names the computation."""
+
+    stage: Stage
+    sections: dict[str, Section]
+    inputs: dict[str, Path]
+    made_from: dict[str, str]
+    key: str
+    output: str
+    published: Path
+
+    @property
+    def aside(self) -> Path:
+        return self.published.with_name(f".{self.published.name}.{self.key[:12]}.aside")
+
+
+def _plan(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> _Work:
     stage = stage_named(name)
     validated = {section: _validated(section, sections) for section in stage.sections}
     inputs = {artifact: artifacts[artifact] for artifact in stage.inputs if artifact in artifacts}
-    (output,) = stage.outputs
-    published = artifacts[output]
     made_from = {artifact: _input_digest(artifact, folder) for artifact, folder in inputs.items()}
-    key = stage_key(stage, validated, made_from)
+    (output,) = stage.outputs
+    return _Work(stage, validated, inputs, made_from, stage_key(stage, validated, made_from), output, artifacts[output])
 
-    standing = _standing(published, key)
-    if standing is not None:
-        return Outcome(standing, published, was_done=True, seconds=0.0)
 
-    aside = _folder_aside(published, key)
-    if (aside / MANIFEST).is_file():
-        # Killed between the last two renames: the work is done, only its publication is not.
-        return Outcome(_publish(aside, published), published, was_done=True, seconds=0.0)
-    previous = published if (published / MANIFEST).is_file() else None
-    started = time.perf_counter()
-    facts = _resolve(stage)(
-        *validated.values(),
-        **{artifact: inputs.get(artifact) for artifact in stage.inputs},
-        **{output: Output(aside, previous)},
-    )
-    seconds = time.perf_counter() - started
-    write_json(aside / TIMINGS, _timings(inputs) | {stage.name: round(seconds, 3)})
-    manifest = _manifest(stage, output, key, aside, validated=validated, inputs=inputs, made_from=made_from, facts=facts)
-    write_manifest(aside, manifest)
-    return Outcome(_publish(aside, published), published, was_done=False, seconds=seconds)
+def _call(work: _Work) -> Mapping[str, Any]:
+    """Call the stage's entry on the folder aside; folders of other, unfinished computations are swept away first."""
+    for stale in work.published.parent.glob(f".{work.published.name}.*.aside"):
+        if stale != work.aside:
+            shutil.rmtree(stale, ignore_errors=True)
+    work.aside.mkdir(parents=True, exist_ok=True)
+    previous = work.published if (work.published / MANIFEST).is_file() else None
+    module, _, function = work.stage.entry.partition(":")
+    entry: Callable[..., Mapping[str, Any]] = getattr(importlib.import_module(module), function)
+    read = {artifact: work.inputs.get(artifact) for artifact in work.stage.inputs}
+    return entry(*work.sections.values(), **read, **{work.output: Output(work.aside, previous)})
 
 
 def stage_key(stage: Stage, sections: Mapping[str, Section], made_from: Mapping[str, str]) -> str:
@@ -117,29 +149,18 @@ def _input_digest(artifact: str, folder: Path) -> str:
     return read_manifest(folder, made_by=maker_of(artifact).name).digest
 
 
-def _standing(published: Path, key: str) -> Manifest | None:
+def _standing(work: _Work) -> Manifest | None:
     """The manifest of what is published, if it is this very computation and no file is missing or cut."""
-    if not (published / MANIFEST).is_file():
+    if not (work.published / MANIFEST).is_file():
         return None
-    manifest = read_manifest(published, made_by="")
-    whole = all((published / name).is_file() and (published / name).stat().st_size == entry.bytes for name, entry in manifest.files.items())
-    return manifest if manifest.key == key and whole else None
-
-
-def _folder_aside(published: Path, key: str) -> Path:
-    """``.<name>.<key>.aside`` beside the artifact; those of other computations are swept away."""
-    aside = published.with_name(f".{published.name}.{key[:12]}.aside")
-    for stale in published.parent.glob(f".{published.name}.*.aside"):
-        if stale != aside:
-            shutil.rmtree(stale)
-    aside.mkdir(parents=True, exist_ok=True)
-    return aside
-
-
-def _resolve(stage: Stage) -> Callable[..., Mapping[str, Any]]:
-    module, _, function = stage.entry.partition(":")
-    resolved: Callable[..., Mapping[str, Any]] = getattr(importlib.import_module(module), function)
-    return resolved
+    manifest = read_manifest(work.published, made_by=work.stage.name)
+    if manifest.key != work.key:
+        return None
+    for name, entry in manifest.files.items():
+        path = work.published / name
+        if not path.is_file() or path.stat().st_size != entry.bytes:
+            return None
+    return manifest
 
 
 def _timings(inputs: Mapping[str, Path]) -> dict[str, float]:
@@ -152,34 +173,36 @@ def _timings(inputs: Mapping[str, Path]) -> dict[str, float]:
     return merged
 
 
-def _manifest(
-    stage: Stage,
-    output: str,
-    key: str,
-    aside: Path,
-    *,
-    validated: Mapping[str, Section],
-    inputs: Mapping[str, Path],
-    made_from: Mapping[str, str],
-    facts: Mapping[str, Any],
-) -> Manifest:
-    files = scan(aside)
-    sections = {name: section.model_dump(mode="json") for name, section in validated.items()}
+def _manifest(work: _Work, facts: Mapping[str, Any]) -> Manifest:
+    files = scan(work.aside)
+    digest = results_digest(files)
+    sections = {name: section.model_dump(mode="json") for name, section in work.sections.items()}
     lineage: dict[str, dict[str, Any]] = {}
-    for artifact, folder in inputs.items():
+    for artifact, folder in work.inputs.items():
         if artifact != SOURCE:
             lineage |= read_manifest(folder, made_by=maker_of(artifact).name).lineage
-    digest = results_digest(files)
-    lineage[stage.name] = {"version": stage.version, "key": key, "digest": digest, "sections": sections, "facts": dict(facts)}
-    return Manifest(output, stage.name, stage.version, key, digest, dict(made_from), sections, files, dict(facts), lineage)
+    stage = work.stage
+    lineage[stage.name] = {"version": stage.version, "key": work.key, "digest": digest, "sections": sections, "facts": dict(facts)}
+    return Manifest(
+        artifact=work.output,
+        stage=stage.name,
+        version=stage.version,
+        key=work.key,
+        digest=digest,
+        inputs=work.made_from,
+        sections=sections,
+        files=files,
+        facts=dict(facts),
+        lineage=lineage,
+    )
 
 
-def _publish(aside: Path, published: Path) -> Manifest:
-    """Put ``aside``, whole with its manifest, where ``published`` is."""
-    retired = published.with_name(f".{published.name}.retired")
+def _publish(work: _Work) -> Manifest:
+    """Put the folder aside, whole with its manifest, where the artifact belongs."""
+    retired = work.published.with_name(f".{work.published.name}.retired")
     shutil.rmtree(retired, ignore_errors=True)
-    if published.exists():
-        published.rename(retired)
-    aside.rename(published)
+    if work.published.exists():
+        work.published.rename(retired)
+    work.aside.rename(work.published)
     shutil.rmtree(retired, ignore_errors=True)
-    return read_manifest(published, made_by="")
+    return read_manifest(work.published, made_by=work.stage.name)

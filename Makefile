@@ -1,0 +1,51 @@
+# Every target says what it does in `make help`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv has its own word for what pip calls PIP_FIND_LINKS.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format golden clean
+
+help: ## say what each target does
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## make .venv from the lock (done by every target that needs it)
+
+# torch first and by itself: its wheel is the machine's choice (CPU or CUDA), everything else is the lock's.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.13.8
+	$(BIN)/uv pip install --quiet --python $(BIN)/python torch==2.13.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: install ## the whole line at toy size: teacher, LCM and RG-LCM, a table and a report (8 minutes on two cores)
+	@$(BIN)/rglcd toy data data
+	@$(BIN)/python -m pipelines run
+	@$(BIN)/rglcd show
+	@$(BIN)/rglcd adopt
+
+test: install ## the default suite (under 10 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: install ## the whole micro line by every way in, kills and process groups
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+check: install ## format, lint, types, layers
+	$(BIN)/ruff format --check src components pipelines tests
+	$(BIN)/ruff check src components pipelines tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code in shape
+	$(BIN)/ruff format src components pipelines tests
+	$(BIN)/ruff check --fix src components pipelines tests
+
+golden: install ## write the golden files anew; read the diff before committing it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --update-golden
+
+clean: ## remove what the stages made; data/ and .venv stay
+	rm -rf artifacts

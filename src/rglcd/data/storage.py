@@ -1,0 +1,72 @@
+"""Where bytes come from: local folders, object stores and the model hub, behind one function.
+
+One of the two modules that may read the environment (through fsspec and huggingface_hub: credentials,
+endpoints), so that none of it enters the configuration.
+"""
+
+import shutil
+from pathlib import Path, PurePosixPath
+
+from rglcd.errors import InputError
+
+MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
+"""What a model folder may bring in: text and safetensors. Pickles (.bin, .pt, .ckpt) stay outside."""
+
+
+def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> None:
+    """Copy the model folder ``uri`` to ``destination``, :data:`MODEL_FILES` only.
+
+    ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
+    a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
+    """
+    if uri.startswith(("./", "../", "/")):
+        _copy_local(Path(uri), destination)
+    elif "://" in uri:
+        _copy_remote(uri, destination)
+    else:
+        _copy_from_hub(uri, destination, revision=revision)
+
+
+def _copy_local(folder: Path, destination: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder} is missing (looked in {Path.cwd()})")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; a model folder may hold regular files only")
+        if path.is_file() and path.suffix in MODEL_FILES:
+            target = destination / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _copy_remote(url: str, destination: Path) -> None:
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        names = filesystem.find(root)
+        for name in names:
+            relative = PurePosixPath(name).relative_to(root)
+            if relative.suffix in MODEL_FILES:
+                target = destination / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                filesystem.get_file(name, str(target))
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{url} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
+    if not names:
+        raise InputError(f"{url} holds no files")
+
+
+def _copy_from_hub(repository: str, destination: Path, *, revision: str | None) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [f"*{suffix}" for suffix in sorted(MODEL_FILES)]
+    try:
+        snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). If it was withdrawn, name a mirror, "
+            "an s3:// folder or a local diffusers folder in its place"
+        ) from None
+    shutil.rmtree(destination / ".cache", ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Networks behind the core's callables: diffusers and transformers classes, wrapped at the border."""

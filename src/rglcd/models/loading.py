@@ -1,0 +1,48 @@
+"""Opening model folders: safetensors only, local only, with one clear line when a folder is not what it should be."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from rglcd.errors import InputError
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Network:
+    """``kind.from_pretrained(folder)`` with every tensor present, of its declared shape, and from safetensors.
+
+    The class is named by the caller, never by the folder's own configuration. Raises :class:`InputError`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing: expected a {kind.__name__} in diffusers' folder layout")
+    found = read_json(folder / "config.json")
+    named = found.get("_class_name") or next(iter(found.get("architectures") or []), None)
+    if named is not None and named != kind.__name__:
+        raise InputError(f"{folder}/config.json describes a {named}, not a {kind.__name__}")
+    try:
+        network, report = kind.from_pretrained(  # type: ignore[attr-defined]
+            str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{folder} cannot be opened as {kind.__name__}: {' '.join(str(error).split())[:300]}") from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first")
+    loaded: Network = network
+    return loaded
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; :class:`InputError` when the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return value

@@ -1,0 +1,65 @@
+"""The student: the teacher's UNet with one more input, the guidance weight omega.
+
+The guidance embedding enters through ``time_embedding.cond_proj``, a bias-free layer that the teacher does
+not have. It starts at zero, so at step 0 the student *is* the teacher's conditional half (the released
+RG-LCD code leaves it at random, so its student starts elsewhere).
+
+Shapes: B batch, (C, h, w) latents, (L, D) text positions and width.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from rglcd.core.guidance import guidance_embedding
+from rglcd.core.prediction import Prediction, PredictionType, convert
+from rglcd.core.schedule import NoiseSchedule
+from rglcd.models.loading import load_weights
+from rglcd.models.teacher import Teacher, read_schedule
+
+
+class Student:
+    """``student(z_t, t, omega, cond)`` predicts the clean latents and the noise.
+
+    ``network`` is what is called, and may be a wrapper of ``unet`` (DistributedDataParallel).
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, schedule: NoiseSchedule, kind: PredictionType, *, network: nn.Module | None = None
+    ) -> None:
+        self.unet = unet
+        self.network = unet if network is None else network
+        self.schedule = schedule
+        self.kind = kind
+
+    @classmethod
+    def of_teacher(cls, teacher: Teacher, *, omega_embedding_dim: int) -> "Student":
+        """A trainable float32 copy of the teacher with a guidance embedding that starts at zero."""
+        unet = UNet2DConditionModel.from_config({**teacher.unet.config, "time_cond_proj_dim": omega_embedding_dim})
+        missing, unexpected = unet.load_state_dict(teacher.unet.state_dict(), strict=False)
+        assert missing == ["time_embedding.cond_proj.weight"], missing
+        assert not unexpected, unexpected
+        nn.init.zeros_(unet.time_embedding.cond_proj.weight)
+        return cls(unet.to(device=teacher.unet.device, dtype=torch.float32), teacher.schedule, teacher.kind)
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Student":
+        """The student of an exported pipeline folder, frozen."""
+        unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device).eval().requires_grad_(False)
+        schedule, kind = read_schedule(folder / "scheduler")
+        return cls(unet, schedule.to(device=device), kind)
+
+    def copy(self) -> "Student":
+        """A frozen twin with weights of its own: the target network."""
+        twin = UNet2DConditionModel.from_config(self.unet.config).to(device=self.unet.device, dtype=self.unet.dtype)
+        twin.load_state_dict(self.unet.state_dict())
+        return Student(twin.eval().requires_grad_(False), self.schedule, self.kind)
+
+    def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor) -> Prediction:
+        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B,) ``omega``, (B, L, D) ``cond``."""
+        dtype = self.unet.dtype
+        embedding = guidance_embedding(omega, dim=self.unet.config.time_cond_proj_dim).to(dtype)
+        output = self.network(z_t.to(dtype), t, encoder_hidden_states=cond.to(dtype), timestep_cond=embedding).sample
+        return convert(output.to(z_t.dtype), z_t, t, schedule=self.schedule, kind=self.kind)

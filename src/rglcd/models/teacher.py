@@ -1,0 +1,55 @@
+"""The teacher: a frozen Stable Diffusion UNet that speaks the core's (x0, eps).
+
+Shapes: B batch, (C, h, w) latents, (L, D) text positions and width.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from rglcd.core.prediction import Prediction, PredictionType, convert
+from rglcd.core.schedule import NoiseSchedule
+from rglcd.errors import InputError
+from rglcd.models.loading import load_weights, read_json
+
+
+class Teacher:
+    """``teacher(z_t, t, cond)`` predicts the clean latents and the noise; no gradient, ever."""
+
+    def __init__(self, unet: UNet2DConditionModel, schedule: NoiseSchedule, kind: PredictionType) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.kind = kind
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Teacher":
+        """UNet and noise schedule of the diffusers pipeline in ``folder``."""
+        unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device)
+        if unet.config.time_cond_proj_dim is not None:
+            raise InputError(f"{folder}/unet already takes a guidance embedding: it is a distilled student, not a teacher")
+        schedule, kind = read_schedule(folder / "scheduler")
+        return cls(unet, schedule.to(device=device), kind)
+
+    @torch.no_grad()
+    def __call__(self, z_t: Tensor, t: Tensor, cond: Tensor) -> Prediction:
+        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B, L, D) ``cond``."""
+        dtype = self.unet.dtype
+        output = self.unet(z_t.to(dtype), t, encoder_hidden_states=cond.to(dtype)).sample.to(z_t.dtype)
+        return convert(output, z_t, t, schedule=self.schedule, kind=self.kind)
+
+
+def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
+    """The noise schedule and prediction type that a diffusers scheduler folder declares."""
+    declared = read_json(folder / "scheduler_config.json")
+    try:
+        kind = PredictionType(declared.get("prediction_type", "epsilon"))
+    except ValueError:
+        raise InputError(
+            f"{folder}: prediction_type {declared['prediction_type']!r} is none of {', '.join(kind.value for kind in PredictionType)}"
+        ) from None
+    # Every discrete scheduler of diffusers shares these keys; DDIM's class computes the products of alphas from them.
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    scheduler = DDIMScheduler(**{key: declared[key] for key in keys if key in declared})
+    return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod), kind

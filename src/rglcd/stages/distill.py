@@ -1,0 +1,296 @@
+"""Stage ``distill``: teacher in, students out, one for each arm."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rglcd import progress
+from rglcd.config import Distillation, DoublingGrid, Huber, LatentReward, Model, NoReward, PixelReward, PseudoHuber
+from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.distances import Distance, huber, pseudo_huber, squared_l2
+from rglcd.core.timesteps import doubling_curriculum
+from rglcd.data.latents import LatentCache
+from rglcd.data.manifest import digest_of, read_manifest, write_json
+from rglcd.errors import InputError
+from rglcd.models.codec import Codec
+from rglcd.models.export import CardFacts, export_pipeline
+from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.student import Student
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
+from rglcd.rewards.protocol import DifferentiableReward
+from rglcd.stages.cache import fingerprint_of
+from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.run import Output
+from rglcd.stages.table import stage_named
+from rglcd.training.checkpoint import Checkpointer
+from rglcd.training.distiller import Distiller, Recipe, flops_of_step
+from rglcd.training.distributed import World, join_world
+from rglcd.training.guides import Guide, LatentGuide, PixelGuide
+from rglcd.training.loop import Run, train
+from rglcd.training.optimization import LearningRate
+
+RECORD = "rglcd.json"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# What the key of an arm leaves out: which other arms there are, and how often the state is saved.
+_NOT_THE_ARMS = {"arms", "match_compute", "num_steps", "checkpoint_every"}
+
+AnyReward = NoReward | PixelReward | LatentReward
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One student to make: its name, what guides it, how long it trains, and the key that names the computation."""
+
+    name: str
+    reward: AnyReward
+    num_steps: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What every arm is made from."""
+
+    model: Model
+    distillation: Distillation
+    latents: Path
+    pretrained: Pretrained
+    reward_model: Path | None
+    world: World
+
+
+def distill(
+    model: Model,
+    reward: AnyReward,
+    distillation: Distillation,
+    *,
+    latents: Path,
+    pretrained: Path,
+    reward_model: Path | None,
+    student: Output,
+) -> Mapping[str, Any]:
+    """Write a diffusers pipeline folder for each arm, with its curve and its record.
+
+    An arm whose key equals that of one published before is taken over instead of trained: so a new reward weight leaves
+    the ``lcm`` arm alone. Raises :class:`InputError`, ``StateSaved`` and ``TrainingDiverged`` as the loop does.
+    """
+    with join_world() as world:
+        materials = Materials(model, distillation, latents, Pretrained(pretrained), reward_model, world)
+        arms = _arms(materials, reward)
+        for arm in arms:
+            if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
+                _train_arm(arm, materials, student.folder)
+            world.wait()
+    return {"arms": {arm.name: {"num_steps": arm.num_steps, "key": arm.key} for arm in arms}}
+
+
+# --- arms ----------------------------------------------------------------------------------------
+
+
+def _arms(materials: Materials, reward: AnyReward) -> list[Arm]:
+    """The arms in the order asked for; ``lcm`` is given the compute that ``rg``'s reward costs, if asked to match it."""
+    distillation = materials.distillation
+    num_steps = dict.fromkeys(distillation.arms, distillation.num_steps)
+    if "lcm" in num_steps and distillation.match_compute and reward.kind != "none":
+        num_steps["lcm"] = math.ceil(distillation.num_steps * _relative_cost(materials, reward))
+    rewards: dict[str, AnyReward] = {"lcm": NoReward(), "rg": reward}
+    return [Arm(name, rewards[name], num_steps[name], _arm_key(materials, rewards[name], num_steps[name])) for name in distillation.arms]
+
+
+def _relative_cost(materials: Materials, reward: AnyReward) -> float:
+    """Operations of a guided step over those of a plain one, counted on a throw-away pair: the same on any machine."""
+    progress.report("count the reward's operations", done=0, total=1, unit="steps")
+    alone = World(0, 1, materials.world.device)
+    flops = [
+        flops_of_step(_distiller(materials, guidance, num_steps=materials.distillation.num_steps, world=alone))
+        for guidance in (reward, NoReward())
+    ]
+    return flops[0] / flops[1]
+
+
+def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
+    inputs = {"latents": read_manifest(materials.latents, made_by="cache").digest}
+    inputs["pretrained"] = read_manifest(materials.pretrained.folder, made_by="prepare").digest
+    if reward.kind == "latent":
+        inputs["reward_model"] = read_manifest(_lrm_folder(materials), made_by="pretrain").digest
+    return digest_of(
+        {
+            "version": stage_named("distill").version,
+            **_sections(materials, reward),
+            "num_steps": num_steps,
+            "inputs": inputs,
+        }
+    )
+
+
+def _is_finished(folder: Path, arm: Arm) -> bool:
+    path = folder / RECORD
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == arm.key
+
+
+def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
+    """Copy the arm from the student published before, if it is the very same computation."""
+    if student.previous is None or not _is_finished(student.previous / arm.name, arm):
+        return False
+    if world.leads:
+        aside = student.folder / f".{arm.name}.aside"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(student.previous / arm.name, aside)
+        aside.rename(student.folder / arm.name)
+    return True
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def _train_arm(arm: Arm, materials: Materials, folder: Path) -> None:
+    distillation, world = materials.distillation, materials.world
+    checkpoints = folder / f".{arm.name}-{arm.key[:12]}.checkpoints"
+    distiller = _distiller(materials, arm.reward, num_steps=arm.num_steps, world=world)
+    run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every)
+    curve = train(distiller, run, checkpointer=Checkpointer(checkpoints), world=world)
+    if world.leads:
+        _export(arm, materials, distiller, curve=curve, folder=folder / arm.name)
+        shutil.rmtree(checkpoints)
+
+
+def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world: World) -> Distiller:
+    distillation, pretrained = materials.distillation, materials.pretrained
+    frozen = _DTYPES[distillation.precision]
+    teacher = Teacher.load(pretrained.teacher, dtype=frozen, device=world.device)
+    codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
+    cache = LatentCache.open(materials.latents, expected=fingerprint_of(materials.model, pretrained, like=materials.latents))
+    start = Teacher.load(pretrained.teacher, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
+    return Distiller(
+        recipe=_recipe(materials, num_steps=num_steps),
+        student=Student.of_teacher(start, omega_embedding_dim=materials.model.omega_embedding_dim),
+        teacher=teacher,
+        codec=codec,
+        text_encoder=TextEncoder.load(pretrained.teacher, dtype=frozen, device=world.device),
+        cache=cache,
+        guide=_guide(materials, reward, codec=codec, world=world),
+        world=world,
+    )
+
+
+def _recipe(materials: Materials, *, num_steps: int) -> Recipe:
+    distillation, model = materials.distillation, materials.model
+    grid = distillation.grid
+
+    def num_grid_steps(step: int) -> int:
+        if isinstance(grid, DoublingGrid):
+            return doubling_curriculum(step, total_steps=num_steps, s0=grid.start, s1=grid.end)
+        return model.num_ddim_steps
+
+    return Recipe(
+        batch_size=distillation.batch_size,
+        learning_rate=LearningRate(distillation.learning_rate, distillation.warmup_steps, num_steps, distillation.schedule),
+        weight_decay=distillation.weight_decay,
+        max_grad_norm=distillation.max_grad_norm,
+        ema_decay=distillation.ema_decay,
+        omega=distillation.omega,
+        caption_dropout=distillation.caption_dropout,
+        distance=_distance(distillation),
+        scalings=BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling),
+        num_grid_steps=num_grid_steps,
+        precision=_DTYPES[distillation.precision],
+        seed=distillation.seed,
+    )
+
+
+def _distance(distillation: Distillation) -> Distance:
+    chosen = distillation.distance
+    if isinstance(chosen, Huber):
+        return lambda x, y: huber(x, y, c=chosen.c)
+    if isinstance(chosen, PseudoHuber):
+        return lambda x, y: pseudo_huber(x, y, c=chosen.c)
+    return squared_l2
+
+
+def _guide(materials: Materials, reward: AnyReward, *, codec: Codec, world: World) -> Guide | None:
+    if isinstance(reward, NoReward):
+        return None
+    expert = materials.pretrained.scorer(reward.expert, dtype=torch.float32, device=world.device)
+    if isinstance(reward, PixelReward):
+        if not isinstance(expert, DifferentiableReward) or not expert.differentiable:
+            raise InputError(f"reward.expert {reward.expert!r} has no gradient: use reward.kind latent, whose proxy learns from it")
+        return PixelGuide(expert, codec, reward.expert, reward.weight, reward.chunk_size)
+    folder = _lrm_folder(materials)
+    return LatentGuide(
+        LatentRewardModel.load(folder, device=world.device),
+        expert=expert,
+        codec=codec,
+        expert_scorer=reward.expert,
+        model_scorer=read_manifest(folder, made_by="pretrain").facts["scorer"],
+        weight=reward.weight,
+        chunk_size=reward.chunk_size,
+        learning_rate=reward.learning_rate if reward.tuning == "online" else None,
+        label_batch_size=reward.label_batch_size,
+        world=world,
+    )
+
+
+def _lrm_folder(materials: Materials) -> Path:
+    if materials.reward_model is None:
+        raise InputError("reward.kind is latent and there is no reward_model; make it with: rglcd run pretrain")
+    return materials.reward_model
+
+
+# --- the student as a folder ---------------------------------------------------------------------
+
+
+def _export(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
+    """The moving average of the student, as a pipeline folder: written aside, then renamed."""
+    distillation, model = materials.distillation, materials.model
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    images_seen = arm.num_steps * distillation.batch_size
+    low, high = distillation.omega
+    card = CardFacts(
+        title=f"{Path(model.teacher.uri).name} · {arm.name}",
+        teacher=model.teacher.uri,
+        arm=arm.name,
+        reward=_in_words(arm.reward),
+        num_steps=arm.num_steps,
+        images_seen=images_seen,
+        omega=distillation.omega,
+        guidance_scale=(low + high) / 2 + 1,
+    )
+    export_pipeline(
+        distiller.target.unet,
+        teacher=materials.pretrained.teacher,
+        folder=aside,
+        num_ddim_steps=model.num_ddim_steps,
+        timestep_scaling=model.timestep_scaling,
+        card=card,
+    )
+    if isinstance(distiller.guide, LatentGuide):
+        distiller.guide.model.save(aside / "reward_model")
+    (aside / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+    config = _sections(materials, arm.reward)
+    write_json(aside / RECORD, {"arm": arm.name, "key": arm.key, "num_steps": arm.num_steps, "images_seen": images_seen, "config": config})
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def _sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:
+    return {
+        "model": materials.model.model_dump(mode="json"),
+        "reward": reward.model_dump(mode="json"),
+        "distillation": materials.distillation.model_dump(mode="json", exclude=_NOT_THE_ARMS),
+    }
+
+
+def _in_words(reward: AnyReward) -> str:
+    if isinstance(reward, NoReward):
+        return "none (plain latent consistency distillation)"
+    through = "the VAE decoder" if isinstance(reward, PixelReward) else f"a latent proxy ({reward.tuning})"
+    return f"`{reward.expert}`, weight {reward.weight:g}, through {through}"

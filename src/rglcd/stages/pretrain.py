@@ -1,0 +1,61 @@
+"""Stage ``pretrain``: the latent proxy reward model learns what captions look like as latents."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rglcd.config import Model, Pretraining
+from rglcd.data.latents import LatentCache
+from rglcd.models.codec import Codec
+from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
+from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.run import Output
+from rglcd.training.checkpoint import Checkpointer
+from rglcd.training.distributed import World, join_world
+from rglcd.training.loop import Run, train
+from rglcd.training.optimization import LearningRate
+from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe
+
+
+def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Path, reward_model: Output) -> Mapping[str, Any]:
+    """Write the LRM (``config.json``, ``model.safetensors``) and its learning curve; facts: held-out retrieval accuracy."""
+    checkpoints = reward_model.folder / ".checkpoints"
+    with join_world() as world:
+        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained(pretrained), world=world)
+        run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
+        curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
+        accuracy = pretrainer.retrieval_accuracy()
+    pretrainer.model.save(reward_model.folder)
+    lines = "".join(json.dumps(row) + "\n" for row in curve)
+    (reward_model.folder / "curves.jsonl").write_text(lines, encoding="utf-8")
+    shutil.rmtree(checkpoints)
+    return {"retrieval_accuracy": round(accuracy, 4), "scorer": pretraining.scorer, "images_seen": run.num_steps * run.images_per_step}
+
+
+def _pretrainer(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Pretrained, world: World) -> PreferencePretrainer:
+    codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
+    cache = LatentCache.open(latents)
+    tower = pretraining.tower
+    shape = LatentRewardShape(
+        latent=codec.latent_shape(model.resolution),
+        text_dim=cache.text_dim(pretraining.scorer),
+        patch=tower.patch,
+        width=tower.width,
+        num_layers=tower.num_layers,
+        num_heads=tower.num_heads,
+    )
+    torch.manual_seed(pretraining.seed)
+    recipe = PretrainingRecipe(
+        batch_size=pretraining.batch_size,
+        learning_rate=LearningRate(pretraining.learning_rate, pretraining.warmup_steps, pretraining.num_steps, "cosine"),
+        weight_decay=pretraining.weight_decay,
+        validation_fraction=pretraining.validation_fraction,
+        scorer=pretraining.scorer,
+        seed=pretraining.seed,
+    )
+    network = LatentRewardModel(shape).to(world.device)
+    return PreferencePretrainer(recipe=recipe, model=network, codec=codec, cache=cache, world=world)

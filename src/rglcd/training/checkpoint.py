@@ -1,0 +1,100 @@
+"""Checkpoints: named state, whole or absent, resumed by running the same command again.
+
+One folder per step: a safetensors file for each named part, ``state.json`` with everything that is not a
+tensor, and ``COMMIT``, written last, with the SHA-256 of both. A folder without a true ``COMMIT`` was never
+written. Randomness is not saved: it is a function of seed and step.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rglcd.data.manifest import sha256_of, write_json
+
+COMMIT = "COMMIT"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after ``step`` steps: tensors by part, and the rest."""
+
+    step: int
+    parts: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+class Checkpointer:
+    """Checkpoints of one run in ``folder``; the newest ``keep`` stay, and none goes before its successor is whole."""
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of ``step`` aside, commit it, publish it by a rename, then drop the oldest."""
+        published = self.folder / f"step-{step:08d}"
+        aside = self.folder / f".step-{step:08d}.aside"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, tensors in parts.items():
+            save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, str(aside / f"{name}.safetensors"))
+        write_json(aside / STATE, {"step": step, **state})
+        write_json(aside / COMMIT, {path.name: sha256_of(path) for path in sorted(aside.iterdir())})
+        shutil.rmtree(published, ignore_errors=True)
+        aside.rename(published)
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old)
+        return published
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; a cut or altered one is passed over for the one before it."""
+        for folder in reversed(self._folders()):
+            if _is_whole(folder):
+                return _read(folder)
+        return None
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        commit = json.loads((folder / COMMIT).read_text(encoding="utf-8"))
+        return all(sha256_of(folder / name) == digest for name, digest in commit.items()) and STATE in commit
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _read(folder: Path) -> Checkpoint:
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    parts = {path.stem: load_file(str(path)) for path in sorted(folder.glob("*.safetensors"))}
+    return Checkpoint(state.pop("step"), parts, state)
+
+
+def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named ``<parameter>/<slot>``; hyper-parameters are the configuration's."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{slot}": value
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`, onto each parameter's device."""
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition("/")
+        parameter = parameters[name]
+        # Fused AdamW keeps even its step counter beside the parameter.
+        optimizer.state[parameter][slot] = value.to(parameter.device)

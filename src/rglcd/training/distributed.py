@@ -1,0 +1,80 @@
+"""The only module that knows torch.distributed: which rank this is, and what ranks do together.
+
+A run is defined by its global batch. Ranks take their slice of the batch *and of its random draws*
+(which are a function of seed and step), so the world size changes the speed and not the run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rglcd.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> slice:
+        """This rank's rows of a global batch; :class:`InputError` when the ranks cannot share it evenly."""
+        if batch_size % self.size:
+            raise InputError(f"batch size {batch_size} is not a multiple of the {self.size} processes that share it")
+        share = batch_size // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """``module`` with gradients averaged over the ranks after each backward pass."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The ranks' mean of a small tensor."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes.item())
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """The world that torchrun made, or a world of one. Each rank takes the GPU of its local number, if there are any."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if not dist.is_torchelastic_launched():
+        yield World(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if device.type == "cuda":
+            device = torch.device("cuda", dist.get_node_local_rank())
+            torch.cuda.set_device(device)
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,42 @@
+"""The optimiser: fused AdamW, and a learning rate that is a pure function of the step."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """Linear warm-up to ``peak`` over ``warmup_steps``, then constant, or half a cosine down to 0 at ``num_steps``."""
+
+    peak: float
+    warmup_steps: int
+    num_steps: int
+    schedule: str
+
+    def at(self, step: int) -> float:
+        """The rate of step ``step``, counted from 0."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.peak
+        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def adamw(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW in one fused pass; its rate is set before each step by :func:`optimise`."""
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def optimise(optimizer: torch.optim.AdamW, parameters: list[nn.Parameter], *, rate: float, max_grad_norm: float | None) -> Tensor:
+    """Clip, step, forget the gradients; the gradient's norm before clipping."""
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
