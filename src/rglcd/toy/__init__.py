@@ -1,0 +1,1 @@
+"""The toy world: its pictures, its ground truth, and the models made for it."""

@@ -1,0 +1,181 @@
+"""Trains the toy's frozen models, part by part, and writes the ledger of how: `build.json`."""
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from diffusers import __version__ as diffusers_version
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+from rglcd.toy.codec import CodecSettings, distorted, train_codec
+from rglcd.toy.expert import PREPROCESSOR, ExpertSettings, train_expert
+from rglcd.toy.features import FeatureSettings, train_features
+from rglcd.toy.gates import (
+    Shares,
+    codec_shares,
+    expert_shares,
+    feature_shares,
+    judge_shares,
+    teacher_shares,
+)
+from rglcd.toy.judge import JudgeSettings, train_judge
+from rglcd.toy.scene import all_scenes, caption, shuffled, split
+from rglcd.toy.teacher import TeacherSettings, encode_examples, train_teacher
+from rglcd.toy.tokenizer import build_tokenizer
+from rglcd.toy.training import Curve, draw_pixels
+
+LEDGER: Final = "build.json"
+
+# Where each part's pictures begin to count: the corpus counts from below, the gates from above.
+CODEC_PICTURES: Final = 10_000_000
+EXPERT_PICTURES: Final = 20_000_000
+JUDGE_PICTURES: Final = 30_000_000
+FEATURE_PICTURES: Final = 40_000_000
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """The whole recipe. `num_gate_pictures` are measured once a part is trained, and written beside its curve."""
+
+    codec: CodecSettings = field(default_factory=CodecSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    expert: ExpertSettings = field(default_factory=ExpertSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    num_gate_pictures: int = 432
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one part leaves: how to write it, its curve, its gate."""
+
+    write: Callable[[Path], None]
+    curve: Curve
+    gate: Shares
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder of models, and the settings that decide what is in it: its own and those of what it is made from."""
+
+    name: str
+    place: str
+    settings: dict[str, Any]
+    train: Callable[[], Trained]
+
+
+def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
+    """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
+
+    A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the
+    weights on a given machine; half an hour and ten minutes of it.
+    """
+    torch.set_num_threads(1)
+    recipe = settings or BuildSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts(folder, recipe):
+        ledger = read_ledger(folder)
+        wanted = json.loads(json.dumps(part.settings))
+        if ledger.get(part.name, {}).get("settings") == wanted and (folder / part.place).is_dir():
+            continue
+        trained = part.train()
+        _replace(folder / part.place, trained.write)
+        record = {"settings": wanted, "cpu_seconds": trained.curve.cpu_seconds, "gate": asdict(trained.gate)}
+        _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
+
+
+def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
+    """The parts in the order of their making; the codec is the teacher's `vae/` from the first."""
+    codec, count = asdict(recipe.codec), recipe.num_gate_pictures
+    return (
+        Part("codec", "teacher/vae", codec, lambda: _codec(recipe.codec, count)),
+        Part("teacher", "teacher", asdict(recipe.teacher) | {"codec": codec}, lambda: _teacher(folder, recipe, count)),
+        Part("expert", "expert", asdict(recipe.expert), lambda: _expert(recipe.expert, count)),
+        Part("judge", "judge", asdict(recipe.judge) | {"codec": codec}, lambda: _judge(folder, recipe, count)),
+        Part("features", "features", asdict(recipe.features), lambda: _features(recipe.features, count)),
+    )
+
+
+def read_ledger(folder: Path) -> dict[str, Any]:
+    """What `build.json` says of each part made so far; empty before the first."""
+    path = folder / LEDGER
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _codec(settings: CodecSettings, num_gate_pictures: int) -> Trained:
+    pixels = draw_pixels(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES)
+    codec, curve = train_codec(pixels, settings)
+    return Trained(codec.save_pretrained, curve, codec_shares(codec, count=num_gate_pictures))
+
+
+def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
+    codec, scenes, count = _read_codec(folder), split().train, recipe.teacher.num_pictures
+    pixels = draw_pixels(scenes, count=count, first_seed=CODEC_PICTURES)
+    captions = tuple(caption(scene) for scene in scenes)
+    examples = encode_examples(codec, pixels, torch.arange(count) % len(scenes), captions)
+    watched = [caption(scene) for scene in shuffled(split().held_out, "watched")]
+    pipeline, curve = train_teacher(codec, build_tokenizer(), examples, recipe.teacher, watched=watched)
+    return Trained(pipeline.save_pretrained, curve, teacher_shares(pipeline, count=num_gate_pictures))
+
+
+def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
+    tokenizer, scenes = build_tokenizer(), split().train
+    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=EXPERT_PICTURES)
+    expert, curve = train_expert(tokenizer, pixels, scenes, settings)
+
+    def write(folder: Path) -> None:
+        expert.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+
+    return Trained(write, curve, expert_shares(expert, tokenizer, count=num_gate_pictures))
+
+
+def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
+    settings, codec, scenes = recipe.judge, _read_codec(folder), all_scenes()
+    pixels = draw_pixels(scenes, count=2 * settings.num_pictures, first_seed=JUDGE_PICTURES)
+    drawn, source = torch.split(pixels, settings.num_pictures)
+    coded = distorted(codec, source, latent_noise=settings.latent_noise, seed=settings.seed)
+    judge, curve = train_judge(torch.cat([drawn, coded]), scenes, settings)
+    return Trained(judge.save_pretrained, curve, judge_shares(judge, count=num_gate_pictures))
+
+
+def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
+    scenes = split().train
+    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=FEATURE_PICTURES)
+    network, classifier, curve = train_features(pixels, scenes, settings)
+    return Trained(network.save_pretrained, curve, feature_shares(network, classifier, count=num_gate_pictures))
+
+
+def _read_codec(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder / "teacher" / "vae").eval().requires_grad_(False)
+
+
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def _write_ledger(folder: Path, ledger: dict[str, Any]) -> None:
+    aside = folder / f".{LEDGER}.partial"
+    aside.write_text(json.dumps(ledger, indent=1) + "\n")
+    aside.rename(folder / LEDGER)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers_version,
+        "transformers": transformers.__version__,
+    }
