@@ -21,7 +21,7 @@ def frequencies(index: torch.Tensor, num_steps: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("num_steps", [1, 7, 50, 999])
+@pytest.mark.parametrize("num_steps", [1, 3, 7, 50, 640, 999])
 def test_the_largest_and_smallest_u_stay_on_the_grid(dtype: torch.dtype, num_steps: int) -> None:
     ends = torch.stack([torch.zeros((), dtype=dtype), torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))])
     assert uniform_index(ends, num_steps).tolist() == [0, num_steps - 1]
@@ -40,6 +40,10 @@ def test_frequencies_follow_the_weights_and_zero_weight_is_never_drawn(weights: 
     drawn = frequencies(weighted_index(EVEN, expected), len(weights)).double()
     torch.testing.assert_close(drawn, expected / expected.sum(), rtol=0, atol=2e-5)
     assert (drawn[expected == 0] == 0).all()
+
+
+def test_a_u_on_the_edge_of_two_steps_is_the_upper_ones() -> None:
+    assert weighted_index(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [1, 3]
 
 
 def test_lognormal_weights_are_the_probabilities_of_a_normal_log_sigma(rng: torch.Generator) -> None:

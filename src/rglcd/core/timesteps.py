@@ -11,8 +11,8 @@ from torch import Tensor
 
 def uniform_index(u: Tensor, num_steps: int) -> Tensor:
     """Grid indices (B,) in [0, num_steps), all equally likely: LCM's choice."""
-    # In float32 the product of the largest u < 1 can round up to num_steps.
-    return (u * num_steps).long().clamp(max=num_steps - 1)
+    # No clamp: for the largest u < 1 of any float format, the product still rounds below num_steps.
+    return (u * num_steps).long()
 
 
 def lognormal_weights(ve_sigma: Tensor, *, p_mean: float = -1.1, p_std: float = 2.0) -> Tensor:
