@@ -1,0 +1,14 @@
+"""One thin Kubeflow component per stage: a signature, and a body that hands over to the launch layer.
+
+The signature is the stage table's row: a dict per section, an artifact per input and output, and ``store``, the folder
+in which the artifacts' bytes stay. Bodies run in their pods; only there is anything of ``rglcd`` imported.
+"""
+
+from pathlib import Path
+
+import yaml
+
+_LOCK = Path(__file__).resolve().parent.parent / "images" / "lock.yaml"
+
+TRAIN_IMAGE: str = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))["train"]
+"""The image that every stage runs from, by digest."""

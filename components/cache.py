@@ -1,0 +1,20 @@
+"""The ``cache`` stage as a Kubeflow component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def cache(model: dict, caching: dict, store: str, shards: Input[Dataset], pretrained: Input[Model], latents: Output[Dataset]) -> None:
+    """Encode images and captions once: VAE mean and log-variance, token ids, reward text features."""
+    from rglcd.launch.execute import execute_component
+
+    execute_component(
+        "cache",
+        sections={"model": model, "caching": caching},
+        store=store,
+        inputs={"shards": shards, "pretrained": pretrained},
+        outputs={"latents": latents},
+    )

@@ -1,0 +1,29 @@
+"""The ``distill`` stage as a Kubeflow component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def distill(
+    model: dict,
+    reward: dict,
+    distillation: dict,
+    store: str,
+    latents: Input[Dataset],
+    pretrained: Input[Model],
+    student: Output[Model],
+    reward_model: Input[Model] = None,
+) -> None:
+    """Distil the teacher into a latent consistency model, guided by the reward."""
+    from rglcd.launch.execute import execute_component
+
+    execute_component(
+        "distill",
+        sections={"model": model, "reward": reward, "distillation": distillation},
+        store=store,
+        inputs={"latents": latents, "pretrained": pretrained, "reward_model": reward_model},
+        outputs={"student": student},
+    )

@@ -1,0 +1,116 @@
+"""``python -m pipelines compile | run | submit``: the Kubeflow pipeline of the configuration in force."""
+
+import argparse
+import contextlib
+import io
+import logging
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from kfp import local
+
+from pipelines.rg_lcd import STORE, Placement, arguments, compile_pipeline, pipeline, source_reference
+from rglcd.config import Config, load_params
+from rglcd.errors import InputError
+from rglcd.launch.console import drawing, following
+from rglcd.launch.execute import children_reporting, process_boundary
+from rglcd.launch.failure import JobError, exception_of
+
+_LOG_LINES_SHOWN = 40
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def run(config: Config, *, root: Path) -> None:
+    """Run the pipeline on this machine, a process per task, and draw its progress.
+
+    Artifacts go to ``artifacts/`` under ``root``, as by every other way in: what is done there is not done again.
+    Raises what the stage that failed raised, or :class:`JobError` with the end of its log if it crashed.
+    """
+    store = (root / "artifacts").resolve()
+    values = arguments(config, source=source_reference(root), store=str(store))
+    kfp_root = store / ".kfp"
+    log = io.StringIO()
+    try:
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(kfp_root))
+        with drawing(sys.stderr) as draw, children_reporting() as channel, following(channel.progress, draw), _kfp_quiet(log):
+            try:
+                pipeline(config, placement=Placement.LOCAL)(**values)
+            except RuntimeError as error:
+                failure = channel.failure()
+                raise exception_of(failure) if failure else _crash(error, log) from None
+    finally:
+        shutil.rmtree(kfp_root, ignore_errors=True)
+
+
+def compile_(config: Config, *, root: Path, out: Path | None) -> None:
+    """Write the pipeline's IR YAML to ``out``, or to stdout."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_pipeline(config, path, source=source_reference(root, uri=f"{STORE}/data"))
+        text = path.read_text(encoding="utf-8")
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def submit(config: Config, *, root: Path, host: str | None) -> None:
+    """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` without one."""
+    if host is None:
+        raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
+    source = source_reference(root, uri=f"{STORE}/data")
+
+    from kfp.client import Client
+
+    started = Client(host=host).create_run_from_pipeline_func(
+        pipeline(config, placement=Placement.CLUSTER),
+        arguments=arguments(config, source=source, store=STORE),
+        enable_caching=False,
+    )
+    print(f"run {started.run_id} at {host}")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse ``words`` and do what they say; ends the process with the house's exit codes."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; may be repeated")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("run", help="run on this machine, a process per task")
+    verbs.add_parser("compile", help="write the pipeline as IR YAML").add_argument("--out", type=Path, help="file (default: stdout)")
+    verbs.add_parser("submit", help="start a run on a cluster").add_argument("--host", help="address of the Kubeflow Pipelines API")
+    given = parser.parse_args(words)
+    with process_boundary():
+        config, root = load_params(given.params, overrides=given.set), Path.cwd()
+        match given.verb:
+            case "run":
+                run(config, root=root)
+            case "compile":
+                compile_(config, root=root, out=given.out)
+            case "submit":
+                submit(config, root=root, host=given.host)
+
+
+@contextlib.contextmanager
+def _kfp_quiet(log: io.StringIO) -> contextlib._GeneratorContextManager[None]:
+    """Kubeflow's local runner prints every task's output between lines of its own: keep all that in ``log``, for a crash."""
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(log):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _crash(error: RuntimeError, log: io.StringIO) -> JobError:
+    lines = [line for line in log.getvalue().splitlines() if line.strip()]
+    print("\n".join(lines[-_LOG_LINES_SHOWN:]), file=sys.stderr)
+    return JobError(_COLOUR.sub("", str(error)), exit_code=1)
+
+
+if __name__ == "__main__":
+    main()

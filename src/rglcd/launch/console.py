@@ -1,0 +1,103 @@
+"""Draw progress for a person: bars on a terminal, a few plain lines elsewhere."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rglcd.progress import Event, Sink, read_event
+
+_POLL_SECONDS = 0.2
+
+
+@contextmanager
+def drawing(stream: TextIO, *, seconds_between_lines: float = 5.0) -> Iterator[Sink]:
+    """A sink that draws on ``stream``: a bar for each task if it is a terminal, else lines (each task's first and last, few between)."""
+    if not stream.isatty():
+        yield _lines(stream, seconds_between_lines)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+        TextColumn("{task.fields[figures]}", style="dim"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # rich takes over stdout and stderr meanwhile, so that what others print goes above the bars and not through them.
+    with Progress(*columns, console=Console(file=stream)) as bars:
+        yield _bars(bars)
+
+
+@contextmanager
+def following(path: Path, sink: Sink) -> Iterator[None]:
+    """Send the events that other processes append to ``path`` to ``sink``, from a thread, until the context ends."""
+    ended = threading.Event()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(_follow, path, sink, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _follow(path: Path, sink: Sink, ended: threading.Event) -> None:
+    position = 0
+    while True:
+        # Asked before reading: what was written before the end is read, whenever the end comes.
+        is_last = ended.wait(_POLL_SECONDS)
+        if path.is_file():
+            position = _read_on(path, position, sink)
+        if is_last:
+            return
+
+
+def _read_on(path: Path, position: int, sink: Sink) -> int:
+    """Send the whole lines from byte ``position`` on; return where the next one begins."""
+    with path.open("rb") as stream:
+        stream.seek(position)
+        whole, newline, _ = stream.read().rpartition(b"\n")
+    for line in whole.splitlines():
+        try:
+            event = read_event(line.decode())
+        except (ValueError, TypeError):  # a process was killed in the middle of a line
+            continue
+        sink(event)
+    return position + len(whole) + len(newline)
+
+
+def _lines(stream: TextIO, seconds_between: float) -> Sink:
+    last_said: dict[str, float] = {}
+
+    def draw(event: Event) -> None:
+        now = time.monotonic()
+        is_due = now - last_said.get(event.task, float("-inf")) >= seconds_between
+        if is_due or event.done >= event.total:
+            last_said[event.task] = now
+            figures = f"  {_figures(event)}" if event.values else ""
+            print(f"{event.task}: {event.done}/{event.total} {event.unit}{figures}", file=stream, flush=True)
+
+    return draw
+
+
+def _bars(bars: Progress) -> Sink:
+    known: dict[str, TaskID] = {}
+
+    def draw(event: Event) -> None:
+        if event.task not in known:
+            known[event.task] = bars.add_task(event.task, total=event.total, unit=event.unit, figures="")
+        bars.update(known[event.task], completed=event.done, total=event.total, unit=event.unit, figures=_figures(event))
+
+    return draw
+
+
+def _figures(event: Event) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())

@@ -1,0 +1,90 @@
+"""DVC: ``dvc.yaml`` rendered from the stage table, and runs made by another way in recorded in ``dvc.lock``."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rglcd.config import Config, dump
+from rglcd.data.manifest import folder_digest, read_manifest
+from rglcd.errors import InputError
+from rglcd.stages.run import stage_key
+from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
+
+DVC_FILE = "dvc.yaml"
+PARAMS_FILE = "params.yaml"
+SOURCE_FOLDER = "data"
+STORE = "artifacts"
+
+_HEAD = "# Rendered from the stage table and params.yaml by `rglcd dvc render`; edit those.\n"
+
+
+def render(config: Config) -> str:
+    """``dvc.yaml`` for ``config``: the stages it runs, what they read and write, and what DVC shows of the report.
+
+    A section is the unit of re-running; code enters by the stage's version in its command. Outs persist, because a
+    stage takes over from its former result what is still valid.
+    """
+    stages = {stage.name: _stage(stage, config) for stage in stages_of(config)}
+    report = f"{STORE}/report"
+    quality = {"x": "steps", "y": list(config.evaluation.scorers), "template": "scatter", "title": "Score by number of steps, every arm"}
+    shown = {"metrics": [f"{report}/metrics.json"], "plots": [{f"{report}/quality.csv": quality}]}
+    return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)
+
+
+def adopt(config: Config, root: Path) -> list[str]:
+    """Record in ``dvc.lock`` a finished run that DVC did not make (the CLI's, Kubeflow's); return the stages' names.
+
+    Nothing runs. Afterwards ``dvc status`` is clean and ``dvc repro`` has nothing to do.
+    Raises :class:`InputError`, before anything is recorded, when a stage is not done, or was done with other parameters,
+    inputs or code than those in force; or when ``dvc.yaml`` or ``params.yaml`` is not what ``config`` gives.
+    """
+    _check_file(root / DVC_FILE, render(config), remedy="rglcd dvc render")
+    _check_file(root / PARAMS_FILE, dump(config), remedy=f"rglcd config use {config.preset}")
+    stages = stages_of(config)
+    for stage in stages:
+        _check_done(stage, config, root)
+
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        for stage in stages:
+            repo.commit(target=stage.name, force=True)
+    return [stage.name for stage in stages]
+
+
+def _stage(stage: Stage, config: Config) -> dict[str, Any]:
+    entry: dict[str, Any] = {"desc": stage.summary, "cmd": f"rglcd run {stage.name} --stage-version {stage.version}"}
+    deps = [str(_folder(name)) for name in inputs_of(stage, config)]
+    if deps:
+        entry["deps"] = deps
+    entry["params"] = list(stage.sections)
+    entry["outs"] = [{str(_folder(name)): {"persist": True}} for name in stage.outputs]
+    return entry
+
+
+def _folder(artifact: str) -> Path:
+    return Path(SOURCE_FOLDER) if artifact == SOURCE else Path(STORE) / artifact
+
+
+def _check_file(path: Path, expected: str, *, remedy: str) -> None:
+    found = path.read_text(encoding="utf-8") if path.is_file() else None
+    if found is None or yaml.safe_load(found) != yaml.safe_load(expected):
+        raise InputError(f"{path} is {'missing' if found is None else 'not what the configuration gives'}; write it with: {remedy}")
+
+
+def _check_done(stage: Stage, config: Config, root: Path) -> None:
+    """The stage's published manifest must be the computation that ``config`` asks for."""
+    (output,) = stage.outputs
+    manifest = read_manifest(root / _folder(output), made_by=stage.name)
+    made_from = {name: _digest(name, root) for name in inputs_of(stage, config)}
+    if manifest.key != stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from):
+        raise InputError(
+            f"stage {stage.name}: {root / _folder(output)} was made with other parameters, inputs or code; "
+            f"run it first: rglcd run {stage.name}"
+        )
+
+
+def _digest(artifact: str, root: Path) -> str:
+    folder = root / _folder(artifact)
+    return folder_digest(folder) if artifact == SOURCE else read_manifest(folder, made_by="").digest

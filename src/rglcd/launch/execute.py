@@ -1,0 +1,244 @@
+"""Run a stage where the environment says. Here, and in ``data/storage.py`` alone, the environment is read.
+
+``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd``: stages with a GPU profile as TorchX apps
+``RGLCD_NUM_PROCESSES``  processes of such an app (default: 2 for ``a100-gang``, otherwise 1)
+``RGLCD_PROGRESS``       file that receives progress as JSON lines, for whoever started this process
+``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from rglcd import progress
+from rglcd.config import Section
+from rglcd.data.manifest import MANIFEST, read_manifest
+from rglcd.errors import InputError
+from rglcd.launch.console import drawing, following
+from rglcd.launch.failure import KNOWN, Failure, JobError, read_failure, write_failure
+from rglcd.launch.reference import read_reference, source_folder, write_reference
+from rglcd.stages.run import Outcome, assist_stage, run_stage
+from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
+
+RUNTIME = "RGLCD_RUNTIME"
+NUM_PROCESSES = "RGLCD_NUM_PROCESSES"
+PROGRESS = "RGLCD_PROGRESS"
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
+
+class Runtime(StrEnum):
+    """Where stages with a GPU profile run; those without run in the process that asks."""
+
+    INLINE = "inline"
+    LOCAL = "torchx:local_cwd"
+    KUBERNETES = "torchx:kubernetes"
+
+
+def execute(
+    stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]
+) -> Outcome | None:
+    """Run a stage where the environment says; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
+
+    ``None`` on every rank of a process group but the first, which alone publishes. Also raises
+    :class:`~rglcd.launch.failure.JobError` when a job ends with an exit code of its own.
+    """
+    stage = stage_named(stage_name)
+    runtime = _runtime()
+    if runtime is Runtime.LOCAL and stage.profile is not Profile.CPU:
+        return _execute_as_job(stage, sections, artifacts)
+    with _reporting_to_file():
+        if _leads():
+            return run_stage(stage_name, sections, artifacts)
+        assist_stage(stage_name, sections, artifacts)
+        return None
+
+
+@contextmanager
+def process_boundary() -> Iterator[None]:
+    """Around a ``main``: an error that the house knows becomes one line on stderr, the error file, and its exit code."""
+    try:
+        yield
+    except (*KNOWN, JobError) as error:
+        failure = Failure(" ".join(str(error).split()), error.exit_code)
+        error_file = os.environ.get(ERROR_FILE)
+        if error_file:
+            write_failure(Path(error_file), failure)
+        if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
+            print(f"rglcd: {failure.message}", file=sys.stderr, flush=True)
+        raise SystemExit(failure.exit_code) from None
+
+
+# --- Kubeflow ------------------------------------------------------------------------------------
+
+
+class KubeflowArtifact(Protocol):
+    """What is used of a Kubeflow artifact: where its content lies, and what its card shows."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def execute_component(
+    stage_name: str,
+    *,
+    sections: Mapping[str, Mapping[str, Any]],
+    store: str,
+    inputs: Mapping[str, KubeflowArtifact | None],
+    outputs: Mapping[str, KubeflowArtifact],
+    source: str | None = None,
+    cards: Mapping[str, KubeflowArtifact] | None = None,
+) -> None:
+    """The body of every Kubeflow component: run the stage, and hand references on.
+
+    Kubeflow's artifacts are small references; the bytes stay in ``<store>/<artifact>``. ``source`` is ``uri@md5``.
+    ``cards`` maps files of the output folder to artifacts that Kubeflow's page shows.
+    """
+    with process_boundary():
+        (output,) = stage_named(stage_name).outputs
+        artifacts = {name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None}
+        artifacts[output] = Path(store) / output
+        if source is not None:
+            artifacts[SOURCE] = source_folder(source)
+        with drawing(sys.stderr) as draw, progress.reporting_to(draw):
+            outcome = execute(stage_name, sections=sections, artifacts=artifacts)
+        assert outcome is not None, "a Kubeflow task leads its process group"
+        written = outputs[output]
+        write_reference(Path(written.path), outcome)
+        written.metadata |= {"digest": outcome.manifest.digest, "uri": str(outcome.folder)}
+        for name, card in (cards or {}).items():
+            shutil.copyfile(outcome.folder / name, card.path)
+            if name.endswith(".json"):
+                card.metadata |= _figures(json.loads((outcome.folder / name).read_text(encoding="utf-8")))
+
+
+def _figures(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested mapping by dotted name: Kubeflow's metrics are flat."""
+    flat: dict[str, float] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _figures(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+# --- a job of its own ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Files through which processes started from here report."""
+
+    progress: Path
+    error: Path
+
+    def failure(self) -> Failure | None:
+        """What the process that failed said of it, if it said anything."""
+        return read_failure(self.error.read_text(encoding="utf-8")) if self.error.is_file() else None
+
+
+@contextmanager
+def children_reporting() -> Iterator[Channel]:
+    """Within this context, processes started from here report progress and failure to the files of the channel."""
+    with tempfile.TemporaryDirectory(prefix="rglcd-channel-") as folder:
+        channel = Channel(Path(folder) / "progress.jsonl", Path(folder) / "error.json")
+        with _environment({PROGRESS: str(channel.progress), ERROR_FILE: str(channel.error)}):
+            yield channel
+
+
+def _execute_as_job(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome:
+    # Here, not above: TorchX takes a second to import, and most processes never submit anything.
+    from rglcd.launch.appdef import stage_app
+    from rglcd.launch.local_job import run_local_job
+
+    (output,) = stage.outputs
+    folder = artifacts[output]
+    app = stage_app(
+        stage, sections=sections, artifacts=artifacts, image=str(Path.cwd()), num_processes=_num_processes(stage), python=sys.executable
+    )
+    before = _published_at(folder)
+    started = time.perf_counter()
+    with _job_progress():
+        run_local_job(app)
+    manifest = read_manifest(folder, made_by=stage.name)
+    return Outcome(manifest, folder, was_done=before == _published_at(folder), seconds=time.perf_counter() - started)
+
+
+def _published_at(folder: Path) -> int | None:
+    manifest = folder / MANIFEST
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
+
+
+def _runtime() -> Runtime:
+    word = os.environ.get(RUNTIME, Runtime.INLINE)
+    if word not in list(Runtime):
+        raise InputError(f"{RUNTIME} is {word!r}; it is one of: {Runtime.INLINE}, {Runtime.LOCAL}")
+    if word == Runtime.KUBERNETES:
+        raise InputError(f"{RUNTIME}={word} is not available in this version; use {Runtime.INLINE} or {Runtime.LOCAL}")
+    return Runtime(word)
+
+
+def _num_processes(stage: Stage) -> int:
+    word = os.environ.get(NUM_PROCESSES, "2" if stage.profile is Profile.A100_GANG else "1")
+    if not word.isdecimal() or int(word) < 1:
+        raise InputError(f"{NUM_PROCESSES} is {word!r}; it is a whole number from 1 on")
+    return int(word)
+
+
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _reporting_to_file() -> Iterator[None]:
+    """Report to the file that the environment names; of a process group, rank 0 speaks for all."""
+    path = os.environ.get(PROGRESS)
+    if path is None:
+        yield
+        return
+    with progress.reporting_to(progress.json_lines_sink(Path(path)) if _leads() else _unheard):
+        yield
+
+
+@contextmanager
+def _job_progress() -> Iterator[None]:
+    """Bring a job's progress to whoever listens here, unless the environment names a file: the job inherits that."""
+    if PROGRESS in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="rglcd-progress-") as folder:
+        path = Path(folder) / "progress.jsonl"
+        with _environment({PROGRESS: str(path)}), following(path, _forward):
+            yield
+
+
+def _unheard(event: progress.Event) -> None:
+    pass
+
+
+def _forward(event: progress.Event) -> None:
+    progress.report(event.task, done=event.done, total=event.total, unit=event.unit, **event.values)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Give processes started within this context ``values`` in their environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

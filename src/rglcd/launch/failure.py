@@ -1,0 +1,57 @@
+"""How a failure crosses a process boundary: an exit code, and one line in the error file.
+
+The file is torch elastic's own (``TORCHELASTIC_ERROR_FILE``): torchrun collects it from its ranks, TorchX
+reads it back from a job, and on Kubernetes it is the container's termination message. One convention serves all.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rglcd.errors import InputError, StateSaved, TrainingDiverged
+
+
+class JobError(RuntimeError):
+    """A job ended with an exit code that none of the house's errors stands for (a crash, a kill, out of memory)."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+KNOWN = (InputError, TrainingDiverged, StateSaved)
+"""Errors whose one line says all: no traceback is worth showing."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the process that failed said of it."""
+
+    message: str
+    exit_code: int
+
+
+def write_failure(path: Path, failure: Failure) -> None:
+    """Write ``failure`` in torch elastic's format."""
+    when = {"timestamp": str(int(time.time())), "py_callstack": ""}
+    content = {"message": failure.message, "errorCode": failure.exit_code, "extraInfo": when}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"message": content}), encoding="utf-8")
+
+
+def read_failure(text: str) -> Failure | None:
+    """The failure in an error file's ``text``; ``None`` if a process other than ours wrote it or it holds no code."""
+    try:
+        content = json.loads(text)["message"]
+        return Failure(str(content["message"]), int(content["errorCode"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def exception_of(failure: Failure) -> Exception:
+    """The exception that ends this process as ``failure`` ended the other one."""
+    for kind in KNOWN:
+        if kind.exit_code == failure.exit_code:
+            return kind(failure.message)
+    return JobError(failure.message, exit_code=failure.exit_code)

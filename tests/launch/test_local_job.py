@@ -1,0 +1,104 @@
+"""What happens to a job's process happens to the one that waits for it: exit codes, messages, signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torchx import specs
+
+from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.launch.failure import JobError
+from rglcd.launch.local_job import run_local_job
+
+
+def app(*args: str) -> specs.AppDef:
+    return specs.AppDef(name="rglcd-test", roles=[specs.Role(name="test", image=os.getcwd(), entrypoint=sys.executable, args=list(args))])
+
+
+def test_success_returns_and_shows_the_log(capfd) -> None:
+    run_local_job(app("-c", "print('said by the job')"))
+    assert "said by the job" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, InputError), (3, TrainingDiverged), (75, StateSaved)])
+def test_exit_code_comes_back_as_its_exception(code: int, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run_local_job(app("-c", f"raise SystemExit({code})"))
+
+
+@pytest.mark.parametrize(("body", "code"), [("raise SystemExit(9)", 9), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_other_ends_keep_their_code(body: str, code: int) -> None:
+    with pytest.raises(JobError) as caught:
+        run_local_job(app("-c", body))
+    assert caught.value.exit_code == code
+
+
+def test_message_comes_back_with_the_exception() -> None:
+    body = "from rglcd.errors import InputError\nfrom rglcd.launch.execute import process_boundary\nwith process_boundary(): raise InputError('row 7: no caption')"
+    with pytest.raises(InputError, match="^row 7: no caption$"):
+        run_local_job(app("-c", body))
+
+
+def test_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run_local_job(app("-c", ""))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+RANK = """
+import os, sys, time
+from pathlib import Path
+from rglcd.errors import TrainingDiverged
+from rglcd.launch.execute import process_boundary
+Path(sys.argv[1], os.environ["RANK"]).touch()
+with process_boundary():
+    if os.environ["RANK"] == "1":
+        raise TrainingDiverged("step 12: the loss is nan")
+    time.sleep(30)
+"""
+
+
+def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    gang = ("-m", "rglcd.launch.gang", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
+    with pytest.raises(TrainingDiverged, match=r"^step 12: the loss is nan$"):
+        run_local_job(app(*gang))
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()
+
+
+SUBMITTER = """
+import sys
+from torchx import specs
+from rglcd.launch.execute import process_boundary
+from rglcd.launch.local_job import run_local_job
+role = specs.Role(name="test", image=sys.argv[1], entrypoint=sys.executable, args=["-c", sys.argv[2]])
+with process_boundary():
+    run_local_job(specs.AppDef(name="rglcd-test", roles=[role]))
+"""
+
+SAVES_ON_SIGTERM = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_it_lets_the_job_save_its_state(tmp_path: Path, sent: signal.Signals) -> None:
+    words = [sys.executable, "-c", SUBMITTER, str(tmp_path), SAVES_ON_SIGTERM]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as submitter:
+        assert submitter.stderr is not None
+        line = submitter.stderr.readline()
+        while line and "ready" not in line:
+            line = submitter.stderr.readline()
+        started = time.monotonic()
+        submitter.send_signal(sent)
+        assert submitter.wait(timeout=20) == 75
+        assert time.monotonic() - started < 8  # it was told, not killed after the time it is given
