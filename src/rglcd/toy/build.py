@@ -132,7 +132,7 @@ def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
     def write(folder: Path) -> None:
         expert.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+        _write_preprocessor(folder)
 
     return Trained(write, curve, expert_shares(expert, tokenizer, count=num_gate_pictures))
 
@@ -150,11 +150,20 @@ def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
     scenes = split().train
     pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=FEATURE_PICTURES)
     network, classifier, curve = train_features(pixels, scenes, settings)
-    return Trained(network.save_pretrained, curve, feature_shares(network, classifier, count=num_gate_pictures))
+
+    def write(folder: Path) -> None:
+        network.save_pretrained(folder)
+        _write_preprocessor(folder)
+
+    return Trained(write, curve, feature_shares(network, classifier, count=num_gate_pictures))
 
 
 def _read_codec(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder / "teacher" / "vae").eval().requires_grad_(False)
+
+
+def _write_preprocessor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
 def _replace(folder: Path, write: Callable[[Path], None]) -> None:

@@ -120,7 +120,7 @@ def _train_jointly(codec: AutoencoderKL, images: Tensor, settings: CodecSettings
         loss = reconstruction_loss(decoded, batch, settings, progress=step / total)
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         descend(loss + settings.kl_weight * kl, optimizer)
-        curve.add("joint", step, loss=loss)
+        curve.add("joint", step, total=total, loss=loss)
 
 
 def _train_decoder(codec: AutoencoderKL, images: Tensor, settings: CodecSettings, curve: Curve) -> None:
@@ -138,4 +138,4 @@ def _train_decoder(codec: AutoencoderKL, images: Tensor, settings: CodecSettings
         decoded = codec.decode(latents[chosen] + width * noise).sample
         loss = reconstruction_loss(decoded, images[chosen], settings, progress=1.0)
         descend(loss, optimizer)
-        curve.add("decoder", step, loss=loss)
+        curve.add("decoder", step, total=total, loss=loss)

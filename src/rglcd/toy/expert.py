@@ -50,9 +50,7 @@ class ExpertSettings:
     pixel_noise: float = 0.03
 
 
-def train_expert(
-    tokenizer: CLIPTokenizer, pixels: Tensor, scenes: Sequence[Scene], settings: ExpertSettings
-) -> tuple[CLIPModel, Curve]:
+def train_expert(tokenizer: CLIPTokenizer, pixels: Tensor, scenes: Sequence[Scene], settings: ExpertSettings) -> tuple[CLIPModel, Curve]:
     """Train on `pixels` (N, 3, 32, 32) in [0, 1], where picture i shows `scenes[i % len(scenes)]`.
 
     Every picture is set against every scene's caption at once (Radford et al. 2021, with the whole population as the
@@ -73,7 +71,7 @@ def train_expert(
         target = chosen % len(scenes)
         loss = F.cross_entropy(logits, target)
         descend(loss, optimizer)
-        curve.add("contrastive", step, loss=loss, right=(logits.argmax(1) == target).float().mean())
+        curve.add("contrastive", step, total=settings.num_steps, loss=loss, right=(logits.argmax(1) == target).float().mean())
     return model.eval(), curve
 
 
@@ -83,9 +81,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hard_negative_accuracy(
-    model: CLIPModel, tokenizer: CLIPTokenizer, pixels: Tensor, scenes: Sequence[Scene]
-) -> dict[str, float]:
+def hard_negative_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, pixels: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """How often a picture's caption scores above one with one attribute changed, by attribute; chance is a half."""
     images = F.normalize(model.visual_projection(model.vision_model(normalise(pixels)).pooler_output), dim=-1)
     truth = _score(model, tokenizer, images, [caption(scene) for scene in scenes])

@@ -29,9 +29,7 @@ class FeatureSettings:
     pixel_noise: float = 0.03
 
 
-def train_features(
-    pixels: Tensor, scenes: Sequence[Scene], settings: FeatureSettings
-) -> tuple[ResNetModel, nn.Linear, Curve]:
+def train_features(pixels: Tensor, scenes: Sequence[Scene], settings: FeatureSettings) -> tuple[ResNetModel, nn.Linear, Curve]:
     """Train on `pixels` (N, 3, 32, 32) in [0, 1], where picture i shows `scenes[i % len(scenes)]`.
 
     Returns:
@@ -61,7 +59,7 @@ def train_features(
         loss = torch.stack([F.cross_entropy(part, truth[:, column]) for column, part in enumerate(logits)]).sum()
         descend(loss, optimizer)
         right = torch.stack([part.argmax(1) == truth[:, column] for column, part in enumerate(logits)]).all(0)
-        curve.add("classification", step, loss=loss, right=right.float().mean())
+        curve.add("classification", step, total=settings.num_steps, loss=loss, right=right.float().mean())
     return network.eval(), classifier.eval(), curve
 
 

@@ -51,9 +51,7 @@ def codec_shares(codec: AutoencoderKL, *, count: int) -> Shares:
     return shares(check(torch.cat(decoded) / 2 + 0.5, _captions(held_out_scenes(count))))
 
 
-def teacher_shares(
-    pipeline: StableDiffusionPipeline, *, count: int, num_steps: int = NUM_STEPS, guidance: float = GUIDANCE
-) -> Shares:
+def teacher_shares(pipeline: StableDiffusionPipeline, *, count: int, num_steps: int = NUM_STEPS, guidance: float = GUIDANCE) -> Shares:
     """The checker on the teacher's pictures of held-out captions."""
     captions = _captions(held_out_scenes(count))
     return shares(check(sample(pipeline, captions, num_steps=num_steps, guidance=guidance, seed=0), captions))

@@ -171,7 +171,7 @@ def train_judge(pixels: Tensor, scenes: Sequence[Scene], settings: JudgeSettings
         smooth = target * (1 - 2 * settings.label_smoothing) + settings.label_smoothing
         loss = F.binary_cross_entropy_with_logits(logits, smooth)
         descend(loss, optimizer)
-        curve.add("matching", step, loss=loss, right=((logits > 0) == (target > 0.5)).float().mean())
+        curve.add("matching", step, total=settings.num_steps, loss=loss, right=((logits > 0) == (target > 0.5)).float().mean())
     return judge.eval(), curve
 
 

@@ -42,9 +42,7 @@ COLOUR_RGB: Final = ((220, 35, 35), (35, 190, 35), (40, 60, 225), (225, 215, 30)
 BACKGROUND_LEVELS: Final = (31, 128, 224)
 JITTER: Final = 10  # of 255, on each colour channel and on the background's level
 
-_CAPTION = re.compile(
-    r"a ({}) ({}) ({}) at the ({}) on a ({}) background".format(*("|".join(values) for values in VALUES))
-)
+_CAPTION = re.compile(r"a ({}) ({}) ({}) at the ({}) on a ({}) background".format(*("|".join(values) for values in VALUES)))
 _MASK_64 = (1 << 64) - 1
 
 
@@ -154,9 +152,7 @@ def _words(seeds: list[int]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _between(
-    words: NDArray[np.uint64], low: NDArray[np.int32] | int, high: NDArray[np.int32] | int
-) -> NDArray[np.int32]:
+def _between(words: NDArray[np.uint64], low: NDArray[np.int32] | int, high: NDArray[np.int32] | int) -> NDArray[np.int32]:
     """Whole numbers in [low, high], as evenly as 32 random bits allow."""
     span = np.asarray(high - low + 1).astype(np.uint64)
     return np.asarray((((words >> np.uint64(32)) * span) >> np.uint64(32)).astype(np.int32) + low, dtype=np.int32)
@@ -178,9 +174,7 @@ def _draw_chunk(indices: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArra
     return np.asarray((mixed + full // 2) // full, dtype=np.uint8)
 
 
-def _coverage(
-    shape: NDArray[np.int64], radius: NDArray[np.int32], column: NDArray[np.int32], row: NDArray[np.int32]
-) -> NDArray[np.int32]:
+def _coverage(shape: NDArray[np.int64], radius: NDArray[np.int32], column: NDArray[np.int32], row: NDArray[np.int32]) -> NDArray[np.int32]:
     """How many of a pixel's 16 subpixel centres lie inside the shape: (B, 32, 32)."""
     step = UNIT // SUBPIXELS
     grid = np.arange(CANVAS * SUBPIXELS, dtype=np.int32) * step + step // 2

@@ -23,19 +23,20 @@ class Curve:
     started: float = field(default_factory=time.process_time)
     _sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, act: str, step: int, **values: Tensor) -> None:
+    def add(self, act: str, step: int, *, total: int, **values: Tensor) -> None:
         """Count one step's values in; every `LOG_EVERY` steps a point is kept and reported."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach()
         if (step + 1) % LOG_EVERY == 0:
-            self.note(act, step + 1, **{name: float(total) / LOG_EVERY for name, total in self._sums.items()})
+            means = {name: float(value) / LOG_EVERY for name, value in self._sums.items()}
+            self.note(act, step + 1, total=total, **means)
             self._sums = {}
 
-    def note(self, act: str, step: int, **values: float) -> None:
+    def note(self, act: str, step: int, *, total: int, **values: float) -> None:
         """Keep and report one point as it is."""
         rounded = {name: round(value, 5) for name, value in values.items()}
         self.points.append({"act": act, "step": step, "cpu_seconds": self.cpu_seconds, **rounded})
-        report(f"{self.part}: {act}", done=step, total=0, unit="steps", **rounded)
+        report(f"{self.part}: {act}", done=step, total=total, unit="steps", **rounded)
 
     @property
     def cpu_seconds(self) -> float:
@@ -43,9 +44,7 @@ class Curve:
         return round(time.process_time() - self.started, 1)
 
 
-def cosine(
-    optimizer: torch.optim.Optimizer, peak: float, *, step: int, total: int, warmup: int = 100, floor: float = 0.02
-) -> None:
+def cosine(optimizer: torch.optim.Optimizer, peak: float, *, step: int, total: int, warmup: int = 100, floor: float = 0.02) -> None:
     """Set the learning rate: a linear warm-up, then half a cosine from the peak down to `floor` of it."""
     rise = min(1.0, (step + 1) / warmup)
     fall = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / total))

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rglcd.errors import InputError
+from rglcd.toy.corpus import write_corpus
+from rglcd.toy.scene import caption, split
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder: Path) -> list[list[str]]:
+    return [line.split("\t") for line in (folder / "index.tsv").read_text().splitlines()]
+
+
+def test_twice_is_byte_identical_and_another_seed_is_not(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        write_corpus(tmp_path / name, num_images=40, seed=seed)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert contents(tmp_path / "one")["images/00000.png"] != contents(tmp_path / "other")["images/00000.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other", "two"]
+
+
+def test_the_index_names_every_picture_with_a_train_caption(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", num_images=400)
+    addresses, captions = zip(*rows(tmp_path / "data"), strict=True)
+    assert sorted(addresses) == sorted(name for name in contents(tmp_path / "data") if name.endswith(".png"))
+    assert set(captions) == {caption(scene) for scene in split().train}
+    assert np.asarray(Image.open(tmp_path / "data" / addresses[0])).shape == (32, 32, 3)
+
+
+def test_the_prompt_sets_are_the_two_parts_of_the_split(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", num_images=1)
+    for name, scenes in (("heldout", split().held_out), ("train", split().train)):
+        lines = (tmp_path / "data" / "prompts" / f"{name}.txt").read_text().splitlines()
+        assert sorted(lines) == sorted(map(caption, scenes))
+
+
+def test_a_corpus_that_is_there_is_left_alone_and_one_of_other_settings_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_corpus(folder, num_images=3)
+    before = (folder / "index.tsv").stat().st_mtime_ns
+    write_corpus(folder, num_images=3)
+    assert (folder / "index.tsv").stat().st_mtime_ns == before
+    write_corpus(folder, num_images=2)
+    assert len(rows(folder)) == 2
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="other than a toy corpus"):
+        write_corpus(tmp_path, num_images=1)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
