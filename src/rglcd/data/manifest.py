@@ -112,21 +112,22 @@ def read_manifest(folder: Path, *, made_by: str) -> Manifest:
         raise InputError(f"{path} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
 
 
-def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | None = None) -> list[str]:
-    """What is missing, cut or altered among ``names`` (default: all files): one line each, with what was expected.
+def alteration(path: Path, entry: FileEntry) -> str | None:
+    """How the file at ``path`` is not what ``entry`` says, or None: size first, so a cut file costs nothing to find."""
+    if not path.is_file():
+        return "is missing"
+    if (size := path.stat().st_size) != entry.bytes:
+        return f"has {size} bytes, not {entry.bytes}"
+    if (found := sha256_of(path)) != entry.sha256:
+        return f"has sha256 {found[:12]}…, not {entry.sha256[:12]}…"
+    return None
 
-    Sizes are compared first, so a cut file costs nothing to find.
-    """
-    problems = []
-    for name in manifest.files if names is None else names:
-        path, entry = folder / name, manifest.files[name]
-        if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != entry.bytes:
-            problems.append(f"{name} has {size} bytes, not {entry.bytes}")
-        elif (found := sha256_of(path)) != entry.sha256:
-            problems.append(f"{name} has sha256 {found[:12]}…, not {entry.sha256[:12]}…")
-    return problems
+
+def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | None = None) -> list[str]:
+    """What is missing, cut or altered among ``names`` (default: all files): one line each, with what was expected."""
+    named = manifest.files if names is None else names
+    problems = ((name, alteration(folder / name, manifest.files[name])) for name in named)
+    return [f"{name} {problem}" for name, problem in problems if problem is not None]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,240 @@
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rglcd import progress
+from rglcd.config import Sharding
+from rglcd.data.accounting import Reason
+from rglcd.data.images import decode
+from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.data.shards import Sample, read_shard, shard_entries
+from rglcd.errors import InputError
+from rglcd.stages.run import Output, run_stage
+from rglcd.stages.shard import shard
+
+SHARDING = Sharding(resolution=8, image_format="png", samples_per_shard=4)
+
+
+def write_source(folder: Path, *, num_images: int) -> Path:
+    """A source folder of ``num_images`` drawings, one row of each of three faults after the second."""
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(num_images):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number:05d}.png")
+        rows.append(f"images/{number:05d}.png\tcaption {number}")
+    rows[2:2] = ["https://example.com/a.jpg\tfar away", "images/none.png\tnowhere", "images/00000.png\t "]
+    (folder / "index.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_source(tmp_path_factory.mktemp("data") / "source", num_images=17)
+
+
+@pytest.fixture(scope="module")
+def unbroken(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that nothing disturbed."""
+    return files_after_run(source, tmp_path_factory.mktemp("unbroken"))
+
+
+def run(source: Path, folder: Path, sharding: Sharding = SHARDING) -> Mapping[str, Any]:
+    folder.mkdir(exist_ok=True)
+    return shard(sharding, source=source, shards=Output(folder, None))
+
+
+def files_after_run(source: Path, folder: Path, sharding: Sharding = SHARDING) -> dict[str, bytes]:
+    run(source, folder, sharding)
+    return files_of(folder)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    files = scan(folder)
+    write_manifest(folder, Manifest("shards", "shard", 1, "key", results_digest(files), {}, {}, files))
+    return [sample for entry in shard_entries(folder) for sample in read_shard(folder / entry.name, entry)]
+
+
+class TestContent:
+    def test_facts_account_for_every_row(self, source: Path, tmp_path: Path) -> None:
+        facts = run(source, tmp_path)
+        reasons = {"empty_caption": 1, "missing_file": 1, "not_downloaded": 1}
+        assert facts == {"rows": 20, "samples": 17, "shards": 5, "reasons": reasons}
+        assert facts["rows"] == facts["samples"] + sum(facts["reasons"].values())
+
+    def test_samples_are_the_rows_with_their_pixels(self, source: Path, tmp_path: Path) -> None:
+        run(source, tmp_path)
+        samples = samples_of(tmp_path)
+        assert [sample.caption for sample in samples] == [f"caption {number}" for number in range(17)]
+        assert [sample.key for sample in samples[:4]] == ["000000", "000001", "000011", "000012"]
+        for number, sample in enumerate(samples):
+            with Image.open(source / "images" / f"{number:05d}.png") as original:
+                assert np.array_equal(np.asarray(decode(sample.image)), np.asarray(original))
+        assert samples[0].facts == {
+            "key": "000000",
+            "url": "images/00000.png",
+            "caption": "caption 0",
+            "status": "success",
+            "error_message": None,
+            "width": 8,
+            "height": 8,
+            "original_width": 8,
+            "original_height": 8,
+        }
+
+    def test_max_rows(self, source: Path, tmp_path: Path) -> None:
+        facts = run(source, tmp_path, SHARDING.model_copy(update={"max_rows": 6}))
+        assert (facts["rows"], facts["samples"], facts["shards"]) == (6, 3, 2)
+
+    @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+    def test_images_have_the_resolution_and_format_asked_for(self, source: Path, tmp_path: Path, image_format: str) -> None:
+        sharding = SHARDING.model_copy(update={"resolution": 5, "image_format": image_format})
+        run(source, tmp_path, sharding)
+        assert {decode(sample.image).size for sample in samples_of(tmp_path)} == {(5, 5)}
+
+    def test_no_sample_at_all_is_an_error_with_the_reasons(self, tmp_path: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "index.tsv").write_text("http://a/b\tfar\nfile:/etc/passwd\tnear\n")
+        with pytest.raises(InputError, match=r"no row became a sample \(2 rows, 0 samples, forbidden_scheme 1, not_downloaded 1\)"):
+            run(tmp_path / "source", tmp_path / "shards")
+
+    def test_progress_counts_rows_to_the_end(self, source: Path, tmp_path: Path) -> None:
+        events: list[progress.Event] = []
+        with progress.reporting_to(events.append):
+            run(source, tmp_path)
+        assert [event.done for event in events] == sorted(event.done for event in events)
+        assert (events[0].done, events[-1].done, events[-1].total) == (0, 20, 20)
+
+
+URLS = st.sampled_from(
+    [b"good.png", b"broken.png", b"http://x/y", b"file:///etc/passwd", b"../secret.png", b"/etc/passwd", b"none.png", b"."]
+)
+ROWS = st.one_of(
+    st.binary(max_size=30),
+    st.builds(lambda url, caption: url + b"\t" + caption, URLS, st.binary(max_size=30) | st.just(b"a caption")),
+).map(lambda row: row.replace(b"\n", b" "))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=st.lists(ROWS, max_size=12), rows_per_shard=st.integers(2, 9))
+def test_hostile_rows_never_crash_and_always_add_up(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[bytes], rows_per_shard: int
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    source = folder / "source"
+    source.mkdir()
+    Image.new("RGB", (9, 7), "red").save(source / "good.png")
+    (source / "broken.png").write_bytes((source / "good.png").read_bytes()[:50])
+    (folder / "secret.png").write_bytes((source / "good.png").read_bytes())
+    (source / "index.tsv").write_bytes(b"".join(row + b"\n" for row in [b"good.png\tfirst", *rows]))
+    facts = run(source, folder / "shards", SHARDING.model_copy(update={"samples_per_shard": rows_per_shard}))
+    assert facts["rows"] == len(rows) + 1 == facts["samples"] + sum(facts["reasons"].values())
+    assert set(facts["reasons"]) <= {reason.value for reason in Reason}
+    assert {sample.facts["url"].removeprefix("./") for sample in samples_of(folder / "shards")} == {"good.png"}
+
+
+class TestByteIdentity:
+    def test_again_elsewhere(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path) -> None:
+        assert files_after_run(source, tmp_path) == unbroken
+
+    def test_on_top_of_itself(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path) -> None:
+        run(source, tmp_path)
+        assert files_after_run(source, tmp_path) == unbroken
+
+    @pytest.mark.parametrize("parts", [2, 3, 7])
+    def test_parts_change_no_byte(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path, parts: int) -> None:
+        assert files_after_run(source, tmp_path, SHARDING.model_copy(update={"parts": parts})) == unbroken
+
+    def test_a_shard_depends_on_its_rows_alone(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path) -> None:
+        changed = shutil.copytree(source, tmp_path / "source")
+        lines = (source / "index.tsv").read_text().splitlines()
+        (changed / "index.tsv").write_text("\n".join([*lines[:4], "images/00009.png\tother", *lines[5:]]) + "\n")
+        files = files_after_run(changed, tmp_path / "shards")
+        assert {name for name, data in files.items() if data != unbroken[name]} == {"00001.tar", "00001_stats.json"}
+
+    @pytest.mark.parametrize("num_finished", range(5))
+    @pytest.mark.parametrize("state", ["no stats", "cut tar", "altered tar", "half a tar aside", "half stats aside", "cut stats"])
+    def test_after_a_kill(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path, num_finished: int, state: str) -> None:
+        """Each state that a kill (or a disk) can leave, at each shard."""
+        names = sorted(unbroken)[: 2 * num_finished + 2]
+        for name in names:
+            (tmp_path / name).write_bytes(unbroken[name])
+        tar, stats = (tmp_path / name for name in names[-2:])
+        whole = tar.read_bytes()
+        if state in ("no stats", "half a tar aside", "half stats aside"):
+            stats.unlink()
+        if state == "half a tar aside":
+            tar.unlink()
+            (tmp_path / f".{tar.name}.aside").write_bytes(whole[: len(whole) // 2])
+        if state == "half stats aside":
+            (tmp_path / f".{stats.name}.4711.aside").write_text("{")
+        if state == "cut tar":
+            tar.write_bytes(whole[: len(whole) // 2])
+        if state == "altered tar":
+            tar.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
+        if state == "cut stats":
+            stats.write_bytes(stats.read_bytes()[:-9])
+        assert files_after_run(source, tmp_path) == unbroken
+
+    def test_a_finished_shard_is_taken_over_not_made_again(self, source: Path, tmp_path: Path) -> None:
+        run(source, tmp_path)
+        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        (tmp_path / "00002_stats.json").unlink()
+        run(source, tmp_path)
+        after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert {name for name in after if after[name] != before[name]} == {"00002.tar", "00002_stats.json"}
+
+
+def run_until_killed(sections: dict[str, Sharding], artifacts: dict[str, Path], *, rows_before_kill: int) -> int:
+    """Run the stage in a process of its own, SIGKILL it when it has reported so many rows, and return its exit code."""
+    reports, at_child = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        with progress.reporting_to(lambda event: at_child.send(event.done)):
+            run_stage("shard", sections, artifacts)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    at_child.close()
+    try:
+        while reports.recv() < rows_before_kill:
+            pass
+    except EOFError:
+        raise AssertionError("the stage ended before it was killed") from None
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode or 0
+
+
+def test_killed_by_sigkill_again_and_again_it_ends_byte_identical(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", num_images=120)
+    sections = {"sharding": SHARDING.model_copy(update={"samples_per_shard": 3})}
+    artifacts = {"source": source, "shards": tmp_path / "killed" / "shards"}
+    run_stage("shard", sections, artifacts | {"shards": tmp_path / "unbroken" / "shards"})
+
+    for rows_before_kill in (1, 3, 15, 31, 60, 61, 90, 102):
+        assert run_until_killed(sections, artifacts, rows_before_kill=rows_before_kill) == -signal.SIGKILL
+        assert not (artifacts["shards"] / "manifest.json").exists()
+
+    outcome = run_stage("shard", sections, artifacts)
+    files = files_of(artifacts["shards"])
+    expected = files_of(tmp_path / "unbroken" / "shards")
+    assert outcome.manifest.digest == json.loads(expected["manifest.json"])["digest"]
+    assert files.keys() == expected.keys()
+    assert [name for name in files if files[name] != expected[name]] in ([], ["manifest.json", "timings.json"])
