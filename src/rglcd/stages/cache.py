@@ -1,0 +1,133 @@
+"""Stage ``cache``: encode images and captions once: VAE moments, token ids, and the scorers' text features."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rglcd import progress
+from rglcd.config import Caching, Model
+from rglcd.data.accounting import RowRejectedError
+from rglcd.data.images import decode, to_array
+from rglcd.data.latents import Fingerprint, LatentBatch, finished_latents, read_fingerprint, to_columns, write_fingerprint, write_latents
+from rglcd.data.manifest import folder_digest
+from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
+from rglcd.data.work_unit import sweep_aside
+from rglcd.errors import InputError
+from rglcd.models.codec import Codec
+from rglcd.models.text import TextEncoder
+from rglcd.rewards.protocol import Reward
+from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.run import Output
+from rglcd.training.distributed import join_world
+
+_TASK = "encode images and captions"
+
+
+def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, latents: Output) -> Mapping[str, Any]:
+    """Write one stacked file of latents for each shard, and ``fingerprint.json``.
+
+    Each is a pure function of its shard, so a finished one that a killed run left is taken over.
+    Raises :class:`InputError` for an altered shard, an image of another resolution or a sample whose moments are not finite.
+    """
+    models, folder = Pretrained(pretrained), latents.folder
+    fingerprint = _fingerprint(model, models, scorers=caching.scorers)
+    entries = shard_entries(shards)
+    num_samples, done = sum(entry.num_samples for entry in entries), 0
+    sweep_aside(folder)
+    with join_world() as world:
+        encoder = _Encoder.load(model, caching, models, device=world.device)
+        for entry in entries:
+            name = Path(entry.name).stem
+            progress.report(_TASK, done=done, total=num_samples, unit="samples")
+            if not finished_latents(folder, name):
+                columns, rows = _encode_shard(encoder, shards, entry, batch_size=caching.batch_size, done=done, total=num_samples)
+                write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
+            done += entry.num_samples
+    progress.report(_TASK, done=done, total=num_samples, unit="samples")
+    write_fingerprint(folder, fingerprint)
+    return {"samples": num_samples, "fingerprint": fingerprint.digest}
+
+
+def fingerprint_of(model: Model, pretrained: Pretrained, *, like: Path) -> Fingerprint:
+    """The fingerprint that a cache of the scorers of ``like``, a cache's folder, has if it is made now."""
+    return _fingerprint(model, pretrained, scorers=tuple(read_fingerprint(like).scorers))
+
+
+def _fingerprint(model: Model, pretrained: Pretrained, *, scorers: Sequence[str]) -> Fingerprint:
+    return Fingerprint(
+        resolution=model.resolution,
+        vae=folder_digest(pretrained.teacher / "vae"),
+        text_encoder=folder_digest(pretrained.teacher / "text_encoder"),
+        tokenizer=folder_digest(pretrained.teacher / "tokenizer"),
+        scorers={name: pretrained.scorer_digest(name) for name in sorted(scorers)},
+    )
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The frozen networks, and what to keep of them."""
+
+    codec: Codec
+    text_encoder: TextEncoder
+    scorers: Mapping[str, Reward]
+    resolution: int
+    keep_embeddings: bool
+    device: torch.device
+
+    @classmethod
+    def load(cls, model: Model, caching: Caching, pretrained: Pretrained, *, device: torch.device) -> "_Encoder":
+        # In float32 whatever the run's precision: Stable Diffusion's VAE overflows float16, and this is done once.
+        dtype = torch.float32
+        codec = Codec.load(pretrained.teacher, dtype=dtype, device=device)
+        codec.latent_shape(model.resolution)
+        text_encoder = TextEncoder.load(pretrained.teacher, dtype=dtype, device=device)
+        scorers = {name: pretrained.scorer(name, dtype=dtype, device=device) for name in sorted(caching.scorers)}
+        return cls(codec, text_encoder, scorers, model.resolution, caching.text_embeddings, device)
+
+    def encode(self, samples: Sequence[Sample]) -> LatentBatch:
+        captions = [sample.caption for sample in samples]
+        moments = self.codec.moments(torch.stack([self._pixels(sample) for sample in samples]).to(self.device))
+        ids = self.text_encoder.tokenise(captions)
+        return LatentBatch(
+            mean=moments.mean,
+            logvar=moments.logvar,
+            input_ids=ids,
+            text={name: scorer.encode_text(captions) for name, scorer in self.scorers.items()},
+            text_embeddings=self.text_encoder.encode(ids) if self.keep_embeddings else None,
+        )
+
+    def _pixels(self, sample: Sample) -> Tensor:
+        """Pixels (3, H, W) in [0, 1]."""
+        try:
+            pixels = to_array(decode(sample.image))
+        except RowRejectedError as rejected:
+            raise InputError(f"the image of sample {sample.key} is {rejected.reason}; make it again: rglcd run shard") from None
+        if pixels.shape[1:] != (self.resolution, self.resolution):
+            _, height, width = pixels.shape
+            wanted = f"model.resolution is {self.resolution}: set sharding.resolution to it"
+            raise InputError(f"sample {sample.key} is {width} x {height} pixels and {wanted}")
+        return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def _encode_shard(
+    encoder: _Encoder, shards: Path, entry: ShardEntry, *, batch_size: int, done: int, total: int
+) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
+    """The columns of one shard, and key and caption of each row."""
+    batches: list[dict[str, Tensor]] = []
+    rows: list[dict[str, str]] = []
+    for samples in _batched(read_shard(shards / entry.name, entry), batch_size):
+        batches.append(to_columns(encoder.encode(samples), [sample.key for sample in samples]))
+        rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]
+        progress.report(_TASK, done=done + len(rows), total=total, unit="samples")
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, rows
+
+
+def _batched(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    while batch := list(islice(samples, size)):
+        yield batch

@@ -1,0 +1,228 @@
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from rglcd import progress
+from rglcd.config import Caching, Model, ModelSource
+from rglcd.data.accounting import Reason
+from rglcd.data.latents import LatentCache
+from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.data.shards import Sample, sample_key, write_shard
+from rglcd.errors import InputError
+from rglcd.models.codec import Codec
+from rglcd.models.text import TextEncoder
+from rglcd.rewards.registry import load_scorer
+from rglcd.stages.cache import cache, fingerprint_of
+from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.run import Output
+from tests.tiny_models import MAX_TOKENS, PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, write_tiny_clip, write_tiny_pretrained
+
+MODEL = Model(teacher=ModelSource(uri="./teacher"), resolution=RESOLUTION)
+CACHING = Caching(batch_size=3)
+SIZES = (4, 0, 5)
+CAPTIONS = [f"a red fox, number {number}" for number in range(sum(SIZES))]
+CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
+
+
+def pixels_of(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(number).integers(0, 256, (RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+
+
+def png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def publish(folder: Path, *, stage: str) -> Path:
+    files = scan(folder)
+    write_manifest(folder, Manifest(folder.name, stage, 1, "key", results_digest(files), {}, {}, files))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards, the second of which has no sample."""
+    folder = tmp_path_factory.mktemp("shards")
+    numbers = iter(range(sum(SIZES)))
+    for shard, size in enumerate(SIZES):
+        outcomes: list[Sample | Reason] = [Reason.MISSING_FILE]
+        for place in range(size):
+            number = next(numbers)
+            outcomes.append(Sample(sample_key(shard, place, rows_per_shard=10), png(pixels_of(number)), CAPTIONS[number], {}))
+        write_shard(folder, shard, outcomes, extension="png")
+    return publish(folder, stage="shard")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    write_tiny_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a run that nothing disturbed, published; to be read only."""
+    folder = tmp_path_factory.mktemp("latents")
+    run(shards, pretrained, folder)
+    return publish(folder, stage="cache")
+
+
+def run(shards: Path, pretrained: Path, folder: Path, *, model: Model = MODEL, caching: Caching = CACHING) -> Mapping[str, Any]:
+    folder.mkdir(exist_ok=True)
+    return cache(model, caching, shards=shards, pretrained=pretrained, latents=Output(folder, None))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+
+
+class TestContent:
+    def test_rows_are_what_the_models_say_of_each_sample(self, unbroken: Path, pretrained: Path) -> None:
+        latents = LatentCache.open(unbroken)
+        batch = latents.batch(torch.arange(len(latents)))
+        pixels = torch.stack([torch.from_numpy(pixels_of(number)).permute(2, 0, 1) / 255 for number in range(len(latents))])
+        moments = Codec.load(pretrained / "teacher", **CPU).moments(pixels)
+        # float16 keeps eleven bits
+        assert torch.allclose(batch.mean, moments.mean, rtol=2**-10, atol=1e-6)
+        assert torch.allclose(batch.logvar, moments.logvar, rtol=2**-10, atol=1e-6)
+        assert torch.equal(batch.input_ids, TextEncoder.load(pretrained / "teacher", **CPU).tokenise(CAPTIONS))
+        expert = load_scorer("clip", pretrained / "scorers" / "expert", **CPU)
+        assert torch.allclose(batch.text["expert"], expert.encode_text(CAPTIONS), atol=1e-6)
+        assert latents.captions(torch.arange(len(latents))) == CAPTIONS
+
+    def test_facts_and_sizes(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        facts = run(shards, pretrained, tmp_path)
+        latents = LatentCache.open(unbroken)
+        assert facts == {"samples": 9, "fingerprint": latents.fingerprint.digest}
+        assert (len(latents), latents.latent_shape, latents.text_dim("expert")) == (9, (4, 8, 8), PROJECTION_WIDTH)
+        assert latents.batch(torch.arange(2)).input_ids.shape == (2, MAX_TOKENS)
+
+    def test_text_embeddings_when_asked_for(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        run(shards, pretrained, tmp_path, caching=Caching(batch_size=3, text_embeddings=True))
+        batch = LatentCache.open(publish(tmp_path, stage="cache")).batch(torch.arange(9))
+        assert batch.text_embeddings is not None
+        assert batch.text_embeddings.shape == (9, MAX_TOKENS, TEXT_WIDTH)
+        encoded = TextEncoder.load(pretrained / "teacher", **CPU).encode(batch.input_ids)
+        assert torch.allclose(batch.text_embeddings, encoded, rtol=2**-10, atol=1e-5)
+        assert LatentCache.open(unbroken).batch(torch.arange(9)).text_embeddings is None
+
+    def test_keys_lie_beside_the_captions(self, unbroken: Path) -> None:
+        rows = [json.loads(line) for line in (unbroken / "00002.jsonl").read_text().splitlines()]
+        assert rows == [{"key": sample_key(2, place, rows_per_shard=10), "caption": CAPTIONS[4 + place]} for place in range(5)]
+
+    def test_progress_counts_samples_to_the_end(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:
+        events: list[progress.Event] = []
+        with progress.reporting_to(events.append):
+            run(shards, pretrained, tmp_path)
+        assert [event.done for event in events] == [0, 3, 4, 4, 7, 9, 9]
+        assert {event.total for event in events} == {9}
+
+
+class TestByteIdentity:
+    def test_again_elsewhere(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        run(shards, pretrained, tmp_path)
+        assert files_of(tmp_path) == files_of(unbroken)
+
+    @pytest.mark.parametrize("state", ["nothing else", "no record", "cut latents", "altered captions", "half a file aside"])
+    def test_after_a_kill(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, state: str) -> None:
+        """Each state that a kill (or a disk) can leave while the second file is made."""
+        whole = files_of(unbroken)
+        for name in whole:
+            if name.startswith("00000" if state == "nothing else" else "0000"):
+                (tmp_path / name).write_bytes(whole[name])
+        if state == "no record":
+            (tmp_path / "00002_stats.json").unlink()
+        if state == "cut latents":
+            (tmp_path / "00002.safetensors").write_bytes(whole["00002.safetensors"][:-100])
+        if state == "altered captions":
+            (tmp_path / "00002.jsonl").write_bytes(whole["00002.jsonl"].replace(b"fox", b"cat"))
+        if state == "half a file aside":
+            for name in ("00002.safetensors", "00002.jsonl", "00002_stats.json"):
+                (tmp_path / name).unlink()
+            (tmp_path / ".00002.safetensors.aside").write_bytes(b"half")
+            (tmp_path / ".00002_stats.json.4711.aside").write_bytes(b"{")
+        first_made = (tmp_path / "00000.safetensors").stat().st_mtime_ns
+        run(shards, pretrained, tmp_path)
+        assert files_of(tmp_path) == whole
+        assert (tmp_path / "00000.safetensors").stat().st_mtime_ns == first_made
+
+    def test_interrupted_while_it_runs(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        class Killed(BaseException):
+            pass
+
+        def kill(event: progress.Event) -> None:
+            if event.done == 7:
+                raise Killed
+
+        with progress.reporting_to(kill), pytest.raises(Killed):
+            run(shards, pretrained, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.jsonl", "00000.safetensors", "00000_stats.json"]
+        run(shards, pretrained, tmp_path)
+        assert files_of(tmp_path) == files_of(unbroken)
+
+
+class TestRefusals:
+    def test_an_altered_shard_is_refused_before_anything_is_encoded(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:
+        altered = shutil.copytree(shards, tmp_path / "shards")
+        tar = altered / "00000.tar"
+        tar.write_bytes(tar.read_bytes()[:-512])
+        with pytest.raises(InputError, match=r"00000\.tar has \d+ bytes, not \d+; make it again: rglcd run shard"):
+            run(altered, pretrained, tmp_path / "latents")
+        assert list((tmp_path / "latents").iterdir()) == []
+
+    def test_images_of_another_resolution_are_refused(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:
+        model = MODEL.model_copy(update={"resolution": 32})
+        with pytest.raises(InputError, match=r"sample 000000 is 16 x 16 pixels and model\.resolution is 32"):
+            run(shards, pretrained, tmp_path, model=model)
+
+    def test_moments_that_are_not_finite_are_refused_by_key(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:
+        broken = shutil.copytree(pretrained, tmp_path / "pretrained")
+        weights = broken / "teacher" / "vae" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(weights)
+        tensors["encoder.conv_in.weight"][0, 0, 0, 0] = float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+        with pytest.raises(InputError, match="sample 000000: latent_mean is not finite"):
+            run(shards, broken, tmp_path / "latents")
+
+    def test_an_image_that_cannot_be_decoded_is_refused_by_key(self, pretrained: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "shards"
+        folder.mkdir()
+        write_shard(folder, 0, [Sample("00000", b"no image", "caption", {})], extension="png")
+        with pytest.raises(InputError, match="the image of sample 00000 is undecodable"):
+            run(publish(folder, stage="shard"), pretrained, tmp_path / "latents")
+
+    def test_an_unknown_scorer_is_refused(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no scorer 'judge'"):
+            run(shards, pretrained, tmp_path, caching=Caching(scorers=("judge",)))
+
+
+class TestFingerprint:
+    def test_the_same_models_have_the_caches_fingerprint(self, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        elsewhere = shutil.copytree(pretrained, tmp_path / "elsewhere")
+        expected = fingerprint_of(MODEL, Pretrained(elsewhere), like=unbroken)
+        assert len(LatentCache.open(unbroken, expected=expected)) == 9
+
+    def test_another_resolution_vae_or_scorer_is_refused(self, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+        changed = shutil.copytree(pretrained, tmp_path / "changed")
+        models = Pretrained(changed)
+        AutoencoderKL(block_out_channels=[8], norm_num_groups=4).save_pretrained(changed / "teacher" / "vae")
+        with pytest.raises(InputError, match=r"  ! vae: cache .*, now .*"):
+            LatentCache.open(unbroken, expected=fingerprint_of(MODEL, models, like=unbroken))
+        write_tiny_clip(changed / "scorers" / "expert", seed=1)
+        with pytest.raises(InputError, match=r"  ! scorers\.expert: cache .*, now .*"):
+            LatentCache.open(unbroken, expected=fingerprint_of(MODEL, models, like=unbroken))
+        other = MODEL.model_copy(update={"resolution": 32})
+        with pytest.raises(InputError, match="  ! resolution: cache 16, now 32"):
+            LatentCache.open(unbroken, expected=fingerprint_of(other, Pretrained(pretrained), like=unbroken))
