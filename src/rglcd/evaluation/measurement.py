@@ -1,0 +1,224 @@
+"""One subject under measurement: who draws in how many steps, what every scorer says of each image, how long it took.
+
+A measurement is stored as a folder of its own, written aside and renamed, with the key of the computation in it. So a
+killed evaluation goes on where it was, and one whose teacher has not changed takes the teacher's over.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rglcd import progress
+from rglcd.data.manifest import write_json
+from rglcd.evaluation.features import FeatureFn
+from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
+from rglcd.evaluation.generation import as_png, from_png
+from rglcd.evaluation.statistics import high_frequency_energy, saturation
+from rglcd.rewards.protocol import Reward
+
+TEACHER = "teacher"
+REAL = "real"
+
+SHEET_COLUMNS = 8
+
+DrawFn = Callable[[Sequence[int]], Tensor]
+"""Image indices -> pixels (B, 3, H, W) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The teacher, an arm, or the real images (drawn by nobody, in 0 steps)."""
+
+    who: str
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        """``teacher-50``, ``rg-2``, ``real``: of its folder, too."""
+        return f"{self.who}-{self.num_steps}" if self.num_steps else self.who
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of one subject.
+
+    ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
+    ``fid`` is the Fréchet distance to the real images (None for these). Seconds are kept apart from results.
+    """
+
+    subject: Subject
+    scores: dict[str, list[float]]
+    full_marks: dict[str, float]
+    high_frequency: list[float]
+    saturation: list[float]
+    fid: float | None
+    seconds_per_image: float | None
+
+
+@dataclass(frozen=True)
+class ScoringPanel:
+    """Everything that looks at an image: scorers with the text features of each caption, encoded once, and the feature network."""
+
+    scorers: Mapping[str, Reward]
+    text: Mapping[str, Tensor]
+    rows: Mapping[str, int]
+    features: FeatureFn
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls, scorers: Mapping[str, Reward], captions: Iterable[str], *, features: FeatureFn, device: torch.device, batch_size: int
+    ) -> "ScoringPanel":
+        """The panel for images of ``captions``, in which each may occur many times."""
+        unique = list(dict.fromkeys(captions))
+        chunks = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
+        text = {name: torch.cat([scorer.encode_text(chunk) for chunk in chunks]) for name, scorer in scorers.items()}
+        return cls(scorers, text, {caption: row for row, caption in enumerate(unique)}, features, device)
+
+    @torch.no_grad()
+    def scores(self, pixels: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Each scorer's (B,) for ``pixels`` against ``captions``, float32 on the CPU."""
+        rows = [self.rows[caption] for caption in captions]
+        return {name: scorer.score(pixels, self.text[name][rows]).float().cpu() for name, scorer in self.scorers.items()}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A subject's images as they went by: per-image values (N,), feature sums, the first images for the contact sheet."""
+
+    scores: dict[str, Tensor]
+    high_frequency: Tensor
+    saturation: Tensor
+    moments: FeatureMoments
+    sheet: Tensor
+    seconds_per_image: float
+
+
+def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch_size: int, sheet_images: int, task: str) -> Observed:
+    """Draw an image for each of ``captions`` in batches and show it, rounded as a PNG would be, to the whole panel.
+
+    Time is taken around ``draw`` only, and its median over batches is given: the first batch warms up.
+    """
+    batches = []
+    progress.report(task, done=0, total=len(captions), unit="images")
+    for start in range(0, len(captions), batch_size):
+        indices = range(start, min(start + batch_size, len(captions)))
+        drawn, seconds = _timed(draw, indices, panel.device)
+        batches.append(_look(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
+        progress.report(task, done=indices.stop, total=len(captions), unit="images")
+    first, *others = (batch.moments for batch in batches)
+    return Observed(
+        scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in panel.scorers},
+        high_frequency=torch.cat([batch.high_frequency for batch in batches]),
+        saturation=torch.cat([batch.saturation for batch in batches]),
+        moments=sum(others, start=first),
+        sheet=torch.cat([batch.sheet for batch in batches]),
+        seconds_per_image=statistics.median(batch.seconds_per_image for batch in batches),
+    )
+
+
+def _look(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_images: int, seconds: float) -> Observed:
+    png = as_png(drawn)
+    pixels = from_png(png)
+    return Observed(
+        scores=panel.scores(pixels, captions),
+        high_frequency=high_frequency_energy(pixels).cpu(),
+        saturation=saturation(pixels).cpu(),
+        moments=FeatureMoments.of(panel.features(pixels)),
+        sheet=png[: max(sheet_images, 0)].cpu(),
+        seconds_per_image=seconds / len(captions),
+    )
+
+
+def measured(subject: Subject, observed: Observed, scorers: Mapping[str, Reward], *, reference: FeatureMoments | None) -> Measurement:
+    """The record of what was observed; ``reference`` are the real images' feature sums (None for the real images themselves)."""
+    return Measurement(
+        subject=subject,
+        scores={name: observed.scores[name].tolist() for name in scorers},
+        full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
+        high_frequency=observed.high_frequency.tolist(),
+        saturation=observed.saturation.tolist(),
+        fid=None if reference is None else frechet_distance(reference, observed.moments),
+        seconds_per_image=None if reference is None else observed.seconds_per_image,
+    )
+
+
+def _timed(draw: DrawFn, indices: Sequence[int], device: torch.device) -> tuple[Tensor, float]:
+    started = time.perf_counter()
+    pixels = draw(indices)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return pixels, time.perf_counter() - started
+
+
+# --- on disk -------------------------------------------------------------------------------------
+
+
+def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, moments: FeatureMoments | None) -> None:
+    """Publish a measurement as ``folder``: whole or absent.
+
+    ``moments`` are kept for the real images only, which every later subject is compared with.
+    """
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+    aside.mkdir(parents=True)
+    record = asdict(measurement)
+    write_json(aside / "speed.json", {"seconds_per_image": record.pop("seconds_per_image")})
+    write_json(aside / "scores.json", record | {"key": key})
+    contact_sheet(sheet).save(aside / "images.png")
+    if moments is not None:
+        tensors = {"count": torch.tensor(moments.count), "total": moments.total, "outer": moments.outer.contiguous()}
+        save_file(tensors, aside / "moments.safetensors")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def load(folder: Path, *, key: str) -> Measurement | None:
+    """The measurement published as ``folder`` if it is there and of the computation ``key``."""
+    if not (folder / "scores.json").is_file():
+        return None
+    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    if record.pop("key", None) != key:
+        return None
+    speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    return Measurement(**record | speed | {"subject": Subject(**record["subject"])})
+
+
+def load_moments(folder: Path) -> FeatureMoments:
+    """The real images' feature sums."""
+    tensors = load_file(folder / "moments.safetensors")
+    return FeatureMoments(int(tensors["count"]), tensors["total"], tensors["outer"])
+
+
+def take_over(folder: Path, previous: Path, *, key: str) -> None:
+    """Copy the measurement that an earlier evaluation published as ``previous`` to ``folder``, if it is of the computation ``key``."""
+    if load(folder, key=key) is None and load(previous, key=key) is not None:
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+        shutil.copytree(previous, aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+
+
+def contact_sheet(images: Tensor) -> Image.Image:
+    """uint8 ``images`` (N, 3, H, W), :data:`SHEET_COLUMNS` a row without gaps, in order, the last row filled with black."""
+    num_images, channels, height, width = images.shape
+    num_rows = -(-num_images // SHEET_COLUMNS)
+    filled = torch.zeros(num_rows * SHEET_COLUMNS, channels, height, width, dtype=torch.uint8)
+    filled[:num_images] = images
+    grid = filled.view(num_rows, SHEET_COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
+    return Image.fromarray(grid.reshape(num_rows * height, SHEET_COLUMNS * width, channels).numpy())
+
+
+def sheet_image(sheet: Image.Image, index: int, *, side: int) -> Image.Image:
+    """The ``index``-th image of a contact sheet of square images of ``side`` pixels."""
+    row, column = divmod(index, SHEET_COLUMNS)
+    return sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))

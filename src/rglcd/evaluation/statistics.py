@@ -1,0 +1,70 @@
+"""What per-image numbers say, and how sure they are of it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+CONFIDENCE = 0.95
+"""Of every interval here."""
+
+_Z = 1.959964
+"""Normal quantile of :data:`CONFIDENCE`, two-sided."""
+
+_RESAMPLES_AT_ONCE = 1 << 22
+"""Values held in memory while resampling."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(values: Tensor, *, seed: int, num_resamples: int = 2000) -> Estimate:
+    """The mean of ``values`` (N,) with the percentile interval of ``num_resamples`` resamples (Efron 1979).
+
+    Images are resampled, prompts taken as they are: the interval is about these prompts. The same seed gives the same
+    interval.
+    """
+    values = values.to(torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    rows_at_once = max(1, _RESAMPLES_AT_ONCE // len(values))
+    means = []
+    for start in range(0, num_resamples, rows_at_once):
+        rows = min(rows_at_once, num_resamples - start)
+        means.append(values[torch.randint(len(values), (rows, len(values)), generator=generator)].mean(dim=1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Estimate(values.mean().item(), low, high)
+
+
+def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:
+    """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; Wilson's interval (1927)."""
+    n = len(ours)
+    rate = ((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n
+    centre = (rate + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    spread = _Z / (1 + _Z**2 / n) * math.sqrt(rate * (1 - rate) / n + _Z**2 / (4 * n**2))
+    return Estimate(rate, max(centre - spread, 0.0), min(centre + spread, 1.0))
+
+
+def high_frequency_energy(pixels: Tensor) -> Tensor:
+    """(B,) root mean square of what a 3 x 3 binomial blur takes from the grey image of ``pixels`` (B, 3, H, W).
+
+    Zero for a flat image, and high for edges and for the fine noise that an over-optimised reward leaves.
+    """
+    grey = pixels.mean(dim=1, keepdim=True)
+    row = torch.tensor([0.25, 0.5, 0.25], dtype=pixels.dtype, device=pixels.device)
+    kernel = torch.outer(row, row)[None, None]
+    blurred = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="reflect"), kernel)
+    return (grey - blurred).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def saturation(pixels: Tensor) -> Tensor:
+    """(B,) how far the colours of ``pixels`` (B, 3, H, W) are from grey: the mean of max(R, G, B) - min(R, G, B), in [0, 1]."""
+    return (pixels.amax(dim=1) - pixels.amin(dim=1)).mean(dim=(1, 2))

@@ -1,0 +1,152 @@
+"""Our samplers draw what diffusers' pipelines draw from the same noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LatentConsistencyModelPipeline, StableDiffusionPipeline
+
+from rglcd.core.consistency import BoundaryScalings
+from rglcd.evaluation.generation import as_png, from_png, seeded_noises, student_latents, teacher_latents
+from rglcd.models.codec import Codec
+from rglcd.models.export import CardFacts, export_pipeline
+from rglcd.models.student import Student
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
+from tests.tiny_models import RESOLUTION, write_tiny_teacher
+
+CPU = torch.device("cpu")
+CAPTIONS = ["a red circle", "a blue square"]
+SHAPE = (4, RESOLUTION // 2, RESOLUTION // 2)
+
+# Float32, a few dozen UNet calls: rounding grows to some 1e-6 of latents of unit size, and is below one grey level.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    write_tiny_teacher(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student_folder(teacher_folder, tmp_path_factory) -> Path:
+    """A student whose guidance embedding is not the zero it starts as."""
+    student = Student.of_teacher(Teacher.load(teacher_folder, dtype=torch.float32, device=CPU), omega_embedding_dim=32)
+    torch.manual_seed(5)
+    torch.nn.init.normal_(student.unet.time_embedding.cond_proj.weight, std=0.1)
+    card = CardFacts("t", "t", "rg", "none", 1, 1, (1.0, 5.0), 3.0)
+    folder = tmp_path_factory.mktemp("student")
+    export_pipeline(student.unet, teacher=teacher_folder, folder=folder, num_ddim_steps=50, timestep_scaling=10.0, card=card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(teacher_folder) -> TextEncoder:
+    return TextEncoder.load(teacher_folder, dtype=torch.float32, device=CPU)
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+def test_noise_belongs_to_the_image_not_to_its_batch():
+    together = seeded_noises(range(6), SHAPE, seed=3, count=2)
+    apart = [seeded_noises([index], SHAPE, seed=3, count=2) for index in range(6)]
+    for number in range(2):
+        assert torch.equal(together[number], torch.cat([noises[number] for noises in apart]))
+    backwards = seeded_noises(range(5, -1, -1), SHAPE, seed=3, count=2)
+    assert torch.equal(backwards[1].flip(0), together[1])
+
+
+def test_every_sampler_starts_from_the_same_noise():
+    few, many = seeded_noises([7], SHAPE, seed=0, count=1), seeded_noises([7], SHAPE, seed=0, count=8)
+    assert torch.equal(few[0], many[0])
+    assert len({noise.sum().item() for noise in many}) == 8
+
+
+def test_neighbouring_seeds_share_no_image():
+    assert not torch.equal(*(seeded_noises([1 - seed], SHAPE, seed=seed, count=1)[0] for seed in (0, 1)))
+
+
+def test_noise_is_standard_normal():
+    (noise,) = seeded_noises(range(200), SHAPE, seed=0, count=1)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+
+
+# --- the teacher ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_steps", [4, 10])
+def test_the_teacher_draws_as_diffusers_does_on_the_trailing_grid(teacher_folder, text, num_steps):
+    (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
+    teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
+    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.encode(text.null_ids())
+    ours = teacher_latents(teacher, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=2.0)
+
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=False)
+    theirs = pipeline(CAPTIONS, latents=noise.clone(), num_inference_steps=num_steps, guidance_scale=3.0, output_type="latent").images
+    assert torch.allclose(ours, theirs, atol=TOLERANCE)
+    assert not torch.allclose(ours, noise, atol=0.1)
+
+
+# --- students ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_the_student_draws_as_diffusers_does(student_folder, text, num_steps):
+    noises = seeded_noises(range(2), SHAPE, seed=0, count=num_steps)
+    pipeline = LatentConsistencyModelPipeline.from_pretrained(student_folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs, drawn = _drawn_by_diffusers(pipeline, noises, num_steps)
+
+    student = Student.load(student_folder, dtype=torch.float32, device=CPU)
+    cond = text.encode(text.tokenise(CAPTIONS))
+    ours = student_latents(student, cond, [noises[0], *drawn], schedule=student.schedule, scalings=BoundaryScalings(), omega=2.0)
+    assert len(drawn) == num_steps - 1
+    assert torch.allclose(ours, theirs, atol=TOLERANCE)
+
+
+def _drawn_by_diffusers(pipeline, noises, num_steps):
+    """The pipeline's latents, and the noises that its scheduler drew on the way (from one generator, a call a step)."""
+    theirs = pipeline(
+        CAPTIONS,
+        latents=noises[0].clone(),
+        num_inference_steps=num_steps,
+        guidance_scale=3.0,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(9),
+    ).images
+    generator = torch.Generator().manual_seed(9)
+    return theirs, [torch.randn(noises[0].shape, generator=generator) for _ in range(num_steps - 1)]
+
+
+def test_the_guidance_weight_reaches_the_student(student_folder, text):
+    student = Student.load(student_folder, dtype=torch.float32, device=CPU)
+    cond, noises = text.encode(text.tokenise(CAPTIONS)), seeded_noises(range(2), SHAPE, seed=0, count=1)
+    weak, strong = (
+        student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=omega) for omega in (1.0, 5.0)
+    )
+    assert not torch.allclose(weak, strong, atol=1e-4)
+
+
+# --- what a file would hold ----------------------------------------------------------------------
+
+
+def test_rounding_is_that_of_diffusers_image_files(teacher_folder):
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None)
+    latents = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pixels = Codec.load(teacher_folder, dtype=torch.float32, device=CPU).decode(latents)
+        decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    theirs = [np.asarray(image) for image in pipeline.image_processor.postprocess(decoded, output_type="pil")]
+    assert np.array_equal(as_png(pixels).permute(0, 2, 3, 1).numpy(), np.stack(theirs))
+
+
+def test_every_grey_level_survives_the_file():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(as_png(from_png(levels)), levels)
