@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kfp import local
@@ -96,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _kfp_quiet(log: io.StringIO) -> contextlib._GeneratorContextManager[None]:
+def _kfp_quiet(log: io.StringIO) -> Iterator[None]:
     """Kubeflow's local runner prints every task's output between lines of its own: keep all that in ``log``, for a crash."""
     logging.disable(logging.INFO)
     try:

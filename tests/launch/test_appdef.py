@@ -14,7 +14,7 @@ from rglcd.errors import InputError
 from rglcd.launch.appdef import inline_json, stage_app
 from rglcd.stages.table import STAGES, stage_named
 
-HOSTILE = st.text(st.sampled_from('${}()\\"\'%u0024 \n\té€😀aimg_rootappid'), max_size=24) | st.text(max_size=24)
+HOSTILE = st.text(st.sampled_from("${}()\\\"'%u0024 \n\té€😀aimg_rootappid"), max_size=24) | st.text(max_size=24)
 VALUES = st.recursive(HOSTILE | st.integers() | st.booleans() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(HOSTILE, inner))
 MACROS = specs.macros.Values(img_root="IMG", app_id="APP", replica_id="7", rank0_env="RANK0")
 

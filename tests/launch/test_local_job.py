@@ -1,6 +1,5 @@
 """What happens to a job's process happens to the one that waits for it: exit codes, messages, signals."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from rglcd.launch.local_job import run_local_job
 
 
 def app(*args: str) -> specs.AppDef:
-    return specs.AppDef(name="rglcd-test", roles=[specs.Role(name="test", image=os.getcwd(), entrypoint=sys.executable, args=list(args))])
+    role = specs.Role(name="test", image=str(Path.cwd()), entrypoint=sys.executable, args=list(args))
+    return specs.AppDef(name="rglcd-test", roles=[role])
 
 
 def test_success_returns_and_shows_the_log(capfd) -> None:
@@ -37,10 +37,17 @@ def test_other_ends_keep_their_code(body: str, code: int) -> None:
     assert caught.value.exit_code == code
 
 
+REFUSES = """
+from rglcd.errors import InputError
+from rglcd.launch.execute import process_boundary
+with process_boundary():
+    raise InputError("row 7: no caption")
+"""
+
+
 def test_message_comes_back_with_the_exception() -> None:
-    body = "from rglcd.errors import InputError\nfrom rglcd.launch.execute import process_boundary\nwith process_boundary(): raise InputError('row 7: no caption')"
-    with pytest.raises(InputError, match="^row 7: no caption$"):
-        run_local_job(app("-c", body))
+    with pytest.raises(InputError, match=r"^row 7: no caption$"):
+        run_local_job(app("-c", REFUSES))
 
 
 def test_handlers_are_restored() -> None:

@@ -49,7 +49,7 @@ def adopt(config: Config, root: Path) -> list[str]:
 
     with Repo(str(root)) as repo:
         for stage in stages:
-            repo.commit(target=stage.name, force=True)
+            repo.commit(target=f"{root / DVC_FILE}:{stage.name}", force=True)
     return [stage.name for stage in stages]
 
 

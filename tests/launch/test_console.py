@@ -1,0 +1,67 @@
+"""What a person sees of a run, and how it gets there from another process."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+from rglcd.launch.console import drawing, following
+from rglcd.progress import Event, json_lines_sink
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def event(done: int, total: int = 1000, task: str = "cache latents") -> Event:
+    return Event(task, done, total, "images", {"loss": 0.12345})
+
+
+def test_without_a_terminal_first_and_last_are_said_and_little_between() -> None:
+    stream = io.StringIO()
+    with drawing(stream, seconds_between_lines=60) as draw:
+        for done in range(1001):
+            draw(event(done))
+    assert stream.getvalue().splitlines() == [
+        "cache latents: 0/1000 images  loss 0.1235",
+        "cache latents: 1000/1000 images  loss 0.1235",
+    ]
+
+
+def test_without_a_terminal_lines_come_as_time_passes() -> None:
+    stream = io.StringIO()
+    with drawing(stream, seconds_between_lines=0) as draw:
+        for done in range(5):
+            draw(event(done))
+    assert len(stream.getvalue().splitlines()) == 5
+
+
+def test_on_a_terminal_each_task_has_a_bar_that_ends_full() -> None:
+    stream = Terminal()
+    with drawing(stream) as draw:
+        for task in ("one", "two"):
+            for done in range(0, 1001, 100):
+                draw(event(done, task=task))
+    last = stream.getvalue().rsplit("one", 1)[1]
+    assert "two" in last
+    assert last.count("1000/1000") == 2
+
+
+def test_every_event_of_another_process_arrives_once_and_in_order(tmp_path: Path) -> None:
+    path, seen = tmp_path / "progress.jsonl", []
+    write = json_lines_sink(path)
+    with following(path, seen.append):
+        for done in range(100):
+            write(event(done))
+            if done % 30 == 0:
+                time.sleep(0.25)
+    assert seen == [event(done) for done in range(100)]
+
+
+def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path, seen = tmp_path / "progress.jsonl", []
+    path.write_text('{"task": "cut' + "\n" + json.dumps({"task": "x", "done": 1, "total": 2, "unit": "y", "values": {}}) + '\n{"task"')
+    with following(path, seen.append):
+        pass
+    assert seen == [Event("x", 1, 2, "y", {})]

@@ -1,0 +1,133 @@
+"""``dvc.yaml`` says what the table says, and a run made by another way in leaves DVC nothing to do."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from rglcd.config import Config, dump, load_preset
+from rglcd.data.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
+from rglcd.errors import InputError
+from rglcd.launch.dvc_file import adopt, render
+from rglcd.stages.run import stage_key
+from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
+
+WITH_LRM = load_preset("toy")
+WITHOUT_LRM = load_preset("toy", overrides=["reward={kind: none}"])
+
+
+@pytest.mark.parametrize("config", [WITH_LRM, WITHOUT_LRM], ids=["latent", "none"])
+def test_each_stage_says_its_row(config: Config) -> None:
+    written = yaml.safe_load(render(config))["stages"]
+    assert list(written) == [stage.name for stage in stages_of(config)]
+    for stage in stages_of(config):
+        entry = written[stage.name]
+        assert entry["cmd"] == f"rglcd run {stage.name} --stage-version {stage.version}"
+        assert entry.get("deps", []) == [("data" if name == SOURCE else f"artifacts/{name}") for name in inputs_of(stage, config)]
+        assert entry["params"] == list(stage.sections)
+        assert entry["outs"] == [{f"artifacts/{name}": {"persist": True}} for name in stage.outputs]
+
+
+def test_toy_file_is_the_golden_one(check_golden) -> None:
+    check_golden("dvc-toy.yaml", render(WITH_LRM))
+
+
+# --- adopt: a git and DVC repository with artifacts as a finished run leaves them ------------------
+
+
+def finish(stage: Stage, config: Config, root: Path) -> None:
+    """Leave ``stage``'s artifact as a run of it does: a result, and a manifest with the key of the computation."""
+    (output,) = stage.outputs
+    folder = root / "artifacts" / output
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.bin").write_text(f"{stage.name} {config.distillation.num_steps}")
+    if output == "report":
+        (folder / "metrics.json").write_text('{"rg": {"2": {"judge": 0.9}}}')
+        (folder / "quality.csv").write_text("arm,steps,expert,judge,checker\nrg,1,.1,.2,.3\nrg,2,.2,.3,.4\nlcm,1,.1,.1,.1\n")
+    made_from = {
+        name: folder_digest(root / "data") if name == SOURCE else read_manifest(root / "artifacts" / name, made_by="").digest
+        for name in inputs_of(stage, config)
+    }
+    key = stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from)
+    files = scan(folder)
+    write_manifest(folder, Manifest(output, stage.name, stage.version, key, results_digest(files), made_from, {}, files))
+
+
+def configure(root: Path, config: Config) -> None:
+    (root / "params.yaml").write_text(dump(config))
+    (root / "dvc.yaml").write_text(render(config))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "index.tsv").write_text("images/0.png\ta caption\n")
+    with Repo.init(str(tmp_path)) as repo:
+        repo.add(str(tmp_path / "data"))
+    configure(tmp_path, WITH_LRM)
+    for stage in stages_of(WITH_LRM):
+        finish(stage, WITH_LRM, tmp_path)
+    return tmp_path
+
+
+def test_after_adopting_nothing_has_changed(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    with Repo(str(checkout)) as repo:
+        assert repo.status()
+    assert adopt(WITH_LRM, checkout) == [stage.name for stage in stages_of(WITH_LRM)]
+    with Repo(str(checkout)) as repo:
+        assert repo.status() == {}
+        assert repo.reproduce() == []  # nothing ran
+        (metrics,) = repo.metrics.show()[""]["data"].values()
+        assert metrics["data"] == {"rg": {"2": {"judge": 0.9}}}
+    locked = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]
+    assert set(locked) == {stage.name for stage in stages_of(WITH_LRM)}
+    assert locked["distill"]["params"]["params.yaml"]["distillation"] == WITH_LRM.distillation.model_dump(mode="json")
+
+
+def test_after_adopting_a_changed_section_re_runs_its_readers_only(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)  # DVC names stages from where it is
+    adopt(WITH_LRM, checkout)
+    configure(checkout, load_preset("toy", overrides=["evaluation.seed=1"]))
+    with Repo(str(checkout)) as repo:
+        assert list(repo.status()) == ["evaluate"]
+
+
+def test_plots_are_read_from_inside_the_out(checkout: Path) -> None:
+    adopt(WITH_LRM, checkout)
+    with Repo(str(checkout)) as repo:
+        shown = repo.plots.show()
+        read = shown["workspace"]["sources"]["data"]
+    ((name, plot),) = read.items()
+    assert name.endswith("quality.csv")
+    assert [row["judge"] for row in plot["data"]] == [".2", ".3", ".1"]
+
+
+def test_an_unfinished_stage_is_named_and_nothing_is_recorded(checkout: Path) -> None:
+    (checkout / "artifacts" / "latents" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="rglcd run cache"):
+        adopt(WITH_LRM, checkout)
+    assert not (checkout / "dvc.lock").exists()
+
+
+def test_a_stage_done_with_other_parameters_is_named(checkout: Path) -> None:
+    other = load_preset("toy", overrides=["distillation.num_steps=7"])
+    configure(checkout, other)
+    with pytest.raises(InputError, match=r"stage distill: .* made with other parameters"):
+        adopt(other, checkout)
+
+
+def test_a_stage_done_from_another_source_is_named(checkout: Path) -> None:
+    (checkout / "data" / "index.tsv").write_text("images/0.png\tanother caption\n")
+    with pytest.raises(InputError, match="stage shard"):
+        adopt(WITH_LRM, checkout)
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("dvc.yaml", "rglcd dvc render"), ("params.yaml", "rglcd config use toy")])
+def test_a_stale_file_is_named_with_its_remedy(checkout: Path, name: str, remedy: str) -> None:
+    (checkout / name).write_text("stages: {}\n")
+    with pytest.raises(InputError, match=remedy):
+        adopt(WITH_LRM, checkout)

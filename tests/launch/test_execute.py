@@ -1,0 +1,84 @@
+"""Where a stage runs is the environment's business, and a failure looks the same wherever it ran."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rglcd.config import load_preset
+from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.launch.execute import children_reporting, execute, process_boundary
+from rglcd.launch.failure import JobError
+
+REFUSES = """
+from rglcd.errors import InputError
+from rglcd.launch.execute import process_boundary
+with process_boundary():
+    raise InputError("no")
+"""
+
+
+def ask(stage: str, tmp_path: Path, *sections: str) -> None:
+    config = load_preset("micro")
+    folders = {name: tmp_path / name for name in ("source", "shards", "pretrained", "latents", "student", "report")}
+    execute(stage, sections={name: config.section(name) for name in sections}, artifacts=folders)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "match"),
+    [
+        ("RGLCD_RUNTIME", "torchx:kubernetes", "not available in this version"),
+        ("RGLCD_RUNTIME", "slurm", "'slurm'; it is one of: inline, torchx:local_cwd"),
+        ("RGLCD_NUM_PROCESSES", "many", "whole number"),
+        ("RGLCD_NUM_PROCESSES", "0", "whole number"),
+    ],
+)
+def test_a_wrong_word_in_the_environment_is_refused(monkeypatch, tmp_path: Path, variable: str, value: str, match: str) -> None:
+    monkeypatch.setenv("RGLCD_RUNTIME", "torchx:local_cwd")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=match):
+        ask("evaluate", tmp_path, "model", "evaluation")
+
+
+@pytest.mark.parametrize("runtime", ["inline", "torchx:local_cwd"])
+def test_a_missing_input_is_said_alike_here_and_in_a_job(monkeypatch, tmp_path: Path, runtime: str) -> None:
+    (tmp_path / "source").mkdir()
+    monkeypatch.setenv("RGLCD_RUNTIME", runtime)
+    with pytest.raises(InputError, match=r"pretrained is missing or unfinished; make it with: rglcd run prepare$"):
+        ask("evaluate", tmp_path, "model", "evaluation")
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (TrainingDiverged, 3), (StateSaved, 75)])
+def test_boundary_turns_an_error_into_its_code_and_one_line(monkeypatch, capsys, tmp_path: Path, error: type, code: int) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as ended, process_boundary():
+        raise error("one line\nonly")
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "rglcd: one line only\n"
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["errorCode"] == code
+
+
+def test_boundary_lets_a_bug_show_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), process_boundary():
+        raise ZeroDivisionError
+
+
+def test_boundary_keeps_a_job_s_own_code() -> None:
+    with pytest.raises(SystemExit) as ended, process_boundary():
+        raise JobError("killed", exit_code=137)
+    assert ended.value.code == 137
+
+
+def test_children_report_through_the_channel_and_the_environment_is_given_back(monkeypatch) -> None:
+    monkeypatch.setenv("RGLCD_PROGRESS", "/before")
+    with children_reporting() as channel:
+        assert channel.failure() is None
+        assert subprocess.run([sys.executable, "-c", REFUSES], check=False, capture_output=True).returncode == 2
+        failure = channel.failure()
+    assert failure is not None
+    assert (failure.message, failure.exit_code) == ("no", 2)
+    assert os.environ["RGLCD_PROGRESS"] == "/before"
+    assert "TORCHELASTIC_ERROR_FILE" not in os.environ

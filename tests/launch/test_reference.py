@@ -1,0 +1,58 @@
+"""What travels between Kubeflow tasks names one result, and only that one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rglcd.data.manifest import Manifest, write_manifest
+from rglcd.errors import InputError
+from rglcd.launch.reference import read_reference, source_folder, write_reference
+from rglcd.stages.run import Outcome
+
+
+def published(folder: Path, digest: str) -> Outcome:
+    folder.mkdir(exist_ok=True)
+    manifest = Manifest("shards", "shard", 1, "key", digest, {}, {}, {})
+    write_manifest(folder, manifest)
+    return Outcome(manifest, folder, was_done=False, seconds=1.0)
+
+
+def test_reference_leads_to_the_folder(tmp_path: Path) -> None:
+    write_reference(tmp_path / "task" / "shards", published(tmp_path / "shards", "d1"))
+    assert read_reference(tmp_path / "task" / "shards", artifact="shards") == tmp_path / "shards"
+    assert (tmp_path / "task" / "shards").stat().st_size < 1000
+
+
+def test_a_result_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    published(tmp_path / "shards", "d2")
+    with pytest.raises(InputError, match="made again"):
+        read_reference(tmp_path / "ref", artifact="shards")
+
+
+def test_a_result_that_vanished_names_its_stage(tmp_path: Path) -> None:
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    (tmp_path / "shards" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="rglcd run shard"):
+        read_reference(tmp_path / "ref", artifact="shards")
+
+
+@pytest.mark.parametrize("text", ["", "[]", json.dumps({"artifact": "shards"})])
+def test_what_is_no_reference_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ref").write_text(text)
+    with pytest.raises(InputError, match="not a reference"):
+        read_reference(tmp_path / "ref", artifact="shards")
+
+
+def test_a_reference_to_another_artifact_is_refused(tmp_path: Path) -> None:
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    with pytest.raises(InputError, match="'latents'"):
+        read_reference(tmp_path / "ref", artifact="latents")
+
+
+def test_source_is_a_local_folder_with_its_md5() -> None:
+    assert source_folder("/some@where/data@0123.dir") == Path("/some@where/data")
+    for wrong in ("data", "@0123", "data@", "s3://bucket/prefix@0123"):
+        with pytest.raises(InputError):
+            source_folder(wrong)

@@ -1,0 +1,134 @@
+"""The pipeline is the stage table: its edges, its parameters, and nothing that the table does not say."""
+
+import json
+from pathlib import Path
+from types import NoneType
+from typing import get_args
+
+import pytest
+import yaml
+
+from pipelines.__main__ import main
+from pipelines.rg_lcd import STORE, arguments, compile_pipeline, source_reference
+from rglcd.config import SECTIONS, Config, dump, load_preset, preset_names, validate_section
+from rglcd.errors import InputError
+from rglcd.launch.resources import RESOURCES
+from rglcd.stages.table import SOURCE, inputs_of, maker_of, stages_of
+
+MD5 = "0123456789abcdef0123456789abcdef.dir"
+
+
+def compiled(config: Config, tmp_path: Path) -> tuple[dict, dict]:
+    path = tmp_path / "pipeline.yaml"
+    compile_pipeline(config, path, source=f"{STORE}/data@{MD5}")
+    pipeline, platform = yaml.safe_load_all(path.read_text())
+    return pipeline, platform
+
+
+def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    compile_pipeline(load_preset("toy"), path, source=f"{STORE}/data@{MD5}")
+    # Kubeflow's comment at the head lists the inputs in whatever order protobuf has them.
+    check_golden("pipeline-toy.yaml", "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")))
+
+
+@pytest.mark.parametrize("overrides", [[], ["reward={kind: none}"], ["reward={kind: pixel}"]], ids=["latent", "none", "pixel"])
+def test_edges_are_the_table_s(tmp_path: Path, overrides: list[str]) -> None:
+    config = load_preset("toy", overrides=overrides)
+    tasks = compiled(config, tmp_path)[0]["root"]["dag"]["tasks"]
+    assert set(tasks) == {stage.name for stage in stages_of(config)}
+    for stage in stages_of(config):
+        read = tasks[stage.name]["inputs"].get("artifacts", {})
+        edges = {
+            name: (edge["taskOutputArtifact"]["producerTask"], edge["taskOutputArtifact"]["outputArtifactKey"])
+            for name, edge in read.items()
+        }
+        assert edges == {name: (maker_of(name).name, name) for name in inputs_of(stage, config) if name != SOURCE}
+        parameters = tasks[stage.name]["inputs"]["parameters"]
+        assert {name: value["componentInputParameter"] for name, value in parameters.items()} == {
+            name: name for name in (*stage.sections, "store", *({SOURCE} & set(stage.inputs)))
+        }
+        assert not tasks[stage.name]["cachingOptions"].get("enableCache", False)
+
+
+def test_each_profile_gets_its_gpus(tmp_path: Path) -> None:
+    config = load_preset("toy")
+    executors = compiled(config, tmp_path)[0]["deploymentSpec"]["executors"]
+    for stage in stages_of(config):
+        resources = executors[f"exec-{stage.name}"]["container"]["resources"]
+        assert int(resources.get("accelerator", {}).get("resourceCount", 0)) == RESOURCES[stage.profile].gpus
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_sections_survive_the_protobuf_struct(preset: str, tmp_path: Path) -> None:
+    """Kubeflow's dicts hold no null and know no integer: what a task receives validates to the very section that was sent."""
+    config = load_preset(preset)
+    inputs = compiled(config, tmp_path)[0]["root"]["inputDefinitions"]["parameters"]
+    for name in SECTIONS:
+        assert validate_section(name, inputs[name]["defaultValue"]) == config.section(name)
+
+
+def test_null_is_the_default_of_every_key_that_takes_it() -> None:
+    """Hence leaving nulls out changes nothing."""
+    from rglcd import config as module
+
+    sections = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, module.Section)]
+    nullable = [field for section in sections for field in section.model_fields.values() if NoneType in get_args(field.annotation)]
+    assert len(nullable) >= 5
+    assert all(not field.is_required() and field.default is None for field in nullable)
+
+
+def test_arguments_are_plain_values() -> None:
+    values = arguments(load_preset("toy"), source="data@x", store="artifacts")
+    assert json.loads(json.dumps(values)) == values
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {MD5}\n  path: data\n")
+    return tmp_path
+
+
+def test_source_reference_is_what_data_dvc_names(checkout: Path) -> None:
+    assert source_reference(checkout) == f"{checkout / 'data'}@{MD5}"
+    assert source_reference(checkout, uri="/store/data") == f"/store/data@{MD5}"
+
+
+@pytest.mark.parametrize("text", [None, "", "outs: []\n", "outs:\n- path: data\n", ": :\n- ["])
+def test_source_reference_without_a_md5_is_refused(checkout: Path, text: str | None) -> None:
+    (checkout / "data.dvc").unlink()
+    if text is not None:
+        (checkout / "data.dvc").write_text(text)
+    with pytest.raises(InputError, match="dvc add data"):
+        source_reference(checkout)
+
+
+def test_compile_writes_to_a_file_or_stdout(checkout: Path, capsys) -> None:
+    main(["compile", "--out", "ir.yaml"])
+    main(["compile"])
+    written, printed = ((yaml.safe_load_all(text)) for text in ((checkout / "ir.yaml").read_text(), capsys.readouterr().out))
+    assert list(printed) == list(written)
+
+
+def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["submit"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("rglcd: submit needs --host")
+
+
+def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, capfd, monkeypatch) -> None:
+    monkeypatch.setenv("RGLCD_RUNTIME", "torchx:kubernetes")  # which the first task refuses
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == 2
+    assert capfd.readouterr() == (
+        "",
+        "rglcd: RGLCD_RUNTIME=torchx:kubernetes is not available in this version; use inline or torchx:local_cwd\n",
+    )
+    assert not (checkout / "artifacts" / ".kfp").exists()
