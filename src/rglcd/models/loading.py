@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
+import transformers
 
 from rglcd.errors import InputError
+
+# A stage opens a dozen folders of which each would draw its own bar over the stage's.
+transformers.logging.disable_progress_bar()
+diffusers.logging.disable_progress_bar()
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 

@@ -36,13 +36,15 @@ class Student:
 
     @classmethod
     def of_teacher(cls, teacher: Teacher, *, omega_embedding_dim: int) -> "Student":
-        """A trainable float32 copy of the teacher with a guidance embedding that starts at zero."""
-        unet = UNet2DConditionModel.from_config({**teacher.unet.config, "time_cond_proj_dim": omega_embedding_dim})
+        """A trainable copy, in float32 whatever the teacher's precision, with a guidance embedding that starts at zero."""
+        # Private keys hold where the teacher was loaded from: no business of the student's config.json.
+        shape = {name: value for name, value in teacher.unet.config.items() if not name.startswith("_")}
+        unet = UNet2DConditionModel.from_config({**shape, "time_cond_proj_dim": omega_embedding_dim})
         missing, unexpected = unet.load_state_dict(teacher.unet.state_dict(), strict=False)
         assert missing == ["time_embedding.cond_proj.weight"], missing
         assert not unexpected, unexpected
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)
-        return cls(unet.to(device=teacher.unet.device, dtype=torch.float32), teacher.schedule, teacher.kind)
+        return cls(unet.to(teacher.unet.device), teacher.schedule, teacher.kind)
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Student":
@@ -53,7 +55,7 @@ class Student:
 
     def copy(self) -> "Student":
         """A frozen twin with weights of its own: the target network."""
-        twin = UNet2DConditionModel.from_config(self.unet.config).to(device=self.unet.device, dtype=self.unet.dtype)
+        twin = UNet2DConditionModel.from_config(self.unet.config).to(self.unet.device)
         twin.load_state_dict(self.unet.state_dict())
         return Student(twin.eval().requires_grad_(False), self.schedule, self.kind)
 

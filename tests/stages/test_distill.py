@@ -1,0 +1,122 @@
+"""Stage distill: arms, what is taken over, what is refused, and the folder that diffusers opens."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
+
+from rglcd.core.consistency import BoundaryScalings, consistency_output
+from rglcd.core.sampling import lcm_timesteps, multistep_sample
+from rglcd.errors import InputError
+from rglcd.models.codec import Codec
+from rglcd.models.student import Student
+from rglcd.models.text import TextEncoder
+from tests.tiny_line import run, tiny_config, up_to_latents
+
+CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("line")
+    up_to_latents(root, tiny_config())
+    run(root, tiny_config(), "pretrain")
+    run(root, tiny_config(), "distill")
+    return root
+
+
+@pytest.fixture
+def own(line: Path, tmp_path: Path) -> Path:
+    """A copy of the line to write in."""
+    return Path(shutil.copytree(line, tmp_path / "line"))
+
+
+def test_the_same_command_again_finds_it_done(own: Path) -> None:
+    assert run(own, tiny_config(), "distill").was_done
+
+
+def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
+    first = run(own, tiny_config(), "distill").manifest
+    shutil.rmtree(own / "student")
+    second = run(own, tiny_config(), "distill").manifest
+    assert [name for name in first.files if first.files[name] != second.files[name]] == ["timings.json"]
+    assert second.digest == first.digest
+
+
+def test_a_new_weight_trains_the_guided_arm_and_takes_the_plain_one_over(own: Path) -> None:
+    plain = own / "student" / "lcm" / "unet" / "diffusion_pytorch_model.safetensors"
+    before, written = run(own, tiny_config(), "distill").manifest, plain.read_bytes()
+    after = run(own, tiny_config("reward.weight=3.0"), "distill").manifest
+    arms = {name: manifest.facts["arms"] for name, manifest in (("before", before), ("after", after))}
+    assert arms["after"]["lcm"] == arms["before"]["lcm"]
+    assert arms["after"]["rg"]["key"] != arms["before"]["rg"]["key"]
+    assert plain.read_bytes() == written
+    changed = {name for name in before.files if before.files[name] != after.files[name]} - {"timings.json"}
+    assert changed
+    assert all(name.startswith("rg/") for name in changed)
+
+
+def test_the_plain_arm_gets_the_compute_that_the_reward_costs(own: Path) -> None:
+    arms = run(own, tiny_config(), "distill").manifest.facts["arms"]
+    assert arms["rg"]["num_steps"] == 4
+    assert arms["lcm"]["num_steps"] > 4
+    unmatched = run(own, tiny_config("distillation.match_compute=false"), "distill").manifest.facts["arms"]
+    assert unmatched["lcm"]["num_steps"] == 4
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", [LatentConsistencyModelPipeline, StableDiffusionPipeline])
+def test_diffusers_opens_the_folder_and_draws_what_our_sampler_draws(line: Path, num_steps: int, kind: type) -> None:
+    folder, omega, prompts = line / "student" / "rg", 7.0, ["picture 3", "picture 5"]
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline) is LatentConsistencyModelPipeline
+    pipeline = kind(**pipeline.components, requires_safety_checker=False) if kind is not type(pipeline) else pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    theirs = pipeline(
+        prompts,
+        num_inference_steps=num_steps,
+        guidance_scale=omega + 1,
+        generator=torch.Generator().manual_seed(5),
+        output_type="pt",
+        height=16,
+        width=16,
+    ).images
+
+    student, codec, text = Student.load(folder, **CPU), Codec.load(folder, **CPU), TextEncoder.load(folder, **CPU)
+    cond, scalings = text.encode(text.tokenise(prompts)), BoundaryScalings()
+    noises = [torch.randn(2, *codec.latent_shape(16), generator=generator) for _ in range(num_steps)]
+
+    def f(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return consistency_output(student(z_t, t, torch.full((2,), omega), cond), z_t, t, scalings=scalings)
+
+    with torch.no_grad():
+        ours = codec.decode(multistep_sample(f, noises, lcm_timesteps(num_steps), schedule=student.schedule))
+    # The last of diffusers' steps skips the boundary scaling's remainder (2.5e-9 and less at t > 0).
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_foreign_cache_is_refused_with_both_fingerprints(own: Path) -> None:
+    from rglcd.data.manifest import read_manifest, results_digest, scan, write_manifest
+    from tests.tiny_models import write_tiny_teacher
+
+    shutil.rmtree(own / "pretrained" / "teacher")
+    write_tiny_teacher(own / "pretrained" / "teacher", seed=1)
+    manifest, files = read_manifest(own / "pretrained", made_by="prepare"), scan(own / "pretrained")
+    write_manifest(own / "pretrained", type(manifest)(**{**vars(manifest), "files": files, "digest": results_digest(files)}))
+    with pytest.raises(InputError, match=r"(?s)fingerprint of the cache \w+, of what is asked for \w+.*! vae") as refusal:
+        run(own, tiny_config(), "distill")
+    assert "rglcd run cache" in str(refusal.value)
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(own: Path) -> None:
+    shutil.rmtree(own / "latents")
+    with pytest.raises(InputError, match="rglcd run cache"):
+        run(own, tiny_config(), "distill")
+
+
+def test_a_batch_that_holds_no_sample_is_refused_by_the_configuration() -> None:
+    with pytest.raises(InputError, match="batch_size"):
+        tiny_config("distillation.batch_size=0")

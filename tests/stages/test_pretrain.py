@@ -1,0 +1,38 @@
+"""Stage pretrain: the latent proxy reward model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rglcd.errors import InputError
+from rglcd.models.latent_reward import LatentRewardModel
+from tests.tiny_line import run, tiny_config, up_to_latents
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("line")
+    up_to_latents(root, tiny_config())
+    return root
+
+
+def test_it_leaves_a_model_a_curve_and_its_held_out_accuracy(line: Path) -> None:
+    outcome = run(line, tiny_config(), "pretrain")
+    rows = [json.loads(row) for row in (line / "reward_model" / "curves.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert 0 <= outcome.manifest.facts["retrieval_accuracy"] <= 1
+    assert not (line / "reward_model" / ".checkpoints").exists()
+
+
+def test_the_model_it_leaves_scores_within_its_range(line: Path) -> None:
+    run(line, tiny_config(), "pretrain")
+    model = LatentRewardModel.load(line / "reward_model", device=torch.device("cpu"))
+    scores = model.score(torch.randn(5, 4, 8, 8), torch.randn(5, 12))
+    assert scores.abs().max() <= 1
+
+
+def test_a_tower_that_does_not_fit_the_latents_is_refused(line: Path) -> None:
+    with pytest.raises(InputError, match=r"pretraining\.tower\.patch 3 does not divide"):
+        run(line, tiny_config("pretraining.tower.patch=3"), "pretrain")

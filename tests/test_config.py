@@ -1,0 +1,93 @@
+"""The door of the configuration: what it lets in, what it refuses, and in which words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rglcd.config import SECTIONS, Config, dump, load_params, load_preset, preset_names, validate_section
+from rglcd.errors import InputError
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_resolves_and_survives_the_round_trip_through_params_yaml(name: str, tmp_path: Path) -> None:
+    config = load_preset(name)
+    (tmp_path / "params.yaml").write_text(dump(config))
+    assert load_params(tmp_path / "params.yaml") == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_presets_resolved_form_is_the_one_reviewed(name: str, golden) -> None:
+    golden(f"presets/{name}.yaml", dump(load_preset(name)))
+
+
+def test_every_section_passes_alone_as_it_does_in_the_whole() -> None:
+    config = load_preset("toy")
+    for name in SECTIONS:
+        values = config.section(name).model_dump(mode="json")
+        assert validate_section(name, values) == config.section(name)
+
+
+def test_kubeflows_floats_become_the_integers_they_were() -> None:
+    # Protobuf's Struct knows no integers: 3 arrives as 3.0.
+    section = validate_section("distillation", {"num_steps": 3.0, "arms": ["rg"]})
+    assert section.num_steps == 3
+    with pytest.raises(InputError, match=r"distillation\.num_steps"):
+        validate_section("distillation", {"num_steps": 3.5})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distillation.num_step=3", "unknown key distillation.num_step (did you mean 'num_steps'?)"),
+        ("reward.wieght=2", "unknown key reward.wieght (did you mean 'weight'?)"),
+        ("distilation.num_steps=3", "unknown key distilation (did you mean 'distillation'?)"),
+        ("reward.weight=-1", "reward.weight: Input should be greater than or equal to 0 (found -1)"),
+        ("distillation.omega=[5, 1]", "omega runs from low to high"),
+        ("reward.expert=nobody", "add it to caching.scorers"),
+        ("evaluation.scorers=[nobody]", "preparation.scorers has expert, judge, checker"),
+        ("model.resolution=64", "they must be equal"),
+        ("model.teacher.uri=some-folder", "neither a hub id"),
+        ("model.teacher.uri=org/name", "name the revision"),
+        ("reward.kind=pixle", "does not match any of the expected tags: 'none', 'pixel', 'latent'"),
+        ("distillation.arms=[rg, rg]", "each once"),
+        ("nonsense", "--set takes section.key=value"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load_preset("toy", overrides=[override])
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'micro'"):
+        load_preset("mirco")
+
+
+def test_a_missing_params_file_says_what_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rglcd config use"):
+        load_params(tmp_path / "params.yaml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_for_params_yaml_gets_more_than_a_refusal(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "hostile.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass") if text.isascii() else path.write_bytes(text.encode("utf-8", "ignore"))
+    with pytest.raises(InputError):
+        load_params(path)
+
+
+def test_the_committed_params_are_the_toy_presets() -> None:
+    committed = yaml.safe_load(Path("params.yaml").read_text())
+    assert Config.model_validate(committed) == load_preset("toy")
+
+
+def test_config_and_table_import_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None\nimport rglcd.config, rglcd.stages.table, rglcd.stages.run, rglcd.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,78 @@
+"""The line at its very smallest: random images, tiny random models, a handful of steps. Real stages, nothing mocked."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rglcd.config import Config, resolve
+from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.stages.run import Outcome, run_stage
+from rglcd.stages.table import SOURCE, inputs_of, stage_named
+from tests.tiny_models import RESOLUTION, write_tiny_pretrained
+
+NUM_IMAGES = 12
+
+
+def tiny_config(*overrides: str) -> Config:
+    """Twelve images of 16 pixels, two arms of four steps."""
+    nowhere = {"uri": "./nowhere"}
+    values = {
+        "preset": "tiny",
+        "sharding": {"resolution": RESOLUTION, "image_format": "png", "samples_per_shard": 5},
+        "model": {"teacher": nowhere, "resolution": RESOLUTION},
+        "preparation": {"scorers": {"expert": {"kind": "clip", "source": nowhere}}, "features": {"kind": "auto", "source": nowhere}},
+        "caching": {"batch_size": 4},
+        "pretraining": {
+            "tower": {"patch": 4, "width": 16, "num_layers": 1, "num_heads": 2},
+            "num_steps": 6,
+            "batch_size": 4,
+            "warmup_steps": 2,
+            "validation_fraction": 0.25,
+            "checkpoint_every": 2,
+        },
+        "reward": {"kind": "latent", "weight": 1.0, "learning_rate": 1e-3},
+        "distillation": {
+            "arms": ["lcm", "rg"],
+            "match_compute": True,
+            "num_steps": 4,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 2,
+        },
+        "evaluation": {},
+    }
+    return resolve(values, overrides=overrides, where="tiny")
+
+
+def write_tiny_source(folder: Path) -> None:
+    """A source folder of random images, each with a caption of its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+    (folder / "images").mkdir(parents=True)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / "images" / f"{number:05d}.png")
+    rows = [f"images/{number:05d}.png\t{chr(ord('a') + number) * 10}\n" for number in range(NUM_IMAGES)]
+    (folder / "index.tsv").write_text("".join(rows))
+
+
+def write_pretrained_artifact(folder: Path) -> None:
+    """The artifact ``pretrained`` as if ``prepare`` had made it."""
+    write_tiny_pretrained(folder)
+    files = scan(folder)
+    write_manifest(folder, Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
+
+
+def run(root: Path, config: Config, name: str) -> Outcome:
+    """Run one stage on the artifacts under ``root``."""
+    stage = stage_named(name)
+    names = (*inputs_of(stage, config), *stage.outputs)
+    artifacts = {artifact: root / ("data" if artifact == SOURCE else artifact) for artifact in names}
+    return run_stage(name, {section: config.section(section) for section in stage.sections}, artifacts)
+
+
+def up_to_latents(root: Path, config: Config) -> None:
+    """Source, shards, pretrained and latents under ``root``."""
+    write_tiny_source(root / "data")
+    write_pretrained_artifact(root / "pretrained")
+    run(root, config, "shard")
+    run(root, config, "cache")
