@@ -42,7 +42,7 @@ def pictures(captions: list[str], *, side: int = SIDE) -> Pictures:
     subjects = [m.subject for m in measurements(constant(0.7, "judge")) if m.subject.who != REAL]
     images = torch.arange(len(captions), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, side, side) * 20
     sheet = contact_sheet(images)
-    return Pictures({subject: sheet for subject in subjects}, side, captions, "judge", {s: [0.5] * len(captions) for s in subjects})
+    return Pictures(dict.fromkeys(subjects, sheet), side, captions, "judge", {s: [0.5] * len(captions) for s in subjects})
 
 
 def provenance(**changes: object) -> Provenance:

@@ -43,7 +43,7 @@ def test_without_a_preprocessor_pixels_pass_as_they_are(tmp_path):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match="inception.*auto"):
+    with pytest.raises(InputError, match=r"inception.*auto"):
         load_features("inception", tmp_path, device=CPU)
 
 
@@ -55,5 +55,5 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 def test_a_model_whose_pooling_was_never_trained_is_refused(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=8)
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="lacks .* tensors, pooler"):
+    with pytest.raises(InputError, match=r"lacks .* tensors, pooler"):
         load_features("auto", tmp_path, device=CPU)

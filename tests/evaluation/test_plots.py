@@ -1,5 +1,6 @@
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -44,7 +45,7 @@ def test_labels_do_not_lie_on_each_other():
     root = ElementTree.fromstring(panel_svg(panel([0.1, 0.5], [0.2, 0.501], [0.9, 0.502])))
     heights = sorted(float(text.get("y")) for text in root.iter("text") if text.get("class", "").startswith("end"))
     assert len(heights) == 3
-    assert all(after - before >= 12.9 for before, after in zip(heights, heights[1:], strict=False))
+    assert all(after - before >= 12.9 for before, after in pairwise(heights))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""Stage evaluate: what the report holds, what is kept after a kill, what is taken over, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import ResNetConfig, ResNetModel
+
+from rglcd import progress
+from rglcd.data.manifest import UNDIGESTED, Manifest, results_digest, scan, write_manifest
+from rglcd.errors import InputError
+from rglcd.progress import Event
+from tests.tiny_line import NUM_IMAGES, run, tiny_config, up_to_latents
+
+NOT_COMPARED = UNDIGESTED | {"manifest.json", "speed.json"}
+DRAWN = ["teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"]
+
+
+def config(*overrides: str):
+    drawing = ["num_images=6", "num_steps=[1,2]", "teacher_steps=3", "guidance_scale=3.0", "batch_size=4", "grid_prompts=2"]
+    return tiny_config(*(f"evaluation.{setting}" for setting in drawing), *overrides)
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trained arms, prompts, reference images and a feature network: all that evaluate reads."""
+    root = tmp_path_factory.mktemp("line")
+    up_to_latents(root, config())
+    run(root, config(), "pretrain")
+    run(root, config(), "distill")
+    (root / "data" / "prompts").mkdir()
+    (root / "data" / "prompts" / "heldout.txt").write_text("a red circle\n\na <b>blue</b> square\nsomething else\n")
+    shutil.copytree(root / "data" / "images", root / "data" / "reference" / "images")
+    shutil.copy(root / "data" / "index.tsv", root / "data" / "reference" / "index.tsv")
+    torch.manual_seed(0)
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")).save_pretrained(
+        root / "pretrained" / "features"
+    )
+    files = scan(root / "pretrained")
+    write_manifest(root / "pretrained", Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
+    run(root, config(), "evaluate")
+    return root
+
+
+@pytest.fixture
+def own(line: Path, tmp_path: Path) -> Path:
+    """A copy of the line to write in."""
+    return Path(shutil.copytree(line, tmp_path / "line"))
+
+
+def results(report: Path) -> dict[str, bytes]:
+    paths = (path for path in sorted(report.rglob("*")) if path.is_file() and path.name not in NOT_COMPARED)
+    return {path.relative_to(report).as_posix(): path.read_bytes() for path in paths}
+
+
+def drawn_again(root: Path, *overrides: str) -> set[str]:
+    """Runs evaluate, and the subjects that it had to draw."""
+    tasks: set[str] = set()
+    with progress.reporting_to(lambda event: tasks.add(event.task.removeprefix("draw "))):
+        run(root, config(*overrides), "evaluate")
+    return tasks
+
+
+# --- what the report holds -----------------------------------------------------------------------
+
+
+def test_every_file_is_there_and_the_numbers_are_of_every_subject(line: Path) -> None:
+    report = line / "report"
+    assert {path.name for path in report.iterdir()} == {
+        *{"index.html", "report.md", "metrics.json", "quality.csv", "grid.png", "speed.json", "draws", "manifest.json", "timings.json"}
+    }
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert {who: list(steps) for who, steps in metrics.items() if who != "real"} == {"lcm": ["1", "2"], "rg": ["1", "2"], "teacher": ["3"]}
+    assert metrics["real"]["expert"]["mean"] == pytest.approx(sum(_scores(report, "real")) / 6, abs=1e-6)
+    assert all(json.loads((report / "speed.json").read_text())[who] for who in ("teacher", "lcm", "rg"))
+
+
+def test_the_page_holds_prompts_pictures_and_lineage(line: Path) -> None:
+    page = (line / "report" / "index.html").read_text()
+    assert "a &lt;b&gt;blue&lt;/b&gt; square" in page
+    assert page.count("data:image/png") == 2 * len(DRAWN)
+    for stage in ("shard", "cache", "pretrain", "distill", "evaluate"):
+        assert f"rglcd run {stage}" in page
+
+
+def test_pictures_are_drawn_for_the_prompts_in_turn(line: Path) -> None:
+    assert len(_scores(line / "report", "rg-2")) == 6
+    with Image.open(line / "report" / "draws" / "rg-2" / "images.png") as sheet:
+        assert sheet.size == (8 * 16, 16)
+        pictures = [sheet.crop((16 * n, 0, 16 * n + 16, 16)).tobytes() for n in range(6)]
+    # Prompts 0 and 3 are the same words with another noise.
+    assert len(set(pictures)) == 6
+
+
+def _scores(report: Path, subject: str) -> list[float]:
+    found: list[float] = json.loads((report / "draws" / subject / "scores.json").read_text())["scores"]["expert"]
+    return found
+
+
+# --- what is done once ---------------------------------------------------------------------------
+
+
+def test_the_same_command_again_finds_it_done(own: Path) -> None:
+    assert run(own, config(), "evaluate").was_done
+
+
+def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
+    before = results(own / "report")
+    shutil.rmtree(own / "report")
+    assert drawn_again(own) == {"score the real images", *DRAWN}
+    after = results(own / "report")
+    assert [name for name in before if before[name] != after.get(name)] == []
+    assert before.keys() == after.keys()
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("task", "again"), [("score the real images", 6), ("draw teacher-3", 5), ("draw rg-1", 2)])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(own: Path, task: str, again: int) -> None:
+    before = results(own / "report")
+    shutil.rmtree(own / "report")
+
+    def kill_in_the_middle(event: Event) -> None:
+        if event.task == task and event.done == 4:
+            raise KilledError
+
+    with pytest.raises(KilledError), progress.reporting_to(kill_in_the_middle):
+        run(own, config(), "evaluate")
+    (aside,) = own.glob(".report.*.aside")
+    (aside / "draws" / ".rg-1.1234.aside").mkdir(parents=True)
+    (aside / "draws" / ".rg-1.1234.aside" / "scores.json").write_text("half of")
+    (aside / ".metrics.json.1234.aside").write_text("half of")
+
+    assert len(drawn_again(own)) == again
+    assert results(own / "report") == before
+
+
+def test_a_new_reward_draws_only_the_guided_arm_again(own: Path) -> None:
+    before = results(own / "report")
+    run(own, config("reward.weight=50.0"), "distill")
+    assert drawn_again(own, "reward.weight=50.0") == {"rg-1", "rg-2"}
+    after = results(own / "report")
+    changed = {name.split("/")[1] for name in before if before[name] != after[name] and name.startswith("draws/")}
+    assert changed == {"rg-1", "rg-2"}
+
+
+def test_another_number_of_steps_is_drawn_beside_the_others(own: Path) -> None:
+    assert drawn_again(own, "evaluation.num_steps=[1,4]") == {"lcm-4", "rg-4"}
+    assert not (own / "report" / "draws" / "rg-2").exists()
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "guidance_scale=4.0", "num_images=5"])
+def test_another_setting_draws_all_again(own: Path, setting: str) -> None:
+    assert drawn_again(own, f"evaluation.{setting}") >= set(DRAWN)
+
+
+def test_another_prompt_draws_all_again(own: Path) -> None:
+    (own / "data" / "prompts" / "heldout.txt").write_text("a red circle\nwords of another kind\n")
+    assert drawn_again(own) >= set(DRAWN)
+
+
+def test_an_altered_measurement_is_not_taken_over(own: Path) -> None:
+    before = results(own / "report")
+    path = own / "report" / "draws" / "teacher-3" / "scores.json"
+    record = json.loads(path.read_text())
+    record["scores"]["expert"] = [1.0] * 6
+    path.write_text(json.dumps(record))
+    # The report does not stand any more, for the length of the file has changed.
+    assert drawn_again(own) == {"teacher-3"}
+    assert results(own / "report") == before
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def _without_student(root: Path) -> None:
+    for arm in ("lcm", "rg"):
+        shutil.rmtree(root / "student" / arm)
+
+
+def _without_prompts(root: Path) -> None:
+    (root / "data" / "prompts" / "heldout.txt").write_text("\n\n")
+
+
+def _prompts_in_another_encoding(root: Path) -> None:
+    (root / "data" / "prompts" / "heldout.txt").write_bytes("caf\xe9".encode("latin-1"))
+
+
+def _with_a_damaged_reference(root: Path) -> None:
+    (root / "data" / "reference" / "images" / "00002.png").write_bytes(b"no picture")
+
+
+def _with_one_reference(root: Path) -> None:
+    (root / "data" / "reference" / "index.tsv").write_text("images/00000.png\ta\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_without_student, "rglcd run distill"),
+        (_without_prompts, "holds no prompt"),
+        (_prompts_in_another_encoding, "not UTF-8"),
+        (_with_a_damaged_reference, "line 3: undecodable"),
+        (_with_one_reference, "at least two"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_clear_line(own: Path, spoil, message: str) -> None:
+    spoil(own)
+    with pytest.raises(InputError, match=message) as refusal:
+        run(own, config("evaluation.seed=9"), "evaluate")
+    assert "\n" not in str(refusal.value)
+
+
+def test_more_steps_than_the_grid_has_are_refused(own: Path) -> None:
+    with pytest.raises(InputError, match="60 steps of a grid of 50"):
+        run(own, config("evaluation.num_steps=[60]"), "evaluate")
+
+
+def test_the_reference_is_cut_to_the_images_drawn(line: Path) -> None:
+    assert NUM_IMAGES > 6
+    assert len(_scores(line / "report", "real")) == 6
