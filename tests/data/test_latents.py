@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,14 +79,15 @@ class TestReading:
         cache = LatentCache.open(folder)
         stored = [batch_of(size, seed=number, embeddings=True) for number, size in enumerate(SIZES)]
         batch = cache.batch(torch.tensor(indices, dtype=torch.int64))
-        for found, columns in [
+        pairs: list[tuple[torch.Tensor | None, list[torch.Tensor | None]]] = [
             (batch.mean, [shard.mean for shard in stored]),
             (batch.logvar, [shard.logvar for shard in stored]),
             (batch.input_ids, [shard.input_ids for shard in stored]),
             (batch.text["expert"], [shard.text["expert"] for shard in stored]),
             (batch.text["checker"], [shard.text["checker"].float() for shard in stored]),
             (batch.text_embeddings, [shard.text_embeddings for shard in stored]),
-        ]:
+        ]
+        for found, columns in pairs:
             assert found is not None
             expected = torch.cat([column for column in columns if column is not None])[indices]
             assert found.dtype == expected.dtype
@@ -178,7 +180,7 @@ class TestRefusals:
             ("format_version", 2),
         ],
     )
-    def test_a_foreign_cache_is_refused_with_both_fingerprints(self, own_folder: Path, field: str, value: object) -> None:
+    def test_a_foreign_cache_is_refused_with_both_fingerprints(self, own_folder: Path, field: str, value: Any) -> None:
         expected = replace(FINGERPRINT, **{field: value})
         with pytest.raises(InputError) as caught:
             LatentCache.open(own_folder, expected=expected)

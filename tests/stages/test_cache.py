@@ -31,7 +31,7 @@ MODEL = Model(teacher=ModelSource(uri="./teacher"), resolution=RESOLUTION)
 CACHING = Caching(batch_size=3)
 SIZES = (4, 0, 5)
 CAPTIONS = [f"a red fox, number {number}" for number in range(sum(SIZES))]
-CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
+FLOAT32, CPU = torch.float32, torch.device("cpu")
 
 
 def pixels_of(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -93,12 +93,12 @@ class TestContent:
         latents = LatentCache.open(unbroken)
         batch = latents.batch(torch.arange(len(latents)))
         pixels = torch.stack([torch.from_numpy(pixels_of(number)).permute(2, 0, 1) / 255 for number in range(len(latents))])
-        moments = Codec.load(pretrained / "teacher", **CPU).moments(pixels)
+        moments = Codec.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).moments(pixels)
         # float16 keeps eleven bits
         assert torch.allclose(batch.mean, moments.mean, rtol=2**-10, atol=1e-6)
         assert torch.allclose(batch.logvar, moments.logvar, rtol=2**-10, atol=1e-6)
-        assert torch.equal(batch.input_ids, TextEncoder.load(pretrained / "teacher", **CPU).tokenise(CAPTIONS))
-        expert = load_scorer("clip", pretrained / "scorers" / "expert", **CPU)
+        assert torch.equal(batch.input_ids, TextEncoder.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).tokenise(CAPTIONS))
+        expert = load_scorer("clip", pretrained / "scorers" / "expert", dtype=FLOAT32, device=CPU)
         assert torch.allclose(batch.text["expert"], expert.encode_text(CAPTIONS), atol=1e-6)
         assert latents.captions(torch.arange(len(latents))) == CAPTIONS
 
@@ -114,7 +114,7 @@ class TestContent:
         batch = LatentCache.open(publish(tmp_path, stage="cache")).batch(torch.arange(9))
         assert batch.text_embeddings is not None
         assert batch.text_embeddings.shape == (9, MAX_TOKENS, TEXT_WIDTH)
-        encoded = TextEncoder.load(pretrained / "teacher", **CPU).encode(batch.input_ids)
+        encoded = TextEncoder.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).encode(batch.input_ids)
         assert torch.allclose(batch.text_embeddings, encoded, rtol=2**-10, atol=1e-5)
         assert LatentCache.open(unbroken).batch(torch.arange(9)).text_embeddings is None
 
