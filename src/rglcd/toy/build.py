@@ -69,6 +69,11 @@ class Part:
     settings: dict[str, Any]
     train: Callable[[], Trained]
 
+    @property
+    def resolved_settings(self) -> dict[str, Any]:
+        """The settings as JSON gives them back, tuples as lists: what the ledger holds."""
+        return dict(json.loads(json.dumps(self.settings)))
+
 
 def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
     """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
@@ -81,12 +86,11 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts(folder, recipe):
         ledger = read_ledger(folder)
-        wanted = json.loads(json.dumps(part.settings))
-        if ledger.get(part.name, {}).get("settings") == wanted and (folder / part.place).is_dir():
+        if ledger.get(part.name, {}).get("settings") == part.resolved_settings and (folder / part.place).is_dir():
             continue
         trained = part.train()
         _replace(folder / part.place, trained.write)
-        record = {"settings": wanted, "cpu_seconds": trained.curve.cpu_seconds, "gate": asdict(trained.gate)}
+        record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "gate": asdict(trained.gate)}
         _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
 
 

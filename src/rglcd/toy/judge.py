@@ -48,7 +48,7 @@ class JudgeSettings:
     shape: JudgeShape = field(default_factory=JudgeShape)
     batch: int = 64
     learning_rate: float = 2e-3
-    num_steps: int = 1500
+    num_steps: int = 2500
     pixel_noise: float = 0.04
     label_smoothing: float = 0.02
 

@@ -192,6 +192,7 @@ def _v_loss(
     draws: torch.Generator,
 ) -> Tensor:
     """Mean squared error of v = alpha eps - sigma z0 (Salimans and Ho 2022); the last row of `ids` is no caption."""
+    scheduler = pipeline.scheduler
     chosen = draw_indices(len(examples.mean), settings.batch, draws)
     captions = examples.caption_number[chosen]
     dropped = torch.rand(settings.batch, generator=draws) < settings.caption_dropout
@@ -199,13 +200,10 @@ def _v_loss(
     shape = examples.mean[chosen].shape
     z0 = examples.mean[chosen] + examples.deviation[chosen] * torch.randn(shape, generator=draws)
     eps = torch.randn(shape, generator=draws)
-    alphas_cumprod = pipeline.scheduler.alphas_cumprod
-    t = draw_indices(len(alphas_cumprod), settings.batch, draws)
-    alpha_squared = alphas_cumprod[t][:, None, None, None]
-    alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+    t = draw_indices(scheduler.config.num_train_timesteps, settings.batch, draws)
     states = pipeline.text_encoder(ids[captions]).last_hidden_state
-    predicted = pipeline.unet(alpha * z0 + sigma * eps, t, encoder_hidden_states=states).sample
-    return F.mse_loss(predicted, alpha * eps - sigma * z0)
+    predicted = pipeline.unet(scheduler.add_noise(z0, eps, t), t, encoder_hidden_states=states).sample
+    return F.mse_loss(predicted, scheduler.get_velocity(z0, eps, t))
 
 
 @torch.no_grad()

@@ -69,4 +69,5 @@ def draw_pixels(scenes: Sequence[Scene], *, count: int, first_seed: int) -> Tens
     """Pictures in [0, 1], (count, 3, 32, 32): picture i shows `scenes[i % len(scenes)]` by seed `first_seed + i`."""
     shown = [scenes[number % len(scenes)] for number in range(count)]
     pictures = torch.from_numpy(draw_batch(shown, list(range(first_seed, first_seed + count))))
-    return pictures.permute(0, 3, 1, 2).float().div(255).contiguous()
+    # The permuted view keeps channels last in memory, where convolutions are faster on a CPU.
+    return pictures.permute(0, 3, 1, 2).float().div(255)
