@@ -15,7 +15,7 @@ from kfp import local
 
 from pipelines.rg_lcd import STORE, Placement, arguments, compile_pipeline, pipeline, source_reference
 from rglcd.config import Config, load_params
-from rglcd.errors import InputError
+from rglcd.errors import InputError, StateSaved
 from rglcd.launch.console import drawing, following
 from rglcd.launch.execute import children_reporting, process_boundary
 from rglcd.launch.failure import JobError, exception_of
@@ -42,8 +42,11 @@ def run(config: Config, *, root: Path) -> None:
             except RuntimeError as error:
                 failure = channel.failure()
                 raise exception_of(failure) if failure else _crash(error, log) from None
+            except KeyboardInterrupt:  # the task of the moment heard it too, and leaves what it has for the next run
+                raise StateSaved("interrupted; the same command goes on from here") from None
     finally:
         shutil.rmtree(kfp_root, ignore_errors=True)
+    print(f"done; the report is {store / 'report' / 'index.html'}")
 
 
 def compile_(config: Config, *, root: Path, out: Path | None) -> None:

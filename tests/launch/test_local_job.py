@@ -45,9 +45,10 @@ with process_boundary():
 """
 
 
-def test_message_comes_back_with_the_exception() -> None:
+def test_message_comes_back_with_the_exception_and_only_there(capfd) -> None:
     with pytest.raises(InputError, match=r"^row 7: no caption$"):
         run_local_job(app("-c", REFUSES))
+    assert "row 7" not in capfd.readouterr().err
 
 
 def test_handlers_are_restored() -> None:

@@ -75,13 +75,14 @@ def _read_on(path: Path, position: int, sink: Sink) -> int:
 
 
 def _lines(stream: TextIO, seconds_between: float) -> Sink:
-    last_said: dict[str, float] = {}
+    last_said: dict[str, tuple[float, int]] = {}
 
     def draw(event: Event) -> None:
         now = time.monotonic()
-        is_due = now - last_said.get(event.task, float("-inf")) >= seconds_between
-        if is_due or event.done >= event.total:
-            last_said[event.task] = now
+        said_at, said = last_said.get(event.task, (float("-inf"), -1))
+        is_due = now - said_at >= seconds_between
+        if event.done != said and (is_due or event.done >= event.total):
+            last_said[event.task] = now, event.done
             figures = f"  {_figures(event)}" if event.values else ""
             print(f"{event.task}: {event.done}/{event.total} {event.unit}{figures}", file=stream, flush=True)
 

@@ -27,7 +27,7 @@ def render(config: Config) -> str:
     """
     stages = {stage.name: _stage(stage, config) for stage in stages_of(config)}
     report = f"{STORE}/report"
-    quality = {"x": "steps", "y": list(config.evaluation.scorers), "template": "scatter", "title": "Score by number of steps, every arm"}
+    quality = {"x": "steps", "y": "value", "template": "scatter", "title": "Scores by number of steps"}
     shown = {"metrics": [f"{report}/metrics.json"], "plots": [{f"{report}/quality.csv": quality}]}
     return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)
 

@@ -24,7 +24,7 @@ from rglcd.config import Section
 from rglcd.data.manifest import MANIFEST, read_manifest
 from rglcd.errors import InputError
 from rglcd.launch.console import drawing, following
-from rglcd.launch.failure import KNOWN, Failure, JobError, read_failure, write_failure
+from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
 from rglcd.launch.reference import read_reference, source_folder, write_reference
 from rglcd.stages.run import Outcome, assist_stage, run_stage
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
@@ -43,9 +43,7 @@ class Runtime(StrEnum):
     KUBERNETES = "torchx:kubernetes"
 
 
-def execute(
-    stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]
-) -> Outcome | None:
+def execute(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome | None:
     """Run a stage where the environment says; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
 
     ``None`` on every rank of a process group but the first, which alone publishes. Also raises
@@ -73,7 +71,7 @@ def process_boundary() -> Iterator[None]:
         if error_file:
             write_failure(Path(error_file), failure)
         if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
-            print(f"rglcd: {failure.message}", file=sys.stderr, flush=True)
+            print(LINE.format(message=failure.message), file=sys.stderr, flush=True)
         raise SystemExit(failure.exit_code) from None
 
 

@@ -24,6 +24,10 @@ KNOWN = (InputError, TrainingDiverged, StateSaved)
 """Errors whose one line says all: no traceback is worth showing."""
 
 
+LINE = "rglcd: {message}"
+"""How a process says its failure on stderr."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What the process that failed said of it."""
@@ -38,6 +42,11 @@ def write_failure(path: Path, failure: Failure) -> None:
     content = {"message": failure.message, "errorCode": failure.exit_code, "extraInfo": when}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"message": content}), encoding="utf-8")
+
+
+def says_failure(line: str) -> bool:
+    """Whether ``line`` of a log is a process saying its failure, which the error file holds too."""
+    return line.startswith(LINE.format(message=""))
 
 
 def read_failure(text: str) -> Failure | None:

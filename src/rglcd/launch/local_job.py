@@ -14,7 +14,7 @@ from torchx import specs
 from torchx.runner import Runner, get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
-from rglcd.launch.failure import Failure, exception_of, read_failure
+from rglcd.launch.failure import Failure, exception_of, read_failure, says_failure
 
 SCHEDULER = "local_cwd"
 
@@ -39,7 +39,8 @@ def run_local_job(app: specs.AppDef) -> None:
 
 def _stream_log(runner: Runner, handle: specs.AppHandle, role: str) -> None:
     for line in runner.log_lines(handle, role, k=0, should_tail=True):
-        print(line.rstrip("\n"), file=sys.stderr, flush=True)
+        if not says_failure(line):  # whoever waits for the job says it, once
+            print(line.rstrip("\n"), file=sys.stderr, flush=True)
 
 
 def _failure(app: specs.AppDef, log_dir: Path) -> Failure:
