@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, LatentConsistencyModelPipeline, StableDiffusionPipeline
 
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.evaluation.generation import as_png, from_png, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import as_png, draw_student, draw_teacher, from_png, seeded_noises, student_latents, teacher_latents
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, export_pipeline
 from rglcd.models.student import Student
@@ -132,6 +132,22 @@ def test_the_guidance_weight_reaches_the_student(student_folder, text):
         student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=omega) for omega in (1.0, 5.0)
     )
     assert not torch.allclose(weak, strong, atol=1e-4)
+
+
+def test_drawing_is_sampling_and_decoding_without_a_graph(teacher_folder, student_folder, text):
+    teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
+    student = Student.load(student_folder, dtype=torch.float32, device=CPU)
+    codec = Codec.load(teacher_folder, dtype=torch.float32, device=CPU)
+    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.encode(text.null_ids())
+    noises = seeded_noises(range(2), SHAPE, seed=0, count=2)
+    many = teacher_latents(teacher, cond, uncond, noises[0], schedule=teacher.schedule, num_steps=4, omega=2.0)
+    few = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=2.0)
+    drawn_in_many = draw_teacher(teacher, codec, cond, uncond, num_steps=4, omega=2.0, noise=noises[0])
+    drawn_in_few = draw_student(student, codec, cond, omega=2.0, noises=noises, scalings=BoundaryScalings())
+    for pixels, latents in ((drawn_in_many, many), (drawn_in_few, few)):
+        assert torch.equal(pixels, codec.decode(latents))
+        assert pixels.shape == (2, 3, RESOLUTION, RESOLUTION)
+        assert not pixels.requires_grad
 
 
 # --- what a file would hold ----------------------------------------------------------------------

@@ -47,6 +47,8 @@ table{border-collapse:collapse}
   transition:transform .16s ease,box-shadow .16s ease;position:relative}
 .grid.crisp img{image-rendering:pixelated}
 .grid img:hover{transform:scale(1.9);z-index:2;box-shadow:0 10px 34px var(--shade)}
+.grid .caption bdi{position:sticky;left:0;display:inline-block;max-width:min(100%,calc(100vw - 44px))}
+.grid tr:last-child img:hover{transform-origin:center bottom}
 .grid td:first-child img:hover{transform-origin:left center}
 .grid td:last-child img:hover{transform-origin:right center}
 .grid span{font-size:.74rem;color:var(--soft);line-height:1.5}

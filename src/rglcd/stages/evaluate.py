@@ -24,7 +24,7 @@ from rglcd.data.manifest import altered_files, digest_of, read_manifest, write_j
 from rglcd.data.source import parse_row, read_image, read_lines
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
-from rglcd.evaluation.generation import seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
 from rglcd.evaluation.measurement import (
     REAL,
     TEACHER,
@@ -168,28 +168,24 @@ class Exhibition:
         if subject.who == TEACHER:
             teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
             uncond = self.text_encoder.encode(self.text_encoder.null_ids())
-            return lambda indices: self.codec.decode(
-                teacher_latents(
-                    teacher,
-                    self._cond(indices),
-                    uncond,
-                    *self._noises(indices, 1),
-                    schedule=teacher.schedule,
-                    num_steps=subject.num_steps,
-                    omega=omega,
-                )
+            return lambda indices: draw_teacher(
+                teacher,
+                self.codec,
+                self._cond(indices),
+                uncond,
+                num_steps=subject.num_steps,
+                omega=omega,
+                noise=self._noises(indices, 1)[0],
             )
         student = Student.load(self.student / subject.who, dtype=torch.float32, device=self.device)
-        return lambda indices: self.codec.decode(
-            student_latents(
-                student,
-                self._cond(indices),
-                self._noises(indices, subject.num_steps),
-                schedule=student.schedule,
-                scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
-                omega=omega,
-                original_steps=self.model.num_ddim_steps,
-            )
+        return lambda indices: draw_student(
+            student,
+            self.codec,
+            self._cond(indices),
+            omega=omega,
+            noises=self._noises(indices, subject.num_steps),
+            scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
+            original_steps=self.model.num_ddim_steps,
         )
 
     def _real(self, indices: Sequence[int]) -> Tensor:
