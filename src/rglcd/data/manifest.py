@@ -17,7 +17,7 @@ from rglcd.errors import InputError
 
 MANIFEST = "manifest.json"
 
-UNDIGESTED = frozenset({"timings.json", "index.html", "report.md"})
+UNDIGESTED = frozenset({"timings.json", "speed.json", "index.html", "report.md"})
 """File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
 
 _CHUNK = 1 << 20

@@ -70,6 +70,9 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
     started = time.perf_counter()
     facts = _call(work)
     seconds = time.perf_counter() - started
+    for leftover in work.aside.rglob(".*.aside"):
+        # A kill in the middle of a write leaves the file aside; it was never part of the work.
+        leftover.unlink()
     write_json(work.aside / TIMINGS, _timings(work.inputs) | {name: round(seconds, 3)})
     write_manifest(work.aside, _manifest(work, facts))
     return Outcome(_publish(work), work.published, was_done=False, seconds=seconds)

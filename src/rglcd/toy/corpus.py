@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,18 +13,23 @@ INDEX_FILE: Final = "index.tsv"
 SETTINGS_FILE: Final = "corpus.json"
 HELD_OUT_PROMPTS: Final = "prompts/heldout.txt"
 TRAIN_PROMPTS: Final = "prompts/train.txt"
+REFERENCE: Final = "reference"
+
+# Pictures of the reference are drawn with seeds that no training picture has.
+_REFERENCE_SEEDS: Final = 500_000
 
 
-def write_corpus(folder: Path, *, num_images: int = 8192, seed: int = 0) -> None:
-    """Write the source folder: pictures of train captions only, and both prompt sets, a caption a line.
+def write_corpus(folder: Path, *, num_images: int = 8192, num_reference: int = 1024, seed: int = 0) -> None:
+    """Write the source folder: pictures of train captions only, both prompt sets, and a reference to compare with.
 
-    The bytes depend on `num_images` and `seed` alone. A folder already written with these is left as it is; another
+    The reference, `reference/index.tsv` with its images, shows the held-out prompts in their order, over and over. The
+    bytes depend on the numbers and `seed` alone. A folder already written with these is left as it is; another
     corpus is replaced once the new one is whole.
 
     Raises:
         InputError: the folder holds something else, which is not replaced.
     """
-    settings = json.dumps({"num_images": num_images, "seed": seed}, indent=2) + "\n"
+    settings = json.dumps({"num_images": num_images, "num_reference": num_reference, "seed": seed}, indent=2) + "\n"
     marker = folder / SETTINGS_FILE
     if marker.is_file() and marker.read_text() == settings:
         return
@@ -31,22 +37,26 @@ def write_corpus(folder: Path, *, num_images: int = 8192, seed: int = 0) -> None
         raise InputError(f"{folder} holds something other than a toy corpus; name another folder, or empty this one")
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    (aside / "images").mkdir(parents=True)
-    (aside / "prompts").mkdir()
+    (aside / "prompts").mkdir(parents=True)
     scenes = split()
-    _write_pictures(aside, scenes.train, num_images, seed)
-    _write_prompts(aside / HELD_OUT_PROMPTS, scenes.held_out, seed)
-    _write_prompts(aside / TRAIN_PROMPTS, scenes.train, seed)
+    # The order shuffles anew in every pass over the captions, so that any stretch of pictures is a fair sample.
+    turns = range(-(-num_images // len(scenes.train)))
+    training = [scene for turn in turns for scene in shuffled(scenes.train, f"{seed}/{turn}")][:num_images]
+    _write_pictures(aside, training, first_seed=seed * 1_000_000)
+    held_out = shuffled(scenes.held_out, str(seed))
+    reference = [held_out[number % len(held_out)] for number in range(num_reference)]
+    _write_pictures(aside / REFERENCE, reference, first_seed=seed * 1_000_000 + _REFERENCE_SEEDS)
+    _write_prompts(aside / HELD_OUT_PROMPTS, held_out)
+    _write_prompts(aside / TRAIN_PROMPTS, shuffled(scenes.train, str(seed)))
     (aside / SETTINGS_FILE).write_text(settings)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
 
-def _write_pictures(folder: Path, train: tuple[Scene, ...], num_images: int, seed: int) -> None:
-    """The order shuffles anew in every pass over the captions, so that any stretch of pictures is a fair sample."""
-    scenes = [scene for turn in range(-(-num_images // len(train))) for scene in shuffled(train, f"{seed}/{turn}")]
-    scenes = scenes[:num_images]
-    pictures = draw_batch(scenes, [seed * 1_000_000 + number for number in range(num_images)])
+def _write_pictures(folder: Path, scenes: Sequence[Scene], *, first_seed: int) -> None:
+    """An index and its pictures, one for each scene."""
+    (folder / "images").mkdir(parents=True)
+    pictures = draw_batch(scenes, [first_seed + number for number in range(len(scenes))])
     rows = []
     for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
         address = f"images/{number:05d}.png"
@@ -55,5 +65,5 @@ def _write_pictures(folder: Path, train: tuple[Scene, ...], num_images: int, see
     (folder / INDEX_FILE).write_text("".join(rows))
 
 
-def _write_prompts(path: Path, scenes: tuple[Scene, ...], seed: int) -> None:
-    path.write_text("".join(f"{caption(scene)}\n" for scene in shuffled(scenes, str(seed))))
+def _write_prompts(path: Path, scenes: Sequence[Scene]) -> None:
+    path.write_text("".join(f"{caption(scene)}\n" for scene in scenes))
