@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import re
 import shutil
 import sys
@@ -42,8 +43,10 @@ def run(config: Config, *, root: Path) -> None:
             except RuntimeError as error:
                 failure = channel.failure()
                 raise exception_of(failure) if failure else _crash(error, log) from None
-            except KeyboardInterrupt:  # the task of the moment heard it too, and leaves what it has for the next run
-                raise StateSaved("interrupted; the same command goes on from here") from None
+            except KeyboardInterrupt:  # the terminal told the task of the moment too
+                _wait_for_task()
+                failure = channel.failure()
+                raise exception_of(failure) if failure else StateSaved("interrupted; the same command goes on from here") from None
     finally:
         shutil.rmtree(kfp_root, ignore_errors=True)
     print(f"done; the report is {store / 'report' / 'index.html'}")
@@ -107,6 +110,13 @@ def _kfp_quiet(log: io.StringIO) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _wait_for_task() -> None:
+    """Kubeflow gives an interrupted task a quarter of a second; it may take as long as it needs to save its state."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def _crash(error: RuntimeError, log: io.StringIO) -> JobError:

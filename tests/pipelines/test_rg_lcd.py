@@ -132,3 +132,15 @@ def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, ca
         "rglcd: RGLCD_RUNTIME=torchx:kubernetes is not available in this version; use inline or torchx:local_cwd\n",
     )
     assert not (checkout / "artifacts" / ".kfp").exists()
+
+
+def test_a_crash_shows_the_end_of_its_log(checkout: Path, capfd, monkeypatch) -> None:
+    (checkout / "broken" / "rglcd").mkdir(parents=True)
+    (checkout / "broken" / "rglcd" / "__init__.py").write_text("raise MemoryError('of this process')")
+    monkeypatch.setenv("PYTHONPATH", str(checkout / "broken"))
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert any("MemoryError: of this process" in line for line in lines)
+    assert lines[-1].startswith("rglcd: Pipeline 'rg-lcd' finished with status FAILURE")
