@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from rglcd.progress import Event, Sink, read_event
 
@@ -24,14 +25,15 @@ def drawing(stream: TextIO, *, seconds_between_lines: float = 5.0) -> Iterator[S
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
+        BarColumn(bar_width=24),
         TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-        TextColumn("{task.fields[figures]}", style="dim"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        # Last, and alone in giving way on a narrow terminal.
+        TextColumn("{task.fields[figures]}", style="dim", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
     # rich takes over stdout and stderr meanwhile, so that what others print goes above the bars and not through them.
-    with Progress(*columns, console=Console(file=stream)) as bars:
+    with Progress(*columns, console=Console(file=stream), expand=True) as bars:
         yield _bars(bars)
 
 
