@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rglcd import __version__
 from rglcd.config import Config, dump, load_params, load_preset, preset_names
@@ -16,6 +16,7 @@ PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
 DATA = Path("data")
 DVC_FILE = Path("dvc.yaml")
+_ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
 
 _EPILOG = """\
 first run       make demo
@@ -30,15 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     from rglcd.launch.execute import process_boundary
 
-    options = _parser().parse_args(arguments)
-    act: Callable[[argparse.Namespace], None] = options.act
     with process_boundary():
+        options = _parser().parse_args(arguments)
+        act: Callable[[argparse.Namespace], None] = options.act
         act(options)
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong word is bad input like any other: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see: {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rglcd",
         description="Reward guided latent consistency distillation: a teacher in, a student that draws in 1 to 8 steps out.",
         epilog=_EPILOG,
@@ -74,7 +82,9 @@ def _add_run(verbs: Any) -> None:
     run.add_argument(
         "--artifact", action="append", default=[], metavar="NAME=DIR", help="where one artifact is (default: artifacts/NAME; source: data)"
     )
-    run.add_argument("--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)")
+    run.add_argument(
+        "--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)"
+    )
     run.set_defaults(act=_run)
 
 
@@ -133,8 +143,10 @@ def _artifact_folders(overrides: Sequence[str]) -> Callable[[str], Path]:
     named: dict[str, Path] = {}
     for override in overrides:
         name, separator, folder = override.partition("=")
-        if not separator:
+        if not separator or not folder:
             raise InputError(f"--artifact takes name=folder, not {override!r}")
+        if name not in _ARTIFACT_NAMES:
+            raise InputError(f"--artifact {override}: there is no artifact {name!r}; there are: {', '.join(_ARTIFACT_NAMES)}")
         named[name] = Path(folder)
 
     def folder_of(artifact: str) -> Path:

@@ -340,6 +340,8 @@ def validate_section(name: str, values: Mapping[str, Any]) -> Section:
     """One section by its name, from plain values (as Kubeflow and TorchX carry them)."""
     if name not in SECTIONS:
         raise InputError(f"unknown section {name!r}{_nearest(name, SECTIONS)}")
+    if not isinstance(values, Mapping):
+        raise InputError(f"section {name} must be a mapping, not {values!r}")
     adapter: TypeAdapter[Section] = TypeAdapter(Config.__annotations__[name])
     try:
         return adapter.validate_python(dict(values))
@@ -374,7 +376,10 @@ def _overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
         child = node.get(key)
         node[key] = dict(child) if isinstance(child, Mapping) else {}
         node = node[key]
-    node[keys[-1]] = yaml.safe_load(text)
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
     return root
 
 

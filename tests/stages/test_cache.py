@@ -68,7 +68,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     write_tiny_pretrained(folder)
-    return folder
+    return publish(folder, stage="prepare")
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,7 @@ class TestRefusals:
         tensors = load_file(weights)
         tensors["encoder.conv_in.weight"][0, 0, 0, 0] = float("nan")
         save_file(tensors, weights, metadata={"format": "pt"})
+        publish(broken, stage="prepare")
         with pytest.raises(InputError, match="sample 000000: latent_mean is not finite"):
             run(shards, broken, tmp_path / "latents")
 

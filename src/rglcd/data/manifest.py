@@ -130,6 +130,18 @@ def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | No
     return [f"{name} {problem}" for name, problem in problems if problem is not None]
 
 
+def read_verified(folder: Path, *, made_by: str) -> Manifest:
+    """The manifest of an artifact each of whose files is what it says.
+
+    Raises :class:`InputError` as :func:`read_manifest` does, and naming the first file that is not.
+    """
+    manifest = read_manifest(folder, made_by=made_by)
+    altered = altered_files(folder, manifest)
+    if altered:
+        raise InputError(f"{folder}: {altered[0]}; make it again: rglcd run {made_by}")
+    return manifest
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON: aside, flushed to disk, then renamed over ``path``."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -93,6 +94,6 @@ class LatentRewardModel(nn.Module):
         try:
             model = cls(LatentRewardShape(**{**declared, "latent": tuple(declared["latent"])}))
             model.load_state_dict(load_file(str(folder / "model.safetensors")))
-        except (KeyError, TypeError, RuntimeError, OSError) as error:
+        except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
             raise InputError(f"{folder} is not a latent reward model: {' '.join(str(error).split())[:300]}") from None
         return model.to(device)

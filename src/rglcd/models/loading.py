@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import diffusers
 import torch
 import transformers
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rglcd.errors import InputError
 
@@ -32,13 +34,24 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
         network, report = kind.from_pretrained(  # type: ignore[attr-defined]
             str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be opened as {kind.__name__}: {' '.join(str(error).split())[:300]}") from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first")
     loaded: Network = network
     return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``. Raises :class:`InputError`."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing: expected a tokenizer")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} cannot be opened as a tokenizer: {' '.join(str(error).split())[:300]}") from None
+    return tokenizer
 
 
 def read_json(path: Path) -> dict[str, Any]:

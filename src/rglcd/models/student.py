@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rglcd.core.guidance import guidance_embedding
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
+from rglcd.errors import InputError
 from rglcd.models.loading import load_weights
 from rglcd.models.teacher import Teacher, read_schedule
 
@@ -50,6 +51,8 @@ class Student:
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Student":
         """The student of an exported pipeline folder, frozen."""
         unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device).eval().requires_grad_(False)
+        if unet.config.time_cond_proj_dim is None:
+            raise InputError(f"{folder}/unet takes no guidance embedding: it is a teacher, not a distilled student")
         schedule, kind = read_schedule(folder / "scheduler")
         return cls(unet, schedule.to(device=device), kind)
 

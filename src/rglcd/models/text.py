@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from rglcd.models.loading import load_weights
+from rglcd.models.loading import load_tokenizer, load_weights
 
 
 class TextEncoder:
@@ -24,7 +24,7 @@ class TextEncoder:
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "TextEncoder":
         """Text encoder and tokenizer of the diffusers pipeline in ``folder``."""
         model = load_weights(CLIPTextModel, folder / "text_encoder", dtype=dtype).to(device)
-        return cls(model, AutoTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True))
+        return cls(model, load_tokenizer(folder / "tokenizer"))
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
         """Ids (B, L), padded and cut to the model's length, on the CPU."""

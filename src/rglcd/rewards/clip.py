@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase
 
-from rglcd.models.loading import load_weights, read_json
+from rglcd.errors import InputError
+from rglcd.models.loading import load_tokenizer, load_weights, read_json
 
 
 class ClipReward:
@@ -35,8 +36,9 @@ class ClipReward:
         """The model of ``folder``, whose ``preprocessor_config.json`` gives the normalisation."""
         model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
         preprocessing = read_json(folder / "preprocessor_config.json")
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        return cls(model, tokenizer, mean=preprocessing["image_mean"], std=preprocessing["image_std"])
+        if not {"image_mean", "image_std"} <= preprocessing.keys():
+            raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
+        return cls(model, load_tokenizer(folder), mean=preprocessing["image_mean"], std=preprocessing["image_std"])
 
     @property
     def logit_scale(self) -> float:

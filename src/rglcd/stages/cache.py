@@ -35,7 +35,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     Each is a pure function of its shard, so a finished one that a killed run left is taken over.
     Raises :class:`InputError` for an altered shard, an image of another resolution or a sample whose moments are not finite.
     """
-    models, folder = Pretrained(pretrained), latents.folder
+    models, folder = Pretrained.open(pretrained), latents.folder
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
     num_samples, done = sum(entry.num_samples for entry in entries), 0

@@ -16,7 +16,7 @@ from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import Distance, huber, pseudo_huber, squared_l2
 from rglcd.core.timesteps import doubling_curriculum
 from rglcd.data.latents import LatentCache
-from rglcd.data.manifest import digest_of, read_manifest, write_json
+from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, export_pipeline
@@ -83,11 +83,14 @@ def distill(
     the ``lcm`` arm alone. Raises :class:`InputError`, ``StateSaved`` and ``TrainingDiverged`` as the loop does.
     """
     with join_world() as world:
-        materials = Materials(model, distillation, latents, Pretrained(pretrained), reward_model, world)
+        materials = Materials(model, distillation, latents, Pretrained.open(pretrained), reward_model, world)
         arms = _arms(materials, reward)
         for arm in arms:
             if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
                 _train_arm(arm, materials, student.folder)
+            if world.leads:
+                # Here, not where the arm is trained: a kill may have come between its publication and this.
+                shutil.rmtree(_checkpoints(student.folder, arm), ignore_errors=True)
             world.wait()
     return {"arms": {arm.name: {"num_steps": arm.num_steps, "key": arm.key} for arm in arms}}
 
@@ -120,7 +123,7 @@ def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
     inputs = {"latents": read_manifest(materials.latents, made_by="cache").digest}
     inputs["pretrained"] = read_manifest(materials.pretrained.folder, made_by="prepare").digest
     if reward.kind == "latent":
-        inputs["reward_model"] = read_manifest(_lrm_folder(materials), made_by="pretrain").digest
+        inputs["reward_model"] = read_verified(_lrm_folder(materials), made_by="pretrain").digest
     return digest_of(
         {
             "version": stage_named("distill").version,
@@ -137,8 +140,11 @@ def _is_finished(folder: Path, arm: Arm) -> bool:
 
 
 def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
-    """Copy the arm from the student published before, if it is the very same computation."""
+    """Copy the arm from the student published before, if it is the very same computation and still what was published."""
     if student.previous is None or not _is_finished(student.previous / arm.name, arm):
+        return False
+    manifest = read_manifest(student.previous, made_by="distill")
+    if altered_files(student.previous, manifest, names=[name for name in manifest.files if name.startswith(f"{arm.name}/")]):
         return False
     if world.leads:
         aside = student.folder / f".{arm.name}.aside"
@@ -153,13 +159,15 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
 
 def _train_arm(arm: Arm, materials: Materials, folder: Path) -> None:
     distillation, world = materials.distillation, materials.world
-    checkpoints = folder / f".{arm.name}-{arm.key[:12]}.checkpoints"
     distiller = _distiller(materials, arm.reward, num_steps=arm.num_steps, world=world)
     run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every)
-    curve = train(distiller, run, checkpointer=Checkpointer(checkpoints), world=world)
+    curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world)
     if world.leads:
         _export(arm, materials, distiller, curve=curve, folder=folder / arm.name)
-        shutil.rmtree(checkpoints)
+
+
+def _checkpoints(folder: Path, arm: Arm) -> Path:
+    return folder / f".{arm.name}-{arm.key[:12]}.checkpoints"
 
 
 def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world: World) -> Distiller:

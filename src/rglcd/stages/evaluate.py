@@ -20,7 +20,7 @@ from rglcd.config import Evaluation, Model
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.data.accounting import RowRejectedError
 from rglcd.data.images import decode, square, to_array
-from rglcd.data.manifest import altered_files, digest_of, read_manifest, write_json
+from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.data.source import parse_row, read_image, read_lines
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
@@ -208,9 +208,10 @@ def _open_exhibition(
     arms = sorted(path.parent.name for path in student.glob(f"[!.]*/{RECORD}"))
     if not arms:
         raise InputError(f"{student} holds no student; make one with: rglcd run distill")
+    read_verified(student, made_by="distill")
     prompts = _read_prompts(source / evaluation.prompts)
     reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
-    return Exhibition(model, evaluation, Pretrained(pretrained), student, arms, prompts, reference, device)
+    return Exhibition(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
 
 
 def _read_prompts(path: Path) -> list[str]:

@@ -12,7 +12,10 @@ from rglcd.config import Model, ModelSource, Preparation
 from rglcd.data.manifest import folder_digest, write_json
 from rglcd.data.storage import fetch_model_folder
 from rglcd.errors import InputError
+from rglcd.evaluation.features import load_features
 from rglcd.models.codec import Codec
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
 from rglcd.rewards.registry import load_scorer, needs_weights
 from rglcd.stages.run import Output
 
@@ -58,5 +61,8 @@ def _open_each(folder: Path, model: Model, preparation: Preparation) -> None:
     """What cannot be opened is refused here, not after an hour of caching."""
     device = torch.device("cpu")
     Codec.load(folder / "teacher", dtype=torch.float32, device=device).latent_shape(model.resolution)
+    TextEncoder.load(folder / "teacher", dtype=torch.float32, device=device)
+    Teacher.load(folder / "teacher", dtype=torch.float32, device=device)
     for name, scorer in preparation.scorers.items():
         load_scorer(scorer.kind, folder / "scorers" / name, dtype=torch.float32, device=device)
+    load_features(preparation.features.kind, folder / "features", device=device)

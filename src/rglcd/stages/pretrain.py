@@ -25,7 +25,7 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
     """Write the LRM (``config.json``, ``model.safetensors``) and its learning curve; facts: held-out retrieval accuracy."""
     checkpoints = reward_model.folder / ".checkpoints"
     with join_world() as world:
-        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained(pretrained), world=world)
+        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), world=world)
         run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
         accuracy = pretrainer.retrieval_accuracy()

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from rglcd.data.manifest import folder_digest
+from rglcd.data.manifest import folder_digest, read_verified
 from rglcd.errors import InputError
 from rglcd.models.loading import read_json
 from rglcd.rewards.protocol import Reward
@@ -17,6 +18,12 @@ class Pretrained:
     """The artifact ``pretrained``: a teacher folder, scorers by name, a feature network."""
 
     folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> "Pretrained":
+        """What ``prepare`` published in ``folder``; :class:`InputError` names a file that is no longer what it published."""
+        read_verified(folder, made_by="prepare")
+        return cls(folder)
 
     @property
     def teacher(self) -> Path:
@@ -43,5 +50,5 @@ class Pretrained:
         kind: str = scorers[name]["kind"]
         return kind
 
-    def _layout(self) -> dict[str, dict[str, dict[str, str]]]:
+    def _layout(self) -> dict[str, Any]:
         return read_json(self.folder / "scorers.json")

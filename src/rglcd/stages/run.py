@@ -27,7 +27,7 @@ from rglcd.data.manifest import (
     write_manifest,
 )
 from rglcd.errors import InputError
-from rglcd.stages.table import SOURCE, Stage, maker_of, stage_named
+from rglcd.stages.table import SOURCE, Stage, maker_of, may_be_absent, stage_named
 
 TIMINGS = "timings.json"
 
@@ -66,6 +66,8 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
         return Outcome(_publish(work), work.published, was_done=True, seconds=0.0)
     standing = _standing(work)
     if standing is not None:
+        # Killed at the very last, it left what it had replaced.
+        shutil.rmtree(work.retired, ignore_errors=True)
         return Outcome(standing, work.published, was_done=True, seconds=0.0)
     started = time.perf_counter()
     facts = _call(work)
@@ -102,10 +104,17 @@ class _Work:
     def aside(self) -> Path:
         return self.published.with_name(f".{self.published.name}.{self.key[:12]}.aside")
 
+    @property
+    def retired(self) -> Path:
+        return self.published.with_name(f".{self.published.name}.retired")
+
 
 def _plan(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> _Work:
     stage = stage_named(name)
     validated = {section: _validated(section, sections) for section in stage.sections}
+    for artifact in stage.inputs:
+        if artifact not in artifacts and not may_be_absent(artifact):
+            raise InputError(f"{name} reads {artifact}: say which folder it is in")
     inputs = {artifact: artifacts[artifact] for artifact in stage.inputs if artifact in artifacts}
     made_from = {artifact: _input_digest(artifact, folder) for artifact, folder in inputs.items()}
     (output,) = stage.outputs
@@ -118,7 +127,7 @@ def _call(work: _Work) -> Mapping[str, Any]:
         if stale != work.aside:
             shutil.rmtree(stale, ignore_errors=True)
     work.aside.mkdir(parents=True, exist_ok=True)
-    previous = work.published if (work.published / MANIFEST).is_file() else None
+    previous = work.published if _manifest_standing(work) is not None else None
     module, _, function = work.stage.entry.partition(":")
     entry: Callable[..., Mapping[str, Any]] = getattr(importlib.import_module(module), function)
     read = {artifact: work.inputs.get(artifact) for artifact in work.stage.inputs}
@@ -154,16 +163,22 @@ def _input_digest(artifact: str, folder: Path) -> str:
 
 def _standing(work: _Work) -> Manifest | None:
     """The manifest of what is published, if it is this very computation and no file is missing or cut."""
-    if not (work.published / MANIFEST).is_file():
-        return None
-    manifest = read_manifest(work.published, made_by=work.stage.name)
-    if manifest.key != work.key:
+    manifest = _manifest_standing(work)
+    if manifest is None or manifest.key != work.key:
         return None
     for name, entry in manifest.files.items():
         path = work.published / name
         if not path.is_file() or path.stat().st_size != entry.bytes:
             return None
     return manifest
+
+
+def _manifest_standing(work: _Work) -> Manifest | None:
+    try:
+        return read_manifest(work.published, made_by=work.stage.name)
+    except InputError:
+        # Absent, or cut: either way this stage is what makes it.
+        return None
 
 
 def _timings(inputs: Mapping[str, Path]) -> dict[str, float]:
@@ -202,10 +217,9 @@ def _manifest(work: _Work, facts: Mapping[str, Any]) -> Manifest:
 
 def _publish(work: _Work) -> Manifest:
     """Put the folder aside, whole with its manifest, where the artifact belongs."""
-    retired = work.published.with_name(f".{work.published.name}.retired")
-    shutil.rmtree(retired, ignore_errors=True)
+    shutil.rmtree(work.retired, ignore_errors=True)
     if work.published.exists():
-        work.published.rename(retired)
+        work.published.rename(work.retired)
     work.aside.rename(work.published)
-    shutil.rmtree(retired, ignore_errors=True)
+    shutil.rmtree(work.retired, ignore_errors=True)
     return read_manifest(work.published, made_by=work.stage.name)

@@ -121,6 +121,11 @@ def maker_of(artifact: str) -> Stage:
     return {output: stage for stage in STAGES for output in stage.outputs}[artifact]
 
 
+def may_be_absent(artifact: str) -> bool:
+    """Whether some configurations do not make ``artifact`` at all, so that its readers do without."""
+    return artifact != SOURCE and maker_of(artifact).when is not _always
+
+
 def stages_of(config: Config) -> tuple[Stage, ...]:
     """The stages that ``config`` runs, in order."""
     return tuple(stage for stage in STAGES if stage.when(config))
