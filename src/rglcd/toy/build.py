@@ -79,7 +79,7 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
     """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
 
     A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the
-    weights on a given machine; half an hour and ten minutes of it.
+    weights on a given machine; forty minutes of it.
     """
     torch.set_num_threads(1)
     recipe = settings or BuildSettings()

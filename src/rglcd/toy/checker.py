@@ -1,7 +1,7 @@
 """Reads a picture's attributes by measurement, with no learned weights: the toy world's ground truth.
 
-The object is segmented by how much of its ink each pixel holds; shape is the best of three templates with the segment's
-area and centroid, size its radius. `UNDECIDED` stands wherever no value fits, and is wrong for every caption.
+The object is segmented by how much of its ink each pixel holds; shape is the best of the templates, turned every way,
+with the segment's area and centroid, size its radius. `UNDECIDED` stands wherever no value fits, and is wrong for every caption.
 """
 
 import math
@@ -32,6 +32,8 @@ MIN_OFFSET: Final = 3.0  # pixels from the middle
 MAX_COLOUR_DISTANCE: Final = 0.35  # in RGB; neighbouring colours are .6 apart at least
 MAX_LEVEL_DISTANCE: Final = 0.15
 MAX_BACKGROUND_CHROMA: Final = 0.15
+
+TEMPLATE_SHAPE: Final = (0, 1, 1, 2, 2, 2, 2)
 
 HALF_SIDE: Final = SQUARE_HALF_SIDE[0] / SQUARE_HALF_SIDE[1]
 APEX: Final = TRIANGLE_APEX[0] / TRIANGLE_APEX[1]
@@ -141,12 +143,22 @@ def _shape(cover: Tensor, area: Tensor, column: Tensor, row: Tensor) -> tuple[Te
         dim=1,
     )
     circle, square, triangle = radii[:, :, None, None].unbind(1)
-    templates = torch.stack([_circle(x, y, circle), _square(x, y, square), _triangle(x, y, triangle)], dim=1)
+    # Every way a shape can be turned is a template of its own; TEMPLATE_SHAPE says which shape that is.
+    templates = torch.stack(
+        [
+            _circle(x, y, circle),
+            _square(x, y, square),
+            _square((x + y) * math.sqrt(0.5), (x - y) * math.sqrt(0.5), square),
+            *(_triangle(across, along, triangle) for across, along in ((x, y), (y, -x), (x, -y), (y, x))),
+        ],
+        dim=1,
+    )
     sharp = (2 * cover - 0.5).clamp(0, 1).unsqueeze(1)
     overlap = torch.minimum(templates, sharp).sum((2, 3)) / torch.maximum(templates, sharp).sum((2, 3)).clamp(min=1)
     best = overlap.max(dim=1)
-    radius = radii.gather(1, best.indices[:, None]).squeeze(1)
-    return best.indices.where(best.values > MIN_OVERLAP, UNDECIDED), radius
+    number = torch.tensor(TEMPLATE_SHAPE, device=cover.device)[best.indices]
+    radius = radii.gather(1, number[:, None]).squeeze(1)
+    return number.where(best.values > MIN_OVERLAP, UNDECIDED), radius
 
 
 def _inside(distance: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class CodecSettings:
     groups: int = 4
     batch: int = 16
     learning_rate: float = 3e-3
-    num_joint_steps: int = 2200
-    num_decoder_steps: int = 1600
+    num_joint_steps: int = 1900
+    num_decoder_steps: int = 1200
     decoder_learning_rate: float = 1.5e-3
     latent_noise: float = 0.06
     log_variance_bias: float = -6.0

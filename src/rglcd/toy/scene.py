@@ -1,5 +1,9 @@
 """The toy world: one coloured shape on a 32 x 32 canvas, its caption, and its drawing in integer arithmetic.
 
+A caption leaves things open, as captions do: which way a triangle points, whether a square stands on its side or on a
+corner, where along the named edge the object is. Without that, the mean of all pictures of a caption would be a right
+picture of it, one step of any denoiser would draw it, and there would be nothing to distil.
+
 A drawing depends on (scene, seed) alone: no floating point and no library's random generator, so every machine and
 every numpy draws the same bytes.
 """
@@ -8,6 +12,7 @@ import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from typing import Final
@@ -30,13 +35,15 @@ VALUES: Final = (SIZES, COLOURS, SHAPES, POSITIONS, BACKGROUNDS)
 # Lengths are in 1/64 pixel, so that a 4 x 4 grid of subpixel centres falls on integers.
 UNIT: Final = 64
 SUBPIXELS: Final = 4
-RADII: Final = ((314, 339), (474, 506))  # small 4.9-5.3 px, large 7.4-7.9 px
-EDGE_DISTANCE: Final = (576, 704)  # 9-11 px from the edge that the position names
-CENTRE: Final = (928, 1120)  # 14.5-17.5 px along the other axis
+RADII: Final = ((314, 339), (448, 474))  # small 4.9-5.3 px, large 7.0-7.4 px
+EDGE_DISTANCE: Final = (608, 672)  # 9.5-10.5 px from the edge that the position names
+CENTRE: Final = (832, 1216)  # 13-19 px along the other axis
 SQUARE_HALF_SIDE: Final = (9, 10)  # of the radius; a triangle's box is below
 TRIANGLE_APEX: Final = (23, 20)
 TRIANGLE_BASE: Final = (15, 20)
 TRIANGLE_HALF_WIDTH: Final = (23, 20)
+DIAGONAL: Final = (99, 70)  # of a square's side
+NUM_TURNS: Final = 4  # quarters for a triangle, eighths (of which two differ) for a square
 
 COLOUR_RGB: Final = ((220, 35, 35), (35, 190, 35), (40, 60, 225), (225, 215, 30), (205, 40, 205), (30, 205, 215))
 BACKGROUND_LEVELS: Final = (31, 128, 224)
@@ -114,11 +121,11 @@ def shuffled(scenes: tuple[Scene, ...], salt: str) -> list[Scene]:
 
 
 def draw(scene: Scene, seed: int) -> NDArray[np.uint8]:
-    """One picture of the scene, (32, 32, 3) uint8; the seed jitters its place, radius, colour and background."""
+    """One picture of the scene, (32, 32, 3) uint8; the seed turns it and jitters its place, radius, colour and background."""
     return np.asarray(draw_batch([scene], [seed])[0])
 
 
-def draw_batch(scenes: list[Scene], seeds: list[int]) -> NDArray[np.uint8]:
+def draw_batch(scenes: Sequence[Scene], seeds: Sequence[int]) -> NDArray[np.uint8]:
     """`draw` for many scenes at once: (B, 32, 32, 3) uint8."""
     pictures = np.empty((len(scenes), CANVAS, CANVAS, 3), dtype=np.uint8)
     for start in range(0, len(scenes), 128):
@@ -142,7 +149,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _words(seeds: list[int]) -> NDArray[np.uint64]:
+def _words(seeds: Sequence[int]) -> NDArray[np.uint64]:
     """Eight random words for each seed, (B, 8): SplitMix64 (Steele, Lea, Flood 2014), which counts by its constant."""
     first = np.array([seed * 8 & _MASK_64 for seed in seeds], dtype=np.uint64)[:, None]
     counts = np.arange(1, 9, dtype=np.uint64)
@@ -168,13 +175,16 @@ def _draw_chunk(indices: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArra
     row = np.select([position == 0, position == 1], [near, far], middle)
     inks = np.array(COLOUR_RGB, dtype=np.int32)[colour] + _between(words[:, 3:6], -JITTER, JITTER)
     levels = np.array(BACKGROUND_LEVELS, dtype=np.int32)[background] + _between(words[:, 6], -JITTER, JITTER)
-    covered = _coverage(shape, radius, column, row)[..., None]
+    turn = _between(words[:, 7], 0, NUM_TURNS - 1)
+    covered = _coverage(shape, radius, turn, column, row)[..., None]
     full = SUBPIXELS * SUBPIXELS
     mixed = inks[:, None, None] * covered + levels[:, None, None, None] * (full - covered)
     return np.asarray((mixed + full // 2) // full, dtype=np.uint8)
 
 
-def _coverage(shape: NDArray[np.int64], radius: NDArray[np.int32], column: NDArray[np.int32], row: NDArray[np.int32]) -> NDArray[np.int32]:
+def _coverage(
+    shape: NDArray[np.int64], radius: NDArray[np.int32], turn: NDArray[np.int32], column: NDArray[np.int32], row: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """How many of a pixel's 16 subpixel centres lie inside the shape: (B, 32, 32)."""
     step = UNIT // SUBPIXELS
     grid = np.arange(CANVAS * SUBPIXELS, dtype=np.int32) * step + step // 2
@@ -183,24 +193,28 @@ def _coverage(shape: NDArray[np.int64], radius: NDArray[np.int32], column: NDArr
     inside = np.empty((len(shape), grid.size, grid.size), dtype=bool)
     for number, test in enumerate((_in_circle, _in_square, _in_triangle)):
         chosen = shape == number
-        inside[chosen] = test(x[chosen], y[chosen], radius[chosen, None, None])
+        inside[chosen] = test(x[chosen], y[chosen], radius[chosen, None, None], turn[chosen, None, None])
     blocks = inside.reshape(len(shape), CANVAS, SUBPIXELS, CANVAS, SUBPIXELS)
     return np.asarray(blocks.sum(axis=(2, 4), dtype=np.int32))
 
 
-def _in_circle(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _in_circle(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32], _turn: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.asarray(x * x + y * y <= radius * radius)
 
 
-def _in_square(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _in_square(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32], turn: NDArray[np.int32]) -> NDArray[np.bool_]:
     half = _part(radius, SQUARE_HALF_SIDE)
-    return np.asarray((np.abs(x) <= half) & (np.abs(y) <= half))
+    on_its_side = (np.abs(x) <= half) & (np.abs(y) <= half)
+    on_a_corner = np.abs(x) + np.abs(y) <= _part(half, DIAGONAL)
+    return np.where(turn % 2 == 0, on_its_side, on_a_corner)
 
 
-def _in_triangle(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _in_triangle(x: NDArray[np.int32], y: NDArray[np.int32], radius: NDArray[np.int32], turn: NDArray[np.int32]) -> NDArray[np.bool_]:
     apex, base = _part(radius, TRIANGLE_APEX), _part(radius, TRIANGLE_BASE)
     half_width = _part(radius, TRIANGLE_HALF_WIDTH)
-    return np.asarray((np.abs(x) * (apex + base) <= half_width * (y + apex)) & (y <= base))
+    along = np.select([turn == 0, turn == 1, turn == 2], [y, -x, -y], x)
+    across = np.where(turn % 2 == 0, np.abs(x), np.abs(y))
+    return np.asarray((across * (apex + base) <= half_width * (along + apex)) & (along <= base))
 
 
 def _part(length: NDArray[np.int32], fraction: tuple[int, int]) -> NDArray[np.int32]:

@@ -34,7 +34,7 @@ class TeacherSettings:
     text_layers: int = 2
     batch: int = 64
     learning_rate: float = 1.5e-3
-    num_steps: int = 4800
+    num_steps: int = 4200
     caption_dropout: float = 0.1
     ema_decay: float = 0.998
     watch_every: int = 600
