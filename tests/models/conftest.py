@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import write_tiny_teacher
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny teacher's pipeline folder; read it, do not write it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    write_tiny_teacher(folder)
+    return folder

@@ -1,0 +1,116 @@
+"""The exported folder says what diffusers needs to know, and nothing of the machine that made it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, LCMScheduler
+
+from rglcd.models.export import CardFacts, export_pipeline
+from rglcd.models.student import Student
+from rglcd.models.teacher import Teacher
+
+CARD = CardFacts(
+    title="tiny · rg",
+    teacher="./toy/teacher",
+    arm="rg",
+    reward="`expert`, weight 1",
+    num_steps=12_000,
+    images_seen=1_920_000,
+    omega=(1.0, 5.5),
+    guidance_scale=4.25,
+)
+
+
+def export(teacher_folder: Path, folder: Path, *, num_ddim_steps: int = 40, timestep_scaling: float = 7.0) -> Student:
+    student = Student.of_teacher(Teacher.load(teacher_folder, dtype=torch.float32, device=torch.device("cpu")), omega_embedding_dim=16)
+    sizes = {"num_ddim_steps": num_ddim_steps, "timestep_scaling": timestep_scaling}
+    export_pipeline(student.unet, teacher=teacher_folder, folder=folder, **sizes, card=CARD)
+    return student
+
+
+@pytest.fixture(scope="module")
+def exported(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(teacher_folder, folder)
+    return folder
+
+
+def read(path: Path) -> dict[str, object]:
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_index_names_every_part_and_each_is_there(exported: Path) -> None:
+    index = read(exported / "model_index.json")
+    assert index["_class_name"] == "LatentConsistencyModelPipeline"
+    parts = {name: value for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+    assert parts["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert parts["scheduler"] == ["diffusers", "LCMScheduler"]
+    assert set(parts) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    assert all((exported / name).is_dir() for name in parts)
+
+
+def test_the_scheduler_is_the_teachers_on_the_students_grid(exported: Path, teacher_folder: Path) -> None:
+    ours, theirs = read(exported / "scheduler" / "scheduler_config.json"), read(teacher_folder / "scheduler" / "scheduler_config.json")
+    assert ours["_class_name"] == "LCMScheduler"
+    assert (ours["original_inference_steps"], ours["timestep_scaling"], ours["clip_sample"]) == (40, 7.0, False)
+    for name in ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one"):
+        assert ours[name] == theirs[name], name
+    assert LCMScheduler.from_pretrained(exported / "scheduler").config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_prediction_type_is_kept(teacher_folder: Path, tmp_path: Path, kind: str) -> None:
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    path = teacher / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(read(path) | {"prediction_type": kind}))
+    export(teacher, tmp_path / "student")
+    assert read(tmp_path / "student" / "scheduler" / "scheduler_config.json")["prediction_type"] == kind
+
+
+def test_no_json_file_holds_a_path_of_this_machine(exported: Path, teacher_folder: Path) -> None:
+    files = list(exported.rglob("*.json"))
+    assert len(files) > 5
+    for path in files:
+        for value in _strings(read(path)):
+            assert not value.startswith(("/", "~", "file:")), f"{path.name}: {value}"
+            assert str(teacher_folder) not in value
+
+
+def _strings(node: object) -> list[str]:
+    if isinstance(node, str):
+        return [node]
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [text for child in children for text in _strings(child)]
+
+
+def test_it_is_made_of_text_and_safetensors(exported: Path) -> None:
+    assert {path.suffix for path in exported.rglob("*") if path.is_file()} == {".json", ".md", ".safetensors"}
+
+
+def test_exported_twice_it_is_the_same_bytes(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
+    export(teacher_folder, tmp_path)
+    for path in exported.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / path.relative_to(exported)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_diffusers_opens_it_with_the_students_weights(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
+    student = export(teacher_folder, tmp_path)
+    pipeline = DiffusionPipeline.from_pretrained(exported)
+    assert pipeline.unet.config.time_cond_proj_dim == 16
+    opened = pipeline.unet.state_dict()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in student.unet.state_dict().items())
+
+
+def test_the_card_says_this_runs_figures(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    for words in ("library_name: diffusers", "# tiny · rg", "`./toy/teacher`", "`expert`, weight 1", "| 12,000 |", "| 1,920,000 |"):
+        assert words in card, words
+    assert "| 1 to 5.5 |" in card
+    assert "guidance_scale=4.25" in card
+    assert "between 2 and 6.5" in card

@@ -1,0 +1,111 @@
+"""The latent proxy reward model: a cosine with a gradient, and a folder that is read back or refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cosine_similarity, normalize
+
+from rglcd.errors import InputError
+from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
+
+SHAPE = LatentRewardShape(latent=(4, 8, 8), text_dim=12, patch=4, width=16, num_layers=2, num_heads=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model() -> LatentRewardModel:
+    torch.manual_seed(0)
+    return LatentRewardModel(SHAPE)
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(5, 4, 8, 8, generator=generator), torch.randn(5, 12, generator=generator)
+
+
+def test_what_was_saved_is_loaded(model: LatentRewardModel, pair, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save(tmp_path / "lrm")
+    loaded = LatentRewardModel.load(tmp_path / "lrm", device=CPU)
+    assert loaded.shape == model.shape
+    assert torch.equal(loaded(*pair), model(*pair))
+    loaded.save(tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "lrm").iterdir()
+    }
+
+
+def test_its_score_is_a_cosine_and_its_logit_that_times_the_temperature(model: LatentRewardModel, pair) -> None:
+    latents, text = pair
+    score = model.score(latents, text)
+    assert score.shape == (5,)
+    assert score.abs().max() <= 1 + 1e-6
+    torch.testing.assert_close(score, cosine_similarity(model.embed_latents(latents), model.embed_text(text)))
+    torch.testing.assert_close(model(latents, text), score / 0.07, rtol=1e-3, atol=1e-4)
+
+
+def test_at_the_start_the_text_side_is_the_experts_own(model: LatentRewardModel, pair) -> None:
+    _, text = pair
+    torch.testing.assert_close(model.embed_text(text), normalize(text, dim=-1))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(model: LatentRewardModel, pair) -> None:
+    latents, text = pair
+    alone = torch.cat([model.score(latents[row : row + 1], text[row : row + 1]) for row in range(5)])
+    torch.testing.assert_close(model.score(latents, text), alone)
+
+
+def test_the_gradient_at_the_latents_is_the_finite_difference(model: LatentRewardModel, pair) -> None:
+    model, (latents, text) = model.double(), (part.double() for part in pair)
+    latents.requires_grad_()
+    (gradient,) = torch.autograd.grad(model.score(latents, text).sum(), latents)
+    direction, step = torch.randn(latents.shape, dtype=torch.float64), 1e-6
+    with torch.no_grad():
+        up, down = (model.score(latents + sign * step * direction, text).sum() for sign in (1, -1))
+    assert (gradient * direction).sum().item() == pytest.approx((up - down).item() / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [({"patch": 3}, r"tower\.patch 3 does not divide .* 8 x 8"), ({"num_heads": 3}, r"num_heads 3 does not divide .* 16")],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        LatentRewardShape(**{**vars(SHAPE), **sizes})
+
+
+def _config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _drop_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["log_scale"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+SPOILT = {
+    "of another width": lambda folder: _config(folder, width=32),
+    "with an unknown size": lambda folder: _config(folder, depth=3),
+    "with a latent that is no shape": lambda folder: _config(folder, latent=4),
+    "without weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "with a bad header": lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64),
+    "without one tensor": _drop_a_tensor,
+    "without a config": lambda folder: (folder / "config.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("harm", SPOILT)
+def test_a_folder_that_holds_something_else_is_refused_in_one_line(model: LatentRewardModel, tmp_path: Path, harm: str) -> None:
+    model.save(tmp_path)
+    SPOILT[harm](tmp_path)
+    with pytest.raises(InputError, match=str(tmp_path)) as refusal:
+        LatentRewardModel.load(tmp_path, device=CPU)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,127 @@
+"""Only a whole folder of the class asked for is opened, and only from safetensors: no pickle, ever."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
+from rglcd.errors import InputError
+from rglcd.models.loading import load_tokenizer, load_weights, read_json
+
+PARTS = {
+    "vae": (AutoencoderKL, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "unet": (UNet2DConditionModel, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "text_encoder": (CLIPTextModel, "model.safetensors", "pytorch_model.bin"),
+}
+
+
+@pytest.fixture(params=PARTS)
+def part(request: pytest.FixtureRequest, teacher_folder: Path, tmp_path: Path) -> tuple[type, Path, str]:
+    """A class, a folder of it to spoil, and the name of its pickle."""
+    kind, weights, pickled = PARTS[request.param]
+    return kind, Path(shutil.copytree(teacher_folder / request.param, tmp_path / request.param)) / weights, pickled
+
+
+def refusal(kind: type, folder: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        load_weights(kind, folder, dtype=torch.float32)
+    message = str(refused.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_whole_folder_is_opened_tensor_by_tensor(part) -> None:
+    kind, weights, _ = part
+    network = load_weights(kind, weights.parent, dtype=torch.float32)
+    state = network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in load_file(weights).items() if name in state)
+
+
+def test_another_class_is_refused_by_both_names(teacher_folder: Path) -> None:
+    message = refusal(UNet2DConditionModel, teacher_folder / "vae")
+    assert "describes a AutoencoderKL, not a UNet2DConditionModel" in message
+    assert "describes a CLIPTextModel, not a AutoencoderKL" in refusal(AutoencoderKL, teacher_folder / "text_encoder")
+
+
+def test_missing_tensors_are_counted_and_the_first_named(part) -> None:
+    kind, weights, _ = part
+    tensors = load_file(weights)
+    first, second = sorted(tensors)[:2]
+    del tensors[first], tensors[second]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert f"lacks 2 tensors of {kind.__name__}, {first} the first" in refusal(kind, weights.parent)
+
+
+def test_a_tensor_of_another_shape_is_refused(part) -> None:
+    kind, weights, _ = part
+    tensors = load_file(weights)
+    tensors[min(tensors)] = torch.zeros(3)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert "cannot be opened" in refusal(kind, weights.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00notjson!"], ids=["empty", "long", "not JSON"])
+def test_a_bad_safetensors_header_is_refused(part, content: bytes) -> None:
+    kind, weights, _ = part
+    weights.write_bytes(content)
+    assert "cannot be opened" in refusal(kind, weights.parent)
+
+
+def test_a_cut_file_is_refused(part) -> None:
+    kind, weights, _ = part
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "cannot be opened" in refusal(kind, weights.parent)
+
+
+class Canary:
+    """Unpickled, it sings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_folder_of_pickles_is_refused_and_none_is_opened(part, tmp_path: Path) -> None:
+    kind, weights, pickled = part
+    weights.unlink()
+    song = tmp_path / "sung"
+    (weights.parent / pickled).write_bytes(pickle.dumps({"weight": Canary(song)}))
+    refusal(kind, weights.parent)
+    assert not song.exists()
+    pickle.loads((weights.parent / pickled).read_bytes())
+    assert song.exists(), "the canary can sing"
+
+
+def test_a_folder_that_names_code_of_its_own_runs_none_of_it(teacher_folder: Path, tmp_path: Path) -> None:
+    folder, song = Path(shutil.copytree(teacher_folder / "tokenizer", tmp_path / "tokenizer")), tmp_path / "sung"
+    path = folder / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}})
+    )
+    (folder / "mine.py").write_text(f"import os\nos.mkdir({str(song)!r})\n")
+    with pytest.raises(InputError, match="cannot be opened as a tokenizer"):
+        load_tokenizer(folder)
+    assert not song.exists()
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "is missing"), ("{", "is not JSON"), ("[]", "must hold a JSON object")])
+def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert said in refusal(AutoencoderKL, tmp_path)
+    with pytest.raises(InputError, match=said):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_missing_folder_says_what_was_expected(tmp_path: Path) -> None:
+    assert "is missing: expected a AutoencoderKL" in refusal(AutoencoderKL, tmp_path / "vae")
