@@ -47,11 +47,15 @@ def _copy_remote(url: str, destination: Path) -> None:
         names = filesystem.find(root)
         for name in names:
             relative = PurePosixPath(name).relative_to(root)
+            if ".." in relative.parts:
+                raise InputError(f"{url} holds {relative}, which climbs out of the folder")
             if relative.suffix in MODEL_FILES:
                 target = destination / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
                 filesystem.get_file(name, str(target))
-    except (OSError, ValueError, ImportError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each of fsspec's file systems raises its own library's errors
         raise InputError(f"{url} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
     if not names:
         raise InputError(f"{url} holds no files")
@@ -64,7 +68,7 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None) 
     patterns = [f"*{suffix}" for suffix in sorted(MODEL_FILES)]
     try:
         snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
             f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). If it was withdrawn, name a mirror, "
             "an s3:// folder or a local diffusers folder in its place"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
@@ -72,7 +73,7 @@ def _auto(folder: Path, device: torch.device) -> FeatureFn:
 
     try:
         opened, report = AutoModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be opened as a vision model: {' '.join(str(error).split())[:300]}") from None
     if report["missing_keys"]:
         # Left alone, they would be random: features of nothing.

@@ -1,0 +1,152 @@
+"""Model folders from wherever they are: text and safetensors come along, everything else stays, and a failure is one line."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from rglcd.data.storage import MODEL_FILES, fetch_model_folder
+from rglcd.errors import InputError
+
+BUCKET = "models"
+CONTENT = {
+    "model_index.json": b"{}",
+    "unet/config.json": b"[1]",
+    "unet/diffusion_pytorch_model.safetensors": bytes(range(256)) * 40,
+    "tokenizer/merges.txt": b"a b",
+}
+PICKLES = ("unet/diffusion_pytorch_model.bin", "model.ckpt", "weights.pt", "text_encoder/run.py")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(uri: str, tmp_path: Path, *, revision: str | None = None) -> str:
+    with pytest.raises(InputError) as refused:
+        fetch_model_folder(uri, tmp_path / "fetched", revision=revision)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+# --- a folder of this machine --------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "local"
+    for name, content in CONTENT.items() | {(name, b"\x80\x04.") for name in PICKLES}:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def test_a_local_folder_is_copied_without_its_pickles(folder: Path, tmp_path: Path) -> None:
+    fetch_model_folder(str(folder), tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+    assert {".bin", ".pt", ".ckpt", ".pkl", ".py", ".npz"}.isdisjoint(MODEL_FILES)
+
+
+def test_a_relative_folder_counts_from_where_one_stands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetch_model_folder("./local", tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+    assert f"looked in {tmp_path}" in refusal("./nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_a_link_in_it_is_refused(folder: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.txt").write_text("secret")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret" / ("key.txt" if target == "file" else ""))
+    assert "notes.txt is a link" in refusal(str(folder), tmp_path)
+    assert b"secret" not in files_of(tmp_path / "fetched").values()
+
+
+# --- an object store -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def store(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket with the folder ``sd``, its pickles, and a neighbour whose name begins alike; the environment says where."""
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    for name, content in CONTENT.items():
+        client.put_object(Bucket=BUCKET, Key=f"teachers/sd/{name}", Body=content)
+    for name in PICKLES:
+        client.put_object(Bucket=BUCKET, Key=f"teachers/sd/{name}", Body=b"\x80\x04.")
+    client.put_object(Bucket=BUCKET, Key="teachers/sd-other/model_index.json", Body=b"other")
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("uri", [f"s3://{BUCKET}/teachers/sd", f"s3://{BUCKET}/teachers/sd/"])
+def test_a_folder_of_an_object_store_is_fetched_without_its_pickles_and_neighbours(uri: str, tmp_path: Path) -> None:
+    fetch_model_folder(uri, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("uri", ["s3://no-such-bucket/teachers/sd", f"s3://{BUCKET}/teachers/none"])
+def test_a_missing_bucket_or_prefix_is_refused_by_its_url(uri: str, tmp_path: Path) -> None:
+    assert refusal(uri, tmp_path).startswith(uri)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_key_that_climbs_out_of_the_folder_writes_nothing_outside(tmp_path: Path) -> None:
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="evil/a/../../../escaped.json", Body=b"{}")
+    assert "climbs out" in refusal(f"s3://{BUCKET}/evil", tmp_path)
+    assert not list(tmp_path.rglob("escaped.json"))
+
+
+FETCH = "import sys; from pathlib import Path; from rglcd.data.storage import fetch_model_folder as f; "
+FETCH += "from rglcd.launch.execute import process_boundary\nwith process_boundary(): f(sys.argv[1], Path(sys.argv[2]), revision='0' * 40)"
+
+
+@pytest.mark.parametrize(
+    ("environment", "uri"),
+    [
+        # No credentials, and nobody to ask for them.
+        ({"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/prefix"),
+        # Credentials, and nobody there.
+        (
+            {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+            "s3://bucket/prefix",
+        ),
+        # A model hub that cannot be reached.
+        ({"HF_HUB_OFFLINE": "1"}, "org/model"),
+        ({}, "gopher://bucket/prefix"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment: dict[str, str], uri: str, tmp_path: Path) -> None:
+    """In a process of its own, for the libraries read their environment once."""
+    plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FETCH, uri, str(tmp_path / "fetched")]
+    ran = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=False, timeout=100)
+    assert ran.returncode == 2, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"rglcd: {uri}")
+    if uri == "org/model":
+        for alternative in ("a mirror", "s3:// folder", "local diffusers folder"):
+            assert alternative in line

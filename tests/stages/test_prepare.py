@@ -1,0 +1,186 @@
+"""Stage prepare: every frozen model laid out, verified and opened, or refused by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ResNetConfig, ResNetModel
+
+from rglcd import progress
+from rglcd.config import Config
+from rglcd.data.manifest import folder_digest, read_manifest
+from rglcd.errors import InputError
+from rglcd.stages.run import Outcome
+from tests.tiny_line import run, tiny_config
+from tests.tiny_models import write_tiny_clip, write_tiny_teacher
+
+PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
+"""Where prepare puts what lies in which folder of the shelf."""
+
+
+@pytest.fixture(scope="module")
+def shelf_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shelf")
+    write_tiny_teacher(folder / "teacher")
+    write_tiny_clip(folder / "expert")
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
+    ResNetModel(ResNetConfig(**sizes)).save_pretrained(folder / "features")
+    return folder
+
+
+@pytest.fixture
+def shelf(shelf_once: Path, tmp_path: Path) -> Path:
+    """Model folders as others would publish them; a test may spoil them."""
+    return Path(shutil.copytree(shelf_once, tmp_path / "shelf"))
+
+
+def config_of(shelf: Path, *overrides: str) -> Config:
+    sources = [
+        f"model.teacher.uri={shelf}/teacher",
+        f"preparation.scorers.expert.source.uri={shelf}/expert",
+        f"preparation.features.source.uri={shelf}/features",
+    ]
+    return tiny_config(*sources, *overrides)
+
+
+def prepare(shelf: Path, *overrides: str) -> Outcome:
+    return run(shelf.parent, config_of(shelf, *overrides), "prepare")
+
+
+def refusal(shelf: Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as refused:
+        prepare(shelf, *overrides)
+    assert not (shelf.parent / "pretrained").exists(), "nothing is published"
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_of(folder).items() if name not in ("manifest.json", "timings.json")}
+
+
+def test_it_lays_out_what_it_was_given_and_says_the_digest_of_each(shelf: Path) -> None:
+    outcome = prepare(shelf, "preparation.scorers.checker.kind=toy-checker")
+    for place, name in PLACES.items():
+        assert files_of(outcome.folder / place) == files_of(shelf / name)
+        assert outcome.manifest.facts["models"][place] == folder_digest(shelf / name)
+    layout = json.loads((outcome.folder / "scorers.json").read_text())
+    assert layout == {"scorers": {"expert": {"kind": "clip"}, "checker": {"kind": "toy-checker"}}, "features": {"kind": "auto"}}
+    assert not (outcome.folder / "scorers" / "checker").exists()
+
+
+def test_digests_it_printed_pin_the_models(shelf: Path) -> None:
+    models = prepare(shelf).manifest.facts["models"]
+    pins = [
+        f"model.teacher.sha256={models['teacher']}",
+        f"preparation.scorers.expert.source.sha256={models['scorers/expert']}",
+        f"preparation.features.source.sha256={models['features']}",
+    ]
+    assert prepare(shelf, *pins).manifest.facts["models"] == models
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("model.teacher", "teacher"),
+        ("preparation.scorers.expert.source", "scorers/expert"),
+        ("preparation.features.source", "features"),
+    ],
+)
+def test_a_model_that_is_not_the_one_pinned_is_refused_with_both_digests(shelf: Path, key: str, place: str) -> None:
+    pin = "0123456789abcdef" * 4
+    message = refusal(shelf, f"{key}.sha256='{pin}'")
+    assert message.startswith(f"{place} from {shelf}/{PLACES[place]} has digest {folder_digest(shelf / PLACES[place])}")
+    assert pin in message
+
+
+def test_pickles_are_never_copied_and_never_part_of_a_digest(shelf: Path) -> None:
+    before = folder_digest(shelf / "teacher")
+    for name in ("teacher/unet/diffusion_pytorch_model.bin", "expert/weights.pt", "features/run.py"):
+        (shelf / name).write_bytes(b"\x80\x04.")
+    outcome = prepare(shelf)
+    assert {path.suffix for path in outcome.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".txt", ".md"}
+    assert outcome.manifest.facts["models"]["teacher"] == before
+
+
+def test_a_link_is_refused(shelf: Path) -> None:
+    (shelf / "expert" / "notes.txt").symlink_to("/etc/hostname")
+    assert "notes.txt is a link" in refusal(shelf)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("preparation.scorers.expert.kind=hps", "unknown scorer kind 'hps'; there are: clip"),
+        ("preparation.features.kind=inception", "features.kind 'inception' is unknown; there are: auto"),
+        ("preparation.scorers.expert.source=null", "preparation.scorers.expert: kind 'clip' needs a source"),
+        ("preparation.features.source=null", "preparation.features needs a source"),
+        ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
+        ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(shelf: Path, override: str, said: str) -> None:
+    assert said in refusal(shelf, override)
+
+
+def test_a_resolution_that_the_teacher_cannot_draw_is_refused(shelf: Path) -> None:
+    assert "model.resolution 17 is not a multiple of 2" in refusal(shelf, "model.resolution=17", "sharding.resolution=17")
+
+
+def _swap(shelf: Path, first: str, second: str) -> None:
+    shutil.rmtree(shelf / first)
+    shutil.copytree(shelf / second, shelf / first)
+
+
+SPOILT = {
+    "expert is a text encoder": (
+        lambda shelf: _swap(shelf, "expert", "teacher/text_encoder"),
+        "describes a CLIPTextModel, not a CLIPModel",
+    ),
+    "teacher is a scorer": (lambda shelf: _swap(shelf, "teacher", "expert"), "vae is missing"),
+    "unet is a VAE": (lambda shelf: _swap(shelf, "teacher/unet", "teacher/vae"), "describes a AutoencoderKL, not a UNet2DConditionModel"),
+    "no unet": (lambda shelf: shutil.rmtree(shelf / "teacher/unet"), "unet is missing"),
+    "no tokenizer": (lambda shelf: shutil.rmtree(shelf / "teacher/tokenizer"), "tokenizer is missing"),
+    "no scheduler": (lambda shelf: shutil.rmtree(shelf / "teacher/scheduler"), "scheduler_config.json is missing"),
+    "features without weights": (
+        lambda shelf: (shelf / "features/model.safetensors").unlink(),
+        "features cannot be opened as a vision model",
+    ),
+    "features cut": (lambda shelf: (shelf / "features/model.safetensors").write_bytes(b"\xff" * 64), "features cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("harm", SPOILT)
+def test_what_cannot_be_opened_is_refused_here_and_not_hours_later(shelf: Path, harm: str) -> None:
+    spoil, said = SPOILT[harm]
+    spoil(shelf)
+    assert said in refusal(shelf)
+
+
+def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(shelf: Path, tmp_path: Path) -> None:
+    expected = prepare(shelf)
+    key = read_manifest(expected.folder, made_by="prepare").key
+    whole = results(expected.folder)
+    shutil.rmtree(expected.folder)
+    aside = tmp_path / f".pretrained.{key[:12]}.aside"
+    (aside / "teacher" / "vae").mkdir(parents=True)
+    (aside / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+    (aside / "teacher" / "left_over.json").write_text("{}")
+    again = prepare(shelf)
+    assert again.manifest.digest == expected.manifest.digest
+    assert results(again.folder) == whole
+
+
+def test_progress_counts_the_models(shelf: Path) -> None:
+    events: list[progress.Event] = []
+    with progress.reporting_to(events.append):
+        prepare(shelf)
+    assert [(event.done, event.total, event.unit) for event in events] == [(done, 3, "models") for done in range(4)]
