@@ -25,7 +25,7 @@ from rglcd.toy.gates import (
     teacher_shares,
 )
 from rglcd.toy.judge import JudgeSettings, train_judge
-from rglcd.toy.scene import all_scenes, caption, shuffled, split
+from rglcd.toy.scene import all_scenes, caption, shuffled, split, world_digest
 from rglcd.toy.teacher import TeacherSettings, encode_examples, train_teacher
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve, draw_pixels
@@ -96,13 +96,13 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
 
 def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
     """The parts in the order of their making; the codec is the teacher's `vae/` from the first."""
-    codec, count = asdict(recipe.codec), recipe.num_gate_pictures
+    codec, count, world = asdict(recipe.codec), recipe.num_gate_pictures, {"world": world_digest()}
     return (
-        Part("codec", "teacher/vae", codec, lambda: _codec(recipe.codec, count)),
-        Part("teacher", "teacher", asdict(recipe.teacher) | {"codec": codec}, lambda: _teacher(folder, recipe, count)),
-        Part("expert", "expert", asdict(recipe.expert), lambda: _expert(recipe.expert, count)),
-        Part("judge", "judge", asdict(recipe.judge) | {"codec": codec}, lambda: _judge(folder, recipe, count)),
-        Part("features", "features", asdict(recipe.features), lambda: _features(recipe.features, count)),
+        Part("codec", "teacher/vae", codec | world, lambda: _codec(recipe.codec, count)),
+        Part("teacher", "teacher", asdict(recipe.teacher) | {"codec": codec} | world, lambda: _teacher(folder, recipe, count)),
+        Part("expert", "expert", asdict(recipe.expert) | world, lambda: _expert(recipe.expert, count)),
+        Part("judge", "judge", asdict(recipe.judge) | {"codec": codec} | world, lambda: _judge(folder, recipe, count)),
+        Part("features", "features", asdict(recipe.features) | world, lambda: _features(recipe.features, count)),
     )
 
 

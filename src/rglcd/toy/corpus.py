@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from rglcd.errors import InputError
-from rglcd.toy.scene import Scene, caption, draw_batch, encode_png, shuffled, split
+from rglcd.toy.scene import Scene, caption, draw_batch, encode_png, shuffled, split, world_digest
 
 INDEX_FILE: Final = "index.tsv"
 SETTINGS_FILE: Final = "corpus.json"
@@ -23,13 +23,15 @@ def write_corpus(folder: Path, *, num_images: int = 8192, num_reference: int = 1
     """Write the source folder: pictures of train captions only, both prompt sets, and a reference to compare with.
 
     The reference, `reference/index.tsv` with its images, shows the held-out prompts in their order, over and over. The
-    bytes depend on the numbers and `seed` alone. A folder already written with these is left as it is; another
+    bytes depend on the numbers, `seed` and how this version draws. A folder already written with these is left as it is; another
     corpus is replaced once the new one is whole.
 
     Raises:
         InputError: the folder holds something else, which is not replaced.
     """
-    settings = json.dumps({"num_images": num_images, "num_reference": num_reference, "seed": seed}, indent=2) + "\n"
+    settings = (
+        json.dumps({"num_images": num_images, "num_reference": num_reference, "seed": seed, "world": world_digest()}, indent=2) + "\n"
+    )
     marker = folder / SETTINGS_FILE
     if marker.is_file() and marker.read_text() == settings:
         return

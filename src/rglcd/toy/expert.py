@@ -46,7 +46,7 @@ class ExpertSettings:
     projection: int = 48
     batch: int = 64
     learning_rate: float = 1.5e-3
-    num_steps: int = 1500
+    num_steps: int = 2200
     pixel_noise: float = 0.03
 
 

@@ -43,12 +43,12 @@ class JudgeSettings:
     """
 
     seed: int = 41
-    num_pictures: int = 6912
+    num_pictures: int = 10368
     latent_noise: float = 0.3
     shape: JudgeShape = field(default_factory=JudgeShape)
     batch: int = 64
     learning_rate: float = 2e-3
-    num_steps: int = 2500
+    num_steps: int = 4500
     pixel_noise: float = 0.04
     label_smoothing: float = 0.02
 

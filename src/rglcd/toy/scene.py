@@ -134,6 +134,13 @@ def draw_batch(scenes: Sequence[Scene], seeds: Sequence[int]) -> NDArray[np.uint
     return pictures
 
 
+@cache
+def world_digest() -> str:
+    """One digest of the world as this code draws it: pictures and models of another world are made anew."""
+    scenes = all_scenes()
+    return hashlib.sha256(draw_batch(scenes, range(len(scenes))).tobytes()).hexdigest()
+
+
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """An (H, W, 3) uint8 picture as PNG with stored blocks: the bytes do not depend on a compressor's build."""
     height, width, _ = pixels.shape
