@@ -21,8 +21,8 @@ def test_a_preset_resolves_and_survives_the_round_trip_through_params_yaml(name:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_presets_resolved_form_is_the_one_reviewed(name: str, golden) -> None:
-    golden(f"presets/{name}.yaml", dump(load_preset(name)))
+def test_a_presets_resolved_form_is_the_one_reviewed(name: str, check_golden) -> None:
+    check_golden(f"preset-{name}.yaml", dump(load_preset(name)))
 
 
 def test_every_section_passes_alone_as_it_does_in_the_whole() -> None:

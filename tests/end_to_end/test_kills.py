@@ -1,0 +1,45 @@
+"""Killed or interrupted anywhere, the same command goes on and ends where an unbroken run ends."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.end_to_end.conftest import Checkout
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Checkout, unbroken: Checkout) -> None:
+    pauses, kills = random.Random(7), 0  # noqa: S311
+    while True:
+        process = checkout.start("rglcd", "run", "all")
+        # Never so short that nothing happens: a start costs some seconds of imports.
+        time.sleep(pauses.uniform(6, 14))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        assert kills < 40, "a killed line must get further each time"
+    assert process.returncode == 0, process.communicate()[0]
+    assert kills >= 2
+    assert checkout.digests() == unbroken.digests()
+    left = [path for path in (checkout.root / "artifacts").rglob("*") if path.name.endswith(".aside") or ".checkpoints" in path.name]
+    assert left == []
+
+
+def test_kubeflows_line_interrupted_in_each_stage_goes_on(checkout: Checkout, unbroken: Checkout) -> None:
+    for _ in range(3):
+        process = checkout.start("python", "-m", "pipelines", "run")
+        time.sleep(12)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert "Traceback" not in out
+    done = checkout.run("python", "-m", "pipelines", "run")
+    assert done.returncode == 0, done.stderr
+    assert checkout.digests() == unbroken.digests()
