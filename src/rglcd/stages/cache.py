@@ -39,8 +39,10 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
     num_samples, done = sum(entry.num_samples for entry in entries), 0
-    sweep_aside(folder)
     with join_world() as world:
+        if world.size > 1:
+            raise InputError(f"cache encodes in one process, not {world.size}: launch it with one")
+        sweep_aside(folder)
         encoder = _Encoder.load(model, caching, models, device=world.device)
         for entry in entries:
             name = Path(entry.name).stem

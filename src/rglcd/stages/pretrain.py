@@ -29,10 +29,11 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
         run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
         accuracy = pretrainer.retrieval_accuracy()
-    pretrainer.model.save(reward_model.folder)
-    lines = "".join(json.dumps(row) + "\n" for row in curve)
-    (reward_model.folder / "curves.jsonl").write_text(lines, encoding="utf-8")
-    shutil.rmtree(checkpoints)
+        if world.leads:
+            pretrainer.model.save(reward_model.folder)
+            lines = "".join(json.dumps(row) + "\n" for row in curve)
+            (reward_model.folder / "curves.jsonl").write_text(lines, encoding="utf-8")
+            shutil.rmtree(checkpoints)
     return {"retrieval_accuracy": round(accuracy, 4), "scorer": pretraining.scorer, "images_seen": run.num_steps * run.images_per_step}
 
 

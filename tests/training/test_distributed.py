@@ -1,0 +1,148 @@
+"""The world size changes the speed, not the run: processes share a batch, and the weights are those of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from rglcd.config import Config
+from rglcd.errors import InputError
+from rglcd.stages.table import stage_named
+from rglcd.training.distributed import World, join_world
+from tests.tiny_line import tiny_config
+
+CPU = torch.device("cpu")
+
+
+@given(share=st.integers(1, 9), size=st.integers(1, 9))
+def test_ranks_share_a_batch_out_evenly_in_order_and_whole(share: int, size: int) -> None:
+    batch = list(range(share * size))
+    rows = [batch[World(rank, size, CPU).rows(len(batch))] for rank in range(size)]
+    assert {len(part) for part in rows} == {share}
+    assert [row for part in rows for row in part] == batch
+
+
+@given(batch_size=st.integers(1, 40), size=st.integers(2, 9))
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(batch_size: int, size: int) -> None:
+    world = World(0, size, CPU)
+    if batch_size % size == 0:
+        assert world.rows(batch_size).start == 0
+    else:
+        with pytest.raises(InputError, match=f"batch size {batch_size} is not a multiple of the {size} processes"):
+            world.rows(batch_size)
+
+
+def test_a_process_alone_is_a_world_of_one_that_asks_nobody() -> None:
+    with join_world() as world:
+        assert (world.rank, world.size, world.leads) == (0, 1, True)
+        module, value = torch.nn.Linear(2, 2), torch.tensor(3.0)
+        assert world.wrap(module) is module
+        assert world.mean(value) is value
+        assert [world.any(flag) for flag in (False, True)] == [False, True]
+        world.wait()
+
+
+def launch(name: str, line: Path, config: Config, folder: Path, *, num_processes: int) -> subprocess.CompletedProcess[str]:
+    """The command of a job, by itself or under torchrun."""
+    stage = stage_named(name)
+    sections = {section: config.section(section).model_dump(mode="json") for section in stage.sections}
+    made = [artifact for artifact in stage.inputs if artifact != "reward_model" or config.reward.kind == "latent"]
+    artifacts = {artifact: line / artifact for artifact in made} | {stage.outputs[0]: folder}
+    command = ["rglcd", "run", name, "--sections", json.dumps(sections)]
+    for artifact, place in artifacts.items():
+        command += ["--artifact", f"{artifact}={place}"]
+    gang = ["rglcd.launch.gang", "--nproc-per-node", str(num_processes), "--standalone", "-m"] if num_processes > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(folder.parent / "error.json")}
+    return subprocess.run(
+        [sys.executable, "-m", *gang, *command], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def curve_of(arm: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (arm / "curves.jsonl").read_text().splitlines()]
+
+
+def weights_of(student: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.relative_to(student).as_posix(): load_file(path) for path in sorted(student.rglob("*.safetensors"))}
+
+
+def flat(tensors: Mapping[str, torch.Tensor], *, like: Iterable[str]) -> torch.Tensor:
+    """All in one row, but for what has no gradient, of which Adam magnifies the rounding: a softmax does not see its keys' bias."""
+    return torch.cat([_learning(name, tensors[name]).double().flatten() for name in like])
+
+
+def _learning(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if not name.endswith("in_proj_bias"):
+        return tensor
+    query, _key, value = tensor.chunk(3)
+    return torch.cat([query, value])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "reward",
+    [
+        pytest.param(("reward.kind=latent",), id="latent"),
+        pytest.param(("reward={kind: pixel, weight: 1.0, chunk_size: 1}",), id="pixel"),
+    ],
+)
+def test_two_processes_make_the_weights_that_one_makes(line: Path, tmp_path: Path, reward: tuple[str, ...]) -> None:
+    """In float32, up to the order of sums: what was learnt is compared, not only where it ended, for a small step ends close anyway."""
+    config = tiny_config(*reward, "distillation.learning_rate=1e-5")
+    for num_processes in (1, 2):
+        ran = launch("distill", line, config, tmp_path / str(num_processes) / "student", num_processes=num_processes)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert ran.stdout.count("distill: done") == 1, "one rank speaks for all"
+    alone, together = (weights_of(tmp_path / str(number) / "student") for number in (1, 2))
+    assert alone.keys() == together.keys()
+    assert any("rg/unet" in name for name in alone)
+    starts = {"unet": line / "pretrained" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors"}
+    starts["reward_model"] = line / "reward_model" / "model.safetensors"
+    for name, tensors in alone.items():
+        part = Path(name).parent.name
+        if part not in starts:
+            assert all(torch.equal(together[name][tensor], value) for tensor, value in tensors.items()), name
+            continue
+        start = load_file(starts[part])
+        one, two = (flat(weights, like=tensors) for weights in (tensors, together[name]))
+        learnt = one - flat({tensor: start.get(tensor, torch.zeros_like(value)) for tensor, value in tensors.items()}, like=tensors)
+        assert learnt.norm() > 0
+        assert (two - one).norm() < 1e-7 * one.norm(), name
+        assert (two - one).norm() < 1e-3 * learnt.norm(), name
+    for arm in ("lcm", "rg"):
+        rows, others = (curve_of(tmp_path / str(number) / "student" / arm) for number in (1, 2))
+        assert others == [pytest.approx(row, rel=1e-5) for row in rows]
+    assert not list((tmp_path / "2").glob(".*")), "nothing is left aside"
+
+
+@pytest.mark.slow
+def test_pretraining_ends_in_the_same_bytes_however_many_ranks_do_it(line: Path, tmp_path: Path) -> None:
+    """Contrast is between all captions of a batch, so every rank computes the whole of it; one writes."""
+    ran = launch("pretrain", line, tiny_config(), tmp_path / "reward_model", num_processes=2)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for name in ("model.safetensors", "curves.jsonl", "config.json"):
+        assert (tmp_path / "reward_model" / name).read_bytes() == (line / "reward_model" / name).read_bytes(), name
+    assert not list((tmp_path / "reward_model").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("distill", "distillation.batch_size=3", "batch size 3 is not a multiple of the 2 processes that share it"),
+        ("cache", "caching.batch_size=3", "cache encodes in one process, not 2"),
+    ],
+)
+def test_what_two_processes_cannot_share_is_refused(line: Path, tmp_path: Path, name: str, override: str, said: str) -> None:
+    ran = launch(name, line, tiny_config(override), tmp_path / "made", num_processes=2)
+    assert ran.returncode == InputError.exit_code
+    assert said in (tmp_path / "error.json").read_text()
+    assert not (tmp_path / "made").exists()
