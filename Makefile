@@ -35,8 +35,8 @@ test-slow: install ## the whole micro line by every way in, kills and process gr
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: install ## format, lint, types, layers
-	$(BIN)/ruff format --check src components pipelines tests
-	$(BIN)/ruff check src components pipelines tests
+	$(BIN)/ruff format --check src components pipelines tests benchmarks
+	$(BIN)/ruff check src components pipelines tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

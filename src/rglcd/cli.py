@@ -179,10 +179,8 @@ def _config_use(options: argparse.Namespace) -> None:
 
 
 def _config_show(options: argparse.Namespace) -> None:
-    if options.preset is None:
-        config = load_params(PARAMS, overrides=options.set)
-    else:
-        config = load_preset(options.preset, overrides=options.set)
+    preset, overrides = options.preset, options.set
+    config = load_params(PARAMS, overrides=overrides) if preset is None else load_preset(preset, overrides=overrides)
     print(dump(config), end="")
 
 

@@ -162,8 +162,8 @@ class LatentReward(Section):
     """Images decoded without gradient at a time, for the expert's labels."""
     tuning: Literal["online", "frozen"] = "online"
     learning_rate: float = Field(default=3.3e-6, gt=0)
-    label_batch_size: Positive | None = None
-    """Samples of each batch that the expert labels; null labels all."""
+    label_every: Positive = 1
+    """The expert labels every n-th sample of a batch: its decodes are the dearest part of a step."""
 
 
 Reward = Annotated[NoReward | PixelReward | LatentReward, Field(discriminator="kind")]

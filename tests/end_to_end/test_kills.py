@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Checkout, unbroken: Checkout) -> None:
-    pauses, kills = random.Random(7), 0  # noqa: S311
+    pauses, kills = random.Random(7), 0
     while True:
         process = checkout.start("rglcd", "run", "all")
         # Never so short that nothing happens: a start costs some seconds of imports.

@@ -61,4 +61,5 @@ class Codec:
         """Pixels of ``latents``, clamped to [0, 1]; back-propagates where it does not saturate."""
         dtype = next(self.vae.parameters()).dtype
         raw = self.vae.decode((latents / self._scale + self._shift).to(dtype)).sample
-        return (raw / 2 + 0.5).clamp(0, 1)
+        pixels: Tensor = (raw / 2 + 0.5).clamp(0, 1)
+        return pixels

@@ -241,7 +241,7 @@ def _guide(materials: Materials, reward: AnyReward, *, codec: Codec, world: Worl
         weight=reward.weight,
         chunk_size=reward.chunk_size,
         learning_rate=reward.learning_rate if reward.tuning == "online" else None,
-        label_batch_size=reward.label_batch_size,
+        label_every=reward.label_every,
         world=world,
     )
 

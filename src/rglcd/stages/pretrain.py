@@ -34,7 +34,11 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
             lines = "".join(json.dumps(row) + "\n" for row in curve)
             (reward_model.folder / "curves.jsonl").write_text(lines, encoding="utf-8")
             shutil.rmtree(checkpoints)
-    return {"retrieval_accuracy": round(accuracy, 4), "scorer": pretraining.scorer, "images_seen": run.num_steps * run.images_per_step}
+    return {
+        "retrieval_accuracy": None if accuracy is None else round(accuracy, 4),
+        "scorer": pretraining.scorer,
+        "images_seen": run.num_steps * run.images_per_step,
+    }
 
 
 def _pretrainer(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Pretrained, world: World) -> PreferencePretrainer:

@@ -25,7 +25,7 @@ class FeatureSettings:
     widths: tuple[int, ...] = (24, 32, 64)
     batch: int = 64
     learning_rate: float = 2e-3
-    num_steps: int = 600
+    num_steps: int = 3000
     pixel_noise: float = 0.03
 
 

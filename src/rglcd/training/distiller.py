@@ -145,10 +145,8 @@ class Distiller:
         whole = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
         draws = whole.rows(self._rows, device)
         z0 = self.codec.latents(Moments(cached.mean.to(device), cached.logvar.to(device)), draws.posterior)
-        if cached.text_embeddings is not None:
-            cond = cached.text_embeddings.to(device)
-        else:
-            cond = self.text_encoder.encode(cached.input_ids)
+        kept = cached.text_embeddings
+        cond = self.text_encoder.encode(cached.input_ids) if kept is None else kept.to(device)
         dropped = (draws.caption < recipe.caption_dropout).view(-1, 1, 1)
         texts = {name: features.to(device) for name, features in cached.text.items()}
         return Batch(z0, torch.where(dropped, self._null, cond), texts, self._draws(draws, step))
@@ -170,9 +168,7 @@ class _FlopCount(TorchDispatchMode):
     torch's ``FlopCounterMode`` also follows modules, with hooks that do not bear the ``autograd.grad`` of the reward.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    total: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -95,7 +95,7 @@ class LatentGuide:
         weight: float,
         chunk_size: int,
         learning_rate: float | None,
-        label_batch_size: int | None,
+        label_every: int,
         world: World,
     ) -> None:
         self.model = model
@@ -106,7 +106,7 @@ class LatentGuide:
         self.weight = weight
         self.chunk_size = chunk_size
         self.learning_rate = learning_rate
-        self.label_batch_size = label_batch_size
+        self.label_every = label_every
         self._network: nn.Module = world.wrap(model)
         self._optimizer = adamw(model.parameters(), weight_decay=0.0)
 
@@ -119,7 +119,7 @@ class LatentGuide:
         """One step on the KL between the expert's and the proxy's preferences over all pairs of candidates."""
         if self.learning_rate is None:
             return {}
-        labelled = slice(0, self.label_batch_size)
+        labelled = slice(None, None, self.label_every)
         latents = torch.cat([candidate[labelled] for candidate in candidates])
         num = len(candidates)
         expert_text, model_text = (texts[name][labelled].repeat(num, 1) for name in (self.expert_scorer, self.model_scorer))

@@ -75,11 +75,11 @@ class PreferencePretrainer:
         restore_optimizer(self._optimizer, self.model, parts["optimizer"])
 
     @torch.no_grad()
-    def retrieval_accuracy(self) -> float:
-        """How often a held-out latent's nearest caption, among all that the held-out samples have, is its own."""
+    def retrieval_accuracy(self) -> float | None:
+        """How often a held-out latent's nearest caption, among all that the held-out samples have, is its own; None without any."""
         held_out = torch.arange(self.num_training, len(self.cache))
         if len(held_out) == 0:
-            return float("nan")
+            return None
         cached = self.cache.batch(held_out)
         groups = caption_groups(cached.input_ids)
         _, first = _unique_rows(groups)
@@ -95,7 +95,8 @@ class PreferencePretrainer:
 
 def caption_groups(input_ids: Tensor) -> Tensor:
     """A number (B,) for each caption, equal for equal token ids (B, L)."""
-    return torch.unique(input_ids, dim=0, return_inverse=True)[1]
+    groups: Tensor = torch.unique(input_ids, dim=0, return_inverse=True)[1]
+    return groups
 
 
 def _unique_rows(groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""What `make results` and `make bench` run: figures, with the command that makes them."""
