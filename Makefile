@@ -41,8 +41,8 @@ check: install ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 format: install ## put the code in shape
-	$(BIN)/ruff format src components pipelines tests
-	$(BIN)/ruff check --fix src components pipelines tests
+	$(BIN)/ruff format src components pipelines tests benchmarks
+	$(BIN)/ruff check --fix src components pipelines tests benchmarks
 
 golden: install ## write the golden files anew; read the diff before committing it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --update-golden

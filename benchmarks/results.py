@@ -32,9 +32,8 @@ def main() -> None:
 
 
 def _config(seed: int) -> Config:
-    return load_params(
-        Path("params.yaml"), overrides=[f"{section}.seed={seed}" for section in ("pretraining", "distillation", "evaluation")]
-    )
+    overrides = [f"{section}.seed={seed}" for section in ("pretraining", "distillation", "evaluation")]
+    return load_params(Path("params.yaml"), overrides=overrides)
 
 
 def _run(seed: int) -> Path:
@@ -45,10 +44,9 @@ def _run(seed: int) -> Path:
         return Path("data") if artifact == SOURCE else (Path("artifacts") if artifact in SHARED else own) / artifact
 
     for stage in stages_of(config):
-        names = (*inputs_of(stage, config), *stage.outputs)
-        execute(
-            stage.name, sections={name: config.section(name) for name in stage.sections}, artifacts={name: folder(name) for name in names}
-        )
+        sections = {name: config.section(name) for name in stage.sections}
+        artifacts = {name: folder(name) for name in (*inputs_of(stage, config), *stage.outputs)}
+        execute(stage.name, sections=sections, artifacts=artifacts)
     return own / "report"
 
 

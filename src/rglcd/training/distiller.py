@@ -180,6 +180,7 @@ class _FlopCount(TorchDispatchMode):
 
 def flops_of_step(distiller: Distiller) -> int:
     """Floating point operations of one whole step, guide included. The distiller has trained one step afterwards: throw it away."""
-    with _FlopCount() as count:
+    count = _FlopCount()  # type: ignore[no-untyped-call]  # its base class has no types
+    with count:
         distiller.step(0)
-    return count.total
+    return int(count.total)
