@@ -45,7 +45,7 @@ def finish(stage: Stage, config: Config, root: Path) -> None:
     (folder / "result.bin").write_text(f"{stage.name} {config.distillation.num_steps}")
     if output == "report":
         (folder / "metrics.json").write_text('{"rg": {"2": {"judge": 0.9}}}')
-        (folder / "quality.csv").write_text("arm,steps,scorer,value\nrg,1,judge,.2\nrg,2,judge,.3\nlcm,1,judge,.1\n")
+        (folder / "quality.csv").write_text("steps,rg judge,lcm judge\n1,.2,.1\n2,.3,.2\n")
     made_from = {
         name: folder_digest(root / "data") if name == SOURCE else read_manifest(root / "artifacts" / name, made_by="").digest
         for name in inputs_of(stage, config)
@@ -101,9 +101,10 @@ def test_plots_are_read_from_inside_the_out(checkout: Path) -> None:
     with Repo(str(checkout)) as repo:
         shown = repo.plots.show()
         read = shown["workspace"]["sources"]["data"]
+    assert set(shown["workspace"]["definitions"]["data"]["dvc.yaml"]["data"]) >= {"judge by number of steps", "fid by number of steps"}
     ((name, plot),) = read.items()
     assert name.endswith("quality.csv")
-    assert [row["value"] for row in plot["data"]] == [".2", ".3", ".1"]
+    assert [row["rg judge"] for row in plot["data"]] == [".2", ".3"]
 
 
 def test_an_unfinished_stage_is_named_and_nothing_is_recorded(checkout: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rglcd.config import Config
+from rglcd.data.latents import LatentCache
 from rglcd.stages.distill import Materials
 from rglcd.stages.pretrained import Pretrained
 from rglcd.training.distributed import World
@@ -20,5 +21,6 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def materials_of(line: Path, config: Config) -> Materials:
+    latents, pretrained = line / "latents", Pretrained(line / "pretrained")
     world = World(0, 1, torch.device("cpu"))
-    return Materials(config.model, config.distillation, line / "latents", Pretrained(line / "pretrained"), line / "reward_model", world)
+    return Materials(config.model, config.distillation, latents, pretrained, line / "reward_model", LatentCache.open(latents), world)

@@ -272,18 +272,24 @@ def _rounded(value: Any) -> Any:
 
 
 def quality_csv(comparison: Comparison) -> str:
-    """``quality.csv``: one row per subject, steps and scorer (``fid`` among them), for ``dvc plots``."""
+    """``quality.csv``, for ``dvc plots``: a row for each number of steps, a column for each arm and score.
+
+    A column is called ``<arm> <scorer>`` or ``<arm> fid``; the teacher's figure, of its own many steps, stands in every row.
+    """
+    columns: dict[str, dict[int, float]] = {}
+    steps = sorted({summary.subject.num_steps for arm in comparison.arms for summary in comparison.steps_of(arm)})
+    for summary in comparison.summaries:
+        who, at = summary.subject.who, summary.subject.num_steps
+        figures = {name: score.mean.value for name, score in summary.scores.items()}
+        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        for name, value in figures.items():
+            if who != REAL:
+                columns.setdefault(f"{who} {name}", {}).update(dict.fromkeys(steps if who == TEACHER else [at], value))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["arm", "steps", "scorer", "value", "low", "high", "win_rate", "win_low", "win_high"])
-    for summary in comparison.summaries:
-        where = [summary.subject.who, summary.subject.num_steps]
-        for name, score in summary.scores.items():
-            won = score.win_rates.get(TEACHER)
-            numbers = [score.mean, *([won] if won else [])]
-            writer.writerow([*where, name, *(round(x, 6) for e in numbers for x in (e.value, e.low, e.high)), *([] if won else [""] * 3)])
-        if summary.fid is not None:
-            writer.writerow([*where, "fid", round(summary.fid, 6), *[""] * 5])
+    writer.writerow(["steps", *columns])
+    for at in steps:
+        writer.writerow([at, *(round(column[at], 6) if at in column else "" for column in columns.values())])
     return stream.getvalue()
 
 

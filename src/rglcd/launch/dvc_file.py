@@ -27,8 +27,18 @@ def render(config: Config) -> str:
     """
     stages = {stage.name: _stage(stage, config) for stage in stages_of(config)}
     report = f"{STORE}/report"
-    quality = {"x": "steps", "y": "value", "template": "scatter", "title": "Scores by number of steps"}
-    shown = {"metrics": [f"{report}/metrics.json"], "plots": [{f"{report}/quality.csv": quality}]}
+    who = ["teacher", *config.distillation.arms]
+    plots = [
+        {
+            f"{score} by number of steps": {
+                "x": "steps",
+                "y": {f"{report}/quality.csv": [f"{name} {score}" for name in who]},
+                "template": "linear",
+            }
+        }
+        for score in (*config.evaluation.scorers, "fid")
+    ]
+    shown = {"metrics": [f"{report}/metrics.json"], "plots": plots}
     return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)
 
 

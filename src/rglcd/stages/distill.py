@@ -64,6 +64,7 @@ class Materials:
     latents: Path
     pretrained: Pretrained
     reward_model: Path | None
+    cache: LatentCache
     world: World
 
 
@@ -83,7 +84,9 @@ def distill(
     the ``lcm`` arm alone. Raises :class:`InputError`, ``StateSaved`` and ``TrainingDiverged`` as the loop does.
     """
     with join_world() as world:
-        materials = Materials(model, distillation, latents, Pretrained.open(pretrained), reward_model, world)
+        models = Pretrained.open(pretrained)
+        cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
+        materials = Materials(model, distillation, latents, models, reward_model, cache, world)
         arms = _arms(materials, reward)
         for arm in arms:
             if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
@@ -175,7 +178,6 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
     frozen = _DTYPES[distillation.precision]
     teacher = Teacher.load(pretrained.teacher, dtype=frozen, device=world.device)
     codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
-    cache = LatentCache.open(materials.latents, expected=fingerprint_of(materials.model, pretrained, like=materials.latents))
     start = Teacher.load(pretrained.teacher, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
     return Distiller(
         recipe=_recipe(materials, num_steps=num_steps),
@@ -183,7 +185,7 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
         teacher=teacher,
         codec=codec,
         text_encoder=TextEncoder.load(pretrained.teacher, dtype=frozen, device=world.device),
-        cache=cache,
+        cache=materials.cache,
         guide=_guide(materials, reward, codec=codec, world=world),
         world=world,
     )
