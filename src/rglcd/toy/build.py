@@ -25,7 +25,7 @@ from rglcd.toy.gates import (
     teacher_shares,
 )
 from rglcd.toy.judge import JudgeSettings, train_judge
-from rglcd.toy.scene import all_scenes, caption, shuffled, split, world_digest
+from rglcd.toy.scene import Turns, all_scenes, caption, shuffled, split, world_digest
 from rglcd.toy.teacher import TeacherSettings, encode_examples, train_teacher
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve, draw_pixels
@@ -113,7 +113,7 @@ def read_ledger(folder: Path) -> dict[str, Any]:
 
 
 def _codec(settings: CodecSettings, num_gate_pictures: int) -> Trained:
-    pixels = draw_pixels(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES)
+    pixels = draw_pixels(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES, turns=Turns.ALL)
     codec, curve = train_codec(pixels, settings)
     return Trained(codec.save_pretrained, curve, codec_shares(codec, count=num_gate_pictures))
 
@@ -130,7 +130,7 @@ def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Tra
 
 def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
     tokenizer, scenes = build_tokenizer(), split().train
-    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=EXPERT_PICTURES)
+    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=EXPERT_PICTURES, turns=Turns.ALL)
     expert, curve = train_expert(tokenizer, pixels, scenes, settings)
 
     def write(folder: Path) -> None:
@@ -143,7 +143,7 @@ def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
 
 def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
     settings, codec, scenes = recipe.judge, _read_codec(folder), all_scenes()
-    pixels = draw_pixels(scenes, count=2 * settings.num_pictures, first_seed=JUDGE_PICTURES)
+    pixels = draw_pixels(scenes, count=2 * settings.num_pictures, first_seed=JUDGE_PICTURES, turns=Turns.ALL)
     drawn, source = torch.split(pixels, settings.num_pictures)
     coded = distorted(codec, source, latent_noise=settings.latent_noise, seed=settings.seed)
     judge, curve = train_judge(torch.cat([drawn, coded]), scenes, settings)
@@ -152,7 +152,7 @@ def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Train
 
 def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
     scenes = split().train
-    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=FEATURE_PICTURES)
+    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=FEATURE_PICTURES, turns=Turns.ALL)
     network, classifier, curve = train_features(pixels, scenes, settings)
 
     def write(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The toy world: one coloured shape on a 32 x 32 canvas, its caption, and its drawing in integer arithmetic.
 
-A caption leaves things open, as captions do: which way a triangle points, whether a square stands on its side or on a
-corner, where along the named edge the object is. Without that, the mean of all pictures of a caption would be a right
+A caption leaves things open, as captions do: whether a triangle points up or down, where along the named edge the object
+is. Without that, the mean of all pictures of a caption would be a right
 picture of it, one step of any denoiser would draw it, and there would be nothing to distil.
 
 A drawing depends on (scene, seed) alone: no floating point and no library's random generator, so every machine and
@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from enum import Enum
 from functools import cache
 from typing import Final
 
@@ -43,7 +44,6 @@ TRIANGLE_APEX: Final = (23, 20)
 TRIANGLE_BASE: Final = (15, 20)
 TRIANGLE_HALF_WIDTH: Final = (23, 20)
 DIAGONAL: Final = (99, 70)  # of a square's side
-NUM_TURNS: Final = 4  # quarters for a triangle, eighths (of which two differ) for a square
 
 COLOUR_RGB: Final = ((220, 35, 35), (35, 190, 35), (40, 60, 225), (225, 215, 30), (205, 40, 205), (30, 205, 215))
 BACKGROUND_LEVELS: Final = (31, 128, 224)
@@ -51,6 +51,13 @@ JITTER: Final = 10  # of 255, on each colour channel and on the background's lev
 
 _CAPTION = re.compile(r"a ({}) ({}) ({}) at the ({}) on a ({}) background".format(*("|".join(values) for values in VALUES)))
 _MASK_64 = (1 << 64) - 1
+
+
+class Turns(Enum):
+    """Which of its four turns each shape may take, as the bits that are drawn: circle, square, triangle."""
+
+    USUAL = (0b00, 0b00, 0b10)  # what a caption means: upright squares, triangles up or down
+    ALL = (0b11, 0b11, 0b11)  # squares on a corner too, triangles in all four directions
 
 
 @dataclass(frozen=True, order=True)
@@ -125,12 +132,15 @@ def draw(scene: Scene, seed: int) -> NDArray[np.uint8]:
     return np.asarray(draw_batch([scene], [seed])[0])
 
 
-def draw_batch(scenes: Sequence[Scene], seeds: Sequence[int]) -> NDArray[np.uint8]:
-    """`draw` for many scenes at once: (B, 32, 32, 3) uint8."""
+def draw_batch(scenes: Sequence[Scene], seeds: Sequence[int], *, turns: Turns = Turns.USUAL) -> NDArray[np.uint8]:
+    """`draw` for many scenes at once: (B, 32, 32, 3) uint8.
+
+    With `Turns.ALL` the pictures are those of a wider world, which the codec and the scorers learn, as they do outside the toy.
+    """
     pictures = np.empty((len(scenes), CANVAS, CANVAS, 3), dtype=np.uint8)
     for start in range(0, len(scenes), 128):
         chunk = slice(start, start + 128)
-        pictures[chunk] = _draw_chunk(np.array([scene.indices for scene in scenes[chunk]]), _words(seeds[chunk]))
+        pictures[chunk] = _draw_chunk(np.array([scene.indices for scene in scenes[chunk]]), _words(seeds[chunk]), turns)
     return pictures
 
 
@@ -138,7 +148,8 @@ def draw_batch(scenes: Sequence[Scene], seeds: Sequence[int]) -> NDArray[np.uint
 def world_digest() -> str:
     """One digest of the world as this code draws it: pictures and models of another world are made anew."""
     scenes = all_scenes()
-    return hashlib.sha256(draw_batch(scenes, range(len(scenes))).tobytes()).hexdigest()
+    drawn = (draw_batch(scenes, range(len(scenes)), turns=turns).tobytes() for turns in Turns)
+    return hashlib.sha256(b"".join(drawn)).hexdigest()
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -172,7 +183,7 @@ def _between(words: NDArray[np.uint64], low: NDArray[np.int32] | int, high: NDAr
     return np.asarray((((words >> np.uint64(32)) * span) >> np.uint64(32)).astype(np.int32) + low, dtype=np.int32)
 
 
-def _draw_chunk(indices: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def _draw_chunk(indices: NDArray[np.int64], words: NDArray[np.uint64], turns: Turns) -> NDArray[np.uint8]:
     size, colour, shape, position, background = indices.T
     radius = _between(words[:, 0], *np.array(RADII, dtype=np.int32)[size].T)
     near = _between(words[:, 1], *EDGE_DISTANCE)
@@ -182,7 +193,7 @@ def _draw_chunk(indices: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArra
     row = np.select([position == 0, position == 1], [near, far], middle)
     inks = np.array(COLOUR_RGB, dtype=np.int32)[colour] + _between(words[:, 3:6], -JITTER, JITTER)
     levels = np.array(BACKGROUND_LEVELS, dtype=np.int32)[background] + _between(words[:, 6], -JITTER, JITTER)
-    turn = _between(words[:, 7], 0, NUM_TURNS - 1)
+    turn = _between(words[:, 7], 0, 3) & np.array(turns.value, dtype=np.int32)[shape]
     covered = _coverage(shape, radius, turn, column, row)[..., None]
     full = SUBPIXELS * SUBPIXELS
     mixed = inks[:, None, None] * covered + levels[:, None, None, None] * (full - covered)

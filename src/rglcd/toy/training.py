@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rglcd.progress import report
-from rglcd.toy.scene import Scene, draw_batch
+from rglcd.toy.scene import Scene, Turns, draw_batch
 
 LOG_EVERY = 100  # steps
 
@@ -65,9 +65,9 @@ def draw_indices(population: int, count: int, draws: torch.Generator) -> Tensor:
     return torch.randint(population, (count,), generator=draws)
 
 
-def draw_pixels(scenes: Sequence[Scene], *, count: int, first_seed: int) -> Tensor:
+def draw_pixels(scenes: Sequence[Scene], *, count: int, first_seed: int, turns: Turns = Turns.USUAL) -> Tensor:
     """Pictures in [0, 1], (count, 3, 32, 32): picture i shows `scenes[i % len(scenes)]` by seed `first_seed + i`."""
     shown = [scenes[number % len(scenes)] for number in range(count)]
-    pictures = torch.from_numpy(draw_batch(shown, list(range(first_seed, first_seed + count))))
+    pictures = torch.from_numpy(draw_batch(shown, list(range(first_seed, first_seed + count)), turns=turns))
     # The permuted view keeps channels last in memory, where convolutions are faster on a CPU.
     return pictures.permute(0, 3, 1, 2).float().div(255)
