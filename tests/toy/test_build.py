@@ -10,6 +10,7 @@ from rglcd.toy.codec import CodecSettings
 from rglcd.toy.expert import ExpertSettings
 from rglcd.toy.features import FeatureSettings
 from rglcd.toy.judge import JudgeSettings, ToyJudge
+from rglcd.toy.scene import world_digest
 from rglcd.toy.teacher import TeacherSettings
 
 TINY = BuildSettings(
