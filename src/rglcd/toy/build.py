@@ -12,6 +12,7 @@ import torch
 import transformers
 from diffusers import __version__ as diffusers_version
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
 
 from rglcd.toy.codec import CodecSettings, distorted, train_codec
 from rglcd.toy.expert import PREPROCESSOR, ExpertSettings, train_expert
@@ -100,7 +101,7 @@ def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
     return (
         Part("codec", "teacher/vae", codec | world, lambda: _codec(recipe.codec, count)),
         Part("teacher", "teacher", asdict(recipe.teacher) | {"codec": codec} | world, lambda: _teacher(folder, recipe, count)),
-        Part("expert", "expert", asdict(recipe.expert) | world, lambda: _expert(recipe.expert, count)),
+        Part("expert", "expert", asdict(recipe.expert) | {"codec": codec} | world, lambda: _expert(folder, recipe, count)),
         Part("judge", "judge", asdict(recipe.judge) | {"codec": codec} | world, lambda: _judge(folder, recipe, count)),
         Part("features", "features", asdict(recipe.features) | world, lambda: _features(recipe.features, count)),
     )
@@ -128,9 +129,9 @@ def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Tra
     return Trained(pipeline.save_pretrained, curve, teacher_shares(pipeline, count=num_gate_pictures))
 
 
-def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
-    tokenizer, scenes = build_tokenizer(), split().train
-    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=EXPERT_PICTURES, turns=Turns.ALL)
+def _expert(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
+    settings, tokenizer, scenes = recipe.expert, build_tokenizer(), all_scenes()
+    pixels = _drawn_and_coded(folder, settings, first_seed=EXPERT_PICTURES)
     expert, curve = train_expert(tokenizer, pixels, scenes, settings)
 
     def write(folder: Path) -> None:
@@ -141,12 +142,19 @@ def _expert(settings: ExpertSettings, num_gate_pictures: int) -> Trained:
     return Trained(write, curve, expert_shares(expert, tokenizer, count=num_gate_pictures))
 
 
-def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
-    settings, codec, scenes = recipe.judge, _read_codec(folder), all_scenes()
-    pixels = draw_pixels(scenes, count=2 * settings.num_pictures, first_seed=JUDGE_PICTURES, turns=Turns.ALL)
+def _drawn_and_coded(folder: Path, settings: ExpertSettings | JudgeSettings, *, first_seed: int) -> Tensor:
+    """Pictures of all captions, in every turn: as many drawn as made by the codec from noisy latents."""
+    assert settings.num_pictures % len(all_scenes()) == 0, "both halves begin with the first scene"
+    pixels = draw_pixels(all_scenes(), count=2 * settings.num_pictures, first_seed=first_seed, turns=Turns.ALL)
     drawn, source = torch.split(pixels, settings.num_pictures)
-    coded = distorted(codec, source, latent_noise=settings.latent_noise, seed=settings.seed)
-    judge, curve = train_judge(torch.cat([drawn, coded]), scenes, settings)
+    coded = distorted(_read_codec(folder), source, latent_noise=settings.latent_noise, seed=settings.seed)
+    return torch.cat([drawn, coded])
+
+
+def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
+    settings, scenes = recipe.judge, all_scenes()
+    pixels = _drawn_and_coded(folder, settings, first_seed=JUDGE_PICTURES)
+    judge, curve = train_judge(pixels, scenes, settings)
     return Trained(judge.save_pretrained, curve, judge_shares(judge, count=num_gate_pictures))
 
 

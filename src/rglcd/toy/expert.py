@@ -35,10 +35,15 @@ PREPROCESSOR: Final = {
 
 @dataclass(frozen=True)
 class ExpertSettings:
-    """How the expert is trained; a change of any of these trains it again."""
+    """How the expert is trained; a change of any of these trains it again.
+
+    It sees `num_pictures` drawn pictures and as many that the codec made from noisy latents, with up to `latent_noise`: a reward
+    whose gradient guides a student must know what decoded pictures look like.
+    """
 
     seed: int = 31
-    num_pictures: int = 8192
+    num_pictures: int = 10368
+    latent_noise: float = 0.15
     patch: int = 4
     width: int = 64
     num_layers: int = 3
@@ -46,7 +51,7 @@ class ExpertSettings:
     projection: int = 48
     batch: int = 64
     learning_rate: float = 1.5e-3
-    num_steps: int = 2200
+    num_steps: int = 3000
     pixel_noise: float = 0.03
 
 
