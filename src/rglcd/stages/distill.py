@@ -33,7 +33,7 @@ from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distiller import Distiller, Recipe, flops_of_step
 from rglcd.training.distributed import World, join_world
 from rglcd.training.guides import Guide, LatentGuide, PixelGuide
-from rglcd.training.loop import Run, train
+from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.optimization import LearningRate
 
 RECORD = "rglcd.json"
@@ -284,7 +284,7 @@ def _export(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list
     )
     if isinstance(distiller.guide, LatentGuide):
         distiller.guide.model.save(aside / "reward_model")
-    (aside / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+    (aside / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
     config = _sections(materials, arm.reward)
     write_json(aside / RECORD, {"arm": arm.name, "key": arm.key, "num_steps": arm.num_steps, "images_seen": images_seen, "config": config})
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Stage ``pretrain``: the latent proxy reward model learns what captions look like as latents."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
-from rglcd.training.loop import Run, train
+from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.optimization import LearningRate
 from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe
 
@@ -31,8 +30,7 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
         accuracy = pretrainer.retrieval_accuracy()
         if world.leads:
             pretrainer.model.save(reward_model.folder)
-            lines = "".join(json.dumps(row) + "\n" for row in curve)
-            (reward_model.folder / "curves.jsonl").write_text(lines, encoding="utf-8")
+            (reward_model.folder / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
             shutil.rmtree(checkpoints)
     return {
         "retrieval_accuracy": None if accuracy is None else round(accuracy, 4),

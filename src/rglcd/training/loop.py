@@ -3,6 +3,7 @@
 What is trained is behind :class:`Trainable`; the loop knows neither students nor rewards.
 """
 
+import json
 import math
 import signal
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,11 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 raise StateSaved(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")
     world.wait()
     return curve
+
+
+def curve_text(curve: list[dict[str, Any]]) -> str:
+    """A curve as JSON lines; keys sorted, because a resumed run's rows come back from its checkpoint in that order."""
+    return "".join(json.dumps(row, sort_keys=True) + "\n" for row in curve)
 
 
 def _resume(trainable: Trainable, checkpointer: Checkpointer) -> tuple[int, list[dict[str, Any]]]:
