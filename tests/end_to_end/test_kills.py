@@ -36,7 +36,7 @@ def test_kubeflows_line_interrupted_in_each_stage_goes_on(checkout: Checkout, un
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
     done = checkout.run("python", "-m", "pipelines", "run")
     assert done.returncode == 0, done.stderr
     assert checkout.digests() == unbroken.digests()

@@ -1,8 +1,8 @@
 """The micro line by CLI, by DVC and by Kubeflow's local runner: the same digests, and each finds the other's work done."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from torch import allclose
 
 from tests.end_to_end.conftest import ARTIFACTS, Checkout
 
@@ -19,7 +19,7 @@ def test_dvc_makes_what_the_command_line_makes_and_knows_it(checkout: Checkout, 
     assert "checker" in shown
     plots = checkout.run("dvc", "plots", "show", "--json")
     assert plots.returncode == 0, plots.stderr
-    assert "quality.csv" in plots.stdout
+    assert "judge by number of steps" in plots.stdout
 
     checkout.run("rglcd", "config", "use", "micro", "--set", "reward.weight=3.0")
     status = checkout.run("dvc", "status").stdout
@@ -39,7 +39,9 @@ def test_kubeflow_makes_what_the_command_line_makes_and_dvc_adopts_it(checkout: 
 
     adopted = checkout.run("rglcd", "adopt")
     assert adopted.returncode == 0, adopted.stderr
-    assert "Data and pipelines are up to date" in checkout.run("dvc", "repro").stdout
+    again = checkout.run("dvc", "repro")
+    assert again.returncode == 0, again.stderr
+    assert "Running stage" not in again.stdout
 
 
 def test_a_new_reward_weight_runs_the_guided_arm_and_the_evaluation_only(checkout: Checkout) -> None:
@@ -61,7 +63,6 @@ def test_two_processes_under_torchx_distil_the_same_student(checkout: Checkout, 
     done = checkout.run("rglcd", "run", "distill", env={"RGLCD_RUNTIME": "torchx:local_cwd", "RGLCD_NUM_PROCESSES": "2"})
     assert done.returncode == 0, done.stderr
     for arm in ("lcm", "rg"):
-        weights = [load_file(at.root / f"artifacts/student/{arm}/unet/diffusion_pytorch_model.safetensors") for at in (checkout, unbroken)]
-        for name, alone in weights[1].items():
-            # Adam turns a gradient that is zero but for rounding into a step of its learning rate either way.
-            assert allclose(weights[0][name], alone, rtol=1e-5, atol=2e-6), f"{arm} {name}"
+        folders = [at.root / "artifacts/student" / arm / "unet/diffusion_pytorch_model.safetensors" for at in (checkout, unbroken)]
+        two, one = (torch.cat([tensor.flatten() for tensor in load_file(path).values()]) for path in folders)
+        assert (two - one).norm() <= 1e-5 * one.norm(), arm
