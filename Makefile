@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format golden clean
+.PHONY: help install demo results test test-slow check format golden clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ demo: install ## the whole line at toy size: teacher, LCM and RG-LCM, a table an
 	@$(BIN)/python -m pipelines run
 	@$(BIN)/rglcd show
 	@$(BIN)/rglcd adopt
+
+results: install ## the toy line over three seeds, into docs/results.md (about a quarter of an hour; goes on where it stopped)
+	$(BIN)/rglcd toy data data
+	$(BIN)/python -m benchmarks.results
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
