@@ -1,5 +1,6 @@
 """``dvc.yaml`` says what the table says, and a run made by another way in leaves DVC nothing to do."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -131,4 +132,19 @@ def test_a_stage_done_from_another_source_is_named(checkout: Path) -> None:
 def test_a_stale_file_is_named_with_its_remedy(checkout: Path, name: str, remedy: str) -> None:
     (checkout / name).write_text("stages: {}\n")
     with pytest.raises(InputError, match=remedy):
+        adopt(WITH_LRM, checkout)
+
+
+def test_a_source_drawn_anew_is_kept_and_another_one_refused(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    recorded = (checkout / "data.dvc").read_text()
+    shutil.rmtree(checkout / ".dvc" / "cache")
+    adopt(WITH_LRM, checkout)
+    assert (checkout / "data.dvc").read_text() == recorded
+    with Repo(str(checkout)) as repo:
+        assert repo.status() == {}
+    (checkout / "data" / "index.tsv").write_text("images/0.png\tanother caption\n")
+    for stage in stages_of(WITH_LRM):
+        finish(stage, WITH_LRM, checkout)
+    with pytest.raises(InputError, match=r"data is modified: not what data\.dvc versions"):
         adopt(WITH_LRM, checkout)

@@ -58,9 +58,23 @@ def adopt(config: Config, root: Path) -> list[str]:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
+        _keep_source(repo, root)
         for stage in stages:
             repo.commit(target=f"{root / DVC_FILE}:{stage.name}", force=True)
     return [stage.name for stage in stages]
+
+
+def _keep_source(repo: Any, root: Path) -> None:
+    """Put the source folder in DVC's cache; :class:`InputError` when it is not the one that ``data.dvc`` versions."""
+    target = str(root / f"{SOURCE_FOLDER}.dvc")
+    changes = [change["changed outs"][SOURCE_FOLDER] for entries in repo.status([target]).values() for change in entries]
+    if changes == ["not in cache"]:
+        # The bytes are those recorded (a toy drawn anew on this machine, say); only the cache has never seen them.
+        repo.commit(target=target, force=True)
+    elif changes:
+        raise InputError(
+            f"{root / SOURCE_FOLDER} is {changes[0]}: not what {SOURCE_FOLDER}.dvc versions; record it with: dvc add {SOURCE_FOLDER}"
+        )
 
 
 def _stage(stage: Stage, config: Config) -> dict[str, Any]:
