@@ -105,7 +105,7 @@ def _place(task: dsl.PipelineTask, profile: Profile) -> None:
         return
     task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(asked.gpus)
     kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
-    kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108
+    kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108 (the pod's own mount)
     if asked.gpus > 1:
         kubernetes.add_node_selector(task, label_key="nvidia.com/gpu.family", label_value="ampere")
         task.set_env_variable("RGLCD_RUNTIME", "torchx:local_cwd")

@@ -31,7 +31,7 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
     if named is not None and named != kind.__name__:
         raise InputError(f"{folder}/config.json describes a {named}, not a {kind.__name__}")
     try:
-        network, report = kind.from_pretrained(  # type: ignore[attr-defined]
+        network, report = kind.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers share no base that has it
             str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

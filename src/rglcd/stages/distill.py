@@ -113,13 +113,12 @@ def _arms(materials: Materials, reward: AnyReward) -> list[Arm]:
 
 def _relative_cost(materials: Materials, reward: AnyReward) -> float:
     """Operations of a guided step over those of a plain one, counted on a throw-away pair: the same on any machine."""
-    progress.report("count the reward's operations", done=0, total=1, unit="steps")
     alone = World(0, 1, materials.world.device)
-    flops = [
+    guided, plain = (
         flops_of_step(_distiller(materials, guidance, num_steps=materials.distillation.num_steps, world=alone))
-        for guidance in (reward, NoReward())
-    ]
-    return flops[0] / flops[1]
+        for guidance in progress.track((reward, NoReward()), task="count the reward's operations", unit="steps")
+    )
+    return guided / plain
 
 
 def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
