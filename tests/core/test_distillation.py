@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import huber
 from rglcd.core.distillation import Draws, LcdTerms, lcd_terms, reward_gradient, rg_lcd_loss, surrogate
@@ -25,13 +26,13 @@ class TinyNetwork(nn.Module):
         self.gains = nn.Parameter(torch.randn(3, generator=generator, dtype=torch.float64))
         self.batches: list[int] = []
 
-    def forward(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor) -> Prediction:
+    def forward(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition) -> Prediction:
         self.batches.append(len(z_t))
-        shift = self.gains[0] * t / 1000 + self.gains[1] * omega / 10 + self.gains[2] * cond.mean(dim=(1, 2))
+        shift = self.gains[0] * t / 1000 + self.gains[1] * omega / 10 + self.gains[2] * cond.embeddings.mean(dim=(1, 2))
         output = torch.einsum("dc,bchw->bdhw", self.mix, z_t).tanh() + shift[:, None, None, None]
         return convert(output, z_t, t, schedule=self.schedule, kind=PredictionType.EPSILON)
 
-    def teach(self, z_t: Tensor, t: Tensor, cond: Tensor) -> Prediction:
+    def teach(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
         return self(z_t, t, torch.zeros(len(t), dtype=torch.float64), cond)
 
 
@@ -42,8 +43,8 @@ class Setting:
         self.schedule = schedule
         self.student, self.target, self.teacher = (TinyNetwork(schedule, seed) for seed in (1, 2, 3))
         self.z0, eps = torch.randn(2, BATCH, 3, 4, 4, generator=rng, dtype=torch.float64)
-        self.cond = torch.randn(BATCH, 2, 6, generator=rng, dtype=torch.float64)
-        self.uncond = torch.randn(1, 2, 6, generator=rng, dtype=torch.float64)
+        self.cond = Condition(torch.randn(BATCH, 2, 6, generator=rng, dtype=torch.float64))
+        self.uncond = Condition(torch.randn(1, 2, 6, generator=rng, dtype=torch.float64))
         self.draws = Draws(torch.tensor([0, 7, 20, 33, 49]), torch.linspace(5, 15, BATCH, dtype=torch.float64), eps)
         self.direction = torch.randn(BATCH, 3, 4, 4, generator=rng, dtype=torch.float64)
 

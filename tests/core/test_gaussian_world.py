@@ -2,7 +2,7 @@
 
 With one std for all captions, guidance only moves the mean: the guided teacher of captions with means m_c and m_u is
 the exact teacher of N(m_c + omega (m_c - m_u), std^2). So the whole guided objective has a known minimiser, too.
-The caption's embedding `cond` (B,1,1) holds its mean.
+The caption's embedding (B,1,1) in `cond` holds its mean.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings, consistency_output
 from rglcd.core.distances import squared_l2
 from rglcd.core.distillation import Draws, LcdTerms, lcd_terms
@@ -35,9 +36,9 @@ class GaussianWorld:
         alpha, sigma = self.schedule.at(t, like)
         return alpha, sigma, (alpha**2 * self.std**2 + sigma**2).sqrt()
 
-    def teacher(self, z_t: Tensor, t: Tensor, cond: Tensor) -> Prediction:
+    def teacher(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
         alpha, sigma, z_std = self.spread(t, z_t)
-        mean = per_sample(cond[:, 0, 0], z_t)
+        mean = per_sample(cond.embeddings[:, 0, 0], z_t)
         x0 = mean + alpha * self.std**2 / z_std**2 * (z_t - alpha * mean)
         return Prediction(x0=x0, eps=(z_t - alpha * x0) / sigma)
 
@@ -46,10 +47,11 @@ class GaussianWorld:
         (alpha_t, _, std_t), (alpha_s, _, std_s) = self.spread(t, z_t), self.spread(s, z_t)
         return alpha_s * mean + std_s * (z_t - alpha_t * mean) / std_t
 
-    def guided_mean(self, omega: Tensor, cond: Tensor) -> Tensor:
-        return per_sample(cond[:, 0, 0] + omega * (cond[:, 0, 0] - self.uncond_mean), torch.empty(0, 1, 1, 1, dtype=cond.dtype))
+    def guided_mean(self, omega: Tensor, cond: Condition) -> Tensor:
+        own = cond.embeddings[:, 0, 0]
+        return per_sample(own + omega * (own - self.uncond_mean), torch.empty(0, 1, 1, 1, dtype=own.dtype))
 
-    def student(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor) -> Prediction:
+    def student(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition) -> Prediction:
         """The exact consistency function, down to time 0, as the network behind the boundary scalings must say it."""
         exact = self.flow(z_t, t, torch.zeros_like(t), self.guided_mean(omega, cond))
         c_skip, c_out = SCALINGS.at(t, z_t)
@@ -67,16 +69,16 @@ def world(schedule: NoiseSchedule) -> GaussianWorld:
 
 def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Generator) -> LcdTerms:
     """One sample per grid step, the exact consistency function as student and as target."""
-    cond = torch.randn(num_steps, 1, 1, generator=rng, dtype=torch.float64)
+    means = torch.randn(num_steps, 1, 1, generator=rng, dtype=torch.float64)
     eps = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
     noise = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
     return lcd_terms(
         student=world.student,
         target=world.student,
         teacher=world.teacher,
-        z0=cond[:, :, :, None] + world.std * noise,
-        cond=cond,
-        uncond=torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64),
+        z0=means[:, :, :, None] + world.std * noise,
+        cond=Condition(means),
+        uncond=Condition(torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64)),
         draws=Draws(index=torch.arange(num_steps), omega=torch.linspace(0, 4, num_steps, dtype=torch.float64), eps=eps),
         solver=DDIMSolver(world.schedule, num_steps),
         schedule=world.schedule,
@@ -88,12 +90,12 @@ def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Genera
 def ddim_error(world: GaussianWorld, num_steps: int) -> float:
     """Largest error at time 0 of the whole DDIM path from T - 1, over a spread of starts."""
     z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
-    cond = torch.full((len(z), 1, 1), 0.7, dtype=torch.float64)
+    mean = torch.full((len(z), 1, 1), 0.7, dtype=torch.float64)
     solver = DDIMSolver(world.schedule, num_steps)
-    exact = world.flow(z, torch.full((len(z),), 999), torch.zeros(len(z), dtype=torch.long), cond[..., None])
+    exact = world.flow(z, torch.full((len(z),), 999), torch.zeros(len(z), dtype=torch.long), mean[..., None])
     for index in reversed(range(num_steps)):
         pair = solver.pair(torch.full((len(z),), index))
-        z = solver.step(world.teacher(z, pair.t, cond), pair.s)
+        z = solver.step(world.teacher(z, pair.t, Condition(mean)), pair.s)
     return (z - exact).abs().max().item()
 
 
@@ -106,10 +108,10 @@ def test_ddim_error_halves_when_the_step_halves(world: GaussianWorld) -> None:
 def test_the_guided_teacher_is_the_teacher_of_the_guided_mean(world: GaussianWorld, rng: torch.Generator) -> None:
     z_t = torch.randn(4, 2, 3, 3, generator=rng, dtype=torch.float64)
     t, omega = torch.tensor([19, 259, 599, 999]), torch.tensor([0.0, 1.0, 7.5, 15.0], dtype=torch.float64)
-    cond = torch.randn(4, 1, 1, generator=rng, dtype=torch.float64)
-    uncond = torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64)
+    cond = Condition(torch.randn(4, 1, 1, generator=rng, dtype=torch.float64))
+    uncond = Condition(torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64))
     guided = guided_teacher(world.teacher, z_t, t, omega=omega, cond=cond, uncond=uncond)
-    expected = world.teacher(z_t, t, world.guided_mean(omega, cond)[:, 0])
+    expected = world.teacher(z_t, t, Condition(world.guided_mean(omega, cond)[:, 0]))
     torch.testing.assert_close(guided.x0, expected.x0, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(guided.eps, expected.eps, rtol=1e-12, atol=1e-12)
 
@@ -131,9 +133,9 @@ def test_lcd_loss_of_the_exact_function_vanishes_where_ddim_is_exact(world: Gaus
 def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torch.Generator) -> None:
     # The same point mass, its mean misjudged: the theorem above would notice.
     point = replace(world, std=0.0)
-    cond, uncond = torch.ones(1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1), -0.3, dtype=torch.float64)
+    cond, uncond = (Condition(torch.full((1, 1, 1), mean, dtype=torch.float64)) for mean in (1.0, -0.3))
     terms = lcd_terms(
-        student=lambda z_t, t, omega, c: point.student(z_t, t, omega, c * 1.1),
+        student=lambda z_t, t, omega, c: point.student(z_t, t, omega, Condition(c.embeddings * 1.1)),
         target=point.student,
         teacher=point.teacher,
         z0=torch.ones(1, 2, 3, 3, dtype=torch.float64),
@@ -151,7 +153,7 @@ def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torc
 def test_the_exact_function_is_constant_along_the_ode(world: GaussianWorld) -> None:
     z_t = torch.linspace(-2, 2, 5, dtype=torch.float64).reshape(-1, 1, 1, 1)
     t, s = torch.full((5,), 799), torch.full((5,), 59)
-    omega, cond = torch.full((5,), 2.0, dtype=torch.float64), torch.full((5, 1, 1), 0.4, dtype=torch.float64)
+    omega, cond = torch.full((5,), 2.0, dtype=torch.float64), Condition(torch.full((5, 1, 1), 0.4, dtype=torch.float64))
     z_s = world.flow(z_t, t, s, world.guided_mean(omega, cond))
     from_t = consistency_output(world.student(z_t, t, omega, cond), z_t, t, scalings=SCALINGS)
     from_s = consistency_output(world.student(z_s, s, omega, cond), z_s, s, scalings=SCALINGS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline
 
+from rglcd.core.condition import Condition
 from rglcd.core.guidance import guidance_embedding, guide, guided_teacher
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
@@ -39,19 +40,19 @@ def test_a_guided_prediction_still_explains_z_t(schedule: NoiseSchedule, rng: to
 @pytest.mark.parametrize("uncond_rows", [1, 3])
 def test_the_teacher_is_called_once_and_its_rows_do_not_mix(uncond_rows: int, rng: torch.Generator) -> None:
     z_t, omega = torch.randn(3, 2, 4, 4, generator=rng), torch.tensor([5.0, 7.5, 15.0])
-    cond = torch.randn(3, 5, 6, generator=rng)
-    uncond = torch.randn(1, 5, 6, generator=rng).expand(uncond_rows, 5, 6)
+    cond = Condition(torch.randn(3, 5, 6, generator=rng))
+    uncond = Condition(torch.randn(1, 5, 6, generator=rng).expand(uncond_rows, 5, 6))
     batches = []
 
-    def teacher(z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> Prediction:
+    def teacher(z: torch.Tensor, t: torch.Tensor, c: Condition) -> Prediction:
         batches.append(len(z))
-        shift = (c.mean(dim=(1, 2)) + t)[:, None, None, None]
+        shift = (c.embeddings.mean(dim=(1, 2)) + t)[:, None, None, None]
         return Prediction(x0=z + shift, eps=z * shift)
 
     t = torch.tensor([19, 499, 999])
     together = guided_teacher(teacher, z_t, t, omega=omega, cond=cond, uncond=uncond)
     assert batches == [6]
-    apart = guide(teacher(z_t, t, cond), teacher(z_t, t, uncond.expand(3, 5, 6)), omega)
+    apart = guide(teacher(z_t, t, cond), teacher(z_t, t, cond.with_caption_of(uncond)), omega)
     torch.testing.assert_close(together.x0, apart.x0)
     torch.testing.assert_close(together.eps, apart.eps)
 

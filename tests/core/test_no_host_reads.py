@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import pseudo_huber
 from rglcd.core.distillation import Draws, lcd_terms, reward_gradient, rg_lcd_loss, surrogate
@@ -29,8 +30,8 @@ def test_a_distillation_step(schedule: NoiseSchedule) -> None:
         target=network,
         teacher=network,
         z0=z0,
-        cond=cond,
-        uncond=cond[:1],
+        cond=Condition(cond),
+        uncond=Condition(cond[:1]),
         draws=Draws(index=uniform_index(u, 50), omega=u, eps=z0),
         solver=solver,
         schedule=table,

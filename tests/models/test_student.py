@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
@@ -27,10 +28,10 @@ def student(teacher: Teacher) -> Student:
     return Student.of_teacher(teacher, omega_embedding_dim=OMEGA_DIM)
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, torch.Tensor, Condition]:
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(3, 4, 8, 8, generator=generator)
-    return noise, torch.tensor([19, 499, 999]), torch.randn(3, MAX_TOKENS, TEXT_WIDTH, generator=generator)
+    return noise, torch.tensor([19, 499, 999]), Condition(torch.randn(3, MAX_TOKENS, TEXT_WIDTH, generator=generator))
 
 
 def test_at_the_start_it_is_the_teacher_whatever_omega(teacher: Teacher, student: Student) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher, read_schedule
@@ -39,7 +40,7 @@ def test_it_equals_diffusers_conversion_of_the_unets_output(own: Path, kind: str
         t = torch.tensor([time])
         with torch.no_grad():
             output = unet(z_t, t, encoder_hidden_states=cond).sample
-        prediction = teacher(z_t, t, cond)
+        prediction = teacher(z_t, t, Condition(cond))
         x0 = scheduler.step(output, time, z_t).pred_original_sample
         torch.testing.assert_close(prediction.x0, x0, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(scheduler.add_noise(prediction.x0, prediction.eps, t), z_t, rtol=1e-4, atol=1e-4)
@@ -47,7 +48,7 @@ def test_it_equals_diffusers_conversion_of_the_unets_output(own: Path, kind: str
 
 def test_times_differ_within_a_batch(own: Path) -> None:
     teacher = load(own)
-    z_t, cond, t = torch.randn(3, 4, 8, 8), torch.randn(3, MAX_TOKENS, TEXT_WIDTH), torch.tensor([1, 500, 999])
+    z_t, cond, t = torch.randn(3, 4, 8, 8), Condition(torch.randn(3, MAX_TOKENS, TEXT_WIDTH)), torch.tensor([1, 500, 999])
     together = teacher(z_t, t, cond)
     alone = [teacher(z_t[row : row + 1], t[row : row + 1], cond[row : row + 1]) for row in range(3)]
     torch.testing.assert_close(together.x0, torch.cat([one.x0 for one in alone]), rtol=1e-4, atol=1e-4)
@@ -68,7 +69,7 @@ def test_a_scheduler_of_another_class_declares_the_same_schedule(own: Path) -> N
 
 def test_no_gradient_ever(own: Path) -> None:
     z_t = torch.randn(1, 4, 8, 8, requires_grad=True)
-    prediction = load(own)(z_t, torch.tensor([7]), torch.randn(1, MAX_TOKENS, TEXT_WIDTH))
+    prediction = load(own)(z_t, torch.tensor([7]), Condition(torch.randn(1, MAX_TOKENS, TEXT_WIDTH)))
     assert not prediction.x0.requires_grad
     assert not prediction.eps.requires_grad
 

@@ -52,13 +52,13 @@ def test_embeddings_are_those_of_diffusers_pipeline(encoder: TextEncoder, teache
     pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None, requires_safety_checker=False)
     captions = ["a red circle", "a very long caption that has to be cut"]
     conditional, unconditional = pipeline.encode_prompt(captions, "cpu", 1, True)
-    torch.testing.assert_close(encoder.encode(encoder.tokenise(captions)), conditional)
-    torch.testing.assert_close(encoder.encode(encoder.null_ids()).expand(2, -1, -1), unconditional)
+    torch.testing.assert_close(encoder.encode(encoder.tokenise(captions)).embeddings, conditional)
+    torch.testing.assert_close(encoder.encode(encoder.null_ids()).embeddings.expand(2, -1, -1), unconditional)
     assert conditional.shape == (2, MAX_TOKENS, TEXT_WIDTH)
 
 
 def test_the_encoder_is_frozen(encoder: TextEncoder) -> None:
-    assert not encoder.encode(encoder.null_ids()).requires_grad
+    assert not encoder.encode(encoder.null_ids()).embeddings.requires_grad
     assert not encoder.model.training
 
 

@@ -114,7 +114,7 @@ class TestContent:
         batch = LatentCache.open(publish(tmp_path, stage="cache")).batch(torch.arange(9))
         assert batch.text_embeddings is not None
         assert batch.text_embeddings.shape == (9, MAX_TOKENS, TEXT_WIDTH)
-        encoded = TextEncoder.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).encode(batch.input_ids)
+        encoded = TextEncoder.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).encode(batch.input_ids).embeddings
         assert torch.allclose(batch.text_embeddings, encoded, rtol=2**-10, atol=1e-5)
         assert LatentCache.open(unbroken).batch(torch.arange(9)).text_embeddings is None
 

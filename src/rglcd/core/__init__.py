@@ -4,6 +4,7 @@ Torch and the standard library only: no files, no devices, no global state, no c
 random number is an argument). Reading order:
 
     schedule -> prediction -> solver -> guidance     the teacher's probability-flow ODE and one step along it
+    condition                                        what the networks are told: caption, sizes
     consistency -> distances -> distillation         the student's consistency function and its two losses
     preference                                       the latent proxy of an expert reward model
     timesteps, ema, sampling                         where to train, what to average, how to draw

@@ -1,6 +1,6 @@
 """The consistency function f(z_t, t) -> z0, and what the networks behind it look like from here.
 
-Shapes: z_t, x0, z0 (B,C,H,W)    t, omega (B,)    cond (B,L,D)    c_skip, c_out (B,1,1,1)
+Shapes: z_t, x0, z0 (B,C,H,W)    t, omega (B,)    cond B rows    c_skip, c_out (B,1,1,1)
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.prediction import Prediction
 from rglcd.core.schedule import per_sample
 
@@ -16,13 +17,13 @@ from rglcd.core.schedule import per_sample
 class TeacherFn(Protocol):
     """The frozen diffusion model: (`z_t`, `t`, `cond`) -> Prediction, for any number of rows."""
 
-    def __call__(self, z_t: Tensor, t: Tensor, cond: Tensor, /) -> Prediction: ...
+    def __call__(self, z_t: Tensor, t: Tensor, cond: Condition, /) -> Prediction: ...
 
 
 class StudentFn(Protocol):
     """The network being distilled (or its average): it is also told the guidance scale `omega` (B,)."""
 
-    def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor, /) -> Prediction: ...
+    def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition, /) -> Prediction: ...
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Latent consistency distillation (LCD) and its reward guided form: loss = LCD - reward_weight * reward.
 
-Shapes: z0, z_t, z_s, eps (B,C,H,W)    t, s, index, omega, reward (B,)    cond (B,L,D)    uncond (1,L,D) or (B,L,D)
+Shapes: z0, z_t, z_s, eps (B,C,H,W)    t, s, index, omega, reward (B,)    cond B rows    uncond 1 row or B
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings, StudentFn, TeacherFn, consistency_output
 from rglcd.core.distances import Distance
 from rglcd.core.guidance import guided_teacher
@@ -52,8 +53,8 @@ def lcd_terms(
     target: StudentFn,
     teacher: TeacherFn,
     z0: Tensor,
-    cond: Tensor,
-    uncond: Tensor,
+    cond: Condition,
+    uncond: Condition,
     draws: Draws,
     solver: DDIMSolver,
     schedule: NoiseSchedule,

@@ -1,6 +1,6 @@
 """Classifier-free guidance: the guided teacher, and how the student is told the scale.
 
-Shapes: z_t (B,C,H,W)    t, omega (B,)    cond (B,L,D)    uncond (1,L,D) or (B,L,D)
+Shapes: z_t (B,C,H,W)    t, omega (B,)    cond B rows    uncond 1 row or B
 
 omega follows LCM: cond + omega (cond - uncond), so that 0 means unguided. Diffusers' `guidance_scale` is 1 + omega.
 """
@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import TeacherFn
 from rglcd.core.prediction import Prediction
 from rglcd.core.schedule import per_sample
@@ -22,9 +23,9 @@ def guide(cond: Prediction, uncond: Prediction, omega: Tensor) -> Prediction:
     return Prediction(x0=cond.x0 + scale * (cond.x0 - uncond.x0), eps=cond.eps + scale * (cond.eps - uncond.eps))
 
 
-def guided_teacher(teacher: TeacherFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Tensor, uncond: Tensor) -> Prediction:
+def guided_teacher(teacher: TeacherFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, uncond: Condition) -> Prediction:
     """The guided prediction from ONE call of `teacher` on 2B rows, the conditional half first."""
-    both = teacher(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, uncond.expand_as(cond)]))
+    both = teacher(torch.cat([z_t, z_t]), torch.cat([t, t]), Condition.joined([cond, cond.with_caption_of(uncond)]))
     num_rows = len(z_t)
     return guide(
         Prediction(x0=both.x0[:num_rows], eps=both.eps[:num_rows]),

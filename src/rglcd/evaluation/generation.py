@@ -1,6 +1,6 @@
 """Drawing with the teacher and with its students, from the same noise.
 
-Shapes: B batch, (C, h, w) latents, (L, D) text positions and width.
+Shapes: B batch, (C, h, w) latents.
 
     noise, noises  (B, C, h, w) standard normal, a function of (seed, image index) alone
     pixels         (B, 3, H, W) in [0, 1], as the codec decodes them; rounded by :func:`as_png` before anybody scores them
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings, StudentFn, TeacherFn, consistency_output
 from rglcd.core.guidance import guided_teacher
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
@@ -39,7 +40,7 @@ def _image_seed(seed: int, index: int) -> int:
 
 @torch.no_grad()
 def teacher_latents(
-    teacher: TeacherFn, cond: Tensor, uncond: Tensor, noise: Tensor, *, schedule: NoiseSchedule, num_steps: int, omega: float
+    teacher: TeacherFn, cond: Condition, uncond: Condition, noise: Tensor, *, schedule: NoiseSchedule, num_steps: int, omega: float
 ) -> Tensor:
     """z0 (B, C, h, w) after ``num_steps`` deterministic DDIM steps (eta 0) of the guided teacher, from ``noise``.
 
@@ -59,7 +60,7 @@ def teacher_latents(
 @torch.no_grad()
 def student_latents(
     student: StudentFn,
-    cond: Tensor,
+    cond: Condition,
     noises: Sequence[Tensor],
     *,
     schedule: NoiseSchedule,
@@ -82,7 +83,9 @@ def student_latents(
     return multistep_sample(consistency, noises, timesteps, schedule=schedule)
 
 
-def draw_teacher(teacher: Teacher, codec: Codec, cond: Tensor, uncond: Tensor, *, num_steps: int, omega: float, noise: Tensor) -> Tensor:
+def draw_teacher(
+    teacher: Teacher, codec: Codec, cond: Condition, uncond: Condition, *, num_steps: int, omega: float, noise: Tensor
+) -> Tensor:
     """Pixels (B, 3, H, W) of :func:`teacher_latents`."""
     return _decoded(codec, teacher_latents(teacher, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=omega))
 
@@ -90,7 +93,7 @@ def draw_teacher(teacher: Teacher, codec: Codec, cond: Tensor, uncond: Tensor, *
 def draw_student(
     student: Student,
     codec: Codec,
-    cond: Tensor,
+    cond: Condition,
     *,
     omega: float,
     noises: Sequence[Tensor],

@@ -4,21 +4,23 @@ The guidance embedding enters through ``time_embedding.cond_proj``, a bias-free 
 not have. It starts at zero, so at step 0 the student *is* the teacher's conditional half (the released
 RG-LCD code leaves it at random, so its student starts elsewhere).
 
-Shapes: B batch, (C, h, w) latents, (L, D) text positions and width.
+Shapes: B batch, (C, h, w) latents.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from rglcd.core.condition import Condition
 from rglcd.core.guidance import guidance_embedding
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights
-from rglcd.models.teacher import Teacher, read_schedule
+from rglcd.models.teacher import Teacher, read_schedule, told
 
 
 class Student:
@@ -56,15 +58,32 @@ class Student:
         schedule, kind = read_schedule(folder / "scheduler")
         return cls(unet, schedule.to(device=device), kind)
 
+    def through(self, network: nn.Module) -> "Student":
+        """The same student, called through ``network``, a wrapper of its UNet."""
+        return Student(self.unet, self.schedule, self.kind, network=network)
+
+    @property
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name: every parameter. Optimised, averaged and checkpointed; nothing else is."""
+        return dict(self.unet.named_parameters())
+
+    @torch.no_grad()
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        """Take over the values of :attr:`learnt`, all of them."""
+        mine = self.learnt
+        assert mine.keys() == learnt.keys(), "a checkpoint of another student"
+        for name, parameter in mine.items():
+            parameter.copy_(learnt[name])
+
     def copy(self) -> "Student":
         """A frozen twin with weights of its own: the target network."""
         twin = UNet2DConditionModel.from_config(self.unet.config).to(self.unet.device)
         twin.load_state_dict(self.unet.state_dict())
         return Student(twin.eval().requires_grad_(False), self.schedule, self.kind)
 
-    def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Tensor) -> Prediction:
-        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B,) ``omega``, (B, L, D) ``cond``."""
+    def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition) -> Prediction:
+        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B,) ``omega``, B rows of ``cond``."""
         dtype = self.unet.dtype
         embedding = guidance_embedding(omega, dim=self.unet.config.time_cond_proj_dim).to(dtype)
-        output = self.network(z_t.to(dtype), t, encoder_hidden_states=cond.to(dtype), timestep_cond=embedding).sample
+        output = self.network(z_t.to(dtype), t, timestep_cond=embedding, **told(cond.to(dtype=dtype))).sample
         return convert(output.to(z_t.dtype), z_t, t, schedule=self.schedule, kind=self.kind)

@@ -1,14 +1,16 @@
 """The teacher: a frozen Stable Diffusion UNet that speaks the core's (x0, eps).
 
-Shapes: B batch, (C, h, w) latents, (L, D) text positions and width.
+Shapes: B batch, (C, h, w) latents.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from rglcd.core.condition import Condition
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
@@ -33,11 +35,18 @@ class Teacher:
         return cls(unet, schedule.to(device=device), kind)
 
     @torch.no_grad()
-    def __call__(self, z_t: Tensor, t: Tensor, cond: Tensor) -> Prediction:
-        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B, L, D) ``cond``."""
+    def __call__(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
+        """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, B rows of ``cond``."""
         dtype = self.unet.dtype
-        output = self.unet(z_t.to(dtype), t, encoder_hidden_states=cond.to(dtype)).sample.to(z_t.dtype)
+        output = self.unet(z_t.to(dtype), t, **told(cond.to(dtype=dtype))).sample.to(z_t.dtype)
         return convert(output, z_t, t, schedule=self.schedule, kind=self.kind)
+
+
+def told(cond: Condition) -> dict[str, Any]:
+    """``cond`` as the arguments of diffusers' UNet."""
+    if cond.pooled is None:
+        return {"encoder_hidden_states": cond.embeddings}
+    return {"encoder_hidden_states": cond.embeddings, "added_cond_kwargs": {"text_embeds": cond.pooled, "time_ids": cond.time_ids}}
 
 
 def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:

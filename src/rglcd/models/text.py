@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
+from rglcd.core.condition import Condition
 from rglcd.models.loading import load_tokenizer, load_weights
 
 
@@ -37,7 +38,6 @@ class TextEncoder:
         return self.tokenise([""])
 
     @torch.no_grad()
-    def encode(self, ids: Tensor) -> Tensor:
+    def encode(self, ids: Tensor) -> Condition:
         """Embeddings (B, L, D) of ids (B, L)."""
-        hidden: Tensor = self.model(ids.to(self.model.device)).last_hidden_state
-        return hidden
+        return Condition(self.model(ids.to(self.model.device)).last_hidden_state)

@@ -101,7 +101,7 @@ class _Encoder:
             logvar=moments.logvar,
             input_ids=ids,
             text={name: scorer.encode_text(captions) for name, scorer in self.scorers.items()},
-            text_embeddings=self.text_encoder.encode(ids) if self.keep_embeddings else None,
+            text_embeddings=self.text_encoder.encode(ids).embeddings if self.keep_embeddings else None,
         )
 
     def _pixels(self, sample: Sample) -> Tensor:

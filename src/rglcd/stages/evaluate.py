@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rglcd.config import Evaluation, Model
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.data.accounting import RowRejectedError
 from rglcd.data.images import decode, square, to_array
@@ -192,7 +193,7 @@ class Exhibition:
         pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
 
-    def _cond(self, indices: Sequence[int]) -> Tensor:
+    def _cond(self, indices: Sequence[int]) -> Condition:
         return self.text_encoder.encode(self.text_encoder.tokenise([self.prompts[index % len(self.prompts)] for index in indices]))
 
     def _noises(self, indices: Sequence[int], count: int) -> list[Tensor]:

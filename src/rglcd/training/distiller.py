@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import Distance
 from rglcd.core.distillation import Draws, LcdTerms, lcd_terms, rg_lcd_loss, surrogate
@@ -55,7 +56,7 @@ class Batch:
     """What one step trains on: clean latents, text conditions, scorers' text features, and the step's draws."""
 
     z0: Tensor
-    cond: Tensor
+    cond: Condition
     texts: Texts
     draws: Draws
 
@@ -76,7 +77,7 @@ class Distiller:
         world: World,
     ) -> None:
         self.recipe = recipe
-        self.student = Student(student.unet, student.schedule, student.kind, network=world.wrap(student.unet))
+        self.student = student.through(world.wrap(student.unet))
         self.target = student.copy()
         self.teacher = teacher
         self.codec = codec
@@ -85,7 +86,7 @@ class Distiller:
         self.guide = guide
         self.world = world
         self._rows = world.rows(recipe.batch_size)
-        self._parameters = list(student.unet.parameters())
+        self._parameters = list(student.learnt.values())
         self._optimizer = adamw(self._parameters, weight_decay=recipe.weight_decay)
         self._null = text_encoder.encode(text_encoder.null_ids())
 
@@ -103,21 +104,22 @@ class Distiller:
         loss.backward()
         rate = self.recipe.learning_rate.at(step)
         figures["grad_norm"] = optimise(self._optimizer, self._parameters, rate=rate, max_grad_norm=self.recipe.max_grad_norm)
-        ema_update(self.target.unet.parameters(), self.student.unet.parameters(), self.recipe.ema_decay)
+        ema_update(self.target.learnt.values(), self.student.learnt.values(), self.recipe.ema_decay)
         if self.guide is not None:
             figures |= self.guide.learn((terms.z0_hat.detach(), terms.target, batch.z0), batch.texts)
         return {"distance": terms.distance.detach().mean(), **figures}
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            "student": dict(self.student.unet.state_dict()),
-            "target": dict(self.target.unet.state_dict()),
-            "optimizer": optimizer_tensors(self._optimizer, self.student.unet),
-        } | (self.guide.parts() if self.guide is not None else {})
+        networks: dict[str, dict[str, Tensor]] = {"student": {**self.student.learnt}, "target": {**self.target.learnt}}
+        return (
+            networks
+            | {"optimizer": optimizer_tensors(self._optimizer, self.student.unet)}
+            | (self.guide.parts() if self.guide is not None else {})
+        )
 
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.student.unet.load_state_dict(dict(parts["student"]))
-        self.target.unet.load_state_dict(dict(parts["target"]))
+        self.student.restore(parts["student"])
+        self.target.restore(parts["target"])
         restore_optimizer(self._optimizer, self.student.unet, parts["optimizer"])
         if self.guide is not None:
             self.guide.restore(parts)
@@ -146,10 +148,10 @@ class Distiller:
         draws = whole.rows(self._rows, device)
         z0 = self.codec.latents(Moments(cached.mean.to(device), cached.logvar.to(device)), draws.posterior)
         kept = cached.text_embeddings
-        cond = self.text_encoder.encode(cached.input_ids) if kept is None else kept.to(device)
-        dropped = (draws.caption < recipe.caption_dropout).view(-1, 1, 1)
+        cond = self.text_encoder.encode(cached.input_ids) if kept is None else Condition(kept.to(device))
+        cond = cond.with_caption_of(self._null, draws.caption < recipe.caption_dropout)
         texts = {name: features.to(device) for name, features in cached.text.items()}
-        return Batch(z0, torch.where(dropped, self._null, cond), texts, self._draws(draws, step))
+        return Batch(z0, cond, texts, self._draws(draws, step))
 
     def _draws(self, draws: BatchDraws, step: int) -> Draws:
         low, high = self.recipe.omega

@@ -1,0 +1,81 @@
+"""What a network is told beside z_t and t: the caption, and for SDXL the picture's sizes. The core carries it and never looks in.
+
+Shapes: B rows, L token positions, D width, P pooled width.
+    embeddings (B,L,D)    pooled (B,P)    time_ids (B,6)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Text `embeddings`, and what SDXL adds: the `pooled` caption and the `time_ids` of its micro-conditioning.
+
+    The six time ids are original height and width, top and left of the crop, target height and width, in pixels
+    (SDXL, arXiv 2307.01952, Sec. 2.2). Networks of SD 1 and 2 have neither: both are None.
+    """
+
+    embeddings: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Some rows."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same elsewhere, the caption in `dtype`; the sizes stay what they are, for bfloat16 cannot count to 1023."""
+        time_ids = None if self.time_ids is None else self.time_ids.to(device)
+        moved = self._each(lambda tensor: tensor.to(device, dtype))
+        return type(self)(moved.embeddings, moved.pooled, time_ids)
+
+    def with_caption_of(self, null: "Condition", rows: Tensor | None = None) -> Self:
+        """`null`'s caption (1 row or B) in each row, or in those that `rows` (B,) is true for; the sizes stay.
+
+        Time ids describe the picture, not the caption: guidance compares two captions of one picture, as diffusers'
+        pipelines and its SDXL distillation scripts do.
+        """
+
+        def replaced(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if mine is None or theirs is None:
+                return None
+            other = theirs.to(mine).expand_as(mine)
+            return other if rows is None else torch.where(rows.view(-1, *(1,) * (mine.ndim - 1)), other, mine)
+
+        embeddings = replaced(self.embeddings, null.embeddings)
+        assert embeddings is not None
+        return type(self)(embeddings, replaced(self.pooled, null.pooled), self.time_ids)
+
+    def with_time_ids(self, time_ids: Tensor | None) -> Self:
+        """The same captions of pictures of other sizes; `time_ids` (B,6), or (1,6) for each row."""
+        if time_ids is None:
+            return type(self)(self.embeddings, self.pooled)
+        ids = time_ids.to(self.embeddings.device).expand(len(self), -1)
+        return type(self)(self.embeddings, self.pooled, ids)
+
+    @staticmethod
+    def joined(parts: "Sequence[Condition]") -> "Condition":
+        """The rows of all `parts`, which have the same fields."""
+        return Condition(
+            torch.cat([part.embeddings for part in parts]),
+            _joined([part.pooled for part in parts]),
+            _joined([part.time_ids for part in parts]),
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed = (None if tensor is None else change(tensor) for tensor in (self.pooled, self.time_ids))
+        return type(self)(change(self.embeddings), *changed)
+
+
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    assert len(present) in (0, len(tensors)), "conditions of one kind of network"
+    return torch.cat(present) if present else None

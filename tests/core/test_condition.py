@@ -1,0 +1,66 @@
+"""What the networks are told travels in rows: nothing mixes, and a caption is replaced without its picture's sizes."""
+
+import pytest
+import torch
+
+from rglcd.core.condition import Condition
+
+
+def condition(rng: torch.Generator, rows: int, *, pooled: bool) -> Condition:
+    embeddings = torch.randn(rows, 3, 4, generator=rng)
+    if not pooled:
+        return Condition(embeddings)
+    return Condition(embeddings, torch.randn(rows, 5, generator=rng), torch.randint(0, 2000, (rows, 6), generator=rng))
+
+
+def fields(cond: Condition) -> list[torch.Tensor]:
+    return [tensor for tensor in vars(cond).values() if tensor is not None]
+
+
+def equal(first: Condition, second: Condition) -> bool:
+    return len(fields(first)) == len(fields(second)) and all(map(torch.equal, fields(first), fields(second)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_is_joined_is_cut_apart_again(rng: torch.Generator, pooled: bool) -> None:
+    first, second = (condition(rng, rows, pooled=pooled) for rows in (2, 3))
+    both = Condition.joined([first, second])
+    assert len(both) == 5
+    assert equal(both[:2], first)
+    assert equal(both[2:], second)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("null_rows", [1, 4])
+def test_captions_are_replaced_in_the_rows_asked_for_and_sizes_in_none(rng: torch.Generator, pooled: bool, null_rows: int) -> None:
+    cond, null = condition(rng, 4, pooled=pooled), condition(rng, 1, pooled=pooled)
+    nulls = Condition.joined([null] * null_rows)
+    everywhere = cond.with_caption_of(nulls)
+    assert torch.equal(everywhere.embeddings, null.embeddings.expand(4, -1, -1))
+    some = cond.with_caption_of(nulls, torch.tensor([True, False, False, True]))
+    assert equal(some[1:3], cond[1:3])
+    assert equal(some[:1], everywhere[:1])
+    assert equal(some[3:], everywhere[3:])
+    if pooled:
+        assert torch.equal(everywhere.pooled, null.pooled.expand(4, -1))
+        assert torch.equal(everywhere.time_ids, cond.time_ids)
+
+
+def test_one_rows_sizes_are_every_rows(rng: torch.Generator) -> None:
+    cond = condition(rng, 4, pooled=True)
+    sized = cond.with_time_ids(torch.arange(6)[None])
+    assert torch.equal(sized.time_ids, torch.arange(6).expand(4, -1))
+    assert torch.equal(sized.pooled, cond.pooled)
+    assert cond.with_time_ids(None).time_ids is None
+
+
+def test_sizes_are_counted_whatever_the_captions_precision(rng: torch.Generator) -> None:
+    cond = condition(rng, 4, pooled=True).with_time_ids(torch.full((1, 6), 1023))
+    half = cond.to(dtype=torch.bfloat16)
+    assert half.embeddings.dtype == half.pooled.dtype == torch.bfloat16
+    assert torch.equal(half.time_ids, cond.time_ids)
+
+
+def test_conditions_of_two_kinds_of_network_are_not_joined(rng: torch.Generator) -> None:
+    with pytest.raises(AssertionError, match="one kind"):
+        Condition.joined([condition(rng, 1, pooled=True), condition(rng, 1, pooled=False)])
