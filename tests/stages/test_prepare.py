@@ -119,9 +119,9 @@ def test_a_link_is_refused(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("preparation.scorers.expert.kind=hps", "unknown scorer kind 'hps'; there are: clip"),
+        ("preparation.scorers.expert.kind=hps", "preparation.scorers.expert: Input tag 'hps' found using 'kind' does not match"),
         ("preparation.features.kind=inception", "features.kind 'inception' is unknown; there are: auto"),
-        ("preparation.scorers.expert.source=null", "preparation.scorers.expert: kind 'clip' needs a source"),
+        ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),
         ("preparation.features.source=null", "preparation.features needs a source"),
         ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
         ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),

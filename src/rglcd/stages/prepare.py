@@ -16,7 +16,7 @@ from rglcd.evaluation.features import load_features
 from rglcd.models.codec import Codec
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.rewards.registry import load_scorer, needs_weights
+from rglcd.rewards.registry import load_scorer
 from rglcd.stages.run import Output
 
 SCORERS = "scorers.json"
@@ -30,10 +30,8 @@ def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Ma
     folder = pretrained.folder
     wanted: dict[str, ModelSource] = {"teacher": model.teacher}
     for name, scorer in preparation.scorers.items():
-        if needs_weights(scorer.kind):
-            if scorer.source is None:
-                raise InputError(f"preparation.scorers.{name}: kind {scorer.kind!r} needs a source")
-            wanted[f"scorers/{name}"] = scorer.source
+        if "source" in scorer.sources():
+            wanted[f"scorers/{name}"] = scorer.sources()["source"]
     if preparation.features.source is None:
         raise InputError("preparation.features needs a source")
     wanted["features"] = preparation.features.source
@@ -41,7 +39,7 @@ def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Ma
     digests = {
         place: _fetch(place, source, folder / place) for place, source in progress.track(wanted.items(), task="fetch models", unit="models")
     }
-    kinds = {name: {"kind": scorer.kind} for name, scorer in preparation.scorers.items()}
+    kinds = {name: scorer.settings() for name, scorer in preparation.scorers.items()}
     write_json(folder / SCORERS, {"scorers": kinds, "features": {"kind": preparation.features.kind}})
     _open_each(folder, model, preparation)
     return {"models": digests}
