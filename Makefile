@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results test test-slow check format golden clean
+.PHONY: help install demo results test test-slow test-cluster check format golden clean
 
 help: ## say what each target does
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed ## make .venv from the lock (done by every target that needs it)
 
@@ -37,6 +37,9 @@ test: install ## the default suite (under 10 minutes on two cores)
 
 test-slow: install ## the whole micro line by every way in, kills and process groups
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-cluster: install ## against a real API server and scheduler: needs kubectl >= 1.27 and KUBEBUILDER_ASSETS
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 check: install ## format, lint, types, layers
 	$(BIN)/ruff format --check src components pipelines tests benchmarks

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# The control plane is shared: tests of the launcher and of the manifests ask for it by name.
+pytest_plugins = ["tests.cluster.fixtures"]
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
