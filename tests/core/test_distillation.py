@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import huber
-from rglcd.core.distillation import Draws, LcdTerms, lcd_terms, reward_gradient, rg_lcd_loss, surrogate
+from rglcd.core.distillation import Draws, LcdTerms, gradient_share, lcd_terms, reward_gradient, rg_lcd_loss, solved_neighbour, surrogate
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
@@ -49,16 +49,15 @@ class Setting:
         self.direction = torch.randn(BATCH, 3, 4, 4, generator=rng, dtype=torch.float64)
 
     def terms(self, rows: slice = slice(None)) -> LcdTerms:
+        draws, cond, solver = self.draws[rows], self.cond[rows], DDIMSolver(self.schedule)
         return lcd_terms(
             student=self.student,
             target=self.target,
-            teacher=self.teacher.teach,
+            neighbour=solved_neighbour(self.teacher.teach, omega=draws.omega, cond=cond, uncond=self.uncond, solver=solver),
             z0=self.z0[rows],
-            cond=self.cond[rows],
-            uncond=self.uncond,
-            draws=self.draws[rows],
-            solver=DDIMSolver(self.schedule),
-            schedule=self.schedule,
+            cond=cond,
+            draws=draws,
+            solver=solver,
             scalings=BoundaryScalings(),
             distance=huber,
         )
@@ -144,3 +143,9 @@ def test_a_reward_of_another_shape_than_the_distance_is_refused() -> None:
     # It would broadcast to a wrong mean without a word.
     with pytest.raises(AssertionError):
         rg_lcd_loss(torch.zeros(4), torch.zeros(4, 1), 1.0)
+
+
+def test_a_gradients_share_is_a_number_for_each_sample_and_never_undefined() -> None:
+    of, against = torch.tensor([3.0, 0.0, 2.0, 0.0]), torch.tensor([1.0, 5.0, 0.0, 0.0])
+    share = gradient_share(of.view(4, 1, 1, 1).expand(4, 2, 3, 3), against.view(4, 1, 1, 1).expand(4, 2, 3, 3))
+    torch.testing.assert_close(share, torch.tensor([0.75, 0.0, 1.0, 0.0]))

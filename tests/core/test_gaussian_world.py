@@ -15,7 +15,7 @@ from torch import Tensor
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings, consistency_output
 from rglcd.core.distances import squared_l2
-from rglcd.core.distillation import Draws, LcdTerms, lcd_terms
+from rglcd.core.distillation import Draws, LcdTerms, lcd_terms, noised_neighbour, solved_neighbour
 from rglcd.core.guidance import guided_teacher
 from rglcd.core.prediction import Prediction
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
@@ -70,18 +70,18 @@ def world(schedule: NoiseSchedule) -> GaussianWorld:
 def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Generator) -> LcdTerms:
     """One sample per grid step, the exact consistency function as student and as target."""
     means = torch.randn(num_steps, 1, 1, generator=rng, dtype=torch.float64)
+    omega, uncond = torch.linspace(0, 4, num_steps, dtype=torch.float64), torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64)
+    solver = DDIMSolver(world.schedule, num_steps)
     eps = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
     noise = torch.randn(num_steps, 2, 3, 3, generator=rng, dtype=torch.float64)
     return lcd_terms(
         student=world.student,
         target=world.student,
-        teacher=world.teacher,
+        neighbour=solved_neighbour(world.teacher, omega=omega, cond=Condition(means), uncond=Condition(uncond), solver=solver),
         z0=means[:, :, :, None] + world.std * noise,
         cond=Condition(means),
-        uncond=Condition(torch.full((1, 1, 1), world.uncond_mean, dtype=torch.float64)),
-        draws=Draws(index=torch.arange(num_steps), omega=torch.linspace(0, 4, num_steps, dtype=torch.float64), eps=eps),
-        solver=DDIMSolver(world.schedule, num_steps),
-        schedule=world.schedule,
+        draws=Draws(index=torch.arange(num_steps), omega=omega, eps=eps),
+        solver=solver,
         scalings=SCALINGS,
         distance=squared_l2,
     )
@@ -134,16 +134,15 @@ def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torc
     # The same point mass, its mean misjudged: the theorem above would notice.
     point = replace(world, std=0.0)
     cond, uncond = (Condition(torch.full((1, 1, 1), mean, dtype=torch.float64)) for mean in (1.0, -0.3))
+    solver, omega = DDIMSolver(point.schedule), torch.ones(1, dtype=torch.float64)
     terms = lcd_terms(
         student=lambda z_t, t, omega, c: point.student(z_t, t, omega, Condition(c.embeddings * 1.1)),
         target=point.student,
-        teacher=point.teacher,
+        neighbour=solved_neighbour(point.teacher, omega=omega, cond=cond, uncond=uncond, solver=solver),
         z0=torch.ones(1, 2, 3, 3, dtype=torch.float64),
         cond=cond,
-        uncond=uncond,
-        draws=Draws(torch.tensor([30]), torch.ones(1, dtype=torch.float64), torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64)),
-        solver=DDIMSolver(point.schedule),
-        schedule=point.schedule,
+        draws=Draws(torch.tensor([30]), omega, torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64)),
+        solver=solver,
         scalings=SCALINGS,
         distance=squared_l2,
     )
@@ -195,3 +194,32 @@ def one_step_bias(world: GaussianWorld, mean: float) -> float:
     _, _, std_0 = world.spread(torch.tensor([0]), like)
     alpha_t, _, std_t = world.spread(torch.tensor([999]), like)
     return (std_0 / std_t * alpha_t * mean).item()
+
+
+def test_the_noised_neighbour_is_the_odes_where_the_data_is_a_point(world: GaussianWorld, rng: torch.Generator) -> None:
+    # One sample is then all there is: the straight path through it and its noise is the ODE's own, without guidance.
+    point, mean = replace(world, std=0.0), 0.6
+    z0, eps = torch.full((3, 2, 3, 3), mean, dtype=torch.float64), torch.randn(3, 2, 3, 3, generator=rng, dtype=torch.float64)
+    solver = DDIMSolver(point.schedule)
+    pair, cond = solver.pair(torch.tensor([3, 20, 49])), Condition(torch.full((3, 1, 1), mean, dtype=torch.float64))
+    z_t = point.schedule.diffuse(z0, eps, pair.t)
+    solved = solved_neighbour(point.teacher, omega=torch.zeros(3, dtype=torch.float64), cond=cond, uncond=cond, solver=solver)
+    torch.testing.assert_close(noised_neighbour(z0, eps, point.schedule)(z_t, pair), solved(z_t, pair), rtol=1e-12, atol=1e-12)
+
+
+def test_consistency_training_looks_along_the_ode_on_average(world: GaussianWorld, rng: torch.Generator) -> None:
+    # The expected direction of (z0, eps) given z_t is the ODE's: consistency models, Lemma 1. So at one z_t, the mean over
+    # its posterior of the noised neighbour is the solver's single step, which is linear in (x0, eps).
+    num_samples, mean, t = 400_000, 0.6, torch.tensor([599])
+    z_t = torch.full((1, 1, 1, 1), 0.9, dtype=torch.float64)
+    alpha, sigma, std_t = world.spread(t, z_t)
+    posterior_std = (world.std * sigma / std_t).item()
+    exact = world.teacher(z_t, t, Condition(torch.full((1, 1, 1), mean, dtype=torch.float64)))
+    z0 = exact.x0 + posterior_std * torch.randn(num_samples, 1, 1, 1, generator=rng, dtype=torch.float64)
+    eps = (z_t - alpha * z0) / sigma
+    solver = DDIMSolver(world.schedule)
+    pair = solver.pair(torch.full((num_samples,), 29))
+    assert pair.t[0] == t
+    drawn = noised_neighbour(z0, eps, world.schedule)(z_t.expand_as(z0), pair)
+    expected = solver.step(exact, pair.s[:1])
+    torch.testing.assert_close(drawn.mean(dim=0, keepdim=True), expected, rtol=0, atol=5 * drawn.std().item() / num_samples**0.5)

@@ -6,14 +6,14 @@ from torch import Tensor
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import pseudo_huber
-from rglcd.core.distillation import Draws, lcd_terms, reward_gradient, rg_lcd_loss, surrogate
+from rglcd.core.distillation import Draws, gradient_share, lcd_terms, reward_gradient, rg_lcd_loss, solved_neighbour, surrogate
 from rglcd.core.guidance import guidance_embedding
 from rglcd.core.prediction import Prediction
 from rglcd.core.preference import contrastive_loss, hard_preferences, pairwise_preference_kl
 from rglcd.core.sampling import multistep_sample
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
-from rglcd.core.timesteps import lognormal_weights, uniform_index, weighted_index
+from rglcd.core.timesteps import inverse_gap_weights, lognormal_weights, uniform_weights, weighted_index
 
 
 def test_a_distillation_step(schedule: NoiseSchedule) -> None:
@@ -28,19 +28,18 @@ def test_a_distillation_step(schedule: NoiseSchedule) -> None:
     terms = lcd_terms(
         student=network,
         target=network,
-        teacher=network,
+        neighbour=solved_neighbour(network, omega=u, cond=Condition(cond), uncond=Condition(cond[:1]), solver=solver),
         z0=z0,
         cond=Condition(cond),
-        uncond=Condition(cond[:1]),
-        draws=Draws(index=uniform_index(u, 50), omega=u, eps=z0),
+        draws=Draws(index=weighted_index(u, uniform_weights(table.ve_sigma()[solver.boundaries])), omega=u, eps=z0),
         solver=solver,
-        schedule=table,
         scalings=BoundaryScalings(),
         distance=pseudo_huber,
     )
     scores, gradient = reward_gradient(terms.z0_hat, lambda z0, rows: z0.sum(dim=(1, 2, 3)), chunk_size=3)
     rg_lcd_loss(terms.distance, surrogate(terms.z0_hat, gradient), 1.0).backward()
     assert gain.grad is not None
+    assert gradient_share(gradient, gradient).device == torch.device("meta")
     assert gain.grad.device == scores.device == guidance_embedding(u).device == torch.device("meta")
 
 
@@ -54,6 +53,7 @@ def test_a_preference_step() -> None:
 def test_drawing_indices_and_samples(schedule: NoiseSchedule) -> None:
     table, u = schedule.to("meta"), torch.empty(4, device="meta")
     weights = lognormal_weights(table.ve_sigma()[DDIMSolver(table).boundaries])
-    assert weighted_index(u, weights).device == torch.device("meta")
+    levels = table.ve_sigma()[DDIMSolver(table).boundaries]
+    assert weighted_index(u, weights).device == inverse_gap_weights(levels, weights).device == torch.device("meta")
     noise = torch.empty(4, 4, 8, 8, device="meta")
     assert multistep_sample(lambda z_t, t: z_t, [noise, noise], (999, 499), schedule=table).device == torch.device("meta")

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
-from rglcd.core.timesteps import doubling_curriculum, lognormal_weights, mixture, uniform_index, weighted_index
+from rglcd.core.timesteps import (
+    doubling_curriculum,
+    even_weights,
+    inverse_gap_weights,
+    lognormal_weights,
+    mixture,
+    uniform_weights,
+    weighted_index,
+)
 
 # The midpoints of 100,000 equal cells: frequencies without the noise of drawing.
 EVEN = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
@@ -24,13 +32,29 @@ def frequencies(index: torch.Tensor, num_steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 50, 640, 999])
 def test_the_largest_and_smallest_u_stay_on_the_grid(dtype: torch.dtype, num_steps: int) -> None:
     ends = torch.stack([torch.zeros((), dtype=dtype), torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))])
-    assert uniform_index(ends, num_steps).tolist() == [0, num_steps - 1]
     assert weighted_index(ends, torch.ones(num_steps, dtype=dtype)).tolist() == [0, num_steps - 1]
 
 
+def levels_of(num_steps: int) -> torch.Tensor:
+    return torch.logspace(-2, 1, num_steps + 1, dtype=torch.float64)
+
+
 def test_uniform_is_even() -> None:
-    torch.testing.assert_close(frequencies(uniform_index(EVEN, 50), 50), torch.full((50,), 0.02), rtol=0, atol=1e-4)
-    torch.testing.assert_close(weighted_index(EVEN, torch.full((50,), 3.0)), uniform_index(EVEN, 50))
+    weights = uniform_weights(levels_of(50))
+    torch.testing.assert_close(frequencies(weighted_index(EVEN, weights), 50), torch.full((50,), 0.02), rtol=0, atol=1e-4)
+    assert torch.equal(weighted_index(EVEN, torch.full((50,), 3.0)), (EVEN * 50).long())
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_steps=st.integers(1, 100), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda ends: ends[0] < ends[1]))
+def test_a_span_is_even_inside_empty_outside_and_never_empty(num_steps: int, ends: tuple[float, float]) -> None:
+    weights = uniform_weights(levels_of(num_steps), span=ends)
+    inside = weights.nonzero().flatten()
+    assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+    assert len(set(weights[inside].tolist())) == 1
+    assert inside.tolist() == list(range(int(inside[0]), int(inside[-1]) + 1))
+    assert abs(int(inside[0]) - ends[0] * num_steps) <= 1
+    assert abs(int(inside[-1]) + 1 - ends[1] * num_steps) <= 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -67,6 +91,18 @@ def test_icts_constants_favour_low_noise_on_stable_diffusions_grid(schedule: Noi
     assert mixed.sum().item() == pytest.approx(1, abs=1e-12)
     assert mixed.min().item() > 0.01
     torch.testing.assert_close(mixture(weights, uniform_share=0.0), weights)
+
+
+def test_the_weight_is_one_over_the_gap_and_one_on_average(schedule: NoiseSchedule) -> None:
+    levels = schedule.ve_sigma()[DDIMSolver(schedule).boundaries]
+    for probabilities in (uniform_weights(levels), lognormal_weights(levels)):
+        weights = inverse_gap_weights(levels, probabilities)
+        assert (probabilities * weights).sum().item() == pytest.approx(1, abs=1e-12)
+        product = weights * levels.diff()
+        torch.testing.assert_close(product, product[:1].expand_as(product))
+        assert torch.equal(even_weights(levels, probabilities), torch.ones(50, dtype=torch.float64))
+    # On Stable Diffusion's grid the cleanest of 50 steps counts 37 times the noisiest.
+    assert (weights.max() / weights.min()).item() == pytest.approx(36.8, abs=0.1)
 
 
 def test_the_curriculum_is_icts() -> None:

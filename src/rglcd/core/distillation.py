@@ -1,6 +1,6 @@
 """Latent consistency distillation (LCD) and its reward guided form: loss = LCD - reward_weight * reward.
 
-Shapes: z0, z_t, z_s, eps (B,C,H,W)    t, s, index, omega, reward (B,)    cond B rows    uncond 1 row or B
+Shapes: z0, z_t, z_s, eps (B,C,H,W)    t, s, index, omega (B,)    cond B rows    uncond 1 row or B    b <= B rewarded samples
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rglcd.core.consistency import BoundaryScalings, StudentFn, TeacherFn, consi
 from rglcd.core.distances import Distance
 from rglcd.core.guidance import guided_teacher
 from rglcd.core.schedule import NoiseSchedule
-from rglcd.core.solver import DDIMSolver
+from rglcd.core.solver import DDIMSolver, TimestepPair
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,50 @@ class LcdTerms:
     s: Tensor
 
 
+class NeighbourFn(Protocol):
+    """z_s (B,C,H,W): the point at `pair.s` on the path through `z_t` at `pair.t`. Called without gradient."""
+
+    def __call__(self, z_t: Tensor, pair: TimestepPair, /) -> Tensor: ...
+
+
 class ScoreFn(Protocol):
     """Rewards (b,) of the clean latents `z0` (b,C,H,W) of the batch's samples `rows`, each by itself."""
 
     def __call__(self, z0: Tensor, rows: slice, /) -> Tensor: ...
 
 
+def solved_neighbour(teacher: TeacherFn, *, omega: Tensor, cond: Condition, uncond: Condition, solver: DDIMSolver) -> NeighbourFn:
+    """Consistency distillation: one step of `solver` down the guided `teacher`'s ODE."""
+
+    def neighbour(z_t: Tensor, pair: TimestepPair, /) -> Tensor:
+        guided = guided_teacher(teacher, z_t, pair.t, omega=omega, cond=cond, uncond=uncond)
+        return solver.step(guided, pair.s)
+
+    return neighbour
+
+
+def noised_neighbour(z0: Tensor, eps: Tensor, schedule: NoiseSchedule) -> NeighbourFn:
+    """Consistency training, no teacher: the same `eps` on the same `z0`, an unbiased look along the unguided path."""
+    # Consistency models Sec. 5, Theorem 2
+    return lambda z_t, pair: schedule.diffuse(z0, eps, pair.s)
+
+
+def one_step_prediction(
+    student: StudentFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, scalings: BoundaryScalings
+) -> Tensor:
+    """f(z_t, omega, c, t) (B,C,H,W): the clean latents that `student` sees behind `z_t`."""
+    return consistency_output(student(z_t, t, omega, cond), z_t, t, scalings=scalings)
+
+
 def lcd_terms(
     *,
     student: StudentFn,
     target: StudentFn,
-    teacher: TeacherFn,
+    neighbour: NeighbourFn,
     z0: Tensor,
     cond: Condition,
-    uncond: Condition,
     draws: Draws,
     solver: DDIMSolver,
-    schedule: NoiseSchedule,
     scalings: BoundaryScalings,
     distance: Distance,
 ) -> LcdTerms:
@@ -67,19 +94,17 @@ def lcd_terms(
     without gradient runs first, so that the teacher's workspace is free again when the student keeps its activations.
     """
     pair = solver.pair(draws.index)
-    z_t = schedule.diffuse(z0, draws.eps, pair.t)
+    z_t = solver.schedule.diffuse(z0, draws.eps, pair.t)
     with torch.no_grad():
-        guided = guided_teacher(teacher, z_t, pair.t, omega=draws.omega, cond=cond, uncond=uncond)
-        z_s = solver.step(guided, pair.s)
-        aim = consistency_output(target(z_s, pair.s, draws.omega, cond), z_s, pair.s, scalings=scalings)
-    z0_hat = consistency_output(student(z_t, pair.t, draws.omega, cond), z_t, pair.t, scalings=scalings)
+        aim = one_step_prediction(target, neighbour(z_t, pair), pair.s, omega=draws.omega, cond=cond, scalings=scalings)
+    z0_hat = one_step_prediction(student, z_t, pair.t, omega=draws.omega, cond=cond, scalings=scalings)
     # d(f(z_{t_{n+k}}, omega, c, t_{n+k}), f^-(z_hat_{t_n}, omega, c, t_n)): LCM Sec. 4.3
     return LcdTerms(z0_hat=z0_hat, target=aim, distance=distance(z0_hat, aim), t=pair.t, s=pair.s)
 
 
 def rg_lcd_loss(distance: Tensor, reward: Tensor, weight: float) -> Tensor:
-    """The scalar to minimise, from `distance` (B,) and `reward` (B,); `weight` is the paper's beta."""
-    assert distance.shape == reward.shape, "one reward for each distance"
+    """The scalar to minimise, from `distance` (B,) and `reward` (b,) of all samples or some; `weight` is the paper's beta."""
+    assert distance.ndim == reward.ndim == 1, "a distance for each sample, a reward for each that is rewarded"
     # L_RG-LCD = L_LCD - beta E[R(D(f(z_{t_{n+k}}, omega, c, t_{n+k})), c)]: RG-LCD Algorithm 3
     return distance.mean() - weight * reward.mean()
 
@@ -105,3 +130,10 @@ def reward_gradient(z0_hat: Tensor, score: ScoreFn, *, chunk_size: int) -> tuple
 def surrogate(z0_hat: Tensor, gradient: Tensor) -> Tensor:
     """<z0_hat_b, gradient_b> (B,): stands for the reward in `rg_lcd_loss`, with its gradient though not its value."""
     return (z0_hat * gradient).flatten(1).sum(dim=1)
+
+
+def gradient_share(of: Tensor, against: Tensor) -> Tensor:
+    """||of_b|| / (||of_b|| + ||against_b||) (B,) in [0, 1], of two gradients (B,C,H,W) at one place; 0 where both vanish."""
+    ours, theirs = (gradient.flatten(1).norm(dim=1) for gradient in (of, against))
+    share: Tensor = ours / (ours + theirs).clamp_min(torch.finfo(ours.dtype).tiny)
+    return share

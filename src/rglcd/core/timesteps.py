@@ -1,6 +1,6 @@
-"""Where on the solver's grid to train. The random number is always an argument: u uniform in [0, 1).
+"""Where on the solver's grid to train, and what each place counts for. Random numbers are arguments: u uniform in [0, 1).
 
-Shapes: u, index (B,)    weights (N,)    ve_sigma (N+1,)    N = number of grid steps
+Shapes: u, index (B,)    weights, probabilities (N,)    ve_sigma (N+1,) rising noise levels at the ends of the N grid steps
 """
 
 import math
@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 
-def uniform_index(u: Tensor, num_steps: int) -> Tensor:
-    """Grid indices (B,) in [0, num_steps), all equally likely: LCM's choice."""
-    # No clamp: for the largest u < 1 of any float format, the product still rounds below num_steps.
-    return (u * num_steps).long()
+def uniform_weights(ve_sigma: Tensor, *, span: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Probabilities (N,): all grid steps equally likely (LCM's choice), or only those in a `span` of the grid.
+
+    The span runs from 0, the cleanest end, to 1, the noisiest; its ends are rounded to whole steps and it holds one at least.
+    """
+    num_steps = len(ve_sigma) - 1
+    first = min(round(span[0] * num_steps), num_steps - 1)
+    last = max(round(span[1] * num_steps), first + 1)
+    weights = torch.zeros_like(ve_sigma[1:])
+    weights[first:last] = 1.0
+    return weights / (last - first)
 
 
 def lognormal_weights(ve_sigma: Tensor, *, p_mean: float = -1.1, p_std: float = 2.0) -> Tensor:
@@ -32,6 +39,21 @@ def mixture(weights: Tensor, *, uniform_share: float) -> Tensor:
     A few-step sampler starts at the noisiest levels, which lognormal weights alone would rarely train.
     """
     return (1 - uniform_share) * weights / weights.sum() + uniform_share / len(weights)
+
+
+def even_weights(ve_sigma: Tensor, probabilities: Tensor) -> Tensor:
+    """Weights (N,) of the loss: every draw counts for as much as another, as LCM and RG-LCD have it."""
+    return torch.ones_like(probabilities)
+
+
+def inverse_gap_weights(ve_sigma: Tensor, probabilities: Tensor) -> Tensor:
+    """Weights (N,) of the loss: one over the noise between the two ends of a step.
+
+    Their mean over the draws is 1, so that neither the learning rate nor a reward's weight changes its meaning.
+    """
+    # lambda(sigma_i) = 1 / (sigma_{i+1} - sigma_i): iCT Sec. 3.2
+    weights = 1 / ve_sigma.diff()
+    return weights / (probabilities * weights).sum()
 
 
 def weighted_index(u: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""Dropout whose masks are a function of the sample, so that two networks drop the same (iCT Sec. 3.1).
+
+Shapes: seeds (B,) int64    like (B,...)    mask (B,...) bool    n = number of elements of one sample
+"""
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+
+
+def keep_mask(seeds: Tensor, like: Tensor, *, layer: int, rate: float) -> Tensor:
+    """What layer number `layer` keeps of each sample: an element falls with probability `rate` in [0, 1).
+
+    A generator's state would have to be rewound for the second network, and would give a batch shared by ranks other
+    masks than the whole; a hash of (seed, layer, place) needs neither, and is the same on every device.
+    """
+    num_elements = like[0].numel()
+    places = _scrambled(torch.arange(num_elements, device=like.device))
+    keys = _scrambled((seeds + layer * _GOLDEN) & _WORD)
+    words = _scrambled(places[None, :] ^ keys[:, None])
+    return (words >= round(rate * 2**32)).view_as(like)
+
+
+def _scrambled(words: Tensor) -> Tensor:
+    """A permutation of the 32-bit words, in int64: each output bit depends on all the input's."""
+    # An integer hash found by exhaustive search (github.com/skeeto/hash-prospector); both factors are below 2^31, so
+    # that no product overflows int64.
+    words = ((words ^ (words >> 16)) * 0x21F0AAAD) & _WORD
+    words = ((words ^ (words >> 15)) * 0x735A2D97) & _WORD
+    return words ^ (words >> 15)
