@@ -298,6 +298,54 @@ class Pretraining(Section):
     seed: int = 0
 
 
+class UniformTimesteps(Section):
+    """Every step of the grid as often as another: LCM's and RG-LCD's choice. ``span`` leaves a part of the grid out."""
+
+    kind: Literal["uniform"] = "uniform"
+    span: tuple[Probability, Probability] = (0.0, 1.0)
+    """From the cleanest end of the grid, 0, to the noisiest, 1."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> "UniformTimesteps":
+        if self.span[0] >= self.span[1]:
+            raise ValueError(f"span runs from low to high, not {list(self.span)}")
+        return self
+
+
+class LognormalTimesteps(Section):
+    """iCT's: the logarithm of the noise in units of the signal is normal, cut into the steps of the grid."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    p_mean: float = -1.1
+    """iCT's, for data of standard deviation 0.5; latents of Stable Diffusion have about 1, which adds log 2: -0.41."""
+    p_std: float = Field(default=2.0, gt=0)
+    uniform_share: Probability = 0.0
+    """This share of the draws is spread evenly: few-step sampling starts at the noisiest steps, else seldom trained."""
+
+
+Timesteps = Annotated[UniformTimesteps | LognormalTimesteps, Field(discriminator="kind")]
+
+
+class SharedPrediction(Section):
+    """The reward sees what the student has just predicted for the distillation: no pass more. RG-LCD, Algorithm 3."""
+
+    kind: Literal["shared"] = "shared"
+    every: Positive = 1
+    """Every n-th sample of the batch is rewarded."""
+
+
+class OwnPrediction(Section):
+    """The reward has noise and timesteps of its own, for the price of another pass of the student."""
+
+    kind: Literal["own"] = "own"
+    every: Positive = 1
+    """Every n-th sample of the batch is rewarded."""
+    timesteps: Timesteps = UniformTimesteps()
+
+
+Prediction = Annotated[SharedPrediction | OwnPrediction, Field(discriminator="kind")]
+
+
 class NoReward(Section):
     """Plain latent consistency distillation."""
 
@@ -312,6 +360,11 @@ class PixelReward(Section):
     weight: float = Field(default=1.0, ge=0)
     chunk_size: Positive = 4
     """Images decoded with gradient at a time: bounds the memory, changes nothing else."""
+    activations: Literal["kept", "recomputed"] = "kept"
+    """Recomputing the decoder's in the backward pass needs less memory than even a chunk of one, and a third more work."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the decoder and the expert, whatever the networks that train are in."""
+    prediction: Prediction = SharedPrediction()
 
 
 class LatentReward(Section):
@@ -326,6 +379,9 @@ class LatentReward(Section):
     learning_rate: float = Field(default=3.3e-6, gt=0)
     label_every: Positive = 1
     """The expert labels every n-th sample of a batch: its decodes are the dearest part of a step."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the decoder and the expert, whatever the networks that train are in."""
+    prediction: Prediction = SharedPrediction()
 
 
 Reward = Annotated[NoReward | PixelReward | LatentReward, Field(discriminator="kind")]
@@ -349,6 +405,28 @@ class PseudoHuber(Section):
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: float | None = Field(default=None, gt=0)
+
+
+class Cauchy(Section):
+    """log(1 + ||x - y||^2 / 2c^2) per sample, robust to latents' outliers (arXiv 2502.01441); ``c: null`` takes 0.00054 sqrt(d)."""
+
+    kind: Literal["cauchy"] = "cauchy"
+    c: float | None = Field(default=None, gt=0)
+
+
+class EmaTarget(Section):
+    """The target network is the student's moving average, which is also what is evaluated: LCM and RG-LCD."""
+
+    kind: Literal["ema"] = "ema"
+    decay: Probability = 0.95
+
+
+class StopGradientTarget(Section):
+    """The target network is the student itself, without gradient: iCT. Evaluated is the student, or its average."""
+
+    kind: Literal["stop_gradient"] = "stop_gradient"
+    evaluation_decay: Probability | None = None
+    """Keep a moving average for evaluation alone; null keeps none, and saves a copy of the network."""
 
 
 class ConstantGrid(Section):
@@ -379,13 +457,25 @@ class Distillation(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    ema_decay: Probability = 0.95
+    target: Annotated[EmaTarget | StopGradientTarget, Field(discriminator="kind")] = EmaTarget()
+    neighbour: Literal["teacher", "data"] = "teacher"
+    """Where a sample's next point on the grid comes from: the guided teacher's ODE (distillation), or the same noise on
+    the real latents (consistency training, which no teacher guides: omega then has no meaning)."""
     omega: tuple[float, float] = (5.0, 15.0)
     """Guidance weights are drawn uniformly from this range (LCM notation: cond + omega (cond - uncond))."""
     caption_dropout: Probability = 0.0
-    distance: Annotated[Huber | SquaredL2 | PseudoHuber, Field(discriminator="kind")] = Huber()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """In the residual blocks; student and target drop the same."""
+    distance: Annotated[Huber | SquaredL2 | PseudoHuber | Cauchy, Field(discriminator="kind")] = Huber()
+    timesteps: Timesteps = UniformTimesteps()
+    weighting: Literal["even", "inverse_gap"] = "even"
+    """What a draw counts for: all the same, or iCT's 1 / (sigma_t - sigma_s), whose mean over the draws is made 1."""
     grid: Annotated[ConstantGrid | DoublingGrid, Field(discriminator="kind")] = ConstantGrid()
     precision: Literal["float32", "bfloat16"] = "float32"
+    execution: Literal["eager", "compiled"] = "eager"
+    """``compiled`` pays on a GPU after minutes of compilation; it rounds otherwise, so it names another result."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """``channels_last`` pays on a GPU with bfloat16."""
     checkpoint_every: Positive = 1_000
     seed: int = 0
 

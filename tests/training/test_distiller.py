@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from rglcd.config import LatentReward, NoReward, PixelReward
+from rglcd.core.condition import Condition
 from rglcd.core.consistency import consistency_output
+from rglcd.errors import InputError
 from rglcd.stages.distill import _distiller
-from rglcd.training.distiller import flops_of_step
+from rglcd.training.operations import flops_of_step
 from tests.tiny_line import tiny_config
 from tests.training.conftest import materials_of
 
@@ -112,3 +114,104 @@ def test_bfloat16_trains_float32_weights(line: Path) -> None:
     assert torch.isfinite(figures["distance"])
     assert {parameter.dtype for parameter in distiller.student.unet.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in distiller.teacher.unet.parameters()} == {torch.bfloat16}
+
+
+def test_a_stop_gradient_target_is_the_student_and_keeps_an_average_only_when_asked(line: Path) -> None:
+    alone = distiller_of(line, NoReward(), "distillation.target={kind: stop_gradient}")
+    averaged = distiller_of(line, NoReward(), "distillation.target={kind: stop_gradient, evaluation_decay: 0.5}")
+    ema = distiller_of(line, NoReward())
+    assert alone.target.unet is alone.student.unet is alone.evaluated.unet
+    assert averaged.target.unet is averaged.student.unet is not averaged.evaluated.unet
+    assert ema.target.unet is ema.evaluated.unet is not ema.student.unet
+    before = weights(alone)
+    for distiller in (alone, averaged, ema):
+        distiller.step(0)
+    # At step 0 average and student are one; so is then their gradient.
+    assert torch.equal(weights(alone), weights(averaged))
+    assert torch.equal(weights(alone), weights(ema))
+    average = torch.cat([parameter.flatten() for parameter in averaged.evaluated.learnt.values()])
+    torch.testing.assert_close(average - before, (weights(averaged) - before) / 2, rtol=1e-3, atol=1e-7)
+    assert "average" not in alone.parts()
+
+
+def test_consistency_training_asks_no_teacher(line: Path) -> None:
+    distiller = distiller_of(line, NoReward(), "distillation.neighbour=data")
+    calls = []
+    distiller.teacher.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    before = weights(distiller)
+    distiller.step(0)
+    assert calls == []
+    assert not torch.equal(before, weights(distiller))
+
+
+def test_student_and_target_drop_the_same_and_every_step_and_sample_something_else(line: Path) -> None:
+    distiller = distiller_of(line, NoReward(), "distillation.dropout=0.3")
+    batch, t = distiller._batch(0), torch.full((4,), 499)
+
+    def output(network) -> torch.Tensor:
+        with torch.no_grad():
+            return network(
+                batch.z0[:1].expand(4, -1, -1, -1), t, batch.draws.omega[:1].expand(4), Condition.joined([batch.cond[:1]] * 4)
+            ).x0
+
+    distiller._drop(0)
+    first, twin = output(distiller.student), output(distiller.target)
+    assert torch.equal(first, twin)
+    assert all(not torch.equal(first[0], other) for other in first[1:])
+    distiller._drop(1)
+    assert not torch.equal(first, output(distiller.student))
+    assert not any("dropout" in name for name in distiller.student.unet.state_dict())
+
+
+class Seen:
+    """What a guide was shown, taken down on the way."""
+
+    def __init__(self, guide) -> None:
+        self.predictions: list[torch.Tensor] = []
+        self._guide = guide
+
+    def __getattr__(self, name: str):
+        return getattr(self._guide, name)
+
+    def guide(self, z0_hat: torch.Tensor, texts):
+        self.predictions.append(z0_hat)
+        return self._guide.guide(z0_hat, texts)
+
+
+def test_the_reward_sees_the_shared_predictions_or_its_own(line: Path) -> None:
+    def passes(prediction: str) -> tuple[list[int], torch.Tensor]:
+        distiller = distiller_of(line, tiny_config(f"reward={{kind: pixel, prediction: {prediction}}}").reward)
+        distiller.guide, calls = Seen(distiller.guide), []
+        distiller.student.unet.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[1].tolist()))
+        figures = distiller.step(0)
+        assert 0 <= float(figures["reward_share"]) <= 1
+        return calls, distiller.guide.predictions[0]
+
+    (shared,), whole = passes("{kind: shared}")
+    (halved,), half = passes("{kind: shared, every: 2}")
+    assert shared == halved
+    assert torch.equal(half, whole[::2])
+    (distilled, rewarded), own = passes("{kind: own, every: 2, timesteps: {kind: uniform, span: [0.9, 1.0]}}")
+    assert distilled == shared
+    assert len(own) == len(rewarded) == 2
+    assert min(rewarded) >= 899
+
+
+def test_ranks_must_share_the_rewarded_samples_too(line: Path) -> None:
+    with pytest.raises(InputError, match="every 3 does not divide the 4 samples"):
+        distiller_of(line, tiny_config("reward={kind: pixel, prediction: {kind: shared, every: 3}}").reward)
+
+
+def test_recomputed_activations_give_the_same_gradient(line: Path) -> None:
+    kept, recomputed = (distiller_of(line, PixelReward(activations=choice)) for choice in ("kept", "recomputed"))
+    batch = kept._batch(0)
+    first, second = (distiller.guide.guide(batch.z0, batch.texts) for distiller in (kept, recomputed))
+    assert torch.equal(first.gradient, second.gradient)
+    assert flops_of_step(recomputed) > flops_of_step(kept)
+
+
+def test_the_reward_is_decoded_in_the_precision_that_was_asked_for(line: Path) -> None:
+    distiller = distiller_of(line, PixelReward(precision="bfloat16"))
+    assert distiller.codec.vae.dtype == distiller.guide.expert.model.dtype == torch.bfloat16
+    assert torch.isfinite(distiller.step(0)["reward"])
+    assert distiller.student.unet.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 import torch
 
+from rglcd.training.distributed import World
 from rglcd.training.draws import draw_batch
 
 SHAPE = (4, 2, 2)
@@ -21,7 +22,7 @@ def test_equal_seed_and_step_give_equal_draws_and_others_do_not() -> None:
 
 def test_ranks_share_the_draws_of_the_whole_batch() -> None:
     whole = draw_batch(0, 0, batch_size=4, latent_shape=SHAPE)
-    halves = [whole.rows(slice(start, start + 2), torch.device("cpu")) for start in (0, 2)]
+    halves = [whole.rows(slice(start, start + 2), World(0, 1, torch.device("cpu"))) for start in (0, 2)]
     assert torch.equal(torch.cat([half.eps for half in halves]), whole.eps)
     assert torch.equal(torch.cat([half.omega for half in halves]), whole.omega)
 

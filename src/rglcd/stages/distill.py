@@ -11,10 +11,25 @@ from typing import Any
 import torch
 
 from rglcd import progress
-from rglcd.config import Distillation, DoublingGrid, Huber, LatentReward, Model, NoReward, PixelReward, PseudoHuber
+from rglcd.config import (
+    Cauchy,
+    Distillation,
+    DoublingGrid,
+    EmaTarget,
+    Huber,
+    LatentReward,
+    LognormalTimesteps,
+    Model,
+    NoReward,
+    OwnPrediction,
+    PixelReward,
+    PseudoHuber,
+    StopGradientTarget,
+    UniformTimesteps,
+)
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.core.distances import Distance, huber, pseudo_huber, squared_l2
-from rglcd.core.timesteps import doubling_curriculum
+from rglcd.core.distances import Distance, cauchy, huber, pseudo_huber, squared_l2
+from rglcd.core.timesteps import doubling_curriculum, even_weights, inverse_gap_weights, lognormal_weights, mixture, uniform_weights
 from rglcd.data.latents import LatentCache
 from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.errors import InputError
@@ -29,11 +44,14 @@ from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.stages.table import stage_named
+from rglcd.training import distiller as training
 from rglcd.training.checkpoint import Checkpointer
-from rglcd.training.distiller import Distiller, Recipe, flops_of_step
+from rglcd.training.distiller import Distiller, Recipe
 from rglcd.training.distributed import World, join_world
+from rglcd.training.execution import Execution
 from rglcd.training.guides import Guide, LatentGuide, PixelGuide
 from rglcd.training.loop import Run, curve_text, train
+from rglcd.training.operations import flops_of_step
 from rglcd.training.optimization import LearningRate
 
 RECORD = "rglcd.json"
@@ -176,10 +194,10 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
     distillation, pretrained = materials.distillation, materials.pretrained
     frozen = _DTYPES[distillation.precision]
     teacher = Teacher.load(pretrained.teacher, dtype=frozen, device=world.device)
-    codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
+    codec = _codec(materials, reward, world=world)
     start = Teacher.load(pretrained.teacher, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
     return Distiller(
-        recipe=_recipe(materials, num_steps=num_steps),
+        recipe=_recipe(materials, reward, num_steps=num_steps),
         student=Student.of_teacher(start, omega_embedding_dim=materials.model.omega_embedding_dim),
         teacher=teacher,
         codec=codec,
@@ -190,7 +208,16 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
     )
 
 
-def _recipe(materials: Materials, *, num_steps: int) -> Recipe:
+def _codec(materials: Materials, reward: AnyReward, *, world: World) -> Codec:
+    """The VAE, in the precision that the reward's decoding asks for: float32 where nothing is decoded."""
+    dtype = torch.float32 if isinstance(reward, NoReward) else _DTYPES[reward.precision]
+    codec = Codec.load(materials.pretrained.teacher, dtype=dtype, device=world.device)
+    if isinstance(reward, PixelReward) and reward.activations == "recomputed":
+        codec.vae.enable_gradient_checkpointing()
+    return codec
+
+
+def _recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> Recipe:
     distillation, model = materials.distillation, materials.model
     grid = distillation.grid
 
@@ -204,13 +231,19 @@ def _recipe(materials: Materials, *, num_steps: int) -> Recipe:
         learning_rate=LearningRate(distillation.learning_rate, distillation.warmup_steps, num_steps, distillation.schedule),
         weight_decay=distillation.weight_decay,
         max_grad_norm=distillation.max_grad_norm,
-        ema_decay=distillation.ema_decay,
+        target=_target(distillation.target),
+        neighbour=distillation.neighbour,
         omega=distillation.omega,
         caption_dropout=distillation.caption_dropout,
+        dropout=distillation.dropout,
         distance=_distance(distillation),
+        timesteps=_timesteps(distillation.timesteps),
+        weighting=inverse_gap_weights if distillation.weighting == "inverse_gap" else even_weights,
         scalings=BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling),
         num_grid_steps=num_grid_steps,
+        rewarded=_rewarded(reward),
         precision=_DTYPES[distillation.precision],
+        execution=Execution(distillation.execution, distillation.memory_format),
         seed=distillation.seed,
     )
 
@@ -221,13 +254,35 @@ def _distance(distillation: Distillation) -> Distance:
         return lambda x, y: huber(x, y, c=chosen.c)
     if isinstance(chosen, PseudoHuber):
         return lambda x, y: pseudo_huber(x, y, c=chosen.c)
+    if isinstance(chosen, Cauchy):
+        return lambda x, y: cauchy(x, y, c=chosen.c)
     return squared_l2
+
+
+def _target(chosen: EmaTarget | StopGradientTarget) -> training.EmaTarget | training.StopGradientTarget:
+    if isinstance(chosen, EmaTarget):
+        return training.EmaTarget(chosen.decay)
+    return training.StopGradientTarget(chosen.evaluation_decay)
+
+
+def _timesteps(chosen: UniformTimesteps | LognormalTimesteps) -> training.Timesteps:
+    if isinstance(chosen, UniformTimesteps):
+        return lambda levels: uniform_weights(levels, span=chosen.span)
+    return lambda levels: mixture(lognormal_weights(levels, p_mean=chosen.p_mean, p_std=chosen.p_std), uniform_share=chosen.uniform_share)
+
+
+def _rewarded(reward: AnyReward) -> training.SharedPrediction | training.OwnPrediction:
+    if isinstance(reward, NoReward):
+        return training.SharedPrediction(every=1)
+    if isinstance(reward.prediction, OwnPrediction):
+        return training.OwnPrediction(reward.prediction.every, _timesteps(reward.prediction.timesteps))
+    return training.SharedPrediction(reward.prediction.every)
 
 
 def _guide(materials: Materials, reward: AnyReward, *, codec: Codec, world: World) -> Guide | None:
     if isinstance(reward, NoReward):
         return None
-    expert = materials.pretrained.scorer(reward.expert, dtype=torch.float32, device=world.device)
+    expert = materials.pretrained.scorer(reward.expert, dtype=_DTYPES[reward.precision], device=world.device)
     if isinstance(reward, PixelReward):
         if not isinstance(expert, DifferentiableReward) or not expert.differentiable:
             raise InputError(f"reward.expert {reward.expert!r} has no gradient: use reward.kind latent, whose proxy learns from it")
@@ -257,7 +312,7 @@ def _lrm_folder(materials: Materials) -> Path:
 
 
 def _export(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
-    """The moving average of the student, as a pipeline folder: written aside, then renamed."""
+    """The weights to evaluate, as a pipeline folder: written aside, then renamed."""
     distillation, model = materials.distillation, materials.model
     aside = folder.with_name(f".{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
@@ -274,7 +329,7 @@ def _export(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list
         guidance_scale=(low + high) / 2 + 1,
     )
     export_pipeline(
-        distiller.target.unet,
+        distiller.evaluated.unet,
         teacher=materials.pretrained.teacher,
         folder=aside,
         num_ddim_steps=model.num_ddim_steps,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -96,5 +97,6 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
         parameter = parameters[name]
-        # Fused AdamW keeps even its step counter beside the parameter.
-        optimizer.state[parameter][slot] = value.to(parameter.device)
+        # Fused AdamW keeps even its step counter beside the parameter, and its moments in the parameter's own layout.
+        like = torch.empty_like(parameter, dtype=value.dtype) if value.shape == parameter.shape else value.to(parameter.device)
+        optimizer.state[parameter][slot] = like.copy_(value)

@@ -35,6 +35,12 @@ class World:
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` on this rank's device; a GPU is not waited for, which only page-locked memory allows."""
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """``module`` with gradients averaged over the ranks after each backward pass."""
         if self.size == 1:
@@ -53,7 +59,8 @@ class World:
         """Whether any rank says so."""
         if self.size == 1:
             return flag
-        votes = torch.tensor(int(flag), device=self.device)
+        # On the CPU, so that asking does not wait for the device to finish its step.
+        votes = torch.tensor(int(flag))
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return bool(votes.item())
 
@@ -70,7 +77,7 @@ def join_world() -> Iterator[World]:
     if not dist.is_torchelastic_launched():
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         if device.type == "cuda":
             device = torch.device("cuda", dist.get_node_local_rank())

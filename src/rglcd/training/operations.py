@@ -1,0 +1,32 @@
+"""Counting the floating point operations of a step."""
+
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from rglcd.training.distiller import Distiller
+
+
+class _FlopCount(TorchDispatchMode):
+    """Adds up torch's own formulas (convolutions, matrix products) for every operation that runs, backward included.
+
+    torch's ``FlopCounterMode`` also follows modules, with hooks that do not bear the ``autograd.grad`` of the reward.
+    """
+
+    total: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def flops_of_step(distiller: Distiller) -> int:
+    """Floating point operations of one whole step, guide included. The distiller has trained one step afterwards: throw it away."""
+    count = _FlopCount()  # type: ignore[no-untyped-call]  # its base class has no types
+    with count:
+        distiller.step(0)
+    return int(count.total)
