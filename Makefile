@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results test test-slow test-cluster check format golden clean
+.PHONY: help install demo results test test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed ## make .venv from the lock (done by every target that needs it)
 
@@ -50,6 +50,16 @@ check: install ## format, lint, types, layers
 format: install ## put the code in shape
 	$(BIN)/ruff format src components pipelines tests benchmarks
 	$(BIN)/ruff check --fix src components pipelines tests benchmarks
+
+images: ## build, push and pin the images of a release: make images PREFIX=registry.example.org/team (see images/release)
+	images/release "$(PREFIX)"
+
+image-requirements: install ## write what each image installs, from pyproject.toml and the lock
+	$(BIN)/uv pip compile -q --no-annotate --no-header -c requirements.lock --extra kfp --extra torchx pyproject.toml | grep -xFf requirements.lock > images/step/requirements.txt
+	{ $(BIN)/uv pip compile -q --no-annotate --no-header -c requirements.lock --extra train pyproject.toml | grep -xFf requirements.lock; grep '^kfp==' requirements.lock; } | sort > images/train/requirements.txt
+
+test-debian: install ## build, publish and run the images; the alerts against made-up series (root, Debian's packages: it says which)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m debian
 
 golden: install ## write the golden files anew; read the diff before committing it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --update-golden

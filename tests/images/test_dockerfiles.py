@@ -1,0 +1,112 @@
+"""The images as they are written: what they are built on, what they install, and as whom they run."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ("step", "train")
+# What the wheel of torch itself brings is torch's to choose: CUDA libraries, or none of them.
+FROM_TORCHS_WHEEL = ("torch", "triton", "nvidia-", "cuda-", "setuptools")
+
+
+def instructions(image: str) -> Iterator[tuple[str, str]]:
+    text = (ROOT / "images" / image / "Dockerfile").read_text()
+    code = re.sub(r"(?m)^\s*#.*\n", "", text).replace("\\\n", " ")
+    for line in filter(None, (line.strip() for line in code.splitlines())):
+        word, _, rest = line.partition(" ")
+        yield word, rest
+
+
+def pins(path: Path) -> dict[str, str]:
+    return dict(line.split("==") for line in path.read_text().split())
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_linter_of_dockerfiles_finds_nothing(image: str) -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([linter, ROOT / "images" / image / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_base_is_whoever_builds_to_say_and_has_no_default(image: str) -> None:
+    """So nothing is built on a tag by accident: a release hands in the digest that the lock names."""
+    written = list(instructions(image))
+    assert written[0] == ("ARG", "BASE_IMAGE")
+    stages = [rest for word, rest in written if word == "FROM"]
+    assert len(stages) > 1
+    assert all(rest.split()[0] == "${BASE_IMAGE}" for rest in stages)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_it_runs_as_nobody_in_particular(image: str) -> None:
+    users = [rest for word, rest in instructions(image) if word == "USER"]
+    user, group = (int(number) for number in users[-1].split(":"))
+    assert min(user, group) >= 10001
+    last_stage = "\n".join(f"{word} {rest}" for word, rest in instructions(image)).rpartition("\nFROM")[2]
+    assert "RUN" not in last_stage, "the last stage only copies: no compiler, no cache, no secret can stay in it"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_it_says_what_it_is(image: str) -> None:
+    labels = " ".join(rest for word, rest in instructions(image) if word == "LABEL")
+    for label in ("title", "description", "licenses", "version", "revision", "base.name"):
+        assert f"org.opencontainers.image.{label}=" in labels
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_what_it_installs_is_the_lock_and_whole(image: str) -> None:
+    """Every pin is the lock's, and every requirement of what is installed is installed: images install without resolving."""
+    installed, locked = pins(ROOT / "images" / image / "requirements.txt"), pins(ROOT / "requirements.lock")
+    assert installed.items() <= locked.items()
+    missing = {
+        f"{name} needs {requirement}"
+        for name in installed
+        for requirement in map(Requirement, requires(name) or [])
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if canonicalize_name(requirement.name) not in installed
+        if not canonicalize_name(requirement.name).startswith(FROM_TORCHS_WHEEL)
+        # Within a component's pod kfp runs without anything that it needs to compile one.
+        if not (image == "train" and name == "kfp")
+    }
+    assert missing == set(), "make image-requirements writes them anew"
+
+
+def test_each_image_installs_what_the_project_says_it_needs() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"step": ("kfp", "torchx"), "train": ("train",)}
+    for image, names in extras.items():
+        asked = [*project["dependencies"], *(one for name in names for one in project["optional-dependencies"][name])]
+        wanted = {canonicalize_name(Requirement(one).name) for one in asked} - {"torch"}
+        assert wanted <= pins(ROOT / "images" / image / "requirements.txt").keys(), "make image-requirements writes them anew"
+
+
+def test_the_step_image_is_light() -> None:
+    installed = pins(ROOT / "images" / "step" / "requirements.txt").keys()
+    assert not [
+        name for name in installed if name.startswith(("torch", "nvidia", "transformers", "diffusers")) and name != "torchx-nightly"
+    ]
+
+
+def test_the_lock_names_every_image_by_digest() -> None:
+    lock = yaml.safe_load((ROOT / "images" / "lock.yaml").read_text())
+    assert lock.keys() >= {"base", *IMAGES}
+    assert all(re.fullmatch(r"[a-z0-9./:_-]+@sha256:[0-9a-f]{64}", reference) for reference in lock.values())
+
+
+def test_no_other_file_names_an_image() -> None:
+    """An image named twice is an image that is one day named differently."""
+    tracked = subprocess.run(["git", "ls-files", "manifests", "src"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    named = [name for name in tracked if re.search(r"@sha256:|\bimage: \S+[:@]", (ROOT / name).read_text(errors="replace"))]
+    assert named == []
