@@ -1,0 +1,243 @@
+"""Every overlay, as ``kubectl kustomize`` builds it: known kinds, known fields, and the rules that a machine can check.
+
+Needs kubectl 1.27 or newer, as the tests against a control plane do; no cluster.
+"""
+
+import re
+from decimal import Decimal
+
+import promql_parser
+import pytest
+from kubernetes.utils import parse_quantity
+
+from rglcd.launch.resources import RESOURCES
+from rglcd.stages.table import Profile
+from tests.manifests.network_policy import Peer, allowed
+from tests.manifests.pod_security import violations
+from tests.manifests.rendering import BUILT, Object, kustomization, of_kind, pod_templates, rendered
+from tests.manifests.schemas import check
+
+pytestmark = pytest.mark.cluster
+
+JOB_POD = {"volcano.sh/job-name": "rglcd-distill-r-1"}
+TASK_POD = {"pipelines.kubeflow.org/v2_component": "true"}
+OTHER_POD = {"app": "something-else"}
+DNS = Peer(labels={"k8s-app": "kube-dns"}, namespace="kube-system")
+PORTS = {"metrics": 9400}
+
+
+@pytest.fixture(scope="module", params=BUILT)
+def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    return rendered(kustomization(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def a100(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    return rendered(kustomization("a100", tmp_path_factory.mktemp("a100")))
+
+
+def only(objects: list[Object], kind: str) -> Object:
+    (item,) = of_kind(objects, kind)
+    return item
+
+
+# --- kinds and names ------------------------------------------------------------------------------
+
+
+def test_every_object_passes_a_strict_schema(objects: list[Object]) -> None:
+    for item in objects:
+        check(item)
+
+
+@pytest.mark.parametrize(
+    ("item", "complaint"),
+    [
+        ({"apiVersion": "v1", "kind": "Podd", "metadata": {"name": "x"}}, "knows this kind"),
+        ({"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "x"}}, "knows this kind"),
+        ({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}, "automount": False}, "automount"),
+        ({"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "Queue", "metadata": {"name": "x"}, "spec": {"capacity": {}}}, "capacity"),
+        (
+            {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": {"name": "x"}, "spec": {"endpoints": []}},
+            "endpoints|required",
+        ),
+    ],
+)
+def test_an_unknown_kind_or_field_does_not_pass(item: Object, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check(item)
+
+
+def test_everything_is_in_the_namespace_and_labelled(objects: list[Object]) -> None:
+    cluster_wide = {"Namespace", "PriorityClass", "Queue"}
+    for item in objects:
+        assert item["metadata"].get("namespace") == (None if item["kind"] in cluster_wide else "rglcd"), item["metadata"]
+        assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "rg-lcd"
+        if item["kind"] in cluster_wide:
+            assert item["metadata"]["name"].startswith("rglcd"), "what lies outside the namespace says whose it is"
+
+
+def test_the_namespace_enforces_the_restricted_standard(objects: list[Object]) -> None:
+    labels = only(objects, "Namespace")["metadata"]["labels"]
+    assert {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {
+        "enforce": "restricted",
+        "warn": "restricted",
+        "audit": "restricted",
+    }
+
+
+def test_no_pod_of_the_manifests_violates_it(objects: list[Object]) -> None:
+    for item in objects:
+        for template in pod_templates(item):
+            assert violations(template["spec"]) == set()
+
+
+def test_no_key_is_kept_in_the_manifests(objects: list[Object]) -> None:
+    assert list(of_kind(objects, "Secret")) == []
+    for item in of_kind(objects, "ConfigMap"):
+        assert not [key for key in item.get("data", {}) if re.search("KEY|SECRET|TOKEN|PASSWORD", key)]
+
+
+# --- who may do what ------------------------------------------------------------------------------
+
+
+def test_no_account_is_handed_a_token_unasked(objects: list[Object]) -> None:
+    accounts = {item["metadata"]["name"]: item["automountServiceAccountToken"] for item in of_kind(objects, "ServiceAccount")}
+    assert accounts == {"rglcd-launcher": False, "rglcd-stage": False}
+
+
+def test_roles_are_small_and_stay_in_the_namespace(objects: list[Object]) -> None:
+    assert not [item for item in objects if item["kind"] in ("ClusterRole", "ClusterRoleBinding")]
+    for role in of_kind(objects, "Role"):
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+            assert "secrets" not in rule["resources"] or (rule["verbs"] == ["get"] and rule["resourceNames"])
+    bound = {subject["name"] for binding in of_kind(objects, "RoleBinding") for subject in binding["subjects"]}
+    assert bound == {"rglcd-launcher"}, "the pods of a job hold no right in the cluster"
+
+
+# --- how much -------------------------------------------------------------------------------------
+
+
+def amount(value: str) -> Decimal:
+    return parse_quantity(value)
+
+
+def test_a_waiting_pod_fits_beside_a_full_queue(objects: list[Object]) -> None:
+    """A pod must exist before it can preempt another: with a quota as small as the queue nothing could ever be preempted."""
+    quota, queue = only(objects, "ResourceQuota")["spec"]["hard"], only(objects, "Queue")["spec"]["capability"]
+    assert amount(quota["requests.nvidia.com/gpu"]) >= amount(queue["nvidia.com/gpu"]) + RESOURCES[Profile.GPU].gpus
+    assert amount(quota["requests.cpu"]) >= amount(queue["cpu"])
+    assert amount(quota["requests.memory"]) >= amount(queue["memory"])
+
+
+def test_the_quota_counts_what_a_run_can_use_up(objects: list[Object]) -> None:
+    assert only(objects, "ResourceQuota")["spec"]["hard"].keys() >= {
+        "requests.cpu",
+        "requests.memory",
+        "requests.ephemeral-storage",
+        "limits.ephemeral-storage",
+        "requests.nvidia.com/gpu",
+        "requests.storage",
+        "persistentvolumeclaims",
+        "pods",
+        "count/jobs.batch.volcano.sh",
+    }
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_every_profile_fits_into_the_a100_overlay(a100: list[Object], profile: Profile) -> None:
+    asked, limit = RESOURCES[profile], only(a100, "LimitRange")["spec"]["limits"][0]["max"]
+    queue, quota = only(a100, "Queue")["spec"]["capability"], only(a100, "ResourceQuota")["spec"]["hard"]
+    wanted = {"cpu": Decimal(asked.cpus), "memory": amount(f"{asked.memory_gib}Gi")}
+    for name, value in wanted.items():
+        assert value <= amount(limit[name]), f"one container of {profile}: {name}"
+        assert 2 * value <= amount(quota[f"requests.{name}"]), f"two nodes of {profile}: {name}"
+        assert name not in queue or 2 * value <= amount(queue[name]), f"two nodes of {profile}: {name}"
+    assert 2 * asked.gpus <= amount(queue["nvidia.com/gpu"])
+
+
+def test_a_container_that_asks_for_nothing_gets_a_little(objects: list[Object]) -> None:
+    (limits,) = only(objects, "LimitRange")["spec"]["limits"]
+    for name in ("cpu", "memory", "ephemeral-storage"):
+        assert amount(limits["defaultRequest"][name]) <= amount(limits["default"][name]) <= amount(limits["max"][name])
+
+
+def test_evaluation_stands_above_training(objects: list[Object]) -> None:
+    classes = {item["metadata"]["name"]: item for item in of_kind(objects, "PriorityClass")}
+    assert classes["rglcd-evaluation"]["value"] > classes["rglcd-training"]["value"] > 0
+    assert classes["rglcd-training"]["preemptionPolicy"] == "Never"
+    assert not any(item.get("globalDefault") for item in classes.values())
+
+
+# --- who may talk to whom -------------------------------------------------------------------------
+
+
+def may_call(objects: list[Object], pod: dict[str, str], peer: Peer, port: int, protocol: str = "TCP") -> bool:
+    policies = list(of_kind(objects, "NetworkPolicy"))
+    return allowed(policies, direction="egress", pod=pod, peer=peer, port=port, protocol=protocol, named=PORTS)
+
+
+def may_answer(objects: list[Object], pod: dict[str, str], peer: Peer, port: int) -> bool:
+    return allowed(list(of_kind(objects, "NetworkPolicy")), direction="ingress", pod=pod, peer=peer, port=port, named=PORTS)
+
+
+@pytest.mark.parametrize("pod", [JOB_POD, TASK_POD, OTHER_POD, {}])
+def test_names_can_be_looked_up_by_all(objects: list[Object], pod: dict[str, str]) -> None:
+    assert may_call(objects, pod, DNS, 53, "UDP")
+    assert may_call(objects, pod, DNS, 53, "TCP")
+    assert not may_call(objects, pod, DNS, 80)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "10.96.0.1", "169.254.169.254", "192.168.1.1"])
+@pytest.mark.parametrize("port", [22, 443, 6443])
+def test_a_pod_of_another_kind_may_call_nobody(objects: list[Object], address: str, port: int) -> None:
+    assert not may_call(objects, OTHER_POD, Peer(address), port)
+
+
+def test_the_pods_of_a_job_reach_each_other_and_the_object_store(objects: list[Object]) -> None:
+    assert may_call(objects, JOB_POD, Peer(labels=JOB_POD), 29500)
+    assert may_call(objects, JOB_POD, Peer(labels=JOB_POD), 45678), "NCCL chooses its ports"
+    assert may_call(objects, JOB_POD, Peer("52.216.1.1"), 443)
+    assert not may_call(objects, JOB_POD, Peer("52.216.1.1"), 80)
+    assert not may_call(objects, JOB_POD, Peer(labels=OTHER_POD), 443)
+    assert not may_call(objects, JOB_POD, Peer(labels=JOB_POD, namespace="another"), 29500)
+
+
+@pytest.mark.parametrize("address", ["10.96.0.1", "172.20.0.1", "192.168.49.2", "100.64.0.1", "fd00::1"])
+@pytest.mark.parametrize("port", [443, 6443])
+def test_the_pods_of_a_job_do_not_reach_the_api_server(objects: list[Object], address: str, port: int) -> None:
+    assert not may_call(objects, JOB_POD, Peer(address), port)
+
+
+def test_tasks_reach_the_web_and_the_api_server(objects: list[Object]) -> None:
+    for address, port in (("10.96.0.1", 443), ("172.20.0.1", 6443), ("93.184.216.34", 80), ("93.184.216.34", 443)):
+        assert may_call(objects, TASK_POD, Peer(address), port)
+    assert not may_call(objects, TASK_POD, Peer("10.0.0.7"), 80), "a caption's url must not lead into the cluster"
+    assert not may_call(objects, TASK_POD, Peer("93.184.216.34"), 22)
+
+
+@pytest.mark.parametrize("pod", [JOB_POD, TASK_POD])
+def test_the_cloud_s_metadata_server_is_its_component_s_to_open(objects: list[Object], pod: dict[str, str]) -> None:
+    identity = [item for item in of_kind(objects, "NetworkPolicy") if item["metadata"]["name"] == "identity"]
+    blocks = {to["ipBlock"]["cidr"] for item in identity for rule in item["spec"]["egress"] for to in rule["to"]}
+    assert may_call(objects, pod, Peer("169.254.169.254"), 80) is ("169.254.169.254/32" in blocks)
+    assert not may_call(objects, pod, Peer("169.254.169.253"), 80)
+
+
+def test_nobody_calls_in_but_prometheus_where_it_is_wanted(objects: list[Object]) -> None:
+    monitored = any(of_kind(objects, "PodMonitor"))
+    prometheus = Peer(labels={"app": "prometheus"}, namespace="monitoring")
+    assert may_answer(objects, JOB_POD, prometheus, PORTS["metrics"]) is monitored
+    assert not may_answer(objects, JOB_POD, prometheus, 29500)
+    for peer in (Peer("8.8.8.8"), Peer(labels=OTHER_POD), Peer(labels=JOB_POD, namespace="another")):
+        assert not may_answer(objects, JOB_POD, peer, PORTS["metrics"])
+
+
+# --- alerts ---------------------------------------------------------------------------------------
+
+
+def test_alerts_are_promql_and_say_what_to_do(objects: list[Object]) -> None:
+    for item in of_kind(objects, "PrometheusRule"):
+        for rule in (rule for group in item["spec"]["groups"] for rule in group["rules"]):
+            promql_parser.parse(rule["expr"])
+            assert rule["annotations"].keys() == {"summary", "action"}
