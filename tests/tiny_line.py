@@ -24,14 +24,14 @@ def tiny_config(*overrides: str) -> Config:
         "preparation": {"scorers": {"expert": {"kind": "clip", "source": nowhere}}, "features": {"kind": "auto", "source": nowhere}},
         "caching": {"batch_size": 4},
         "pretraining": {
-            "tower": {"patch": 4, "width": 16, "num_layers": 1, "num_heads": 2},
+            "tower": {"kind": "vit", "patch": 4, "width": 16, "num_layers": 1, "num_heads": 2},
             "num_steps": 6,
             "batch_size": 4,
             "warmup_steps": 2,
-            "validation_fraction": 0.25,
+            "num_validation": 3,
             "checkpoint_every": 2,
         },
-        "reward": {"kind": "latent", "weight": 1.0, "learning_rate": 1e-3},
+        "reward": {"kind": "latent", "weight": 1.0, "tuning": {"kind": "online", "learning_rate": 1e-3}},
         "distillation": {
             "arms": ["lcm", "rg"],
             "match_compute": True,

@@ -273,7 +273,7 @@ class Caching(Section):
 
 
 class VitTower(Section):
-    """The LRM's image tower: a vision transformer on latents."""
+    """The LRM's image tower: a vision transformer on latents. The defaults are RG-LCD's latent ViT (38.5 M parameters)."""
 
     kind: Literal["vit"] = "vit"
     patch: Positive = 4
@@ -282,18 +282,29 @@ class VitTower(Section):
     num_heads: Positive = 8
 
 
+class ResNetTower(Section):
+    """The LRM's image tower: CLIP's modified ResNet on latents. The defaults are RG-LCD's latent RN50 (38.2 M parameters)."""
+
+    kind: Literal["resnet"] = "resnet"
+    blocks: tuple[Positive, ...] = Field(default=(3, 4, 6, 3), min_length=1)
+    """Bottleneck blocks of each stage; every stage but the first halves the sides and doubles the channels."""
+    width: int = Field(default=64, gt=0, multiple_of=32)
+
+
 class Pretraining(Section):
     """Contrastive pretraining of the latent proxy reward model on cached latents and captions."""
 
-    tower: VitTower = VitTower()
+    tower: Annotated[VitTower | ResNetTower, Field(discriminator="kind")] = VitTower()
     scorer: str = "expert"
     """The scorer whose cached text features the LRM reads."""
     num_steps: Positive = 10_000
     batch_size: Positive = 480
+    """Over all ranks together; every caption of it is contrasted with every other."""
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.2, ge=0)
     warmup_steps: int = Field(default=500, ge=0)
-    validation_fraction: float = Field(default=0.02, ge=0, lt=0.5)
+    num_validation: int = Field(default=1_000, ge=0)
+    """The last samples of the cache, never trained on: retrieval accuracy is measured on them ten times a run."""
     checkpoint_every: Positive = 1_000
     seed: int = 0
 
@@ -367,6 +378,58 @@ class PixelReward(Section):
     prediction: Prediction = SharedPrediction()
 
 
+class SoftLabels(Section):
+    """Of two images the expert prefers one with the probability that a softmax over its scores gives."""
+
+    kind: Literal["soft"] = "soft"
+    logit_scale: float | None = Field(default=None, gt=0)
+    """What scores are multiplied by before the softmax: an inverse temperature. Null takes the expert's own."""
+
+
+class HardLabels(Section):
+    """The better score wins with certainty and equal scores are a tie: for experts that only rank, or only say yes or no."""
+
+    kind: Literal["hard"] = "hard"
+
+
+class WholeProxy(Section):
+    """All of the proxy learns: what the code that RG-LCD released does."""
+
+    kind: Literal["whole"] = "whole"
+
+
+class LastBlocks(Section):
+    """The last blocks of the latent tower learn, with its head and the temperature; the blocks before them stay as they are."""
+
+    kind: Literal["last"] = "last"
+    num_blocks: int = Field(default=1, ge=0)
+    text: Literal["learns", "stays"] = "learns"
+
+
+class FrozenProxy(Section):
+    """The proxy stays as it was at the start: what is learnt from the expert is measured against it."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+class OnlineProxy(Section):
+    """The proxy learns the expert's preferences among student, target and real latents as training goes."""
+
+    kind: Literal["online"] = "online"
+    learning_rate: float = Field(default=3.3e-6, gt=0)
+    num_updates: Positive = 1
+    """Optimiser steps of the proxy for each of the student's, all on the same labels: these are the dear part."""
+    label_every: Positive = 1
+    """The expert labels every n-th sample of a batch: its decodes are the dearest part of a step."""
+    labels: Annotated[SoftLabels | HardLabels, Field(discriminator="kind")] = SoftLabels()
+    pairing: Literal["own", "other_captions", "other_images"] = "own"
+    """Whose scores an image is labelled with. Two controls: each kind of candidate keeps its scores, but those of other
+    captions; or all images of a batch draw theirs from one hat."""
+    real_image: Literal["candidate", "privileged"] = "candidate"
+    """A privileged real image cannot lose: where the expert prefers a generated one, the label becomes one half."""
+    trains: Annotated[WholeProxy | LastBlocks, Field(discriminator="kind")] = WholeProxy()
+
+
 class LatentReward(Section):
     """The reward's gradient from a latent proxy (LRM) that is tuned against the expert as training goes: Algorithm 4."""
 
@@ -375,10 +438,9 @@ class LatentReward(Section):
     weight: float = Field(default=1.0, ge=0)
     chunk_size: Positive = 4
     """Images decoded without gradient at a time, for the expert's labels."""
-    tuning: Literal["online", "frozen"] = "online"
-    learning_rate: float = Field(default=3.3e-6, gt=0)
-    label_every: Positive = 1
-    """The expert labels every n-th sample of a batch: its decodes are the dearest part of a step."""
+    initial: Literal["pretrained", "random"] = "pretrained"
+    """Whether the proxy starts as pretraining left it, or, as a control, with random weights of the same shape."""
+    tuning: Annotated[FrozenProxy | OnlineProxy, Field(discriminator="kind")] = OnlineProxy()
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the decoder and the expert, whatever the networks that train are in."""
     prediction: Prediction = SharedPrediction()

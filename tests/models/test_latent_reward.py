@@ -10,15 +10,24 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from rglcd.errors import InputError
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
+from rglcd.models.latent_towers import ResNetShape, VitShape
 
-SHAPE = LatentRewardShape(latent=(4, 8, 8), text_dim=12, patch=4, width=16, num_layers=2, num_heads=2)
+TOWERS = {"vit": VitShape(patch=4, width=16, num_layers=2, num_heads=2), "resnet": ResNetShape(blocks=(1, 2), width=32)}
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def model() -> LatentRewardModel:
-    torch.manual_seed(0)
-    return LatentRewardModel(SHAPE)
+@pytest.fixture(params=TOWERS)
+def model(request: pytest.FixtureRequest) -> LatentRewardModel:
+    return LatentRewardModel.at_random(LatentRewardShape(latent=(4, 8, 8), text_dim=12, tower=TOWERS[request.param]), seed=0)
+
+
+def with_all_parts_at_work(model: LatentRewardModel) -> LatentRewardModel:
+    """A residual block starts as its shortcut, which hides its branch: no weight stays where it started."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return model
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def test_what_was_saved_is_loaded(model: LatentRewardModel, pair, tmp_path: Path
     model.save(tmp_path / "lrm")
     loaded = LatentRewardModel.load(tmp_path / "lrm", device=CPU)
     assert loaded.shape == model.shape
-    assert torch.equal(loaded(*pair), model(*pair))
+    assert all(torch.equal(theirs, ours) for theirs, ours in zip(loaded(*pair), model(*pair), strict=True))
     loaded.save(tmp_path / "again")
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "lrm").iterdir()
@@ -47,7 +56,7 @@ def test_its_score_is_a_cosine_and_its_logit_that_times_the_temperature(model: L
     assert score.shape == (5,)
     assert score.abs().max() <= 1 + 1e-6
     torch.testing.assert_close(score, cosine_similarity(model.embed_latents(latents), model.embed_text(text)))
-    torch.testing.assert_close(model(latents, text), score / 0.07, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model(latents, text).logits, score / 0.07, rtol=1e-3, atol=1e-4)
 
 
 def test_at_the_start_the_text_side_is_the_experts_own(model: LatentRewardModel, pair) -> None:
@@ -62,7 +71,7 @@ def test_a_row_does_not_depend_on_its_neighbours(model: LatentRewardModel, pair)
 
 
 def test_the_gradient_at_the_latents_is_the_finite_difference(model: LatentRewardModel, pair) -> None:
-    model, (latents, text) = model.double(), (part.double() for part in pair)
+    model, (latents, text) = with_all_parts_at_work(model.double()), (part.double() for part in pair)
     latents.requires_grad_()
     (gradient,) = torch.autograd.grad(model.score(latents, text).sum(), latents)
     direction, step = torch.randn(latents.shape, dtype=torch.float64), 1e-6
@@ -71,13 +80,43 @@ def test_the_gradient_at_the_latents_is_the_finite_difference(model: LatentRewar
     assert (gradient * direction).sum().item() == pytest.approx((up - down).item() / (2 * step), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "said"),
-    [({"patch": 3}, r"tower\.patch 3 does not divide .* 8 x 8"), ({"num_heads": 3}, r"num_heads 3 does not divide .* 16")],
-)
-def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        LatentRewardShape(**{**vars(SHAPE), **sizes})
+def test_a_seed_is_a_model_and_the_global_randomness_is_left_alone(model: LatentRewardModel) -> None:
+    torch.manual_seed(5)
+    expected, _ = torch.randn(3), torch.manual_seed(5)
+    again, other = (LatentRewardModel.at_random(model.shape, seed=seed) for seed in (0, 1))
+    assert torch.equal(torch.randn(3), expected)
+    same, different = (
+        [torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), another.parameters(), strict=True)]
+        for another in (again, other)
+    )
+    assert all(same)
+    assert not all(different)
+
+
+def learning(model: LatentRewardModel) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_last_blocks_learn_and_what_is_before_them_does_not(model: LatentRewardModel, text: bool) -> None:
+    everything, last = learning(model), len(model.tower.blocks) - 1
+    model.train_last(1, text=text)
+    blocks = {name for name in everything if name.startswith(f"tower.blocks.{last}.")}
+    head = {name for name in everything if name.startswith("tower.head.")}
+    assert blocks
+    assert head
+    assert learning(model) == blocks | head | {"log_scale"} | ({"text_projection.weight"} if text else set())
+    model.train_last(0, text=text)
+    assert not blocks & learning(model)
+    model.train_last(last + 1, text=True)
+    before = everything - learning(model)
+    assert before
+    assert not any(name.startswith(("tower.blocks.", "tower.head.")) for name in before)
+
+
+def test_more_blocks_than_there_are_is_refused(model: LatentRewardModel) -> None:
+    with pytest.raises(InputError, match=f"num_blocks is 9; the latent tower has {len(model.tower.blocks)} blocks"):
+        model.train_last(9, text=True)
 
 
 def _config(folder: Path, **values: object) -> None:
@@ -92,7 +131,10 @@ def _drop_a_tensor(folder: Path) -> None:
 
 
 SPOILT = {
-    "of another width": lambda folder: _config(folder, width=32),
+    "of another width": lambda folder: _config(folder, text_dim=13),
+    "with an unknown tower": lambda folder: _config(folder, tower={"kind": "mixer"}),
+    "with a tower of an unknown size": lambda folder: _config(folder, tower={"kind": "vit", "patch": 4, "depth": 2}),
+    "with a tower that cannot be": lambda folder: _config(folder, tower={"kind": "resnet", "blocks": [1], "width": 20}),
     "with an unknown size": lambda folder: _config(folder, depth=3),
     "with a latent that is no shape": lambda folder: _config(folder, latent=4),
     "without weights": lambda folder: (folder / "model.safetensors").unlink(),

@@ -33,6 +33,13 @@ def test_the_model_it_leaves_scores_within_its_range(line: Path) -> None:
     assert scores.abs().max() <= 1
 
 
-def test_a_tower_that_does_not_fit_the_latents_is_refused(line: Path) -> None:
-    with pytest.raises(InputError, match=r"pretraining\.tower\.patch 3 does not divide"):
-        run(line, tiny_config("pretraining.tower.patch=3"), "pretrain")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("pretraining.tower.num_heads=3", r"pretraining\.tower\.num_heads 3 does not divide its width 16"),
+        ("pretraining.num_validation=7", "num_validation 7 holds back more than half of the 12 cached samples"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(line: Path, override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        run(line, tiny_config(override), "pretrain")

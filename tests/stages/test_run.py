@@ -28,7 +28,7 @@ ANOTHER = {
     "preparation": "preparation.features.kind=other",
     "caching": "caching.text_embeddings=true",
     "pretraining": "pretraining.seed=1",
-    "reward": "reward.tuning=frozen",
+    "reward": "reward.tuning={kind: frozen}",
     "distillation": "distillation.seed=1",
     "evaluation": "evaluation.seed=1",
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rglcd.config import LatentReward, NoReward, PixelReward
+from rglcd.config import FrozenProxy, LatentReward, NoReward, OnlineProxy, PixelReward
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import consistency_output
 from rglcd.errors import InputError
@@ -43,7 +43,7 @@ def test_after_a_step_the_student_has_moved_the_target_less_and_the_teacher_not_
     assert all(torch.equal(old, new) for old, new in zip(teacher, distiller.teacher.unet.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("reward", [PixelReward(weight=50.0), LatentReward(weight=50.0, tuning="frozen")], ids=["pixel", "latent"])
+@pytest.mark.parametrize("reward", [PixelReward(weight=50.0), LatentReward(weight=50.0, tuning=FrozenProxy())], ids=["pixel", "latent"])
 def test_a_heavy_reward_rises_where_plain_distillation_leaves_it(line: Path, reward: object) -> None:
     def mean_reward(distiller) -> float:
         guide = distiller_of(line, reward).guide
@@ -76,7 +76,7 @@ def test_the_pixel_rewards_chunks_change_nothing_but_memory(line: Path) -> None:
 
 
 def test_the_online_proxy_learns_and_the_frozen_one_stays(line: Path) -> None:
-    online, frozen = (distiller_of(line, LatentReward(tuning=tuning, learning_rate=1e-3)) for tuning in ("online", "frozen"))
+    online, frozen = (distiller_of(line, LatentReward(tuning=tuning)) for tuning in (OnlineProxy(learning_rate=1e-3), FrozenProxy()))
     start = [parameter.clone() for parameter in frozen.guide.model.parameters()]
     figures = [distiller.step(0) for distiller in (online, frozen)]
     assert "lrm_loss" in figures[0]
@@ -86,9 +86,9 @@ def test_the_online_proxy_learns_and_the_frozen_one_stays(line: Path) -> None:
 
 
 def test_the_online_proxys_loss_falls_on_the_same_candidates(line: Path) -> None:
-    guide, batch = (distiller := distiller_of(line, LatentReward(learning_rate=3e-3))).guide, distiller._batch(0)
+    guide, batch = (distiller := distiller_of(line, LatentReward(tuning=OnlineProxy(learning_rate=3e-3)))).guide, distiller._batch(0)
     candidates = (batch.z0, torch.randn_like(batch.z0), torch.zeros_like(batch.z0))
-    losses = [float(guide.learn(candidates, batch.texts)["lrm_loss"]) for _ in range(30)]
+    losses = [float(guide.learn(0, candidates, batch.texts)["lrm_loss"]) for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 

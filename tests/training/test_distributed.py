@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from rglcd.config import Config
 from rglcd.errors import InputError
+from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.stages.table import stage_named
 from rglcd.training.distributed import World, join_world
 from tests.tiny_line import tiny_config
@@ -74,16 +75,13 @@ def weights_of(student: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.relative_to(student).as_posix(): load_file(path) for path in sorted(student.rglob("*.safetensors"))}
 
 
-def flat(tensors: Mapping[str, torch.Tensor], *, like: Iterable[str]) -> torch.Tensor:
-    """All in one row, but for what has no gradient, of which Adam magnifies the rounding: a softmax does not see its keys' bias."""
-    return torch.cat([_learning(name, tensors[name]).double().flatten() for name in like])
-
-
-def _learning(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not name.endswith("in_proj_bias"):
-        return tensor
-    query, _key, value = tensor.chunk(3)
-    return torch.cat([query, value])
+def assert_learnt_alike(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor], *, start: Mapping[str, torch.Tensor]) -> None:
+    """Tensor by tensor: what was learnt is compared, not only where it ended, for a small step ends close anyway."""
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        learnt = tensor - start.get(name, torch.zeros_like(tensor))
+        apart = (two[name] - tensor).norm()
+        assert apart <= 2e-3 * learnt.norm(), f"{name}: {apart / learnt.norm():.1e} of what was learnt"
 
 
 @pytest.mark.slow
@@ -108,15 +106,10 @@ def test_two_processes_make_the_weights_that_one_makes(line: Path, tmp_path: Pat
     starts["reward_model"] = line / "reward_model" / "model.safetensors"
     for name, tensors in alone.items():
         part = Path(name).parent.name
-        if part not in starts:
+        if part in starts:
+            assert_learnt_alike(tensors, together[name], start=load_file(starts[part]))
+        else:
             assert all(torch.equal(together[name][tensor], value) for tensor, value in tensors.items()), name
-            continue
-        start = load_file(starts[part])
-        one, two = (flat(weights, like=tensors) for weights in (tensors, together[name]))
-        learnt = one - flat({tensor: start.get(tensor, torch.zeros_like(value)) for tensor, value in tensors.items()}, like=tensors)
-        assert learnt.norm() > 0
-        assert (two - one).norm() < 1e-7 * one.norm(), name
-        assert (two - one).norm() < 1e-3 * learnt.norm(), name
     for arm in ("lcm", "rg"):
         rows, others = (curve_of(tmp_path / str(number) / "student" / arm) for number in (1, 2))
         assert others == [pytest.approx(row, rel=1e-5) for row in rows]
@@ -124,12 +117,15 @@ def test_two_processes_make_the_weights_that_one_makes(line: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_pretraining_ends_in_the_same_bytes_however_many_ranks_do_it(line: Path, tmp_path: Path) -> None:
-    """Contrast is between all captions of a batch, so every rank computes the whole of it; one writes."""
+def test_pretraining_learns_the_same_however_many_ranks_do_it(line: Path, tmp_path: Path) -> None:
+    """Each rank embeds its share, and the contrast is between all captions of the batch."""
     ran = launch("pretrain", line, tiny_config(), tmp_path / "reward_model", num_processes=2)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    for name in ("model.safetensors", "curves.jsonl", "config.json"):
-        assert (tmp_path / "reward_model" / name).read_bytes() == (line / "reward_model" / name).read_bytes(), name
+    alone, together = (load_file(folder / "reward_model" / "model.safetensors") for folder in (line, tmp_path))
+    start = LatentRewardModel.at_random(LatentRewardModel.load(tmp_path / "reward_model", device=CPU).shape, seed=0).state_dict()
+    assert_learnt_alike(alone, together, start=start)
+    rows, others = (curve_of(folder / "reward_model") for folder in (line, tmp_path))
+    assert others == [pytest.approx(row, rel=1e-4) for row in rows]
     assert not list((tmp_path / "reward_model").glob(".*"))
 
 

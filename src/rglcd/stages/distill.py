@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,25 @@ from rglcd.config import (
     Distillation,
     DoublingGrid,
     EmaTarget,
+    FrozenProxy,
+    HardLabels,
     Huber,
+    LastBlocks,
     LatentReward,
     LognormalTimesteps,
     Model,
     NoReward,
+    OnlineProxy,
     OwnPrediction,
     PixelReward,
     PseudoHuber,
+    SoftLabels,
     StopGradientTarget,
     UniformTimesteps,
 )
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import Distance, cauchy, huber, pseudo_huber, squared_l2
+from rglcd.core.preference import Pairing, hard_preferences
 from rglcd.core.timesteps import doubling_curriculum, even_weights, inverse_gap_weights, lognormal_weights, mixture, uniform_weights
 from rglcd.data.latents import LatentCache
 from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
@@ -39,7 +45,7 @@ from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.rewards.protocol import DifferentiableReward
+from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
@@ -49,7 +55,7 @@ from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distiller import Distiller, Recipe
 from rglcd.training.distributed import World, join_world
 from rglcd.training.execution import Execution
-from rglcd.training.guides import Guide, LatentGuide, PixelGuide
+from rglcd.training.guides import REAL, Guide, LatentGuide, PixelGuide, Tuning
 from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.operations import flops_of_step
 from rglcd.training.optimization import LearningRate
@@ -289,17 +295,46 @@ def _guide(materials: Materials, reward: AnyReward, *, codec: Codec, world: Worl
         return PixelGuide(expert, codec, reward.expert, reward.weight, reward.chunk_size)
     folder = _lrm_folder(materials)
     return LatentGuide(
-        LatentRewardModel.load(folder, device=world.device),
+        _latent_reward_model(reward, folder, seed=materials.distillation.seed).to(world.device),
         expert=expert,
         codec=codec,
         expert_scorer=reward.expert,
         model_scorer=read_manifest(folder, made_by="pretrain").facts["scorer"],
         weight=reward.weight,
         chunk_size=reward.chunk_size,
-        learning_rate=reward.learning_rate if reward.tuning == "online" else None,
-        label_every=reward.label_every,
+        tuning=_tuning(reward.tuning, expert, seed=materials.distillation.seed),
         world=world,
     )
+
+
+def _latent_reward_model(reward: LatentReward, folder: Path, *, seed: int) -> LatentRewardModel:
+    model = LatentRewardModel.load(folder, device=torch.device("cpu"))
+    if reward.initial == "random":
+        model = LatentRewardModel.at_random(model.shape, seed=seed)
+    if isinstance(reward.tuning, OnlineProxy) and isinstance(reward.tuning.trains, LastBlocks):
+        model.train_last(reward.tuning.trains.num_blocks, text=reward.tuning.trains.text == "learns")
+    return model
+
+
+def _tuning(tuning: FrozenProxy | OnlineProxy, expert: Reward, *, seed: int) -> Tuning | None:
+    if isinstance(tuning, FrozenProxy):
+        return None
+    return Tuning(
+        learning_rate=tuning.learning_rate,
+        num_updates=tuning.num_updates,
+        label_every=tuning.label_every,
+        labels=_labels(tuning.labels, expert),
+        privileged=REAL if tuning.real_image == "privileged" else None,
+        pairing=Pairing(tuning.pairing),
+        seed=seed,
+    )
+
+
+def _labels(labels: SoftLabels | HardLabels, expert: Reward) -> Callable[[torch.Tensor], torch.Tensor]:
+    if isinstance(labels, HardLabels):
+        return hard_preferences
+    scale = expert.logit_scale if labels.logit_scale is None else labels.logit_scale
+    return lambda scores: scale * scores
 
 
 def _lrm_folder(materials: Materials) -> Path:
@@ -356,5 +391,14 @@ def _sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:
 def _in_words(reward: AnyReward) -> str:
     if isinstance(reward, NoReward):
         return "none (plain latent consistency distillation)"
-    through = "the VAE decoder" if isinstance(reward, PixelReward) else f"a latent proxy ({reward.tuning})"
+    through = "the VAE decoder" if isinstance(reward, PixelReward) else f"a latent proxy ({_tuned_in_words(reward)})"
     return f"`{reward.expert}`, weight {reward.weight:g}, through {through}"
+
+
+def _tuned_in_words(reward: LatentReward) -> str:
+    tuning = reward.tuning
+    if isinstance(tuning, FrozenProxy):
+        how = "frozen"
+    else:
+        how = "tuned online" if tuning.pairing == "own" else f"tuned online on the scores of {tuning.pairing.replace('_', ' ')}"
+    return how if reward.initial == "pretrained" else f"{how}, from a random start"

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from rglcd.config import Model, Pretraining
+from rglcd.config import Model, Pretraining, ResNetTower, VitTower
 from rglcd.data.latents import LatentCache
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
+from rglcd.models.latent_towers import ResNetShape, VitShape
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.training.checkpoint import Checkpointer
@@ -19,15 +20,18 @@ from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.optimization import LearningRate
 from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe
 
+# How often a run measures its retrieval accuracy.
+_NUM_VALIDATIONS = 10
+
 
 def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Path, reward_model: Output) -> Mapping[str, Any]:
     """Write the LRM (``config.json``, ``model.safetensors``) and its learning curve; facts: held-out retrieval accuracy."""
     checkpoints = reward_model.folder / ".checkpoints"
     with join_world() as world:
-        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), world=world)
         run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
+        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), run=run, world=world)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
-        accuracy = pretrainer.retrieval_accuracy()
+        accuracy = float(pretrainer.retrieval_accuracy()) if pretraining.num_validation else None
         if world.leads:
             pretrainer.model.save(reward_model.folder)
             (reward_model.folder / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
@@ -39,26 +43,28 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
     }
 
 
-def _pretrainer(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Pretrained, world: World) -> PreferencePretrainer:
+def _pretrainer(
+    model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Pretrained, run: Run, world: World
+) -> PreferencePretrainer:
     codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
     cache = LatentCache.open(latents)
-    tower = pretraining.tower
-    shape = LatentRewardShape(
-        latent=codec.latent_shape(model.resolution),
-        text_dim=cache.text_dim(pretraining.scorer),
-        patch=tower.patch,
-        width=tower.width,
-        num_layers=tower.num_layers,
-        num_heads=tower.num_heads,
-    )
-    torch.manual_seed(pretraining.seed)
     recipe = PretrainingRecipe(
         batch_size=pretraining.batch_size,
         learning_rate=LearningRate(pretraining.learning_rate, pretraining.warmup_steps, pretraining.num_steps, "cosine"),
         weight_decay=pretraining.weight_decay,
-        validation_fraction=pretraining.validation_fraction,
+        num_validation=pretraining.num_validation,
+        # At steps that have a row in the curve.
+        validate_every=run.log_every * max(1, round(run.num_steps / run.log_every / _NUM_VALIDATIONS)),
         scorer=pretraining.scorer,
         seed=pretraining.seed,
     )
-    network = LatentRewardModel(shape).to(world.device)
+    text_dim = cache.text_dim(pretraining.scorer)
+    shape = LatentRewardShape(latent=codec.latent_shape(model.resolution), text_dim=text_dim, tower=_tower(pretraining.tower))
+    network = LatentRewardModel.at_random(shape, seed=pretraining.seed).to(world.device)
     return PreferencePretrainer(recipe=recipe, model=network, codec=codec, cache=cache, world=world)
+
+
+def _tower(tower: VitTower | ResNetTower) -> VitShape | ResNetShape:
+    if isinstance(tower, ResNetTower):
+        return ResNetShape(tower.blocks, tower.width)
+    return VitShape(tower.patch, tower.width, tower.num_layers, tower.num_heads)

@@ -88,6 +88,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("latents", "pretrained"),
         outputs=("reward_model",),
         profile=Profile.A100_NODE,
+        version=2,
         when=lambda config: config.reward.kind == "latent",
     ),
     Stage(
@@ -98,6 +99,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("latents", "pretrained", "reward_model"),
         outputs=("student",),
         profile=Profile.A100_GANG,
+        version=2,
     ),
     Stage(
         name="evaluate",

@@ -184,7 +184,7 @@ class Distiller:
             rg_lcd_loss(distance, surrogate(z0_hat, guidance.gradient), self.guide.weight).backward()
         figures["grad_norm"] = self._update(step)
         if self.guide is not None:
-            figures |= self.guide.learn((terms.z0_hat.detach(), terms.target, batch.z0), batch.texts)
+            figures |= self.guide.learn(step, (terms.z0_hat.detach(), terms.target, batch.z0), batch.texts)
         return figures
 
     def parts(self) -> dict[str, dict[str, Tensor]]:

@@ -7,6 +7,7 @@ A run is defined by its global batch. Ranks take their slice of the batch *and o
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,16 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The ranks' equally many ``rows``, one after the other: the global batch.
+
+        Its gradient is that of a loss which every rank computes alike, summed over the ranks: nothing is sent back.
+        """
+        if self.size == 1:
+            return rows
+        gathered: torch.Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]  # torch gives it no types
+        return gathered
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""
         if self.size == 1:
@@ -68,6 +79,23 @@ class World:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over the ranks. Where all compute the same loss, the sum of their gradients at a row is ``size`` times one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, world: World) -> torch.Tensor:
+        ctx.world = world
+        gathered = rows.new_empty(world.size * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        world: World = ctx.world
+        (gradient,) = gradients
+        return world.size * gradient[world.rows(len(gradient))], None
 
 
 @contextmanager

@@ -3,24 +3,30 @@
 Shapes: B batch, (C, h, w) latents, K candidates, D text width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rglcd.core.distillation import reward_gradient
-from rglcd.core.preference import pairwise_preference_kl
+from rglcd.core.preference import Pairing, paired, pairwise_agreement, pairwise_preference_kl
+from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World
+from rglcd.training.draws import generator_for
 from rglcd.training.optimization import adamw, optimise
 
 Texts = Mapping[str, Tensor]
 """Text features (B, D) by scorer name."""
+
+
+REAL: Final = 2
+"""Which candidate is the real image: a guide learns from the student's prediction, its target and that, in this order."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class Guide(Protocol):
         """Which way the student's clean latents (B, C, h, w) should go."""
         ...
 
-    def learn(self, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
-        """Learn from K latents (B, C, h, w) for the same captions, if there is anything to learn; figures."""
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
+        """Learn at ``step`` from K latents (B, C, h, w) for the same captions, if there is anything to learn; figures."""
         ...
 
     def parts(self) -> dict[str, dict[str, Tensor]]: ...
@@ -67,7 +73,7 @@ class PixelGuide:
         )
         return Guidance(scores, gradient)
 
-    def learn(self, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
         return {}
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -77,11 +83,28 @@ class PixelGuide:
         pass
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How the proxy learns from the expert.
+
+    ``labels`` makes expert logits (K, B) of the expert's scores (K, B). Every ``label_every``-th sample is labelled, and
+    each labelled batch is learnt from ``num_updates`` times. ``privileged`` is the candidate that cannot lose, if one is.
+    """
+
+    learning_rate: float
+    num_updates: int
+    label_every: int
+    labels: Callable[[Tensor], Tensor]
+    privileged: int | None
+    pairing: Pairing
+    seed: int
+
+
 class LatentGuide:
     """RG-LCD Algorithm 4: the proxy's gradient, and the proxy tuned to prefer what the expert prefers.
 
-    The expert is only ever asked for scores of decoded images, so it need not be differentiable. ``learning_rate`` None
-    keeps the proxy as pretraining left it.
+    The expert is only ever asked for scores of decoded images, so it need not be differentiable. ``tuning`` None keeps
+    the proxy as it is. Parameters of ``model`` that want no gradient are left alone; which those are is settled before.
     """
 
     def __init__(
@@ -94,8 +117,7 @@ class LatentGuide:
         model_scorer: str,
         weight: float,
         chunk_size: int,
-        learning_rate: float | None,
-        label_every: int,
+        tuning: Tuning | None,
         world: World,
     ) -> None:
         self.model = model
@@ -105,30 +127,45 @@ class LatentGuide:
         self.model_scorer = model_scorer
         self.weight = weight
         self.chunk_size = chunk_size
-        self.learning_rate = learning_rate
-        self.label_every = label_every
-        self._network: nn.Module = world.wrap(model)
-        self._optimizer = adamw(model.parameters(), weight_decay=0.0)
+        self.tuning = tuning
+        self.world = world
+        self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._network: nn.Module = model if tuning is None else world.wrap(model)
+        self._optimizer = adamw(self._learning, weight_decay=0.0)
 
     def guide(self, z0_hat: Tensor, texts: Texts) -> Guidance:
         text = texts[self.model_scorer]
         scores, gradient = reward_gradient(z0_hat, lambda z0, rows: self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
         return Guidance(scores, gradient)
 
-    def learn(self, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
-        """One step on the KL between the expert's and the proxy's preferences over all pairs of candidates."""
-        if self.learning_rate is None:
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
+        """Learn from the KL between the expert's and the proxy's preferences over all pairs of candidates."""
+        tuning = self.tuning
+        if tuning is None:
             return {}
-        labelled = slice(None, None, self.label_every)
-        latents = torch.cat([candidate[labelled] for candidate in candidates])
-        num = len(candidates)
-        expert_text, model_text = (texts[name][labelled].repeat(num, 1) for name in (self.expert_scorer, self.model_scorer))
-        expert_scores = self._expert_scores(latents, expert_text).view(num, -1)
-        proxy_logits = self._network(latents, model_text).view(num, -1)
-        loss = pairwise_preference_kl(self.expert.logit_scale * expert_scores, proxy_logits).mean()
+        rows = _labelled(tuning, len(candidates[0]))
+        latents = torch.cat([candidate[rows] for candidate in candidates])
+        expert_text, text = (texts[name][rows].repeat(len(candidates), 1) for name in (self.expert_scorer, self.model_scorer))
+        scores = self._expert_scores(latents, expert_text).view(len(candidates), -1)
+        labels = tuning.labels(self._paired(tuning, scores, step))
+        updates = [self._update(tuning, latents, text, labels) for _ in range(tuning.num_updates)]
+        return {**updates[0], "expert_reward": scores[0].mean()}
+
+    def _paired(self, tuning: Tuning, scores: Tensor, step: int) -> Tensor:
+        """This rank's columns of the scores (K, B), exchanged over the whole batch where the pairing is a control."""
+        if tuning.pairing is Pairing.OWN:
+            return scores
+        everybody = self.world.gather(scores.T).T
+        mixed = paired(everybody, tuning.pairing, generator=generator_for(tuning.seed, step, "pairing"))
+        return mixed[:, self.world.rows(mixed.shape[1])]
+
+    def _update(self, tuning: Tuning, latents: Tensor, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One step of the optimiser; the figures are those before it."""
+        logits = self._network(latents, text).logits.view_as(labels)
+        loss = pairwise_preference_kl(labels, logits, privileged=tuning.privileged).mean()
         loss.backward()
-        optimise(self._optimizer, list(self.model.parameters()), rate=self.learning_rate, max_grad_norm=None)
-        return {"lrm_loss": loss.detach(), "expert_reward": expert_scores[0].mean()}
+        optimise(self._optimizer, self._learning, rate=tuning.learning_rate, max_grad_norm=None)
+        return {"lrm_loss": loss.detach(), "lrm_agreement": pairwise_agreement(labels, logits.detach())}
 
     @torch.no_grad()
     def _expert_scores(self, latents: Tensor, text: Tensor) -> Tensor:
@@ -141,3 +178,10 @@ class LatentGuide:
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.model.load_state_dict(dict(parts["reward_model"]))
         restore_optimizer(self._optimizer, self.model, parts["reward_model_optimizer"])
+
+
+def _labelled(tuning: Tuning, num_rows: int) -> slice:
+    """Every n-th row; :class:`InputError` when other ranks would then label other samples of the batch than these do."""
+    if num_rows % tuning.label_every:
+        raise InputError(f"reward.tuning.label_every {tuning.label_every} does not divide the {num_rows} samples of a process")
+    return slice(None, None, tuning.label_every)

@@ -48,6 +48,11 @@ class Run:
     images_per_step: int
     checkpoint_every: int
 
+    @property
+    def log_every(self) -> int:
+        """How many steps lie between two rows of the curve."""
+        return max(1, self.num_steps // CURVE_POINTS)
+
 
 def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: World) -> list[dict[str, Any]]:
     """Train to ``run.num_steps``, from the latest checkpoint if there is one; returns the curve, a row each few steps.
@@ -56,16 +61,15 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
     stops being finite; no such state is ever saved.
     """
     start, curve = _resume(trainable, checkpointer)
-    log_every = max(1, run.num_steps // CURVE_POINTS)
     with _stop_requests() as stop:
         for step in range(start, run.num_steps):
             figures = trainable.step(step)
             done = step + 1
             saves = done % run.checkpoint_every == 0 or done == run.num_steps
             stopping = world.any(bool(stop))
-            if done % log_every == 0 or saves or stopping:
+            if done % run.log_every == 0 or saves or stopping:
                 row = _row(figures, done=done, run=run, world=world)
-                curve += [row] if done % log_every == 0 else []
+                curve += [row] if done % run.log_every == 0 else []
                 _report(run, row)
             if (saves or stopping) and world.leads:
                 checkpointer.save(done, trainable.parts(), {"curve": curve})

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rglcd.core.preference import contrastive_loss
-from rglcd.data.latents import LatentCache
+from rglcd.data.latents import LatentBatch, LatentCache
 from rglcd.data.order import sample_indices
+from rglcd.errors import InputError
 from rglcd.models.codec import Codec, Moments
-from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.latent_reward import Embedded, LatentRewardModel
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World
 from rglcd.training.draws import draw_batch
@@ -22,50 +23,78 @@ from rglcd.training.optimization import LearningRate, adamw, optimise
 # CLIP clips its temperature at 100 (arXiv 2103.00020, section 2.5).
 _MAX_LOG_SCALE = 4.6052
 
+_VALIDATION_BATCH = 256
+
 
 @dataclass(frozen=True)
 class PretrainingRecipe:
-    """The run in plain values. The last ``validation_fraction`` of the samples is never trained on."""
+    """The run in plain values. ``batch_size`` is global; the last ``num_validation`` samples are never trained on.
+
+    Retrieval accuracy is measured at every ``validate_every``-th step.
+    """
 
     batch_size: int
     learning_rate: LearningRate
     weight_decay: float
-    validation_fraction: float
+    num_validation: int
+    validate_every: int
     scorer: str
     seed: int
 
 
+@dataclass(frozen=True)
+class _HeldOut:
+    """The captions that are told apart: text features (M, D) of the M there are, and the number (N,) of each sample's."""
+
+    texts: Tensor
+    captions: Tensor
+
+    @classmethod
+    def of(cls, batch: LatentBatch, scorer: str) -> "_HeldOut":
+        captions = caption_groups(batch.input_ids)
+        num = int(captions.max()) + 1 if len(captions) else 0
+        first = torch.full((num,), len(captions)).scatter_reduce(0, captions, torch.arange(len(captions)), reduce="amin")
+        return cls(batch.text[scorer][first], captions)
+
+
 class PreferencePretrainer:
-    """The LRM and its optimiser."""
+    """The LRM and its optimiser. Ranks embed their share of a batch, and contrast the whole of it."""
 
     def __init__(self, *, recipe: PretrainingRecipe, model: LatentRewardModel, codec: Codec, cache: LatentCache, world: World) -> None:
+        if 2 * recipe.num_validation > len(cache):
+            raise InputError(
+                f"pretraining.num_validation {recipe.num_validation} holds back more than half of the {len(cache)} cached samples"
+            )
         self.recipe = recipe
         self.model = model
         self.codec = codec
         self.cache = cache
         self.world = world
-        self.num_training = len(cache) - int(len(cache) * recipe.validation_fraction)
+        self.num_training = len(cache) - recipe.num_validation
+        self._held_out = _HeldOut.of(cache.batch(torch.arange(self.num_training, len(cache))), recipe.scorer)
+        self._rows = world.rows(recipe.batch_size)
+        self._network: nn.Module = world.wrap(model)
         self._optimizer = adamw(model.parameters(), weight_decay=recipe.weight_decay)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Train on batch ``step``."""
-        recipe, device = self.recipe, self.world.device
+        """Train on batch ``step``; the accuracy, where it is measured, is that after the step."""
+        recipe, world = self.recipe, self.world
         indices = sample_indices(recipe.seed, self.num_training, start=step * recipe.batch_size, count=recipe.batch_size)
-        cached = self.cache.batch(indices)
+        cached = self.cache.batch(indices[self._rows])
         draws = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
-        latents = self.codec.latents(Moments(cached.mean.to(device), cached.logvar.to(device)), draws.posterior.to(device))
-        text = cached.text[recipe.scorer].to(device)
-        loss = contrastive_loss(
-            self.model.embed_latents(latents),
-            self.model.embed_text(text),
-            self.model.log_scale.exp(),
-            group_ids=caption_groups(cached.input_ids).to(device),
-        )
+        latents = self._latents(cached, draws.posterior[self._rows])
+        ours: Embedded = self._network(latents, cached.text[recipe.scorer].to(world.device))
+        groups = caption_groups(world.gather(cached.input_ids.to(world.device)))
+        # Each rank contrasts the whole batch, of which it has the gradient of its own rows.
+        loss = contrastive_loss(world.gather(ours.latents), world.gather(ours.text), ours.scale, group_ids=groups)
         loss.backward()
         norm = optimise(self._optimizer, list(self.model.parameters()), rate=recipe.learning_rate.at(step), max_grad_norm=1.0)
         with torch.no_grad():
             self.model.log_scale.clamp_(max=_MAX_LOG_SCALE)
-        return {"loss": loss.detach(), "grad_norm": norm}
+        figures = {"loss": loss.detach(), "grad_norm": norm}
+        if recipe.num_validation and (step + 1) % recipe.validate_every == 0:
+            figures["retrieval_accuracy"] = self.retrieval_accuracy()
+        return figures
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"reward_model": dict(self.model.state_dict()), "optimizer": optimizer_tensors(self._optimizer, self.model)}
@@ -75,32 +104,23 @@ class PreferencePretrainer:
         restore_optimizer(self._optimizer, self.model, parts["optimizer"])
 
     @torch.no_grad()
-    def retrieval_accuracy(self) -> float | None:
-        """How often a held-out latent's nearest caption, among all that the held-out samples have, is its own; None without any."""
-        held_out = torch.arange(self.num_training, len(self.cache))
-        if len(held_out) == 0:
-            return None
-        cached = self.cache.batch(held_out)
-        groups = caption_groups(cached.input_ids)
-        _, first = _unique_rows(groups)
-        texts = self.model.embed_text(cached.text[self.recipe.scorer][first].to(self.world.device))
-        hits = 0
-        for rows in torch.arange(len(held_out)).split(256):
-            moments = Moments(cached.mean[rows].to(self.world.device), cached.logvar[rows].to(self.world.device))
-            latents = self.codec.latents(moments, torch.zeros_like(moments.mean))
-            nearest = (self.model.embed_latents(latents) @ texts.T).argmax(dim=1).cpu()
-            hits += int((groups[first][nearest] == groups[rows]).sum())
-        return hits / len(held_out)
+    def retrieval_accuracy(self) -> Tensor:
+        """How often a held-out latent's nearest caption, among all that the held-out samples have, is its own; on all ranks."""
+        held_out, world = self._held_out, self.world
+        texts = self.model.embed_text(held_out.texts.to(world.device))
+        hits = torch.zeros((), device=world.device)
+        for rows in torch.arange(len(held_out.captions))[world.rank :: world.size].split(_VALIDATION_BATCH):
+            cached = self.cache.batch(self.num_training + rows)
+            nearest = (self.model.embed_latents(self._latents(cached, torch.zeros_like(cached.mean))) @ texts.T).argmax(dim=1)
+            hits += (nearest.cpu() == held_out.captions[rows]).sum().to(world.device)
+        return world.mean(hits) * world.size / len(held_out.captions)
+
+    def _latents(self, cached: LatentBatch, noise: Tensor) -> Tensor:
+        device = self.world.device
+        return self.codec.latents(Moments(cached.mean.to(device), cached.logvar.to(device)), noise.to(device))
 
 
 def caption_groups(input_ids: Tensor) -> Tensor:
-    """A number (B,) for each caption, equal for equal token ids (B, L)."""
+    """A number (B,) for each caption, counted from 0, equal for equal token ids (B, L)."""
     groups: Tensor = torch.unique(input_ids, dim=0, return_inverse=True)[1]
     return groups
-
-
-def _unique_rows(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct numbers in ``groups`` (B,), and where each first stands."""
-    values, inverse = torch.unique(groups, return_inverse=True)
-    first = torch.full((len(values),), len(groups)).scatter_reduce(0, inverse, torch.arange(len(groups)), reduce="amin")
-    return values, first
