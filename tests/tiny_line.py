@@ -55,9 +55,9 @@ def write_tiny_source(folder: Path) -> None:
     (folder / "index.tsv").write_text("".join(rows))
 
 
-def write_pretrained_artifact(folder: Path) -> None:
+def write_pretrained_artifact(folder: Path, *, xl: bool = False) -> None:
     """The artifact ``pretrained`` as if ``prepare`` had made it."""
-    write_tiny_pretrained(folder)
+    write_tiny_pretrained(folder, xl=xl)
     files = scan(folder)
     write_manifest(folder, Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
 
@@ -70,9 +70,9 @@ def run(root: Path, config: Config, name: str) -> Outcome:
     return run_stage(name, {section: config.section(section) for section in stage.sections}, artifacts)
 
 
-def up_to_latents(root: Path, config: Config) -> None:
+def up_to_latents(root: Path, config: Config, *, xl: bool = False) -> None:
     """Source, shards, pretrained and latents under ``root``."""
     write_tiny_source(root / "data")
-    write_pretrained_artifact(root / "pretrained")
+    write_pretrained_artifact(root / "pretrained", xl=xl)
     run(root, config, "shard")
     run(root, config, "cache")

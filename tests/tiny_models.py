@@ -4,8 +4,23 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 RESOLUTION = 16
 """Pixels that the tiny teacher draws; its latents are (4, 8, 8)."""
@@ -18,27 +33,7 @@ PROJECTION_WIDTH = 12
 def write_tiny_teacher(folder: Path, *, seed: int = 0) -> None:
     """A diffusers ``StableDiffusionPipeline`` folder: v-prediction, VAE of factor 2, text encoder of width 16."""
     torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[8, 16],
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=RESOLUTION,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=RESOLUTION // 2,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
+    vae, unet = _vae(), _unet(cross_attention_dim=TEXT_WIDTH)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -61,6 +56,58 @@ def write_tiny_teacher(folder: Path, *, seed: int = 0) -> None:
     ).save_pretrained(folder, safe_serialization=True)
 
 
+def write_tiny_xl(folder: Path, *, seed: int = 0) -> None:
+    """A diffusers ``StableDiffusionXLPipeline`` folder: eps-prediction, two text encoders, the second padded otherwise, sizes."""
+    torch.manual_seed(seed)
+    vae = _vae()
+    unet = _unet(
+        cross_attention_dim=2 * TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + PROJECTION_WIDTH,
+    )
+    first, second = _tokenizer(), _tokenizer(pad_token="!")  # as SDXL's second tokenizer has it
+    texts = {"num_hidden_layers": 2}
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**_text_sizes(first) | texts)),
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**_text_sizes(second) | texts | {"projection_dim": PROJECTION_WIDTH})),
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 16],
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=RESOLUTION,
+    )
+
+
+def _unet(**sizes: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION // 2,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+        **sizes,
+    )
+
+
 def write_tiny_clip(folder: Path, *, seed: int = 0) -> None:
     """A ``CLIPModel`` folder with its tokenizer and normalisation, as a scorer of kind ``clip`` has it."""
     torch.manual_seed(seed)
@@ -75,19 +122,19 @@ def write_tiny_clip(folder: Path, *, seed: int = 0) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(normalisation), encoding="utf-8")
 
 
-def write_tiny_pretrained(folder: Path, *, seed: int = 0) -> None:
+def write_tiny_pretrained(folder: Path, *, seed: int = 0, xl: bool = False) -> None:
     """The layout of the artifact ``pretrained`` with a tiny teacher and one scorer, ``expert``; no feature network."""
-    write_tiny_teacher(folder / "teacher", seed=seed)
+    (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher", seed=seed)
     write_tiny_clip(folder / "scorers" / "expert", seed=seed)
     layout = {"scorers": {"expert": {"kind": "clip"}}, "features": {"kind": "auto"}}
     (folder / "scorers.json").write_text(json.dumps(layout), encoding="utf-8")
 
 
-def _tokenizer() -> CLIPTokenizer:
+def _tokenizer(**special: str) -> CLIPTokenizer:
     """Printable ASCII, a token a character: any English caption has ids of its own."""
     letters = [chr(code) for code in range(33, 127)]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=MAX_TOKENS, **special)
 
 
 def _text_sizes(tokenizer: CLIPTokenizer) -> dict[str, int]:

@@ -243,7 +243,6 @@ class Model(Section):
     num_ddim_steps: Positive = 50
     sigma_data: float = Field(default=0.5, gt=0)
     timestep_scaling: float = Field(default=10.0, gt=0)
-    omega_embedding_dim: Positive = 256
 
 
 class Preparation(Section):
@@ -505,10 +504,33 @@ class DoublingGrid(Section):
     end: Positive = 80
 
 
+class FullStudent(Section):
+    """A whole UNet of its own, which is also told the guidance weight omega."""
+
+    kind: Literal["full"] = "full"
+    omega_embedding_dim: Positive = 256
+
+
+class LoraStudent(Section):
+    """A low-rank adapter on the teacher's own UNet, in the manner of LCM-LoRA: it is not told omega.
+
+    ``targets`` end the names of the layers that get one; the default is what the released LCM-LoRA was trained with.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: Positive = 64
+    alpha: Positive = 64
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+        *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+    )
+
+
 class Distillation(Section):
     """The distillation run. Each arm is a student: ``rg`` as the reward section says, ``lcm`` with no reward."""
 
     arms: tuple[Literal["lcm", "rg"], ...] = ("rg",)
+    student: Annotated[FullStudent | LoraStudent, Field(discriminator="kind")] = FullStudent()
     match_compute: bool = False
     """Give the ``lcm`` arm as many more steps as the reward costs, counted in floating point operations."""
     num_steps: Positive = 10_000

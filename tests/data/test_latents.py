@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rglcd.core.condition import Condition
 from rglcd.data.latents import (
     Fingerprint,
     LatentBatch,
@@ -37,7 +38,8 @@ def batch_of(num_samples: int, *, seed: int = 0, embeddings: bool = False) -> La
         logvar=draw(4, 2, 2).half().float(),
         input_ids=torch.randint(0, 70_000, (num_samples, 5), generator=generator),
         text={"expert": draw(6), "checker": torch.randint(0, 5, (num_samples, 3), generator=generator)},
-        text_embeddings=draw(5, 3).half().float() if embeddings else None,
+        caption=Condition(draw(5, 3).half().float(), draw(4).half().float()) if embeddings else None,
+        time_ids=torch.randint(0, 5_000, (num_samples, 6), generator=generator, dtype=torch.int32) if embeddings else None,
     )
 
 
@@ -85,7 +87,8 @@ class TestReading:
             (batch.input_ids, [shard.input_ids for shard in stored]),
             (batch.text["expert"], [shard.text["expert"] for shard in stored]),
             (batch.text["checker"], [shard.text["checker"].float() for shard in stored]),
-            (batch.text_embeddings, [shard.text_embeddings for shard in stored]),
+            (batch.time_ids, [shard.time_ids for shard in stored]),
+            *((vars(batch.caption)[part], [vars(shard.caption)[part] for shard in stored]) for part in ("embeddings", "pooled")),
         ]
         for found, columns in pairs:
             assert found is not None
@@ -98,8 +101,10 @@ class TestReading:
         cache = LatentCache.open(folder)
         assert (len(cache), cache.latent_shape, cache.text_dim("expert"), cache.text_dim("checker")) == (9, (4, 2, 2), 6, 3)
 
-    def test_no_text_embeddings_unless_stored(self, own_folder: Path) -> None:
-        assert LatentCache.open(own_folder).batch(torch.tensor([0])).text_embeddings is None
+    def test_no_text_embeddings_and_sizes_unless_stored(self, own_folder: Path) -> None:
+        batch = LatentCache.open(own_folder).batch(torch.tensor([0]))
+        assert batch.caption is None
+        assert batch.time_ids is None
 
     @pytest.mark.parametrize("index", [-1, 9])
     def test_an_index_outside_is_refused(self, folder: Path, index: int) -> None:
@@ -136,6 +141,8 @@ class TestWriting:
             "latent_logvar": torch.float16,
             "input_ids": torch.int32,
             "text_embeddings": torch.float16,
+            "text_pooled": torch.float16,
+            "time_ids": torch.int32,
             "text.expert": torch.float32,
             "text.checker": torch.float32,
         }

@@ -1,20 +1,28 @@
 """Our samplers draw what diffusers' pipelines draw from the same noise."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.evaluation.generation import as_png, draw_student, draw_teacher, from_png, seeded_noises, student_latents, teacher_latents
 from rglcd.models.codec import Codec
-from rglcd.models.export import CardFacts, export_pipeline
-from rglcd.models.student import Student
+from rglcd.models.export import CardFacts, SamplingGrid, export_student
+from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from tests.tiny_models import RESOLUTION, write_tiny_teacher
+from tests.tiny_models import RESOLUTION, write_tiny_teacher, write_tiny_xl
 
 CPU = torch.device("cpu")
 CAPTIONS = ["a red circle", "a blue square"]
@@ -39,8 +47,36 @@ def student_folder(teacher_folder, tmp_path_factory) -> Path:
     torch.nn.init.normal_(student.unet.time_embedding.cond_proj.weight, std=0.1)
     card = CardFacts("t", "t", "rg", "none", 1, 1, (1.0, 5.0), 3.0)
     folder = tmp_path_factory.mktemp("student")
-    export_pipeline(student.unet, teacher=teacher_folder, folder=folder, num_ddim_steps=50, timestep_scaling=10.0, card=card)
+    export_student(student, teacher=teacher_folder, folder=folder, grid=SamplingGrid(50, 10.0), card=card)
     return folder
+
+
+CARD = CardFacts("t", "t", "rg", "none", 1, 1, (1.0, 5.0), 3.0)
+ADAPTER = AdapterShape(rank=2, alpha=6, targets=("to_q", "to_v", "ff.net.2", "conv1", "proj_in"))
+KINDS = ["epsilon", "v_prediction", "sample"]
+
+
+def shelve(folder: Path, *, xl: bool, kind: str) -> Path:
+    """A teacher of ``kind``, and of it a whole student and an adapter, as if they had learnt."""
+    (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher")
+    path = folder / "teacher" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": kind}))
+    teacher = Teacher.load(folder / "teacher", dtype=torch.float32, device=CPU)
+    whole, adapter = Student.of_teacher(teacher, omega_embedding_dim=32), Student.adapting(teacher, ADAPTER, seed=0)
+    torch.manual_seed(5)
+    torch.nn.init.normal_(whole.unet.time_embedding.cond_proj.weight, std=0.1)
+    for name, parameter in adapter.learnt.items():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    for student, name in ((whole, "whole"), (adapter, "adapter")):
+        export_student(student, teacher=folder / "teacher", folder=folder / name, grid=SamplingGrid(50, 10.0), card=CARD)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[(False, kind) for kind in KINDS] + [(True, "epsilon")], ids=lambda p: "xl" if p[0] else p[1])
+def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    xl, kind = request.param
+    return shelve(tmp_path_factory.mktemp("shelf"), xl=xl, kind=kind)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +115,25 @@ def test_noise_is_standard_normal():
 # --- the teacher ---------------------------------------------------------------------------------
 
 
+def test_sdxls_teacher_draws_as_diffusers_does_from_zeros_for_no_caption(tmp_path: Path) -> None:
+    write_tiny_xl(tmp_path)
+    (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
+    teacher, text = (kind.load(tmp_path, dtype=torch.float32, device=CPU) for kind in (Teacher, TextEncoder))
+    cond = text.encode(text.tokenise(CAPTIONS)).with_time_ids(text.drawing_sizes(RESOLUTION))
+    ours = teacher_latents(teacher, cond, text.null(), noise, schedule=teacher.schedule, num_steps=5, omega=2.0)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    grid = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False}
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **grid)
+    theirs = pipeline(CAPTIONS, latents=noise.clone(), num_inference_steps=5, guidance_scale=3.0, output_type="latent").images
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("num_steps", [4, 10])
 def test_the_teacher_draws_as_diffusers_does_on_the_trailing_grid(teacher_folder, text, num_steps):
     (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
     teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
-    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.encode(text.null_ids())
+    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.null()
     ours = teacher_latents(teacher, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=2.0)
 
     pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None)
@@ -97,7 +147,7 @@ def test_the_teacher_draws_as_diffusers_does_on_the_trailing_grid(teacher_folder
 # --- students ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 4])
+@pytest.mark.parametrize("num_steps", range(1, 9))
 def test_the_student_draws_as_diffusers_does(student_folder, text, num_steps):
     noises = seeded_noises(range(2), SHAPE, seed=0, count=num_steps)
     pipeline = LatentConsistencyModelPipeline.from_pretrained(student_folder, safety_checker=None)
@@ -111,14 +161,53 @@ def test_the_student_draws_as_diffusers_does(student_folder, text, num_steps):
     assert torch.allclose(ours, theirs, atol=TOLERANCE)
 
 
-def _drawn_by_diffusers(pipeline, noises, num_steps):
-    """The pipeline's latents, and the noises that its scheduler drew on the way (from one generator, a call a step)."""
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_whatever_the_teacher_predicts_its_whole_student_draws_the_images_that_diffusers_draws(shelf: Path, num_steps: int) -> None:
+    student = Student.load(shelf / "whole", dtype=torch.float32, device=CPU)
+    pipeline = DiffusionPipeline.from_pretrained(shelf / "whole", safety_checker=None)
+    assert isinstance(pipeline, StableDiffusionXLPipeline if student.unet.config.addition_embed_type else LatentConsistencyModelPipeline)
+    _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=3.0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_an_adapter_on_the_stock_pipeline_draws_the_images_that_we_draw_fused_or_not(shelf: Path, num_steps: int) -> None:
+    teacher = Teacher.load(shelf / "teacher", dtype=torch.float32, device=CPU)
+    student = Student.load_adapter(shelf / "adapter", teacher, ADAPTER)
+    pipeline = DiffusionPipeline.from_pretrained(shelf / "teacher", safety_checker=None)
+    pipeline.scheduler = LCMScheduler.from_pretrained(shelf / "adapter", subfolder="scheduler")
+    without = _drawn_by_diffusers(pipeline, seeded_noises(range(2), SHAPE, seed=0, count=num_steps), num_steps, guidance_scale=1.0)[0]
+    pipeline.load_lora_weights(shelf / "adapter")
+    theirs = _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
+    assert not torch.allclose(theirs, without, atol=1e-2), "the adapter does something"
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
+
+
+def _compare(shelf: Path, student: Student, pipeline, *, num_steps: int, guidance_scale: float) -> torch.Tensor:
+    """Our latents and pictures are the pipeline's, from the same noise; the latents."""
+    pipeline.set_progress_bar_config(disable=True)
+    noises = seeded_noises(range(2), SHAPE, seed=0, count=num_steps)
+    theirs, drawn = _drawn_by_diffusers(pipeline, noises, num_steps, guidance_scale=guidance_scale)
+    text, codec = (kind.load(shelf / "teacher", dtype=torch.float32, device=CPU) for kind in (TextEncoder, Codec))
+    cond = text.encode(text.tokenise(CAPTIONS)).with_time_ids(text.drawing_sizes(RESOLUTION))
+    noises = [noises[0], *drawn]
+    ours = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=guidance_scale - 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=TOLERANCE)
+    pixels = draw_student(student, codec, cond, omega=guidance_scale - 1, noises=noises, scalings=BoundaryScalings())
+    pictures = _drawn_by_diffusers(pipeline, noises, num_steps, guidance_scale=guidance_scale, output_type="pt")[0]
+    torch.testing.assert_close(pixels, pictures, rtol=1e-4, atol=1e-4)
+    return theirs
+
+
+def _drawn_by_diffusers(pipeline, noises, num_steps, *, guidance_scale: float = 3.0, output_type: str = "latent"):
+    """The pipeline's latents or pictures, and the noises that its scheduler drew on the way (one generator, a call a step)."""
     theirs = pipeline(
         CAPTIONS,
         latents=noises[0].clone(),
         num_inference_steps=num_steps,
-        guidance_scale=3.0,
-        output_type="latent",
+        guidance_scale=guidance_scale,
+        output_type=output_type,
         generator=torch.Generator().manual_seed(9),
     ).images
     generator = torch.Generator().manual_seed(9)
@@ -138,7 +227,7 @@ def test_drawing_is_sampling_and_decoding_without_a_graph(teacher_folder, studen
     teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
     student = Student.load(student_folder, dtype=torch.float32, device=CPU)
     codec = Codec.load(teacher_folder, dtype=torch.float32, device=CPU)
-    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.encode(text.null_ids())
+    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.null()
     noises = seeded_noises(range(2), SHAPE, seed=0, count=2)
     many = teacher_latents(teacher, cond, uncond, noises[0], schedule=teacher.schedule, num_steps=4, omega=2.0)
     few = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=2.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, LCMScheduler
 
-from rglcd.models.export import CardFacts, export_pipeline
-from rglcd.models.student import Student
+from rglcd.models.export import CardFacts, SamplingGrid, export_student, exported_weights
+from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 
 CARD = CardFacts(
@@ -26,8 +26,7 @@ CARD = CardFacts(
 
 def export(teacher_folder: Path, folder: Path, *, num_ddim_steps: int = 40, timestep_scaling: float = 7.0) -> Student:
     student = Student.of_teacher(Teacher.load(teacher_folder, dtype=torch.float32, device=torch.device("cpu")), omega_embedding_dim=16)
-    sizes = {"num_ddim_steps": num_ddim_steps, "timestep_scaling": timestep_scaling}
-    export_pipeline(student.unet, teacher=teacher_folder, folder=folder, **sizes, card=CARD)
+    export_student(student, teacher=teacher_folder, folder=folder, grid=SamplingGrid(num_ddim_steps, timestep_scaling), card=CARD)
     return student
 
 
@@ -114,3 +113,59 @@ def test_the_card_says_this_runs_figures(exported: Path) -> None:
     assert "| 1 to 5.5 |" in card
     assert "guidance_scale=4.25" in card
     assert "between 2 and 6.5" in card
+
+
+# --- adapters and SDXL ---------------------------------------------------------------------------
+
+SHAPE = AdapterShape(rank=2, alpha=6, targets=("to_q", "conv1"))
+
+
+def adapter_of(teacher_folder: Path) -> Student:
+    student = Student.adapting(Teacher.load(teacher_folder, dtype=torch.float32, device=torch.device("cpu")), SHAPE, seed=1)
+    for name, parameter in student.learnt.items():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+    return student
+
+
+@pytest.mark.parametrize("name", ["teacher_folder", "xl_folder"])
+def test_an_adapter_is_one_small_file_with_a_scheduler_and_a_card(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    teacher = request.getfixturevalue(name)
+    for folder in ("first", "second"):
+        export_student(adapter_of(teacher), teacher=teacher, folder=tmp_path / folder, grid=SamplingGrid(40, 7.0), card=CARD)
+    files = {path.relative_to(tmp_path / "first").as_posix(): path for path in (tmp_path / "first").rglob("*") if path.is_file()}
+    assert set(files) == {"pytorch_lora_weights.safetensors", "scheduler/scheduler_config.json", "README.md"}
+    assert all((tmp_path / "second" / name).read_bytes() == path.read_bytes() for name, path in files.items())
+    scheduler = LCMScheduler.from_pretrained(tmp_path / "first" / "scheduler")
+    assert (scheduler.config.original_inference_steps, scheduler.config.timestep_scaling) == (40, 7.0)
+    card = files["README.md"].read_text()
+    assert 'load_lora_weights("this folder")' in card
+    assert 'from_pretrained("./toy/teacher")' in card
+    assert "guidance_scale=1)" in card
+
+
+def test_an_adapters_file_carries_its_scale_in_its_second_factor(teacher_folder: Path) -> None:
+    student = adapter_of(teacher_folder)
+    tensors = student.adapter_tensors()
+    assert all(name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight")) for name in tensors)
+    assert len(tensors) == len(student.learnt)
+    for name, parameter in student.learnt.items():
+        stored = tensors[f"unet.{name.replace('.default.', '.')}"]
+        torch.testing.assert_close(stored, parameter.detach() * (SHAPE.alpha / SHAPE.rank if ".lora_B." in name else 1))
+
+
+def test_a_whole_student_of_sdxl_brings_both_encoders_along(xl_folder: Path, tmp_path: Path) -> None:
+    export(xl_folder, tmp_path)
+    index = read(tmp_path / "model_index.json")
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    assert index["force_zeros_for_empty_prompt"] is True
+    parts = {name for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+    assert parts == {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler"}
+    assert read(tmp_path / "scheduler" / "scheduler_config.json")["_class_name"] == "LCMScheduler"
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path)
+    assert pipeline.unet.config.time_cond_proj_dim == 16
+
+
+def test_what_draws_is_named_and_nothing_else() -> None:
+    files = {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2", "rg/README.md": "3", "lcm/unet/a": "4"}
+    assert exported_weights(files, "rg") == {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2"}

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
-from rglcd.models.student import Student
+from rglcd.models.student import ADAPTER_FILE, AdapterShape, Student
 from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
 from tests.tiny_models import MAX_TOKENS, TEXT_WIDTH
 
 OMEGA_DIM = 32
@@ -108,3 +109,135 @@ def test_a_saved_student_that_lacks_its_new_layer_is_refused(saved: Path) -> Non
 def test_a_teacher_is_no_student(teacher_folder: Path) -> None:
     with pytest.raises(InputError, match="takes no guidance embedding"):
         Student.load(teacher_folder, dtype=torch.float32, device=CPU)
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+SHAPE = AdapterShape(rank=3, alpha=6, targets=("to_q", "to_out.0", "conv1", "time_emb_proj"))
+
+
+@pytest.fixture
+def adapter(teacher: Teacher) -> Student:
+    return Student.adapting(teacher, SHAPE, seed=0)
+
+
+def stir(student: Student) -> None:
+    """As if it had learnt."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in student.learnt.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def draw(student: Student, omega: float = 3.0) -> torch.Tensor:
+    z_t, t, cond = inputs()
+    with torch.no_grad():
+        return student(z_t, t, torch.full((3,), omega), cond).x0
+
+
+def test_an_adapter_starts_as_the_teacher_and_never_hears_omega(teacher: Teacher, adapter: Student) -> None:
+    z_t, t, cond = inputs()
+    torch.testing.assert_close(draw(adapter), teacher(z_t, t, cond).x0)
+    stir(adapter)
+    assert not torch.allclose(draw(adapter), teacher(z_t, t, cond).x0)
+    assert torch.equal(draw(adapter, omega=1.0), draw(adapter, omega=9.0))
+
+
+def test_an_adapter_shares_the_teachers_weights_and_learns_its_own(teacher: Teacher, adapter: Student) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.unet.state_dict().items()}
+    mine, theirs = ({parameter.data_ptr() for parameter in unet.parameters()} for unet in (adapter.unet, teacher.unet))
+    assert theirs <= mine, "nothing is copied"
+    assert {name for name, parameter in adapter.unet.named_parameters() if parameter.requires_grad} == adapter.learnt.keys()
+    assert {parameter.data_ptr() for parameter in adapter.learnt.values()} == mine - theirs
+    stir(adapter)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.unet.state_dict().items())
+    assert not any(hasattr(module, "lora_A") for module in teacher.unet.modules())
+
+
+def test_an_adapters_layers_are_those_that_the_targets_end(adapter: Student) -> None:
+    layers = {name.split(".lora_")[0] for name in adapter.learnt}
+    assert layers
+    assert all(layer.endswith(SHAPE.targets) for layer in layers)
+    assert {parameter.shape[0] for name, parameter in adapter.learnt.items() if ".lora_A." in name} == {SHAPE.rank}
+
+
+def test_an_adapter_is_the_seeds_whatever_was_drawn_before(teacher: Teacher) -> None:
+    states = []
+    for seed in (7, 7, 8):
+        torch.rand(3)
+        before = torch.random.get_rng_state()
+        states.append(Student.adapting(teacher, SHAPE, seed=seed).learnt)
+        assert torch.equal(torch.random.get_rng_state(), before), "and nobody else's draws move"
+    first, second, third = states
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+def test_targets_that_name_no_layer_are_refused(teacher: Teacher) -> None:
+    with pytest.raises(InputError, match=r"student\.targets: .*to_nowhere"):
+        Student.adapting(teacher, AdapterShape(2, 2, ("to_nowhere",)), seed=0)
+
+
+def test_on_a_teacher_in_half_precision_an_adapter_learns_in_full(teacher_folder: Path) -> None:
+    half = Teacher.load(teacher_folder, dtype=torch.bfloat16, device=CPU)
+    adapter = Student.adapting(half, SHAPE, seed=0)
+    assert {parameter.dtype for parameter in adapter.learnt.values()} == {torch.float32}
+    z_t, t, cond = inputs()
+    adapter(z_t, t, torch.ones(3), cond).x0.square().mean().backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.learnt.values())
+
+
+def test_a_copy_of_an_adapter_averages_apart_on_the_same_weights(adapter: Student) -> None:
+    stir(adapter)
+    copy = adapter.copy()
+    before = draw(copy)
+    assert torch.equal(before, draw(adapter))
+    assert not any(parameter.requires_grad for parameter in copy.unet.parameters())
+    assert all(parameter.requires_grad for parameter in adapter.learnt.values())
+    stir(adapter)
+    assert torch.equal(draw(copy), before)
+    base = [{p.data_ptr() for name, p in s.unet.named_parameters() if name not in s.learnt} for s in (copy, adapter)]
+    assert base[0] == base[1]
+    copy.restore(adapter.learnt)
+    assert torch.equal(draw(copy), draw(adapter))
+
+
+@pytest.fixture
+def adapter_folder(adapter: Student, tmp_path: Path) -> Path:
+    stir(adapter)
+    save_file(adapter.adapter_tensors(), tmp_path / ADAPTER_FILE)
+    return tmp_path
+
+
+def test_an_adapter_that_was_saved_is_loaded_frozen(adapter: Student, adapter_folder: Path, teacher: Teacher) -> None:
+    loaded = Student.load_adapter(adapter_folder, teacher, SHAPE)
+    torch.testing.assert_close(draw(loaded), draw(adapter))
+    assert not any(parameter.requires_grad for parameter in loaded.unet.parameters())
+
+
+@pytest.mark.parametrize(
+    "shape", [AdapterShape(4, 4, SHAPE.targets), AdapterShape(3, 6, ("to_q",)), AdapterShape(3, 6, (*SHAPE.targets, "to_k"))]
+)
+def test_an_adapter_of_another_shape_is_refused(adapter_folder: Path, teacher: Teacher, shape: AdapterShape) -> None:
+    with pytest.raises(InputError, match=f"no adapter of rank {shape.rank} for this teacher"):
+        Student.load_adapter(adapter_folder, teacher, shape)
+
+
+def test_an_adapter_that_cannot_be_opened_is_refused(adapter_folder: Path, teacher: Teacher) -> None:
+    (adapter_folder / ADAPTER_FILE).write_bytes(b"\xff" * 64)
+    with pytest.raises(InputError, match="cannot be opened"):
+        Student.load_adapter(adapter_folder, teacher, SHAPE)
+
+
+# --- SDXL ----------------------------------------------------------------------------------------
+
+
+def test_sdxls_student_starts_as_sdxls_teacher(xl_folder: Path) -> None:
+    teacher = Teacher.load(xl_folder, dtype=torch.float32, device=CPU)
+    text = TextEncoder.load(xl_folder, dtype=torch.float32, device=CPU)
+    cond = text.encode(text.tokenise(["a", "b", "c"])).with_time_ids(torch.tensor([[640, 480, 3, 0, 16, 16]]))
+    z_t, t, _ = inputs()
+    for student in (Student.of_teacher(teacher, omega_embedding_dim=8), Student.adapting(teacher, SHAPE, seed=0)):
+        torch.testing.assert_close(student(z_t, t, torch.ones(3), cond).x0, teacher(z_t, t, cond).x0)
+    other = cond.with_time_ids(torch.tensor([[64, 48, 3, 0, 16, 16]]))
+    assert not torch.allclose(teacher(z_t, t, other).x0, teacher(z_t, t, cond).x0)

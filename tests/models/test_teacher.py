@@ -84,3 +84,16 @@ def test_a_distilled_unet_is_no_teacher(own: Path) -> None:
     Student.of_teacher(load(own), omega_embedding_dim=8).unet.save_pretrained(own / "unet")
     with pytest.raises(InputError, match="already takes a guidance embedding"):
         load(own)
+
+
+def test_a_unet_that_is_told_other_things_than_its_pipeline_gives_is_refused(own: Path, xl_folder: Path) -> None:
+    shutil.rmtree(own / "unet")
+    shutil.copytree(xl_folder / "unet", own / "unet")
+    with pytest.raises(InputError, match=r"unet is told text_time, and its pipeline gives a caption alone"):
+        load(own)
+
+
+def test_a_schedule_that_ends_without_signal_is_refused(own: Path) -> None:
+    edit_scheduler(own, rescale_betas_zero_snr=True)
+    with pytest.raises(InputError, match="zero terminal signal"):
+        load(own)

@@ -1,17 +1,18 @@
 """Captions to ids to embeddings, as the teacher's own pipeline does it."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rglcd.errors import InputError
 from rglcd.models.text import TextEncoder
-from tests.tiny_models import MAX_TOKENS, TEXT_WIDTH
+from tests.tiny_models import MAX_TOKENS, PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH
 
 
 def load(folder: Path) -> TextEncoder:
@@ -33,7 +34,8 @@ def test_every_row_has_the_models_length_whatever_the_caption(encoder: TextEncod
 
 
 def test_a_short_caption_is_padded_and_a_long_one_cut(encoder: TextEncoder) -> None:
-    tokenizer = encoder.tokenizer
+    (tower,) = encoder.towers
+    tokenizer = tower.tokenizer
     short, long, longer = encoder.tokenise(["ab", "x" * 40, "x" * 50])
     assert short[0] == long[0] == tokenizer.bos_token_id
     assert (short[3:] == tokenizer.pad_token_id).all()
@@ -42,10 +44,10 @@ def test_a_short_caption_is_padded_and_a_long_one_cut(encoder: TextEncoder) -> N
     assert torch.equal(long, longer)
 
 
-def test_null_ids_are_those_of_the_empty_caption(encoder: TextEncoder) -> None:
-    assert encoder.null_ids().shape == (1, MAX_TOKENS)
-    assert torch.equal(encoder.null_ids(), encoder.tokenise([""]))
-    assert not torch.equal(encoder.null_ids(), encoder.tokenise(["a"]))
+def test_no_caption_is_the_empty_one(encoder: TextEncoder) -> None:
+    empty, other = encoder.encode(encoder.tokenise(["", "a"])).embeddings
+    torch.testing.assert_close(encoder.null().embeddings, empty[None])
+    assert not torch.allclose(empty, other)
 
 
 def test_embeddings_are_those_of_diffusers_pipeline(encoder: TextEncoder, teacher_folder: Path) -> None:
@@ -53,13 +55,13 @@ def test_embeddings_are_those_of_diffusers_pipeline(encoder: TextEncoder, teache
     captions = ["a red circle", "a very long caption that has to be cut"]
     conditional, unconditional = pipeline.encode_prompt(captions, "cpu", 1, True)
     torch.testing.assert_close(encoder.encode(encoder.tokenise(captions)).embeddings, conditional)
-    torch.testing.assert_close(encoder.encode(encoder.null_ids()).embeddings.expand(2, -1, -1), unconditional)
+    torch.testing.assert_close(encoder.null().embeddings.expand(2, -1, -1), unconditional)
     assert conditional.shape == (2, MAX_TOKENS, TEXT_WIDTH)
 
 
 def test_the_encoder_is_frozen(encoder: TextEncoder) -> None:
-    assert not encoder.encode(encoder.null_ids()).embeddings.requires_grad
-    assert not encoder.model.training
+    assert not encoder.null().embeddings.requires_grad
+    assert not any(tower.model.training for tower in encoder.towers)
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty"])
@@ -71,3 +73,40 @@ def test_a_tokenizer_that_is_not_there_is_refused_in_one_line(teacher_folder: Pa
     with pytest.raises(InputError, match="tokenizer") as refusal:
         load(folder)
     assert "\n" not in str(refusal.value)
+
+
+# --- SDXL ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_sdxls_two_encoders_say_what_diffusers_pipeline_makes_them_say(xl_folder: Path, tmp_path: Path, zeros: bool) -> None:
+    folder = Path(shutil.copytree(xl_folder, tmp_path / "xl"))
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeros}))
+    pipeline, encoder = StableDiffusionXLPipeline.from_pretrained(folder), load(folder)
+    captions = ["a red circle", "a very long caption that has to be cut"]
+    embeddings, null, pooled, null_pooled = pipeline.encode_prompt(captions, device="cpu", do_classifier_free_guidance=True)
+    ours, ours_null = encoder.encode(encoder.tokenise(captions)), encoder.null()
+    torch.testing.assert_close(ours.embeddings, embeddings)
+    torch.testing.assert_close(ours.pooled, pooled)
+    torch.testing.assert_close(ours_null.embeddings.expand(2, -1, -1), null)
+    torch.testing.assert_close(ours_null.pooled.expand(2, -1), null_pooled)
+    assert bool(ours_null.embeddings.count_nonzero()) is not zeros
+    assert (ours.embeddings.shape, ours.pooled.shape) == ((2, MAX_TOKENS, 2 * TEXT_WIDTH), (2, PROJECTION_WIDTH))
+
+
+def test_sdxls_ids_lie_side_by_side_each_padded_its_own_way(xl_folder: Path) -> None:
+    encoder = load(xl_folder)
+    first, second = encoder.tokenise(["ab"])[0].split(MAX_TOKENS)
+    assert torch.equal(first[:4], second[:4])
+    assert (first[4:] == encoder.towers[0].tokenizer.pad_token_id).all()
+    assert (second[4:] == encoder.towers[1].tokenizer.pad_token_id).all()
+    assert not torch.equal(first, second)
+
+
+def test_a_picture_to_draw_has_the_sizes_that_diffusers_gives_it(xl_folder: Path, teacher_folder: Path) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder)
+    side, width = (RESOLUTION, RESOLUTION), PROJECTION_WIDTH
+    theirs = pipeline._get_add_time_ids(side, (0, 0), side, dtype=torch.float32, text_encoder_projection_dim=width)
+    assert torch.equal(load(xl_folder).drawing_sizes(RESOLUTION).float(), theirs)
+    assert load(teacher_folder).drawing_sizes(RESOLUTION) is None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from rglcd import progress
 from rglcd.config import Caching, Model, ModelSource
 from rglcd.data.accounting import Reason
-from rglcd.data.latents import LatentCache
+from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint
 from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
 from rglcd.data.shards import Sample, sample_key, write_shard
 from rglcd.errors import InputError
@@ -112,11 +112,11 @@ class TestContent:
     def test_text_embeddings_when_asked_for(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
         run(shards, pretrained, tmp_path, caching=Caching(batch_size=3, text_embeddings=True))
         batch = LatentCache.open(publish(tmp_path, stage="cache")).batch(torch.arange(9))
-        assert batch.text_embeddings is not None
-        assert batch.text_embeddings.shape == (9, MAX_TOKENS, TEXT_WIDTH)
+        assert batch.caption is not None
+        assert batch.caption.embeddings.shape == (9, MAX_TOKENS, TEXT_WIDTH)
         encoded = TextEncoder.load(pretrained / "teacher", dtype=FLOAT32, device=CPU).encode(batch.input_ids).embeddings
-        assert torch.allclose(batch.text_embeddings, encoded, rtol=2**-10, atol=1e-5)
-        assert LatentCache.open(unbroken).batch(torch.arange(9)).text_embeddings is None
+        assert torch.allclose(batch.caption.embeddings, encoded, rtol=2**-10, atol=1e-5)
+        assert LatentCache.open(unbroken).batch(torch.arange(9)).caption is None
 
     def test_keys_lie_beside_the_captions(self, unbroken: Path) -> None:
         rows = [json.loads(line) for line in (unbroken / "00002.jsonl").read_text().splitlines()]
@@ -227,3 +227,47 @@ class TestFingerprint:
         other = MODEL.model_copy(update={"resolution": 32})
         with pytest.raises(InputError, match="  ! resolution: cache 16, now 32"):
             LatentCache.open(unbroken, expected=fingerprint_of(other, Pretrained(pretrained), like=unbroken))
+
+
+class TestSdxl:
+    @pytest.fixture
+    def xl(self, tmp_path: Path) -> Path:
+        write_tiny_pretrained(tmp_path / "pretrained", xl=True)
+        return publish(tmp_path / "pretrained", stage="prepare")
+
+    @pytest.mark.parametrize(
+        ("width", "height", "expected"),
+        [
+            (RESOLUTION, RESOLUTION, [16, 16, 0, 0, 16, 16]),
+            (64, 32, [32, 64, 0, 8, 16, 16]),
+            (100, 300, [300, 100, 16, 0, 16, 16]),
+            (8, 12, [12, 8, 4, 0, 16, 16]),
+        ],
+    )
+    def test_sizes_are_the_originals_and_its_crops(self, xl: Path, tmp_path: Path, width: int, height: int, expected: list[int]) -> None:
+        facts = {"original_width": width, "original_height": height}
+        shards = tmp_path / "shards"
+        shards.mkdir()
+        write_shard(shards, 0, [Sample("00000", png(pixels_of(0)), "a", facts)], extension="png")
+        run(publish(shards, stage="shard"), xl, tmp_path / "latents", caching=Caching(text_embeddings=True))
+        batch = LatentCache.open(publish(tmp_path / "latents", stage="cache")).batch(torch.arange(1))
+        assert batch.time_ids is not None
+        assert batch.time_ids.tolist() == [expected]
+        assert batch.input_ids.shape == (1, 2 * MAX_TOKENS)
+        assert batch.caption is not None
+        assert batch.caption.pooled is not None
+        assert batch.caption.pooled.shape == (1, PROJECTION_WIDTH)
+
+    def test_a_sample_that_does_not_say_its_size_is_refused_by_key(self, xl: Path, shards: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="sample 000000 does not say its original_width"):
+            run(shards, xl, tmp_path / "latents")
+
+    def test_the_fingerprint_covers_both_encoders(self, xl: Path, tmp_path: Path) -> None:
+        write_fingerprint(tmp_path, Fingerprint(resolution=0, vae="", text_encoder="", tokenizer="", scorers={}))
+        before = fingerprint_of(MODEL, Pretrained(xl), like=tmp_path)
+        for part in ("text_encoder_2", "tokenizer_2"):
+            (xl / "teacher" / part / "more.txt").write_text("another")
+        after = fingerprint_of(MODEL, Pretrained(xl), like=tmp_path)
+        assert before.text_encoder != after.text_encoder
+        assert before.tokenizer != after.tokenizer
+        assert before.vae == after.vae

@@ -224,3 +224,16 @@ def test_more_steps_than_the_grid_has_are_refused(own: Path) -> None:
 def test_the_reference_is_cut_to_the_images_drawn(line: Path) -> None:
     assert NUM_IMAGES > 6
     assert len(_scores(line / "report", "real")) == 6
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_drawn_on_the_teacher_it_was_made_for(own: Path) -> None:
+    adapter = ["distillation.arms=[lcm]", "distillation.student={kind: lora, rank: 2, alpha: 4, targets: [to_q, conv1]}"]
+    run(own, config(*adapter), "distill")
+    assert drawn_again(own, *adapter, "evaluation.num_steps=[1]") == {"lcm-1"}
+    metrics = json.loads((own / "report" / "metrics.json").read_text())
+    assert set(metrics) == {"real", "teacher", "lcm"}
+    weights = own / "student" / "lcm" / "pytorch_lora_weights.safetensors"
+    assert weights.stat().st_size < (own / "pretrained" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size / 4

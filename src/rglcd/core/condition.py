@@ -29,12 +29,12 @@ class Condition:
 
     def __getitem__(self, rows: slice) -> Self:
         """Some rows."""
-        return self._each(lambda tensor: tensor[rows])
+        return self.each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same elsewhere, the caption in `dtype`; the sizes stay what they are, for bfloat16 cannot count to 1023."""
         time_ids = None if self.time_ids is None else self.time_ids.to(device)
-        moved = self._each(lambda tensor: tensor.to(device, dtype))
+        moved = self.each(lambda tensor: tensor.to(device, dtype))
         return type(self)(moved.embeddings, moved.pooled, time_ids)
 
     def with_caption_of(self, null: "Condition", rows: Tensor | None = None) -> Self:
@@ -70,7 +70,8 @@ class Condition:
             _joined([part.time_ids for part in parts]),
         )
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor there is, changed."""
         changed = (None if tensor is None else change(tensor) for tensor in (self.pooled, self.time_ids))
         return type(self)(change(self.embeddings), *changed)
 

@@ -6,6 +6,8 @@
         input_ids        (N, L)        int32    token ids of the caption
         text.<scorer>    (N, D)        float32  the scorer's text features of the caption, as it gave them
         text_embeddings  (N, L, D)     float16  the text encoder's output, if asked for
+        text_pooled      (N, P)        float16  with it, for SDXL: the pooled caption
+        time_ids         (N, 6)        int32    for SDXL: the picture's sizes (see core's Condition)
     00000.jsonl         key and caption of each row
     00000_stats.json    the digests of the two; written last
     fingerprint.json    what the cache was made with
@@ -27,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rglcd import progress
+from rglcd.core.condition import Condition
 from rglcd.data.manifest import alteration, digest_of, read_manifest, write_json
 from rglcd.data.work_unit import finish_unit, finished_unit, written_aside
 from rglcd.errors import InputError
@@ -41,6 +44,8 @@ _STORED: Final = {
     "latent_logvar": torch.float16,
     "input_ids": torch.int32,
     "text_embeddings": torch.float16,
+    "text_pooled": torch.float16,
+    "time_ids": torch.int32,
 }
 _TEXT_PREFIX: Final = "text."
 _TEXT_STORED: Final = torch.float32
@@ -89,13 +94,17 @@ def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Samples of the cache: float32 moments (B, C, h, w), int64 ids (B, L), float32 text features (B, D) by scorer."""
+    """Samples of the cache: float32 moments (B, C, h, w), int64 ids (B, L), float32 text features (B, D) by scorer.
+
+    ``caption`` is what the text encoder makes of the ids, if that is stored; ``time_ids`` (B, 6) are SDXL's.
+    """
 
     mean: Tensor
     logvar: Tensor
     input_ids: Tensor
     text: Mapping[str, Tensor]
-    text_embeddings: Tensor | None
+    caption: Condition | None = None
+    time_ids: Tensor | None = None
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -104,8 +113,12 @@ class LatentBatch:
 def to_columns(batch: LatentBatch, keys: Sequence[str]) -> dict[str, Tensor]:
     """``batch`` as it is stored, on the CPU. Raises :class:`InputError` naming the key of a sample that is not finite so."""
     columns = {"latent_mean": batch.mean, "latent_logvar": batch.logvar, "input_ids": batch.input_ids}
-    if batch.text_embeddings is not None:
-        columns["text_embeddings"] = batch.text_embeddings
+    if batch.caption is not None:
+        columns["text_embeddings"] = batch.caption.embeddings
+        if batch.caption.pooled is not None:
+            columns["text_pooled"] = batch.caption.pooled
+    if batch.time_ids is not None:
+        columns["time_ids"] = batch.time_ids
     stored = {name: column.to("cpu", _STORED[name]) for name, column in columns.items()}
     stored |= {f"{_TEXT_PREFIX}{scorer}": features.to("cpu", _TEXT_STORED) for scorer, features in batch.text.items()}
     for name, column in stored.items():
@@ -187,13 +200,15 @@ class LatentCache:
     def batch(self, indices: Tensor) -> LatentBatch:
         """The samples at global ``indices`` (B,), in that order, on the CPU. ``IndexError`` outside [0, len)."""
         places = self._places(indices)
-        embedded = "text_embeddings" in self._shards[0]
+        embeddings = self._gather_if_stored("text_embeddings", places)
+        pooled = self._gather_if_stored("text_pooled", places)
         return LatentBatch(
             mean=self._gather("latent_mean", places).float(),
             logvar=self._gather("latent_logvar", places).float(),
             input_ids=self._gather("input_ids", places).long(),
             text={scorer: self._gather(f"{_TEXT_PREFIX}{scorer}", places).float() for scorer in self.fingerprint.scorers},
-            text_embeddings=self._gather("text_embeddings", places).float() if embedded else None,
+            caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
+            time_ids=self._gather_if_stored("time_ids", places),
         )
 
     def captions(self, indices: Tensor) -> list[str]:
@@ -208,6 +223,9 @@ class LatentCache:
         shards = np.searchsorted(self._ends, wanted, side="right")
         starts = np.concatenate([[0], self._ends[:-1]])
         return list(zip(shards.tolist(), (wanted - starts[shards]).tolist(), strict=True))
+
+    def _gather_if_stored(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor | None:
+        return self._gather(column, places) if column in self._shards[0] else None
 
     def _gather(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor:
         first = self._shards[0][column]

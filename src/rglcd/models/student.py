@@ -1,17 +1,25 @@
-"""The student: the teacher's UNet with one more input, the guidance weight omega.
+"""The student: the teacher's UNet that learns to jump to the end, as a whole network of its own or as an adapter (LoRA).
 
-The guidance embedding enters through ``time_embedding.cond_proj``, a bias-free layer that the teacher does
-not have. It starts at zero, so at step 0 the student *is* the teacher's conditional half (the released
-RG-LCD code leaves it at random, so its student starts elsewhere).
+A whole student has one more input than the teacher, the guidance weight omega. It enters through
+``time_embedding.cond_proj``, a bias-free layer that the teacher does not have. It starts at zero, so at step 0 the student
+*is* the teacher's conditional half (the released RG-LCD code leaves it at random, so its student starts elsewhere).
+
+An adapter has no such input, in the manner of LCM-LoRA (arXiv 2311.05556): it must fit onto the teacher's own UNet, so
+guidance is what the range of omega in training made it. Its second factor starts at zero: it starts as the teacher too.
 
 Shapes: B batch, (C, h, w) latents.
 """
 
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rglcd.core.condition import Condition
@@ -22,20 +30,43 @@ from rglcd.errors import InputError
 from rglcd.models.loading import load_weights
 from rglcd.models.teacher import Teacher, read_schedule, told
 
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers' ``load_lora_weights`` looks for in a folder."""
+
+_ADAPTER_MARK = ".lora_"
+_UNET_PREFIX = "unet."
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """A LoRA: W + (alpha / rank) B A for each layer whose name ends in one of ``targets`` (arXiv 2106.09685)."""
+
+    rank: int
+    alpha: int
+    targets: tuple[str, ...]
+
 
 class Student:
-    """``student(z_t, t, omega, cond)`` predicts the clean latents and the noise.
+    """``student(z_t, t, omega, cond)`` predicts the clean latents and the noise; an adapter does not hear ``omega``.
 
-    ``network`` is what is called, and may be a wrapper of ``unet`` (DistributedDataParallel).
+    ``network`` is what is called, and may be a wrapper of ``unet`` (DistributedDataParallel). ``adapter`` is None for a
+    whole student.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, schedule: NoiseSchedule, kind: PredictionType, *, network: nn.Module | None = None
+        self,
+        unet: UNet2DConditionModel,
+        schedule: NoiseSchedule,
+        kind: PredictionType,
+        *,
+        adapter: AdapterShape | None = None,
+        network: nn.Module | None = None,
     ) -> None:
         self.unet = unet
         self.network = unet if network is None else network
         self.schedule = schedule
         self.kind = kind
+        self.adapter = adapter
 
     @classmethod
     def of_teacher(cls, teacher: Teacher, *, omega_embedding_dim: int) -> "Student":
@@ -50,22 +81,62 @@ class Student:
         return cls(unet.to(teacher.unet.device), teacher.schedule, teacher.kind)
 
     @classmethod
+    def adapting(cls, teacher: Teacher, adapter: AdapterShape, *, seed: int) -> "Student":
+        """A trainable adapter, in float32, on the teacher's own frozen weights: they are shared, not copied.
+
+        ``seed`` draws the first factor; :class:`InputError` when ``targets`` name no layer.
+        """
+        unet = _twin(teacher.unet, shared=dict(teacher.unet.named_parameters()))
+        config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.targets))
+        # peft draws from the global generator, on the CPU.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                unet.add_adapter(config)
+            except ValueError as error:
+                raise InputError(f"student.targets: {' '.join(str(error).split())[:300]}") from None
+        student = cls(unet, teacher.schedule, teacher.kind, adapter=adapter)
+        for parameter in student.learnt.values():
+            parameter.data = parameter.data.float()
+        return student
+
+    @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Student":
-        """The student of an exported pipeline folder, frozen."""
+        """The whole student of an exported pipeline folder, frozen."""
         unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device).eval().requires_grad_(False)
         if unet.config.time_cond_proj_dim is None:
             raise InputError(f"{folder}/unet takes no guidance embedding: it is a teacher, not a distilled student")
         schedule, kind = read_schedule(folder / "scheduler")
         return cls(unet, schedule.to(device=device), kind)
 
+    @classmethod
+    def load_adapter(cls, folder: Path, teacher: Teacher, shape: AdapterShape) -> "Student":
+        """The adapter of an exported folder on ``teacher``, frozen; :class:`InputError` when it is not of ``shape`` or of this teacher."""
+        try:
+            tensors = load_file(str(folder / ADAPTER_FILE), device=str(teacher.unet.device))
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder / ADAPTER_FILE} cannot be opened: {' '.join(str(error).split())[:300]}") from None
+        # A file's adapter is scaled by one: see adapter_tensors.
+        unscaled = AdapterShape(shape.rank, shape.rank, shape.targets)
+        student = cls.adapting(teacher, unscaled, seed=0)
+        theirs = {_parameter_name(name): tensor for name, tensor in tensors.items()}
+        mine = student.learnt
+        odd = sorted(name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs)
+        odd = odd or sorted(name for name in mine if mine[name].shape != theirs[name].shape)
+        if odd:
+            raise InputError(f"{folder / ADAPTER_FILE} is no adapter of rank {shape.rank} for this teacher: {len(odd)} tensors, {odd[0]}")
+        student.restore(theirs)
+        return student._frozen()
+
     def through(self, network: nn.Module) -> "Student":
         """The same student, called through ``network``, a wrapper of its UNet."""
-        return Student(self.unet, self.schedule, self.kind, network=network)
+        return Student(self.unet, self.schedule, self.kind, adapter=self.adapter, network=network)
 
     @property
     def learnt(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name: every parameter. Optimised, averaged and checkpointed; nothing else is."""
-        return dict(self.unet.named_parameters())
+        """What training changes, by name: every parameter, or an adapter's. Optimised, averaged and checkpointed; nothing else is."""
+        named = self.unet.named_parameters()
+        return {name: parameter for name, parameter in named if self.adapter is None or _ADAPTER_MARK in name}
 
     @torch.no_grad()
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
@@ -76,14 +147,42 @@ class Student:
             parameter.copy_(learnt[name])
 
     def copy(self) -> "Student":
-        """A frozen twin with weights of its own: the target network."""
-        twin = UNet2DConditionModel.from_config(self.unet.config).to(self.unet.device)
-        twin.load_state_dict(self.unet.state_dict())
-        return Student(twin.eval().requires_grad_(False), self.schedule, self.kind)
+        """A frozen twin whose :attr:`learnt` weights are its own: the target network. The rest is shared."""
+        learnt = self.learnt
+        shared = {name: parameter for name, parameter in self.unet.named_parameters() if name not in learnt}
+        return Student(_twin(self.unet, shared=shared), self.schedule, self.kind, adapter=self.adapter)._frozen()
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The adapter as :data:`ADAPTER_FILE` holds it, by the names that diffusers and peft know.
+
+        Its scale alpha / rank is multiplied into the second factor, so that it is right for every loader: told nothing
+        else, they take a scale of one.
+        """
+        assert self.adapter is not None, "a whole student has no adapter"
+        scale = self.adapter.alpha / self.adapter.rank
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(self.unet).items()}
+        return {f"{_UNET_PREFIX}{name}": tensor * scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
 
     def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition) -> Prediction:
         """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, (B,) ``omega``, B rows of ``cond``."""
         dtype = self.unet.dtype
-        embedding = guidance_embedding(omega, dim=self.unet.config.time_cond_proj_dim).to(dtype)
+        dim = self.unet.config.time_cond_proj_dim
+        embedding = None if dim is None else guidance_embedding(omega, dim=dim).to(dtype)
         output = self.network(z_t.to(dtype), t, timestep_cond=embedding, **told(cond.to(dtype=dtype))).sample
         return convert(output.to(z_t.dtype), z_t, t, schedule=self.schedule, kind=self.kind)
+
+    def _frozen(self) -> "Student":
+        self.unet.eval().requires_grad_(False)
+        return self
+
+
+def _twin(unet: UNet2DConditionModel, *, shared: Mapping[str, nn.Parameter]) -> UNet2DConditionModel:
+    """A copy of ``unet`` whose ``shared`` parameters are the very same, and whose others are its own."""
+    twin: UNet2DConditionModel = copy.deepcopy(unet, memo={id(parameter): parameter for parameter in shared.values()})
+    return twin
+
+
+def _parameter_name(name: str) -> str:
+    """``unet.<layer>.lora_A.weight`` of the file as the UNet's own ``<layer>.lora_A.default.weight``."""
+    layer, _, slot = name.removeprefix(_UNET_PREFIX).rpartition(".")
+    return f"{layer}.default.{slot}"

@@ -1,4 +1,4 @@
-"""The teacher: a frozen Stable Diffusion UNet that speaks the core's (x0, eps).
+"""The teacher: a frozen Stable Diffusion UNet (1.x, 2.x or XL) that speaks the core's (x0, eps).
 
 Shapes: B batch, (C, h, w) latents.
 """
@@ -15,6 +15,10 @@ from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, read_json
+from rglcd.models.text import is_xl
+
+XL_CONDITIONING = "text_time"
+"""What diffusers calls SDXL's: the pooled caption and the embedded sizes are added to the time embedding."""
 
 
 class Teacher:
@@ -31,6 +35,12 @@ class Teacher:
         unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device)
         if unet.config.time_cond_proj_dim is not None:
             raise InputError(f"{folder}/unet already takes a guidance embedding: it is a distilled student, not a teacher")
+        wanted = XL_CONDITIONING if is_xl(folder) else None
+        if unet.config.addition_embed_type != wanted or unet.config.class_embed_type is not None:
+            raise InputError(
+                f"{folder}/unet is told {unet.config.addition_embed_type or unet.config.class_embed_type or 'a caption alone'}, and its "
+                f"pipeline gives {wanted or 'a caption alone'}: teachers are Stable Diffusion 1.x, 2.x and XL"
+            )
         schedule, kind = read_schedule(folder / "scheduler")
         return cls(unet, schedule.to(device=device), kind)
 
@@ -61,4 +71,7 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
     # Every discrete scheduler of diffusers shares these keys; DDIM's class computes the products of alphas from them.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     scheduler = DDIMScheduler(**{key: declared[key] for key in keys if key in declared})
-    return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod), kind
+    try:
+        return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod), kind
+    except ValueError as error:
+        raise InputError(f"{folder}: {error}; a schedule of zero terminal signal (rescale_betas_zero_snr) has no x0 to predict") from None

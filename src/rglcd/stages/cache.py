@@ -15,12 +15,12 @@ from rglcd.config import Caching, Model
 from rglcd.data.accounting import RowRejectedError
 from rglcd.data.images import decode, to_array
 from rglcd.data.latents import Fingerprint, LatentBatch, finished_latents, read_fingerprint, to_columns, write_fingerprint, write_latents
-from rglcd.data.manifest import folder_digest
+from rglcd.data.manifest import digest_of, folder_digest
 from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
 from rglcd.data.work_unit import sweep_aside
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
-from rglcd.models.text import TextEncoder
+from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
@@ -62,13 +62,19 @@ def fingerprint_of(model: Model, pretrained: Pretrained, *, like: Path) -> Finge
 
 
 def _fingerprint(model: Model, pretrained: Pretrained, *, scorers: Sequence[str]) -> Fingerprint:
+    parts = text_parts(pretrained.teacher)
     return Fingerprint(
         resolution=model.resolution,
         vae=folder_digest(pretrained.teacher / "vae"),
-        text_encoder=folder_digest(pretrained.teacher / "text_encoder"),
-        tokenizer=folder_digest(pretrained.teacher / "tokenizer"),
+        text_encoder=_joint_digest([pretrained.teacher / encoder for encoder, _ in parts]),
+        tokenizer=_joint_digest([pretrained.teacher / tokenizer for _, tokenizer in parts]),
         scorers={name: pretrained.scorer_digest(name) for name in sorted(scorers)},
     )
+
+
+def _joint_digest(folders: Sequence[Path]) -> str:
+    digests = [folder_digest(folder) for folder in folders]
+    return digests[0] if len(digests) == 1 else digest_of(digests)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class _Encoder:
             logvar=moments.logvar,
             input_ids=ids,
             text={name: scorer.encode_text(captions) for name, scorer in self.scorers.items()},
-            text_embeddings=self.text_encoder.encode(ids).embeddings if self.keep_embeddings else None,
+            caption=self.text_encoder.encode(ids) if self.keep_embeddings else None,
+            time_ids=torch.tensor([_time_ids(sample, self.resolution) for sample in samples]) if self.text_encoder.is_xl else None,
         )
 
     def _pixels(self, sample: Sample) -> Tensor:
@@ -115,6 +122,16 @@ class _Encoder:
             wanted = f"model.resolution is {self.resolution}: set sharding.resolution to it"
             raise InputError(f"sample {sample.key} is {width} x {height} pixels and {wanted}")
         return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def _time_ids(sample: Sample, resolution: int) -> list[int]:
+    """SDXL's sizes: the original's height and width, top and left of the crop once resized, height and width of the square."""
+    width, height = (sample.facts.get(f"original_{side}") for side in ("width", "height"))
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise InputError(f"sample {sample.key} does not say its original_width and original_height, which SDXL's networks are told")
+    # The centre is cropped of what has its short side resized: data.images.square.
+    top, left = (round((side * resolution / min(width, height) - resolution) / 2) for side in (height, width))
+    return [height, width, top, left, resolution, resolution]
 
 
 def _encode_shard(

@@ -22,6 +22,7 @@ from rglcd.config import (
     LastBlocks,
     LatentReward,
     LognormalTimesteps,
+    LoraStudent,
     Model,
     NoReward,
     OnlineProxy,
@@ -40,9 +41,9 @@ from rglcd.data.latents import LatentCache
 from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
-from rglcd.models.export import CardFacts, export_pipeline
+from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.models.latent_reward import LatentRewardModel
-from rglcd.models.student import Student
+from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.protocol import DifferentiableReward, Reward
@@ -204,7 +205,7 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
     start = Teacher.load(pretrained.teacher, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
     return Distiller(
         recipe=_recipe(materials, reward, num_steps=num_steps),
-        student=Student.of_teacher(start, omega_embedding_dim=materials.model.omega_embedding_dim),
+        student=_new_student(distillation, teacher=teacher, start=start),
         teacher=teacher,
         codec=codec,
         text_encoder=TextEncoder.load(pretrained.teacher, dtype=frozen, device=world.device),
@@ -212,6 +213,19 @@ def _distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world
         guide=_guide(materials, reward, codec=codec, world=world),
         world=world,
     )
+
+
+def _new_student(distillation: Distillation, *, teacher: Teacher, start: Teacher) -> Student:
+    """Untrained: of ``start``, the teacher in float32, or on ``teacher`` as it is."""
+    chosen = distillation.student
+    if isinstance(chosen, LoraStudent):
+        return Student.adapting(teacher, adapter_shape(chosen), seed=distillation.seed)
+    return Student.of_teacher(start, omega_embedding_dim=chosen.omega_embedding_dim)
+
+
+def adapter_shape(chosen: LoraStudent) -> AdapterShape:
+    """The adapter that the configuration asks for."""
+    return AdapterShape(chosen.rank, chosen.alpha, chosen.targets)
 
 
 def _codec(materials: Materials, reward: AnyReward, *, world: World) -> Codec:
@@ -363,14 +377,8 @@ def _export(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list
         omega=distillation.omega,
         guidance_scale=(low + high) / 2 + 1,
     )
-    export_pipeline(
-        distiller.evaluated.unet,
-        teacher=materials.pretrained.teacher,
-        folder=aside,
-        num_ddim_steps=model.num_ddim_steps,
-        timestep_scaling=model.timestep_scaling,
-        card=card,
-    )
+    grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
+    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=aside, grid=grid, card=card)
     if isinstance(distiller.guide, LatentGuide):
         distiller.guide.model.save(aside / "reward_model")
     (aside / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")

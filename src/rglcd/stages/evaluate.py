@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rglcd.config import Evaluation, Model
+from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.data.accounting import RowRejectedError
@@ -43,9 +43,11 @@ from rglcd.evaluation.measurement import (
 from rglcd.evaluation.page import Pictures, Provenance, page
 from rglcd.evaluation.report import PLAIN_ARM, Comparison, compare, grid_png, markdown, metrics, quality_csv, speeds, verdict
 from rglcd.models.codec import Codec
+from rglcd.models.export import exported_weights
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from rglcd.stages.distill import adapter_shape
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import TIMINGS, Output
 from rglcd.stages.table import STAGES, stage_named
@@ -146,7 +148,7 @@ class Exhibition:
         weights = ""
         if subject.who in self.arms:
             files = read_manifest(self.student, made_by="distill").files
-            weights = digest_of({name: entry.sha256 for name, entry in files.items() if name.startswith(f"{subject.who}/unet/")})
+            weights = digest_of(exported_weights({name: entry.sha256 for name, entry in files.items()}, subject.who))
         return digest_of(
             {
                 "version": stage_named("evaluate").version,
@@ -168,7 +170,7 @@ class Exhibition:
         omega = self.evaluation.guidance_scale - 1
         if subject.who == TEACHER:
             teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
-            uncond = self.text_encoder.encode(self.text_encoder.null_ids())
+            uncond = self.text_encoder.null()
             return lambda indices: draw_teacher(
                 teacher,
                 self.codec,
@@ -178,7 +180,7 @@ class Exhibition:
                 omega=omega,
                 noise=self._noises(indices, 1)[0],
             )
-        student = Student.load(self.student / subject.who, dtype=torch.float32, device=self.device)
+        student = self._student(subject.who)
         return lambda indices: draw_student(
             student,
             self.codec,
@@ -189,12 +191,23 @@ class Exhibition:
             original_steps=self.model.num_ddim_steps,
         )
 
+    def _student(self, arm: str) -> Student:
+        """The student of ``arm``, whole or an adapter, as the stage that made it was told."""
+        made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
+        assert isinstance(made, Distillation)
+        if isinstance(made.student, FullStudent):
+            return Student.load(self.student / arm, dtype=torch.float32, device=self.device)
+        teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+        return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
+
     def _real(self, indices: Sequence[int]) -> Tensor:
         pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
 
     def _cond(self, indices: Sequence[int]) -> Condition:
-        return self.text_encoder.encode(self.text_encoder.tokenise([self.prompts[index % len(self.prompts)] for index in indices]))
+        captions = [self.prompts[index % len(self.prompts)] for index in indices]
+        said = self.text_encoder.encode(self.text_encoder.tokenise(captions))
+        return said.with_time_ids(self.text_encoder.drawing_sizes(self.model.resolution))
 
     def _noises(self, indices: Sequence[int], count: int) -> list[Tensor]:
         shape = self.codec.latent_shape(self.model.resolution)

@@ -159,7 +159,7 @@ class Distiller:
         self.world = world
         self._parameters = list(student.learnt.values())
         self._optimizer = adamw(self._parameters, weight_decay=recipe.weight_decay)
-        self._null = text_encoder.encode(text_encoder.null_ids())
+        self._null = text_encoder.null()
         self._grids: dict[int, Grid] = {}
 
     @property
@@ -261,9 +261,9 @@ class Distiller:
         whole = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
         draws = whole.rows(self._rows, self.world)
         z0 = self.codec.latents(Moments(place(cached.mean), place(cached.logvar)), draws.posterior)
-        kept = cached.text_embeddings
-        cond = self.text_encoder.encode(place(cached.input_ids)) if kept is None else Condition(place(kept))
-        cond = cond.with_caption_of(self._null, draws.caption < recipe.caption_dropout)
+        caption = self.text_encoder.encode(place(cached.input_ids)) if cached.caption is None else cached.caption.each(place)
+        sizes = None if cached.time_ids is None else place(cached.time_ids)
+        cond = caption.with_time_ids(sizes).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
         texts = {name: place(features) for name, features in cached.text.items()}
         low, high = recipe.omega
         index = weighted_index(draws.grid, self._grid(step).probabilities)
