@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from rglcd import __version__
 from rglcd.config import Config, dump, load_params, load_preset, preset_names
 from rglcd.errors import InputError
@@ -16,6 +18,7 @@ PARAMS = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
 DATA = Path("data")
 DVC_FILE = Path("dvc.yaml")
+IMAGES = Path("images/lock.yaml")
 _ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
 
 _EPILOG = """\
@@ -55,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rglcd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_run(verbs)
+    _add_launch(verbs)
     _add_config(verbs)
     _add_dvc(verbs)
     _add_toy(verbs)
@@ -153,6 +157,71 @@ def _artifact_folders(overrides: Sequence[str]) -> Callable[[str], Path]:
         return named.get(artifact, DATA if artifact == SOURCE else ARTIFACTS / artifact)
 
     return folder_of
+
+
+# --- launch --------------------------------------------------------------------------------------
+
+
+def _add_launch(verbs: Any) -> None:
+    launch = verbs.add_parser(
+        "launch",
+        help="run one stage as a job in a Kubernetes cluster with Volcano",
+        description="Submit one stage as a Volcano Job, follow its log and progress, and end as it ends. Killed and started again, it "
+        "follows the same job; interrupted, it deletes the job, whose pods save their state. The rest of where and how: RGLCD_* "
+        "variables (docs/operations.md).",
+    )
+    launch.add_argument("stage", choices=[stage.name for stage in STAGES], metavar="STAGE", help="shard, cache, distill, ...")
+    launch.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="the configuration in force (default: params.yaml)")
+    launch.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, as section.key=value")
+    launch.add_argument("--store", default="/store", metavar="DIR", help="where the pods find the artifacts (default: /store)")
+    launch.add_argument("--claim", default="rglcd-store", metavar="NAME", help="the volume claim mounted there (default: rglcd-store)")
+    launch.add_argument("--source", metavar="DIR", help="where the pods find the source (default: STORE/data)")
+    launch.add_argument("--image", help="what the pods run, by digest (default: train in images/lock.yaml)")
+    launch.add_argument("--run", help="the run's id (default: a digest of what the stage is asked)")
+    launch.add_argument("--nodes", type=int, metavar="N", help="nodes of a gang (default: 1)")
+    launch.add_argument("--dry-run", action="store_true", help="print the job as YAML, for `kubectl apply -f -`, and do nothing")
+    launch.set_defaults(act=_launch)
+
+
+def _launch(options: argparse.Namespace) -> None:
+    from rglcd.launch.console import drawing
+    from rglcd.launch.execute import job_manifest, launch
+    from rglcd.progress import reporting_to
+
+    stage, config = stage_named(options.stage), load_params(options.params, overrides=options.set)
+    if stage not in stages_of(config):
+        raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
+    store = Path(options.store)
+    names = (*inputs_of(stage, config), *stage.outputs)
+    request: dict[str, Any] = {
+        "sections": {name: config.section(name) for name in stage.sections},
+        "artifacts": {name: Path(options.source or store / "data") if name == SOURCE else store / name for name in names},
+        "variables": _variables(options),
+    }
+    if options.dry_run:
+        print(yaml.safe_dump(job_manifest(stage.name, **request), sort_keys=False, width=110), end="")
+        return
+    with drawing(sys.stderr) as sink, reporting_to(sink):
+        launch(stage.name, **request)
+    print(f"{stage.name}: done; {store / stage.outputs[0]}")
+
+
+def _variables(options: argparse.Namespace) -> dict[str, str]:
+    """What the options say, as the environment would."""
+    said = {
+        "RGLCD_IMAGE": options.image or _locked_image(),
+        "RGLCD_RUN": options.run,
+        "RGLCD_NUM_NODES": str(options.nodes) if options.nodes is not None else None,
+        "RGLCD_STORE_CLAIM": f"{options.claim}={options.store}",
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _locked_image() -> str | None:
+    if not IMAGES.is_file():
+        return None
+    image: str | None = yaml.safe_load(IMAGES.read_text(encoding="utf-8")).get("train")
+    return image
 
 
 # --- config --------------------------------------------------------------------------------------

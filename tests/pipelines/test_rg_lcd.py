@@ -123,13 +123,13 @@ def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
 
 
 def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, capfd, monkeypatch) -> None:
-    monkeypatch.setenv("RGLCD_RUNTIME", "torchx:kubernetes")  # which the first task refuses
+    monkeypatch.setenv("RGLCD_RUNTIME", "elsewhere")  # which the first task refuses
     with pytest.raises(SystemExit) as ended:
         main(["run"])
     assert ended.value.code == 2
     assert capfd.readouterr() == (
         "",
-        "rglcd: RGLCD_RUNTIME=torchx:kubernetes is not available in this version; use inline or torchx:local_cwd\n",
+        "rglcd: RGLCD_RUNTIME is 'elsewhere'; it is one of: inline, torchx:local_cwd, torchx:kubernetes\n",
     )
     assert not (checkout / "artifacts" / ".kfp").exists()
 

@@ -10,8 +10,12 @@ from torchx import specs
 
 from rglcd.config import Section
 from rglcd.errors import InputError
-from rglcd.launch.resources import RESOURCES
+from rglcd.launch.placement import Accelerators, Placement
+from rglcd.launch.resources import RESOURCES, Resources
 from rglcd.stages.table import Stage
+
+TERMINATION_MESSAGE = "/dev/termination-log"
+"""Where Kubernetes looks for a container's last word."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _EXPANDED = re.compile(r"[${}]")
@@ -26,26 +30,80 @@ def stage_app(
     num_processes: int,
     python: str = "python",
 ) -> specs.AppDef:
-    """The app that runs ``stage``: ``python -m rglcd run NAME --sections JSON --artifact NAME=PATH ...``.
+    """The app that runs ``stage`` on one machine: ``python -m rglcd run NAME --sections JSON --artifact NAME=PATH ...``.
 
-    With several processes, one node's worth of them under torchrun, every rank running that command.
+    With several processes, torchrun starts them, every rank running that command.
     Raises :class:`InputError` for an artifact path that a launcher would expand.
     """
-    run = ["run", stage.name, "--sections", inline_json({name: _plain(sections[name]) for name in stage.sections})]
-    for name in (*stage.inputs, *stage.outputs):
-        if name in artifacts:
-            run += ["--artifact", f"{name}={_literal(name, artifacts[name])}"]
+    run = _command(stage, sections=sections, artifacts=artifacts)
+    gang = [] if num_processes == 1 else ["rglcd.launch.gang", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
+    return _app(stage, image=image, entrypoint=python, args=["-m", *gang, *run])
+
+
+def cluster_app(
+    stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path], placement: Placement
+) -> specs.AppDef:
+    """The app that runs ``stage`` in a cluster: a replica for each node, with :mod:`rglcd.launch.pod` around the ranks.
+
+    The ranks meet at the first replica, whose host name Volcano's svc plugin puts into every pod's environment.
+    Raises :class:`InputError` for an artifact path that a launcher would expand.
+    """
+    rendezvous = {
+        "--nnodes": str(placement.num_nodes),
+        "--nproc-per-node": str(placement.processes_per_node),
+        "--rdzv-backend": "c10d",
+        # TorchX writes the variable's name, Kubernetes its value.
+        "--rdzv-endpoint": f"$(${{rank0_env}}):{placement.rendezvous_port}",
+        "--rdzv-id": placement.run,
+        # One node may pull its image for minutes while the others wait.
+        "--rdzv-conf": "read_timeout=900,join_timeout=900",
+        "--local-addr": "$(RGLCD_POD_IP)",
+    }
+    observed = [
+        "--run",
+        placement.run,
+        "--metrics-address",
+        "$(RGLCD_POD_IP)",
+        "--metrics-port",
+        str(placement.metrics_port),
+        "--error-file",
+        TERMINATION_MESSAGE,
+    ]
+    gang = [word for pair in rendezvous.items() for word in pair]
+    run = _command(stage, sections=sections, artifacts=artifacts)
+    args = ["-m", "rglcd.launch.pod", *observed, "--", *gang, "-m", *run]
+    app = _app(stage, image=placement.image, entrypoint="python", args=args)
+    (role,) = app.roles
+    role.num_replicas = placement.num_nodes
+    role.env["RGLCD_PREFLIGHT"] = _expected(RESOURCES[stage.profile], placement.accelerators)
+    return app
+
+
+def _app(stage: Stage, *, image: str, entrypoint: str, args: list[str]) -> specs.AppDef:
     asked = RESOURCES[stage.profile]
     role = specs.Role(
         name=stage.name,
         image=image,
-        entrypoint=python,
-        args=["-m", *_launcher(num_processes), "rglcd", *run],
+        entrypoint=entrypoint,
+        args=args,
         # The job must not submit itself again: within it, the stage runs in its own process.
         env={"RGLCD_RUNTIME": "inline"},
         resource=specs.Resource(cpu=asked.cpus, gpu=asked.gpus, memMB=asked.memory_gib * 1024),
     )
     return specs.AppDef(name=f"rglcd-{stage.name}", roles=[role])
+
+
+def _command(stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> list[str]:
+    run = ["rglcd", "run", stage.name, "--sections", inline_json({name: _plain(sections[name]) for name in stage.sections})]
+    for name in (*stage.inputs, *stage.outputs):
+        if name in artifacts:
+            run += ["--artifact", f"{name}={_literal(name, artifacts[name])}"]
+    return run
+
+
+def _expected(asked: Resources, accelerators: Accelerators) -> str:
+    real = accelerators is Accelerators.REAL
+    return json.dumps({"gpus": asked.gpus if real else 0, "shared_memory_gib": asked.shared_memory_gib if real else 0})
 
 
 def inline_json(value: Any) -> str:
@@ -55,12 +113,6 @@ def inline_json(value: Any) -> str:
     """
     text = json.dumps(value, allow_nan=False)
     return _STRING.sub(lambda string: _EXPANDED.sub(lambda found: f"\\u{ord(found[0]):04x}", string[0]), text)
-
-
-def _launcher(num_processes: int) -> list[str]:
-    if num_processes == 1:
-        return []
-    return ["rglcd.launch.gang", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
 
 
 def _plain(section: Mapping[str, Any] | Section) -> Any:

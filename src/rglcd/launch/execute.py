@@ -1,9 +1,14 @@
 """Run a stage where the environment says. Here, and in ``data/storage.py`` alone, the environment is read.
 
-``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd``: stages with a GPU profile as TorchX apps
-``RGLCD_NUM_PROCESSES``  processes of such an app (default: 2 for ``a100-gang``, otherwise 1)
+``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd`` and ``torchx:kubernetes``: stages with a GPU
+                         profile as TorchX apps, on this machine or in a cluster
+``RGLCD_NUM_PROCESSES``  processes of such an app on each node (default: on this machine 2 for ``a100-gang``, otherwise 1; in a
+                         cluster one for each GPU)
+``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
 ``RGLCD_PROGRESS``       file that receives progress as JSON lines, for whoever started this process
 ``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
+
+Where in a cluster: see :func:`rglcd.launch.placement.placement_from`.
 """
 
 import json
@@ -12,12 +17,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
@@ -25,13 +30,17 @@ from rglcd.data.manifest import MANIFEST, read_manifest
 from rglcd.errors import InputError
 from rglcd.launch.console import drawing, following
 from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
+from rglcd.launch.placement import NUM_PROCESSES, Placement, placement_from, whole_number
 from rglcd.launch.reference import read_reference, source_folder, write_reference
 from rglcd.stages.run import Outcome, assist_stage, run_stage
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
 
+if TYPE_CHECKING:
+    from torchx import specs
+
 RUNTIME = "RGLCD_RUNTIME"
-NUM_PROCESSES = "RGLCD_NUM_PROCESSES"
 PROGRESS = "RGLCD_PROGRESS"
+PREFLIGHT = "RGLCD_PREFLIGHT"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
@@ -51,9 +60,12 @@ def execute(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Secti
     """
     stage = stage_named(stage_name)
     runtime = _runtime()
-    if runtime is Runtime.LOCAL and stage.profile is not Profile.CPU:
-        return _execute_as_job(stage, sections, artifacts)
+    if runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
+        run_job = _execute_as_job if runtime is Runtime.LOCAL else _execute_in_cluster
+        return run_job(stage, sections, artifacts)
     with _reporting_to_file():
+        if PREFLIGHT in os.environ:
+            _check_machine(artifacts[stage.outputs[0]].parent)
         if _leads():
             return run_stage(stage_name, sections, artifacts)
         assist_stage(stage_name, sections, artifacts)
@@ -158,15 +170,80 @@ def _execute_as_job(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Sec
     from rglcd.launch.appdef import stage_app
     from rglcd.launch.local_job import run_local_job
 
-    (output,) = stage.outputs
-    folder = artifacts[output]
     app = stage_app(
         stage, sections=sections, artifacts=artifacts, image=str(Path.cwd()), num_processes=_num_processes(stage), python=sys.executable
     )
+    return _outcome_of(lambda: run_local_job(app), stage, artifacts)
+
+
+def _execute_in_cluster(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome:
+    return _outcome_of(lambda: launch(stage.name, sections=sections, artifacts=artifacts), stage, artifacts)
+
+
+def launch(
+    stage_name: str,
+    *,
+    sections: Mapping[str, Mapping[str, Any] | Section],
+    artifacts: Mapping[str, Path],
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Run a stage as a job in a cluster and stay with it until it ends; ``variables`` go before the environment's.
+
+    The result is where ``artifacts`` says, as the pods see it; nothing of it is read here. The reason of a failure is kept beside
+    it where that is a folder of this machine too. Raises as :func:`execute` does.
+    """
+    from rglcd.launch.kubernetes_job import cluster_client, run_kubernetes_job
+
+    stage = stage_named(stage_name)
+    app, placement = _cluster_app(stage, sections, artifacts, variables or {})
+    output = artifacts[stage.outputs[0]]
+    failure_file = output.with_name(f"{output.name}.failure.json") if output.parent.is_dir() else None
+    run_kubernetes_job(app, stage=stage, placement=placement, api=cluster_client(), failure_file=failure_file)
+
+
+def job_manifest(
+    stage_name: str,
+    *,
+    sections: Mapping[str, Mapping[str, Any] | Section],
+    artifacts: Mapping[str, Path],
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The very object that :func:`launch` would submit first; no cluster is asked."""
+    from rglcd.launch.volcano_job import volcano_job
+
+    stage = stage_named(stage_name)
+    app, placement = _cluster_app(stage, sections, artifacts, variables or {})
+    return volcano_job(app, stage=stage, placement=placement)
+
+
+def _cluster_app(
+    stage: Stage,
+    sections: Mapping[str, Mapping[str, Any] | Section],
+    artifacts: Mapping[str, Path],
+    variables: Mapping[str, str],
+) -> tuple["specs.AppDef", Placement]:
+    from rglcd.launch.appdef import cluster_app
+
+    request = [_plain(sections), {name: str(at) for name, at in artifacts.items()}]
+    placement = placement_from({**os.environ, **variables}, stage=stage, request=request)
+    return cluster_app(stage, sections=sections, artifacts=artifacts, placement=placement), placement
+
+
+def _check_machine(store: Path) -> None:
+    from rglcd.launch.preflight import preflight
+
+    found = preflight(os.environ[PREFLIGHT], store=store)
+    if _leads():
+        print("preflight: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), file=sys.stderr, flush=True)
+
+
+def _outcome_of(job: Callable[[], None], stage: Stage, artifacts: Mapping[str, Path]) -> Outcome:
+    (output,) = stage.outputs
+    folder = artifacts[output]
     before = _published_at(folder)
     started = time.perf_counter()
     with _job_progress():
-        run_local_job(app)
+        job()
     manifest = read_manifest(folder, made_by=stage.name)
     return Outcome(manifest, folder, was_done=before == _published_at(folder), seconds=time.perf_counter() - started)
 
@@ -179,17 +256,16 @@ def _published_at(folder: Path) -> int | None:
 def _runtime() -> Runtime:
     word = os.environ.get(RUNTIME, Runtime.INLINE)
     if word not in list(Runtime):
-        raise InputError(f"{RUNTIME} is {word!r}; it is one of: {Runtime.INLINE}, {Runtime.LOCAL}")
-    if word == Runtime.KUBERNETES:
-        raise InputError(f"{RUNTIME}={word} is not available in this version; use {Runtime.INLINE} or {Runtime.LOCAL}")
+        raise InputError(f"{RUNTIME} is {word!r}; it is one of: {', '.join(Runtime)}")
     return Runtime(word)
 
 
 def _num_processes(stage: Stage) -> int:
-    word = os.environ.get(NUM_PROCESSES, "2" if stage.profile is Profile.A100_GANG else "1")
-    if not word.isdecimal() or int(word) < 1:
-        raise InputError(f"{NUM_PROCESSES} is {word!r}; it is a whole number from 1 on")
-    return int(word)
+    return whole_number(os.environ, NUM_PROCESSES, default=2 if stage.profile is Profile.A100_GANG else 1)
+
+
+def _plain(sections: Mapping[str, Mapping[str, Any] | Section]) -> dict[str, Any]:
+    return {name: values.model_dump(mode="json") if isinstance(values, Section) else dict(values) for name, values in sections.items()}
 
 
 def _leads() -> bool:

@@ -30,16 +30,18 @@ LINE = "rglcd: {message}"
 
 @dataclass(frozen=True)
 class Failure:
-    """What the process that failed said of it."""
+    """What the process that failed said of it; of a process group, which rank it was and the last lines of its log."""
 
     message: str
     exit_code: int
+    rank: int | None = None
+    last_lines: tuple[str, ...] = ()
 
 
 def write_failure(path: Path, failure: Failure) -> None:
     """Write ``failure`` in torch elastic's format."""
-    when = {"timestamp": str(int(time.time())), "py_callstack": ""}
-    content = {"message": failure.message, "errorCode": failure.exit_code, "extraInfo": when}
+    more = {"timestamp": str(int(time.time())), "py_callstack": "\n".join(failure.last_lines)}
+    content = {"message": failure.message, "errorCode": failure.exit_code, "rank": failure.rank, "extraInfo": more}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"message": content}), encoding="utf-8")
 
@@ -53,8 +55,9 @@ def read_failure(text: str) -> Failure | None:
     """The failure in an error file's ``text``; ``None`` if a process other than ours wrote it or it holds no code."""
     try:
         content = json.loads(text)["message"]
-        return Failure(str(content["message"]), int(content["errorCode"]))
-    except (ValueError, TypeError, KeyError):
+        lines = content.get("extraInfo", {}).get("py_callstack") or ""
+        return Failure(str(content["message"]), int(content["errorCode"]), content.get("rank"), tuple(lines.splitlines()))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -4,19 +4,29 @@ from dataclasses import dataclass
 
 from rglcd.stages.table import Profile
 
+ACCELERATOR = "nvidia.com/gpu"
+"""The name under which NVIDIA's device plugin offers GPUs, and the key of the taint that keeps other pods off their nodes."""
+ACCELERATOR_LABEL = ("nvidia.com/gpu.family", "ampere")
+"""The label, set by NVIDIA's GPU feature discovery, of the nodes that training belongs on."""
+
 
 @dataclass(frozen=True)
 class Resources:
-    """One node's share: CPU cores, memory in GiB, and GPUs, each driven by a process of its own."""
+    """One node's share: CPU cores, memory and disk in GiB, and GPUs, each driven by a process of its own.
+
+    ``shared_memory_gib`` is the part of the memory that ``/dev/shm`` may take: the 64 MiB that containers get break NCCL.
+    """
 
     cpus: int
     memory_gib: int
     gpus: int
+    shared_memory_gib: int
+    disk_gib: int
 
 
 RESOURCES = {
-    Profile.CPU: Resources(cpus=4, memory_gib=16, gpus=0),
-    Profile.GPU: Resources(cpus=8, memory_gib=64, gpus=1),
-    Profile.A100_NODE: Resources(cpus=64, memory_gib=512, gpus=8),
-    Profile.A100_GANG: Resources(cpus=64, memory_gib=512, gpus=8),
+    Profile.CPU: Resources(cpus=4, memory_gib=16, gpus=0, shared_memory_gib=1, disk_gib=50),
+    Profile.GPU: Resources(cpus=8, memory_gib=64, gpus=1, shared_memory_gib=8, disk_gib=100),
+    Profile.A100_NODE: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
+    Profile.A100_GANG: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
 }

@@ -1,0 +1,94 @@
+"""Before the expensive part: is the machine what the job was promised? Run by every rank, in seconds."""
+
+import json
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from rglcd.launch.failure import JobError
+
+EXIT_CODE = 69
+"""sysexits' EX_UNAVAILABLE: this machine, not the input, is at fault; another attempt may land elsewhere."""
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the pod's own)
+_MEGABYTES = 16
+_SLOWEST_GIB_PER_SECOND = 0.005
+"""Below this, an all-reduce of a gigabyte takes minutes: some link is not what it should be."""
+
+
+def preflight(expected: str, *, store: Path) -> dict[str, float]:
+    """Check what ``expected`` (JSON: ``gpus``, ``shared_memory_gib``) promises; return what was measured.
+
+    GPUs are counted and computed on, ``/dev/shm`` is measured, ``store`` is written to and read back, and where there
+    are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69 that says what is missing.
+    """
+    promised = json.loads(expected)
+    found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}
+    _check_store(store)
+    return found | _check_peers()
+
+
+def _refuse(message: str) -> JobError:
+    return JobError(f"preflight: {message}", exit_code=EXIT_CODE)
+
+
+def _check_devices(gpus: int) -> int:
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < gpus:
+        raise _refuse(f"{gpus} GPUs were promised, {found} are here")
+    for index in range(gpus):
+        if not bool(torch.ones(64, 64, device=f"cuda:{index}").sum() == 64 * 64):
+            raise _refuse(f"GPU {index} computes wrongly")
+    return found
+
+
+def _check_shared_memory(gib: int) -> float:
+    found = shutil.disk_usage(SHARED_MEMORY).total / 2**30
+    if found < 0.95 * gib:
+        raise _refuse(f"{SHARED_MEMORY} holds {found:.2f} GiB, {gib} were promised: mount an emptyDir of medium Memory there")
+    return found
+
+
+def _check_store(store: Path) -> None:
+    probe = store / f".preflight-{uuid.uuid4().hex}"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(probe.name.encode())
+        is_same = probe.read_bytes() == probe.name.encode()
+        probe.unlink()
+    except OSError as error:
+        raise _refuse(f"{store} cannot be written to: {error}") from None
+    if not is_same:
+        raise _refuse(f"{store} does not give back what is written to it")
+
+
+def _check_peers() -> dict[str, float]:
+    """An all-reduce among the ranks that torchrun started, on a store prefix of its own: the stage makes its group afterwards."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if not dist.is_torchelastic_launched():
+        return {}
+    on_gpu = torch.cuda.is_available()
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=PrefixStore("preflight", store), rank=rank, world_size=size)
+    try:
+        device = torch.device("cuda", dist.get_node_local_rank()) if on_gpu else torch.device("cpu")
+        payload = torch.ones(_MEGABYTES * 2**18, device=device)
+        dist.all_reduce(payload[:1].clone())  # the first opens the connections
+        started = time.perf_counter()
+        dist.all_reduce(payload)
+        total = float(payload[-1])  # reading it waits for the device
+        speed = _MEGABYTES / 2**10 / (time.perf_counter() - started)
+    finally:
+        dist.destroy_process_group()
+    if total != size:
+        raise _refuse(f"the ranks' sum is {total}, not {size}")
+    if size > 1 and speed < _SLOWEST_GIB_PER_SECOND:
+        raise _refuse(f"an all-reduce moves {speed:.4f} GiB/s, less than {_SLOWEST_GIB_PER_SECOND}")
+    return {"all_reduce_gib_per_second": speed}

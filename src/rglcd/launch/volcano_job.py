@@ -1,0 +1,205 @@
+"""A TorchX app as a Volcano Job: TorchX renders it, :func:`complete` adds what a real cluster asks for.
+
+TorchX knows neither tolerations, affinity, security context, gang size, lifetimes nor the size of /dev/shm
+(meta-pytorch/torchx#1068, #1067, #753; NVIDIA/nccl#290). All of that is added here, in one pure function on plain data.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torchx import specs
+from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
+
+from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.launch.appdef import TERMINATION_MESSAGE
+from rglcd.launch.placement import Placement, job_name
+from rglcd.launch.resources import ACCELERATOR, ACCELERATOR_LABEL, RESOURCES, Resources
+from rglcd.stages.table import Profile, Stage
+
+LABEL = "rg-lcd"
+"""Prefix of the labels that tie run, job, pods and volumes together."""
+
+USER = 10001
+"""The pods' user and group; the images make it."""
+
+SCRATCH = {"tmp": "/tmp", "cache": "/cache"}  # noqa: S108 (the pod's own)
+"""Folders that may be written to, by volume; the root file system may not."""
+
+RESTARTS = 1000
+"""How often Volcano may restart a job that was evicted or saved its state. Volcano counts those like failures
+(volcano-sh/volcano#2560); no such restart is a failure, so the count must never decide."""
+
+_PRIORITIES = {"evaluate": "rglcd-evaluation"}
+
+# In this order: Volcano takes the first policy that matches, and a failed pod matches by its exit code and as an event.
+POLICIES: list[dict[str, Any]] = [
+    {"exitCode": StateSaved.exit_code, "action": "RestartJob"},
+    {"event": "PodEvicted", "action": "RestartJob"},
+    {"exitCode": InputError.exit_code, "action": "TerminateJob"},
+    {"exitCode": TrainingDiverged.exit_code, "action": "TerminateJob"},
+    # Whether a crash is worth another attempt is the launcher's to say. Terminated, the job keeps its failed pods and their
+    # logs, which a restart on the last try deletes (volcano-sh/volcano#1688); Aborted, it would never be cleaned up:
+    # Volcano's garbage collector takes Completed, Failed and Terminated for finished, and nothing else.
+    {"event": "PodFailed", "action": "TerminateJob"},
+]
+
+
+def volcano_job(app: specs.AppDef, *, stage: Stage, placement: Placement, attempt: int = 1) -> dict[str, Any]:
+    """The object to submit for ``app``: what TorchX renders, completed. Needs no cluster."""
+    options = Opts(
+        queue=placement.queue,
+        namespace=placement.namespace,
+        service_account=placement.service_account,
+        priority_class=_PRIORITIES.get(stage.name, "rglcd-training"),
+        validate_spec=False,
+        reserved_millicpu=0,
+        reserved_memmb=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        request = KubernetesScheduler("rglcd")._submit_dryrun(app, options).request
+    return complete(_plain(request.resource), stage=stage, placement=placement, attempt=attempt)
+
+
+def complete(job: Mapping[str, Any], *, stage: Stage, placement: Placement, attempt: int) -> dict[str, Any]:
+    """``job`` as TorchX renders it, with everything that it leaves out. Pure: equal arguments, equal result."""
+    completed: dict[str, Any] = copy.deepcopy(dict(job))
+    name = job_name(stage, placement, attempt=attempt)
+    labels = _labels(stage, placement, attempt=attempt)
+    completed["metadata"] = {"name": name, "namespace": placement.namespace, "labels": labels, "annotations": _annotations(placement)}
+    if placement.owner is not None:
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": placement.owner.name, "uid": placement.owner.uid}
+        completed["metadata"]["ownerReferences"] = [owner]
+    spec = completed["spec"]
+    spec["minAvailable"] = sum(task["replicas"] for task in spec["tasks"])
+    spec["policies"] = copy.deepcopy(POLICIES)
+    spec["maxRetry"] = RESTARTS
+    spec["ttlSecondsAfterFinished"] = placement.keep_seconds
+    for task in spec["tasks"]:
+        _complete_pod(task["template"], name=name, labels=labels, asked=RESOURCES[stage.profile], stage=stage, placement=placement)
+    return completed
+
+
+def _labels(stage: Stage, placement: Placement, *, attempt: int) -> dict[str, str]:
+    named = {"run": placement.run, "stage": stage.name, "attempt": str(attempt)}
+    # A label's value holds at most 63 characters, one fewer than a SHA-256.
+    provenance = {key: value.removeprefix("sha256:")[:40] for key, value in placement.provenance.items()}
+    return {"app.kubernetes.io/part-of": "rg-lcd", **{f"{LABEL}/{key}": value for key, value in (named | provenance).items()}}
+
+
+def _annotations(placement: Placement) -> dict[str, str]:
+    return {f"{LABEL}/{key}": value for key, value in placement.provenance.items()}
+
+
+def _complete_pod(
+    template: dict[str, Any], *, name: str, labels: Mapping[str, str], asked: Resources, stage: Stage, placement: Placement
+) -> None:
+    metadata, spec = template["metadata"], template["spec"]
+    # TorchX makes a random name for the app; the job has a better one.
+    metadata["labels"] |= {**labels, "app.kubernetes.io/instance": name}
+    spec |= {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": placement.grace_seconds,
+        "activeDeadlineSeconds": placement.run_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "affinity": _affinity(name, asked, stage),
+    }
+    spec.pop("nodeSelector", None)
+    if asked.gpus:
+        spec["tolerations"] = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}]
+    volumes, mounts = _volumes(asked, placement)
+    spec["volumes"] = volumes
+    (container,) = spec["containers"]
+    limits = _limits(asked)
+    container |= {
+        "resources": {"limits": limits, "requests": dict(limits)},
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_MESSAGE,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "ports": [
+            {"name": "rendezvous", "containerPort": placement.rendezvous_port},
+            {"name": "metrics", "containerPort": placement.metrics_port},
+        ],
+        # First: an argument may refer to them.
+        "env": [*_environment(placement), *container.get("env", [])],
+    }
+
+
+def _limits(asked: Resources) -> dict[str, str]:
+    limits = {"cpu": str(asked.cpus), "memory": f"{asked.memory_gib}Gi", "ephemeral-storage": f"{asked.disk_gib}Gi"}
+    return limits | ({ACCELERATOR: str(asked.gpus)} if asked.gpus else {})
+
+
+def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{asked.shared_memory_gib}Gi"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": f"{max(1, asked.disk_gib // 8)}Gi"}},
+        {"name": "cache", "emptyDir": {"sizeLimit": f"{asked.disk_gib * 3 // 4}Gi"}},
+    ]
+    mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]  # noqa: S108 (the pod's own)
+    mounts += [{"name": name, "mountPath": path} for name, path in SCRATCH.items()]
+    if placement.store is not None:
+        path, claim = placement.store
+        volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": "store", "mountPath": path})
+    return volumes, mounts
+
+
+def _affinity(name: str, asked: Resources, stage: Stage) -> dict[str, Any]:
+    """GPU pods on GPU nodes, training on the label of its pool; pods of no GPU elsewhere; one whole-node pod a node."""
+    key, value = ACCELERATOR_LABEL
+    place: dict[str, Any]
+    if asked.gpus == 0:
+        place = {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
+    elif stage.profile is Profile.GPU:
+        place = {"key": "nvidia.com/gpu.present", "operator": "Exists"}
+    else:
+        place = {"key": key, "operator": "In", "values": [value]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [place]}]}
+    affinity: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    if asked.gpus > 1:
+        apart = {"labelSelector": {"matchLabels": {"app.kubernetes.io/instance": name}}, "topologyKey": "kubernetes.io/hostname"}
+        affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
+    return affinity
+
+
+def _environment(placement: Placement) -> list[dict[str, Any]]:
+    fields = {"RGLCD_POD_IP": "status.podIP", "RGLCD_POD_NAME": "metadata.name"}
+    values = {
+        "HOME": "/tmp",  # noqa: S108 (the pod's own)
+        "HF_HOME": "/cache/huggingface",
+        "TMPDIR": "/tmp",  # noqa: S108
+        # Elastic kills its workers 30 s after SIGTERM unless told that there is more time.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, placement.grace_seconds - 10)),
+        "NCCL_DEBUG": "WARN",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "/cache/nccl-flight-recorder-",
+        **placement.environment,
+    }
+    from_fields = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    return from_fields + [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _plain(resource: Any) -> dict[str, Any]:
+    from kubernetes import client
+
+    plain: dict[str, Any] = client.ApiClient(client.Configuration()).sanitize_for_serialization(resource)
+    return plain

@@ -1,0 +1,114 @@
+"""What a training pod says: JSON lines, a termination message, the first failing rank's exit code."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rglcd.launch.failure import read_failure
+from rglcd.launch.pod import JsonLog
+from rglcd.progress import Event
+
+RANK = """
+import os, signal, sys, time
+from rglcd.errors import StateSaved, TrainingDiverged
+from rglcd.launch.execute import process_boundary
+from rglcd.progress import json_lines_sink, Event
+from pathlib import Path
+rank = os.environ["RANK"]
+print(f"hello from {rank}", flush=True)
+with process_boundary():
+    match sys.argv[1]:
+        case "diverge":
+            if rank == "1":
+                print("the last words", file=sys.stderr, flush=True)
+                raise TrainingDiverged("step 12: the loss is nan")
+            time.sleep(60)
+        case "crash":
+            if rank == "1":
+                print("Traceback: no", file=sys.stderr, flush=True)
+                os._exit(9)
+            time.sleep(60)
+        case "save":
+            def stop(*_):
+                time.sleep(1)
+                raise StateSaved("saved")
+            signal.signal(signal.SIGTERM, stop)
+            if rank == "0":
+                json_lines_sink(Path(os.environ["RGLCD_PROGRESS"]))(Event("train", 1, 4, "steps", {"loss": 0.5}))
+            print("ready", flush=True)
+            time.sleep(60)
+"""
+
+
+def start(tmp_path: Path, what: str, *options: str) -> subprocess.Popen[str]:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    gang = ("--standalone", "--nproc-per-node", "2", str(script), what)
+    words = [
+        sys.executable,
+        "-m",
+        "rglcd.launch.pod",
+        "--run",
+        "r1",
+        "--error-file",
+        str(tmp_path / "termination-log"),
+        *options,
+        "--",
+        *gang,
+    ]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "message"), [("diverge", 3, "step 12: the loss is nan"), ("crash", 9, "rank 1 ended with exit code 9")]
+)
+def test_the_first_failing_rank_decides_and_is_quoted(tmp_path: Path, what: str, code: int, message: str) -> None:
+    process = start(tmp_path, what)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == code
+    failure = read_failure((tmp_path / "termination-log").read_text())
+    assert failure is not None
+    assert (failure.message, failure.exit_code, failure.rank) == (message, code, 1)
+    assert any(line in ("the last words", "Traceback: no") for line in failure.last_lines)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert all(line["run"] == "r1" for line in lines)
+    said = {(line["rank"], line.get("message")) for line in lines}
+    assert (0, "hello from 0") in said
+    assert (1, "hello from 1") not in said
+
+
+def test_told_to_stop_it_lets_the_ranks_save_shows_progress_and_ends_with_75(tmp_path: Path) -> None:
+    process = start(tmp_path, "save", "--metrics-address", "127.0.0.1", "--metrics-port", "19417")
+    assert process.stdout is not None
+    told = {"ready": False, "progress": False}
+    while not all(told.values()):
+        line = json.loads(process.stdout.readline())
+        told["ready"] |= line.get("message") == "ready"
+        if "progress" in line:
+            assert line["progress"] == {"task": "train", "done": 1, "total": 4, "unit": "steps", "values": {"loss": 0.5}}
+            told["progress"] = True
+    with urllib.request.urlopen("http://127.0.0.1:19417/metrics", timeout=10) as answer:
+        metrics = answer.read().decode()
+    assert 'rglcd_progress_done{task="train",unit="steps"} 1.0' in metrics
+    assert 'rglcd_figure{name="loss",task="train"} 0.5' in metrics
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+
+
+def test_a_line_arrives_whole_whoever_writes_it_in_pieces() -> None:
+    out = io.StringIO()
+    log = JsonLog(out, run="r")
+    stream = log.stream()
+    for piece in ("[rank0]:half", " a line\n[rank1]:kept ", "back\nplain\n", "[rank0]:10%\r[rank0]:20%\n"):
+        stream.write(piece)
+    log.progress(Event("t", 1, 2, "u", {}))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["rank"], line.get("message")) for line in lines] == [(0, "half a line"), (None, "plain"), (0, "[rank0]:20%"), (0, None)]
+    assert log.last_lines(1) == ["kept back"]
