@@ -1,0 +1,247 @@
+"""The launcher against a real API server and scheduler: submits, adopts, follows, explains, retries by cause, cancels.
+
+Pods are processes of this machine (``node.py``), Volcano's job controller is a stand-in (``volcano.py``).
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchx import specs
+
+from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.launch.failure import JobError
+from rglcd.launch.kubernetes_job import run_kubernetes_job
+from rglcd.launch.placement import Placement
+from rglcd.stages.table import stage_named
+from tests.cluster.control_plane import Cluster
+from tests.cluster.node import NodeAgent, process_environment
+from tests.cluster.volcano import VolcanoStandIn
+
+pytestmark = pytest.mark.cluster
+
+DISTILL = stage_named("distill")
+
+
+def app(body: str, *, num_nodes: int = 1, image: str = "rg-lcd/train@sha256:0") -> specs.AppDef:
+    resource = specs.Resource(cpu=1, gpu=8, memMB=1024)
+    role = specs.Role(name="distill", image=image, entrypoint="python", args=["-c", body], num_replicas=num_nodes, resource=resource)
+    return specs.AppDef(name="rglcd-distill", roles=[role])
+
+
+@pytest.fixture
+def placement(request: pytest.FixtureRequest, namespace: str, nodes: dict[str, NodeAgent], volcano: VolcanoStandIn) -> Placement:
+    run = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+    return Placement(run=run, image="rg-lcd/train@sha256:0", namespace=namespace, grace_seconds=10, num_failures=0)
+
+
+@pytest.fixture
+def launch(cluster: Cluster, placement: Placement, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Run an app to its end, and leave nothing of it."""
+
+    def run(given: specs.AppDef, **changes: Any) -> None:
+        run_kubernetes_job(
+            given,
+            stage=DISTILL,
+            placement=replace(placement, **changes),
+            api=cluster.client(),
+            failure_file=tmp_path / "student.failure.json",
+            poll_seconds=0.3,
+        )
+
+    yield run
+    cluster.kubectl("delete", "jobs.batch.volcano.sh", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}", "--wait=true")
+    wait_until(lambda: not pods(cluster, placement), "the pods of a deleted job are gone")
+
+
+def jobs(cluster: Cluster, placement: Placement) -> list[dict[str, Any]]:
+    return cluster.get("jobs.batch.volcano.sh", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}")["items"]
+
+
+def pods(cluster: Cluster, placement: Placement) -> list[dict[str, Any]]:
+    return cluster.get("pods", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}")["items"]
+
+
+def wait_until(holds: Callable[[], Any], what: str, *, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := holds()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return value
+
+
+def running(cluster: Cluster, placement: Placement, number: int = 1) -> list[dict[str, Any]]:
+    found = [pod for pod in pods(cluster, placement) if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+    return found if len(found) == number else []
+
+
+def in_background(act: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    return thread
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_completes_returns_and_shows_its_log(cluster: Cluster, placement: Placement, launch, capfd) -> None:
+    launch(app("print('said by the pod')"))
+    assert "said by the pod" in capfd.readouterr().err
+    (job,) = jobs(cluster, placement)
+    assert job["status"]["state"]["phase"] == "Completed"
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, InputError), (3, TrainingDiverged)])
+def test_bad_input_and_divergence_are_never_tried_again(cluster: Cluster, placement: Placement, launch, code: int, kind: type) -> None:
+    with pytest.raises(kind):
+        launch(app(f"raise SystemExit({code})"), num_failures=5)
+    (job,) = jobs(cluster, placement)
+    assert job["status"]["state"]["phase"] == "Terminated"
+
+
+def test_a_crash_is_tried_again_as_often_as_allowed_and_its_reason_is_kept(
+    cluster: Cluster, placement: Placement, launch, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError, match=r"exit code 9.*the last words") as ended:
+        launch(app("print('the last words'); raise SystemExit(9)"), num_failures=1)
+    assert ended.value.exit_code == 9
+    assert sorted(job["metadata"]["labels"]["rg-lcd/attempt"] for job in jobs(cluster, placement)) == ["1", "2"]
+    kept = json.loads((tmp_path / "student.failure.json").read_text())
+    assert kept["exit_code"] == 9
+    assert kept["last_lines"] == ["the last words"]
+    assert kept["job"].endswith("-2")
+
+
+def test_out_of_memory_is_called_so(cluster: Cluster, placement: Placement, launch, nodes: dict[str, NodeAgent]) -> None:
+    def kill() -> None:
+        (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")
+        nodes[pod["spec"]["nodeName"]].kill_for_memory(placement.namespace, pod["metadata"]["name"])
+
+    in_background(kill)
+    with pytest.raises(JobError, match="OOMKilled") as ended:
+        launch(app("import time; time.sleep(60)"))
+    assert ended.value.exit_code == 137
+
+
+def test_an_image_that_cannot_be_had_ends_at_once(cluster: Cluster, placement: Placement, launch) -> None:
+    with pytest.raises(InputError, match=r"ImagePullBackOff.*unpullable"):
+        launch(app("pass", image="rg-lcd/unpullable@sha256:0"))
+    assert jobs(cluster, placement) == []
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+def test_a_job_that_finds_no_nodes_says_why_and_gives_up_at_its_deadline(cluster: Cluster, placement: Placement, launch, capfd) -> None:
+    with pytest.raises(JobError, match=r"no nodes after 5 s: .*nodes are available") as ended:
+        launch(app("import time; time.sleep(60)", num_nodes=3), num_nodes=3, queue_seconds=5)
+    assert ended.value.exit_code == 75
+    assert "waits: rglcd-distill" in capfd.readouterr().err
+    assert jobs(cluster, placement) == []
+
+
+# --- evictions ------------------------------------------------------------------------------------
+
+SAVES = """
+import pathlib, signal, sys, time
+marker = pathlib.Path({marker!r})
+if marker.exists():
+    print("goes on from what was saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, lambda *_: (marker.touch(), sys.exit(75)))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("by", ["the API", "the node"])
+def test_an_evicted_job_goes_on_and_no_failure_is_counted(
+    cluster: Cluster, placement: Placement, launch, nodes: dict[str, NodeAgent], tmp_path: Path, by: str, capfd
+) -> None:
+    def evict() -> None:
+        (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")
+        time.sleep(1)  # until Python has its handler in place
+        name = pod["metadata"]["name"]
+        if by == "the node":
+            nodes[pod["spec"]["nodeName"]].evict(placement.namespace, name)
+        else:
+            eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": name, "namespace": placement.namespace}}
+            path = f"/api/v1/namespaces/{placement.namespace}/pods/{name}/eviction"
+            cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+    in_background(evict)
+    launch(app(SAVES.format(marker=str(tmp_path / "saved"))))  # num_failures is 0
+    assert "goes on from what was saved" in capfd.readouterr().err
+
+
+# --- the launcher comes and goes ------------------------------------------------------------------
+
+LAUNCHER = """
+import sys
+from kubernetes import client, config
+from rglcd.launch.execute import process_boundary
+from rglcd.launch.kubernetes_job import run_kubernetes_job
+from rglcd.launch.placement import Placement
+from rglcd.stages.table import stage_named
+from tests.cluster.test_launcher import app
+kubeconfig, run, namespace, body = sys.argv[1:]
+configuration = client.Configuration()
+config.load_kube_config(kubeconfig, client_configuration=configuration)
+placement = Placement(run=run, image="rg-lcd/train@sha256:0", namespace=namespace, grace_seconds=10)
+with process_boundary():
+    run_kubernetes_job(app(body), stage=stage_named("distill"), placement=placement, api=client.ApiClient(configuration), poll_seconds=0.3)
+"""
+
+
+def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), placement.run, placement.namespace, body]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=process_environment(), cwd=Path(__file__).parents[2])
+
+
+def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Placement, launch, tmp_path: Path) -> None:
+    body = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.2)"
+    seen: set[str] = set()
+    for _ in range(10):
+        launcher = start_launcher(cluster, placement, body)
+        assert launcher.stderr is not None
+        while not any(word in (line := launcher.stderr.readline()) for word in ("submitted", "following")):
+            assert line, "the launcher ended by itself"
+        launcher.kill()
+        launcher.wait()
+        seen |= {job["metadata"]["uid"] for job in jobs(cluster, placement)}
+    assert len(seen) == 1
+    (tmp_path / "go").touch()
+    last = start_launcher(cluster, placement, body)
+    assert last.wait(timeout=60) == 0
+    assert {job["metadata"]["uid"] for job in jobs(cluster, placement)} == seen
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_cancelled_it_leaves_no_job_and_no_pod(
+    cluster: Cluster, placement: Placement, launch, tmp_path: Path, sent: signal.Signals
+) -> None:
+    launcher = start_launcher(cluster, placement, SAVES.format(marker=str(tmp_path / "saved")))
+    wait_until(lambda: running(cluster, placement), "the pod runs")
+    time.sleep(1)
+    launcher.send_signal(sent)
+    assert launcher.wait(timeout=60) == StateSaved.exit_code
+    assert jobs(cluster, placement) == []
+    assert pods(cluster, placement) == []
+    assert (tmp_path / "saved").exists()
+
+
+def test_another_s_work_under_the_same_run_is_refused(cluster: Cluster, placement: Placement, launch) -> None:
+    launcher = start_launcher(cluster, placement, "import time; time.sleep(60)")
+    wait_until(lambda: jobs(cluster, placement), "the job is there")
+    with pytest.raises(InputError, match="does other work"):
+        launch(app("pass"))
+    launcher.terminate()
+    launcher.wait(timeout=60)
