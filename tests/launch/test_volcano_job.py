@@ -39,6 +39,10 @@ def rendered(stage: Stage, placement: Placement = PLACEMENT, *, attempt: int = 1
 @pytest.mark.parametrize(("name", "num_nodes"), [("shard", 1), ("evaluate", 1), ("pretrain", 1), ("distill", 2)])
 def test_the_job_of_each_profile_is_the_golden_one(check_golden, name: str, num_nodes: int) -> None:
     job = rendered(stage_named(name), replace(PLACEMENT, num_nodes=num_nodes))
+    for task in job["spec"]["tasks"]:
+        command = task["template"]["spec"]["containers"][0]["command"]
+        # What the sections hold is another golden's business.
+        command[command.index("--sections") + 1] = "{...}"
     check_golden(f"job-{name}.yaml", yaml.safe_dump(job, sort_keys=False, width=110))
 
 
