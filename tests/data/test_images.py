@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from rglcd.data.accounting import Reason, RowRejectedError
-from rglcd.data.images import EXTENSIONS, decode, encode, square, to_array
+from rglcd.data.images import (
+    EXTENSIONS,
+    MAX_SCANS,
+    SRGB_NAMES,
+    Fit,
+    Fitting,
+    decode,
+    encode,
+    looks_like_image,
+    open_picture,
+    square,
+    to_array,
+)
 
 
 def picture(width: int, height: int, *, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -139,20 +151,130 @@ def test_a_truncated_file_is_refused_unless_every_pixel_is_in_it(image_format: s
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "reason"),
     [
-        b"",
-        b"\0" * 100,
-        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        b"GIF89a",
-        b"\xff\xd8\xff\xe0",
-        file_of(picture(8, 8), "TIFF"),
-        file_of(picture(8, 8), "PPM"),
+        (b"", Reason.UNKNOWN_FORMAT),
+        (b"\0" * 100, Reason.UNKNOWN_FORMAT),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Reason.UNKNOWN_FORMAT),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", Reason.UNKNOWN_FORMAT),
+        (b"<!doctype html><title>404</title>", Reason.UNKNOWN_FORMAT),
+        (file_of(picture(8, 8), "TIFF"), Reason.UNKNOWN_FORMAT),
+        (file_of(picture(8, 8), "PPM"), Reason.UNKNOWN_FORMAT),
+        (b"GIF89a", Reason.UNDECODABLE),
+        (b"\xff\xd8\xff\xe0", Reason.UNDECODABLE),
     ],
 )
-def test_what_is_no_picture_of_a_known_format_is_refused(data: bytes) -> None:
-    assert reason_of(data) == Reason.UNDECODABLE
+def test_what_is_no_picture_of_a_known_format_is_refused(data: bytes, reason: Reason) -> None:
+    assert reason_of(data) == reason
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_formats_are_told_by_their_first_bytes(image_format: str) -> None:
+    assert looks_like_image(file_of(picture(8, 8), image_format)[:16])
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = file_of(picture(32, 32), "JPEG", progressive=True)
+    assert decode(data).size == (32, 32)
+    scan = data.rindex(b"\xff\xda")
+    assert reason_of(data[:scan] + data[scan:-2] * (MAX_SCANS + 1) + data[-2:]) == Reason.UNDECODABLE
+
+
+class TestColour:
+    def test_a_foreign_profile_is_converted(self) -> None:
+        """A profile whose red and green change places: what the file calls red is to be seen as green."""
+        swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+        red, green = (swapped.index(tag, 128) for tag in (b"rXYZ", b"gXYZ"))
+        swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
+        profile = bytes(swapped).replace(SRGB_NAMES[1], "xxxx".encode("utf-16-be")).replace(SRGB_NAMES[0], b"xxxx")
+        for image_format in ("PNG", "JPEG"):
+            red_square = Image.new("RGB", (16, 16), (255, 0, 0))
+            red_, green_, blue_ = decode(file_of(red_square, image_format, icc_profile=profile)).getpixel((8, 8))
+            assert green_ > 240, image_format
+            assert max(red_, blue_) < 40, image_format
+
+    @pytest.mark.parametrize("profile", [b"broken", b"\0" * 200])
+    def test_a_broken_profile_is_as_none(self, profile: bytes) -> None:
+        image = picture(16, 16)
+        assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
+
+    def test_the_standard_profile_changes_nothing(self) -> None:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        image = picture(16, 16)
+        assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
+
+
+def photograph(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """Noise with the spectrum of photographs (power falls with the square of frequency), its channels akin."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    shape = (4, *frequency.shape)
+    spectra = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / frequency**1.35
+    planes = [np.fft.irfft2(0.8 * spectra[3] + 0.2 * spectra[channel], s=(height, width)) for channel in range(3)]
+    return Image.fromarray(np.clip([plane / plane.std() * 50 + 128 for plane in planes], 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def fidelity_db(found: np.ndarray, expected: np.ndarray) -> float:
+    error = np.mean((found.astype(float) - expected) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+class TestFastDecoding:
+    @pytest.mark.parametrize("size", [(640, 480), (333, 500), (1024, 768), (1001, 403), (100, 80)])
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+    def test_equal_to_pillow_to_fifty_decibels(self, size: tuple[int, int], options: dict[str, object]) -> None:
+        data = file_of(photograph(*size), "JPEG", quality=90, **options)
+        short, (left, top) = min(size), ((side - min(size)) // 2 for side in size)
+        box = (left, top, left + short, top + short)
+        expected = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BICUBIC, box=box)
+        assert fidelity_db(open_picture(data, Fitting(resolution=256)).pixels, np.asarray(expected)) > 50
+
+    def test_grey_ones_too(self) -> None:
+        data = file_of(photograph(300, 200).convert("L"), "JPEG")
+        assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_upright_as_pillow_turns_them(self, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = file_of(photograph(48, 32), "JPEG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+class TestFitting:
+    @pytest.mark.parametrize(
+        ("fit", "size"),
+        [(Fit.CENTER_CROP, (24, 24)), (Fit.BORDER, (24, 24)), (Fit.KEEP_RATIO, (48, 24)), (Fit.NO, (60, 30))],
+    )
+    def test_sizes(self, fit: Fit, size: tuple[int, int]) -> None:
+        picture_ = open_picture(file_of(picture(60, 30)), Fitting(resolution=24, fit=fit))
+        assert (picture_.pixels.shape[1::-1], picture_.original_size) == (size, (60, 30))
+
+    def test_a_border_is_white_and_on_both_sides(self) -> None:
+        pixels = open_picture(file_of(Image.new("RGB", (40, 20), "red")), Fitting(resolution=16, fit=Fit.BORDER)).pixels
+        assert (pixels[[0, 3, 12, 15]] == 255).all()
+        assert (pixels[4:12] == (255, 0, 0)).all()
+
+    @pytest.mark.parametrize(
+        ("size", "reason"), [((60, 30), None), ((29, 60), Reason.TOO_SMALL), ((91, 30), Reason.TOO_LONG), ((30, 90), None)]
+    )
+    def test_filters(self, size: tuple[int, int], reason: Reason | None) -> None:
+        fitting = Fitting(resolution=8, min_side=30, max_aspect=3)
+        if reason is None:
+            open_picture(file_of(picture(*size)), fitting)
+        else:
+            with pytest.raises(RowRejectedError, match=reason.value):
+                open_picture(file_of(picture(*size)), fitting)
+
+    def test_size_is_judged_before_a_pixel_is_decoded(self) -> None:
+        with pytest.raises(RowRejectedError, match=Reason.TOO_LONG.value):
+            open_picture(png_header_claiming(6000, 1000), Fitting(resolution=8, max_aspect=3))
+
+    def test_a_strip_cannot_grow_without_bound(self) -> None:
+        with pytest.raises(RowRejectedError, match=Reason.TOO_LARGE.value):
+            open_picture(file_of(Image.new("L", (1_000_000, 1))), Fitting(resolution=512, fit=Fit.KEEP_RATIO))
 
 
 @given(data=st.data(), image_format=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP"]))

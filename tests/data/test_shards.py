@@ -13,6 +13,7 @@ from rglcd.data.accounting import Reason, Tally
 from rglcd.data.manifest import FileEntry, Manifest, results_digest, scan, sha256_of, write_manifest
 from rglcd.data.shards import (
     MAX_MEMBER_BYTES,
+    Refusal,
     Sample,
     ShardEntry,
     finished_shard,
@@ -27,6 +28,10 @@ from rglcd.errors import InputError
 def sample(place: int, caption: str = "a red circle") -> Sample:
     key = sample_key(0, place, rows_per_shard=10_000)
     return Sample(key, b"image %d" % place * 50, caption, {"key": key, "url": f"images/{place}.png"})
+
+
+def refusal(reason: Reason, place: int = 0) -> Refusal:
+    return Refusal(sample_key(0, place, rows_per_shard=10_000), reason, "https://www.example.com/a", "caption")
 
 
 def publish(folder: Path) -> list[ShardEntry]:
@@ -63,7 +68,7 @@ class TestWriting:
     @given(outcomes=st.lists(st.sampled_from(Reason) | st.just("sample"), max_size=12))
     def test_every_row_is_accounted_for(self, tmp_path_factory: pytest.TempPathFactory, outcomes: list[Reason | str]) -> None:
         folder = tmp_path_factory.mktemp("shards")
-        rows = [outcome if isinstance(outcome, Reason) else sample(place) for place, outcome in enumerate(outcomes)]
+        rows = [refusal(outcome, place) if isinstance(outcome, Reason) else sample(place) for place, outcome in enumerate(outcomes)]
         tally = write_shard(folder, 3, rows, extension="png")
         assert tally.rows == len(outcomes)
         assert tally.samples == outcomes.count("sample")
@@ -77,9 +82,9 @@ class TestWriting:
         for number, folder in enumerate(folders):
             folder.mkdir()
             monkeypatch.setattr("time.time", lambda number=number: 1e9 * (number + 1))
-            write_shard(folder, 0, [sample(0), Reason.TOO_LARGE, sample(2)], extension="png")
+            write_shard(folder, 0, [sample(0), refusal(Reason.TOO_LARGE, 1), sample(2)], extension="png")
         names = sorted(path.name for path in folders[0].iterdir())
-        assert names == ["00000.tar", "00000_stats.json"]
+        assert names == ["00000.parquet", "00000.tar", "00000_stats.json"]
         for name in names:
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
@@ -159,7 +164,7 @@ class TestVerifiedReading:
             shard_entries(folder)
 
     def test_shards_without_a_sample_are_not_listed(self, folder: Path) -> None:
-        write_shard(folder, 1, [Reason.MISSING_FILE], extension="png")
+        write_shard(folder, 1, [refusal(Reason.MISSING_FILE)], extension="png")
         write_shard(folder, 2, [sample(0)], extension="png")
         assert [entry.name for entry in publish(folder)] == ["00000.tar", "00002.tar"]
 

@@ -17,7 +17,7 @@ from rglcd.config import Caching, Model, ModelSource
 from rglcd.data.accounting import Reason
 from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint
 from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
-from rglcd.data.shards import Sample, sample_key, write_shard
+from rglcd.data.shards import Refusal, Sample, sample_key, write_shard
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.text import TextEncoder
@@ -56,7 +56,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     numbers = iter(range(sum(SIZES)))
     for shard, size in enumerate(SIZES):
-        outcomes: list[Sample | Reason] = [Reason.MISSING_FILE]
+        outcomes: list[Sample | Refusal] = [Refusal("none", Reason.MISSING_FILE)]
         for place in range(size):
             number = next(numbers)
             outcomes.append(Sample(sample_key(shard, place, rows_per_shard=10), png(pixels_of(number)), CAPTIONS[number], {}))
@@ -201,7 +201,7 @@ class TestRefusals:
         folder = tmp_path / "shards"
         folder.mkdir()
         write_shard(folder, 0, [Sample("00000", b"no image", "caption", {})], extension="png")
-        with pytest.raises(InputError, match="the image of sample 00000 is undecodable"):
+        with pytest.raises(InputError, match="the image of sample 00000 is unknown_format"):
             run(publish(folder, stage="shard"), pretrained, tmp_path / "latents")
 
     def test_an_unknown_scorer_is_refused(self, shards: Path, pretrained: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def _with_one_reference(root: Path) -> None:
         (_without_student, "rglcd run distill"),
         (_without_prompts, "holds no prompt"),
         (_prompts_in_another_encoding, "not UTF-8"),
-        (_with_a_damaged_reference, "line 3: undecodable"),
+        (_with_a_damaged_reference, "line 3: unknown_format"),
         (_with_one_reference, "at least two"),
     ],
 )

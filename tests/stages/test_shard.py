@@ -17,7 +17,7 @@ from rglcd import progress
 from rglcd.config import Sharding
 from rglcd.data.accounting import Reason
 from rglcd.data.images import decode
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.data.manifest import Manifest, results_digest, scan, sha256_of, write_manifest
 from rglcd.data.shards import Sample, read_shard, shard_entries
 from rglcd.errors import InputError
 from rglcd.stages.run import Output, run_stage
@@ -91,6 +91,7 @@ class TestContent:
             "caption": "caption 0",
             "status": "success",
             "error_message": None,
+            "sha256": sha256_of(source / "images" / "00000.png"),
             "width": 8,
             "height": 8,
             "original_width": 8,
@@ -165,16 +166,24 @@ class TestByteIdentity:
         lines = (source / "index.tsv").read_text().splitlines()
         (changed / "index.tsv").write_text("\n".join([*lines[:4], "images/00009.png\tother", *lines[5:]]) + "\n")
         files = files_after_run(changed, tmp_path / "shards")
-        assert {name for name, data in files.items() if data != unbroken[name]} == {"00001.tar", "00001_stats.json"}
+        assert {name for name, data in files.items() if data != unbroken[name]} == {
+            "00001.parquet",
+            "00001.tar",
+            "00001_stats.json",
+            "survival.json",
+            "index.html",
+        }
 
     @pytest.mark.parametrize("num_finished", range(5))
-    @pytest.mark.parametrize("state", ["no stats", "cut tar", "altered tar", "half a tar aside", "half stats aside", "cut stats"])
+    @pytest.mark.parametrize(
+        "state", ["no stats", "cut tar", "altered tar", "half a tar aside", "half stats aside", "cut stats", "no parquet"]
+    )
     def test_after_a_kill(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path, num_finished: int, state: str) -> None:
         """Each state that a kill (or a disk) can leave, at each shard."""
-        names = sorted(unbroken)[: 2 * num_finished + 2]
+        names = sorted(unbroken)[: 3 * num_finished + 3]
         for name in names:
             (tmp_path / name).write_bytes(unbroken[name])
-        tar, stats = (tmp_path / name for name in names[-2:])
+        parquet, tar, stats = (tmp_path / name for name in names[-3:])
         whole = tar.read_bytes()
         if state in ("no stats", "half a tar aside", "half stats aside"):
             stats.unlink()
@@ -183,6 +192,8 @@ class TestByteIdentity:
             (tmp_path / f".{tar.name}.aside").write_bytes(whole[: len(whole) // 2])
         if state == "half stats aside":
             (tmp_path / f".{stats.name}.4711.aside").write_text("{")
+        if state == "no parquet":
+            parquet.unlink()
         if state == "cut tar":
             tar.write_bytes(whole[: len(whole) // 2])
         if state == "altered tar":
@@ -197,7 +208,11 @@ class TestByteIdentity:
         (tmp_path / "00002_stats.json").unlink()
         run(source, tmp_path)
         after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        assert {name for name in after if after[name] != before[name]} == {"00002.tar", "00002_stats.json"}
+        assert {name for name in after if after[name] != before[name] and name.startswith("0")} == {
+            "00002.parquet",
+            "00002.tar",
+            "00002_stats.json",
+        }
 
 
 def run_until_killed(sections: dict[str, Sharding], artifacts: dict[str, Path], *, rows_before_kill: int) -> int:

@@ -7,6 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+
+class Loss(StrEnum):
+    """Where on the way from a row to a sample a row was lost, in that order."""
+
+    ROW = "row"
+    BYTES = "bytes"
+    IMAGE = "image"
+
+    @property
+    def survived(self) -> str:
+        """What the rows did that were not lost there or before."""
+        return {"row": "hold a url and a caption", "bytes": "gave bytes", "image": "became samples"}[self.value]
 
 
 class Reason(StrEnum):
@@ -20,19 +34,73 @@ class Reason(StrEnum):
     """A scheme other than http and https (file:, ftp:, data:, s3: ...)."""
     FORBIDDEN_PATH = "forbidden_path"
     """A path that is absolute, or leads out of the index's folder by ``..`` or by a link."""
-    NOT_DOWNLOADED = "not_downloaded"
-    """An http or https url: rows are read from local folders only, so fetch the images first and index their paths."""
     MISSING_FILE = "missing_file"
     """No readable regular file lies at the path."""
+
+    NOT_DOWNLOADED = "not_downloaded"
+    """An http or https url, and downloading was not asked for (``sharding.download``)."""
+    MALFORMED_URL = "malformed_url"
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    """The url or a redirect leads to an address that is neither public nor allowed."""
+    UNRESOLVED = "unresolved"
+    """The host's name has no address."""
+    UNREACHABLE = "unreachable"
+    """No connection, no trusted TLS, or a broken answer."""
+    TIMED_OUT = "timed_out"
+    TOO_SLOW = "too_slow"
+    """The body came slower than the least rate."""
+    CUT_SHORT = "cut_short"
+    """The body ended before its announced length."""
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    OPTED_OUT = "opted_out"
+    """The host keeps the image out of data sets (``X-Robots-Tag``)."""
+    GONE = "gone"
+    """404 or 410."""
+    REFUSED = "refused"
+    """401, 403 or 451."""
+    HOST_BUSY = "host_busy"
+    """408, 425 or 429, at the last attempt too."""
+    SERVER_ERROR = "server_error"
+    """5xx, at the last attempt too."""
+    UNEXPECTED_ANSWER = "unexpected_answer"
+    """Any other status than 200."""
+    LOST_UPSTREAM = "lost_upstream"
+    """The data set read from records the row as a sample, and its shard does not hold it."""
+    FAILED_UPSTREAM = "failed_upstream"
+    """The data set read from records the row as one that became no sample."""
+    INCOMPLETE_SAMPLE = "incomplete_sample"
+    """A ready-made shard's sample without an image or without a caption."""
+
     TOO_LARGE = "too_large"
     """More bytes or more pixels than an image may have."""
+    UNKNOWN_FORMAT = "unknown_format"
+    """Not a JPEG, PNG, WebP, GIF or BMP: often a web page that stands where an image was."""
     UNDECODABLE = "undecodable"
-    """Not an image of a known format, or a damaged one."""
+    """An image of a known format that is damaged."""
+    TOO_SMALL = "too_small"
+    """Its short side is below ``sharding.min_side``."""
+    TOO_LONG = "too_long"
+    """Its sides' ratio is above ``sharding.max_aspect``."""
+    DUPLICATE = "duplicate"
+    """An earlier row gave the same image (``sharding.deduplication``)."""
 
     @property
     def is_of_the_image(self) -> bool:
         """Whether bytes were found and were at fault; img2dataset counts these as ``failed_to_resize``."""
-        return self in (Reason.TOO_LARGE, Reason.UNDECODABLE)
+        return self.loss is Loss.IMAGE
+
+    @property
+    def loss(self) -> Loss:
+        """Where rows are lost for this reason."""
+        if self in _OF_THE_IMAGE:
+            return Loss.IMAGE
+        return Loss.ROW if self in _OF_THE_ROW else Loss.BYTES
+
+
+_OF_THE_ROW: Final = frozenset({Reason.MALFORMED_ROW, Reason.EMPTY_CAPTION, Reason.CAPTION_TOO_LONG, Reason.INCOMPLETE_SAMPLE})
+_OF_THE_IMAGE: Final = frozenset(
+    {Reason.TOO_LARGE, Reason.UNKNOWN_FORMAT, Reason.UNDECODABLE, Reason.TOO_SMALL, Reason.TOO_LONG, Reason.DUPLICATE}
+)
 
 
 class RowRejectedError(Exception):

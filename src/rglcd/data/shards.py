@@ -1,7 +1,8 @@
 """Shards: webdataset tars in img2dataset's layout, whose bytes are a pure function of their rows, and their verified reading.
 
     00000.tar         members KEY.jpg (or .png, .webp), KEY.txt, KEY.json of each sample, by key
-    00000_stats.json  img2dataset's counts, the digest of the tar; written last, so a tar without it is unfinished
+    00000.parquet     a line for every row, sample or not: img2dataset's columns
+    00000_stats.json  img2dataset's counts, a survey, the digests of both; written last, so a tar without it is unfinished
 
 A tar alone cannot say that it was cut: webdataset reads one that ends at a sample's border without an error. So a
 shard is read only after its digest and its number of samples are found to be those that the manifest names.
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from webdataset.writer import TarWriter
 
 from rglcd.data.accounting import Reason, Tally
+from rglcd.data.duplicates import Seen
 from rglcd.data.manifest import FileEntry, alteration, altered_files, read_manifest
+from rglcd.data.survey import Survey
 from rglcd.data.work_unit import finish_unit, finished_unit, written_aside
 from rglcd.errors import InputError
 
@@ -27,6 +32,10 @@ MAX_MEMBER_BYTES: Final = 32 << 20
 IMAGE_EXTENSIONS: Final = frozenset({"jpg", "png", "webp"})
 
 _MEMBER = re.compile(r"([0-9a-f_-]{1,64})\.([a-z]{3,4})")
+_COLUMNS: Final = pa.schema(
+    [(name, pa.string()) for name in ("key", "status", "error_message", "url", "caption", "sha256")]
+    + [(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")]
+)
 _PARTS: Final = 3  # image, txt, json
 _MAKE_AGAIN: Final = "make it again: rglcd run shard"
 
@@ -39,6 +48,16 @@ class Sample:
     image: bytes
     caption: str
     facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row that became no sample: why, and what it said, as far as it could be read."""
+
+    key: str
+    reason: Reason
+    url: str | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,25 +79,36 @@ def sample_key(shard: int, place: int, *, rows_per_shard: int) -> str:
     return f"{shard_name(shard)}{place:0{len(str(rows_per_shard - 1))}d}"
 
 
-def write_shard(folder: Path, number: int, outcomes: Iterable[Sample | Reason], *, extension: str) -> Tally:
+def write_shard(
+    folder: Path, number: int, outcomes: Iterable[Sample | Refusal], *, extension: str, num_previews: int = 0, seen: Seen | None = None
+) -> Tally:
     """Write shard ``number`` to ``folder`` from what became of each of its rows; image members are ``KEY.extension``.
 
     Members have fixed owner, mode and time, so equal samples make equal bytes. The tar grows aside and gets its
-    name when it is whole; its stats are written after it.
+    name when it is whole; its stats are written after it, with so many previews, and with what the rows added to ``seen``.
     """
-    path, refused, num_samples = folder / f"{shard_name(number)}.tar", Counter[str](), 0
+    path, refused, survey, rows = folder / f"{shard_name(number)}.tar", Counter[str](), Survey(num_previews), _Rows()
     with written_aside(path) as aside, aside.open("wb") as stream:
         # An integer time keeps tarfile from PAX headers; encoder=False takes bytes as they are.
         tar = TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0)
         for outcome in outcomes:
+            rows.add(outcome)
             if isinstance(outcome, Sample):
                 tar.write({"__key__": outcome.key} | _members(outcome, extension))
-                num_samples += 1
+                survey.add_sample(outcome.key, outcome.image, outcome.caption, outcome.facts)
             else:
-                refused[outcome.value] += 1
+                refused[outcome.reason.value] += 1
+                survey.add_refusal(outcome.url)
         tar.close()
-    tally = Tally(num_samples + refused.total(), num_samples, dict(sorted(refused.items())))
-    finish_unit(_record(folder, number), [path.name], **_stats(tally))
+    rows.write(path.with_suffix(".parquet"))
+    tally = Tally(survey.num_samples + refused.total(), survey.num_samples, dict(sorted(refused.items())))
+    finish_unit(
+        _record(folder, number),
+        [path.name, f"{path.stem}.parquet"],
+        **_stats(tally),
+        survey=survey.record(),
+        **({} if seen is None else seen.record()),
+    )
     return tally
 
 
@@ -86,6 +116,12 @@ def finished_shard(folder: Path, number: int) -> Tally | None:
     """The tally of shard ``number`` if it stands in ``folder``, whole."""
     stats = finished_unit(_record(folder, number))
     return None if stats is None else _tally(stats)
+
+
+def shard_record(folder: Path, number: int) -> Mapping[str, Any]:
+    """What was recorded of shard ``number``, which is finished."""
+    recorded: dict[str, Any] = json.loads(_record(folder, number).read_text(encoding="utf-8"))
+    return recorded
 
 
 def shard_entries(folder: Path) -> list[ShardEntry]:
@@ -121,6 +157,32 @@ def read_shard(path: Path, entry: ShardEntry) -> Iterator[Sample]:
     if len(members) != entry.num_samples:
         raise InputError(f"shard {path} holds {len(members)} samples, not {entry.num_samples}; {_MAKE_AGAIN}")
     return _samples(path, members)
+
+
+class _Rows:
+    """The columns of a shard's parquet file."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS.names}
+
+    def add(self, outcome: Sample | Refusal) -> None:
+        if isinstance(outcome, Sample):
+            row = dict(outcome.facts) | {"key": outcome.key, "caption": outcome.caption, "status": "success", "error_message": None}
+        else:
+            status = "failed_to_resize" if outcome.reason.is_of_the_image else "failed_to_download"
+            row = {
+                "key": outcome.key,
+                "url": outcome.url,
+                "caption": outcome.caption,
+                "status": status,
+                "error_message": outcome.reason.value,
+            }
+        for name, column in self.columns.items():
+            column.append(row.get(name))
+
+    def write(self, path: Path) -> None:
+        with written_aside(path) as aside:
+            pq.write_table(pa.table(self.columns, schema=_COLUMNS), aside)
 
 
 def _record(folder: Path, number: int) -> Path:

@@ -1,19 +1,23 @@
 """The source index: CC12M's own format, one row a line, ``url TAB caption``, UTF-8, no header.
 
-A url without a scheme is the path of a file relative to the index, inside the index's folder. A row is hostile text:
-whatever it holds, it becomes a :class:`Row` or is refused for one :class:`~rglcd.data.accounting.Reason`.
+An http or https url is fetched, if that was asked for. A url without a scheme is the path of a file relative to the index,
+inside the index's folder. A row is hostile text: whatever it holds, it becomes a :class:`Row` or is refused for one
+:class:`~rglcd.data.accounting.Reason`.
 """
 
 import errno
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 from rglcd.data.accounting import Reason, RowRejectedError
-from rglcd.errors import InputError
+from rglcd.data.content_store import Fetched
+from rglcd.data.download import Downloader
+from rglcd.errors import InputError, StateSaved
 
 INDEX: Final = "index.tsv"
 """The index of the training images, within the source folder."""
@@ -35,11 +39,66 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """What a row of any source offers: the bytes of an image, or the ``reason`` there are none."""
+
+    url: str | None
+    caption: str | None
+    image: bytes | None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
 class RowRange:
     """Consecutive rows of an index, and where in the file they begin."""
 
     offset_bytes: int
     num_rows: int
+
+
+@dataclass(frozen=True)
+class IndexSource:
+    """An index cut into ranges of rows, each of which makes a shard; ``downloader`` fetches what is not in its folder."""
+
+    index: Path
+    ranges: Sequence[RowRange]
+    downloader: Downloader | None
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.ranges)
+
+    @property
+    def num_rows(self) -> int | None:
+        return sum(rows.num_rows for rows in self.ranges)
+
+    def candidates(self, number: int) -> Iterator[Candidate]:
+        """What each row of range ``number`` offers, in order."""
+        lines = (_parsed(line) for line in read_lines(self.index, self.ranges[number]))
+        if self.downloader is None:
+            yield from (self._at_hand(row) for row in lines)
+            return
+        rows, ahead = tee(lines)
+        fetched = self.downloader.fetch_in_order(row.url if isinstance(row, Row) and _is_remote(row.url) else None for row in ahead)
+        for row, answer in zip(rows, fetched, strict=True):
+            yield self._at_hand(row) if answer is None or isinstance(row, Reason) else self._from_store(row, answer)
+
+    def _at_hand(self, row: Row | Reason) -> Candidate:
+        if isinstance(row, Reason):
+            return Candidate(None, None, None, row)
+        try:
+            return Candidate(row.url, row.caption, read_image(row.url, self.index.parent))
+        except RowRejectedError as rejected:
+            return Candidate(row.url, row.caption, None, rejected.reason)
+
+    def _from_store(self, row: Row, answer: Fetched) -> Candidate:
+        if answer.sha256 is None:
+            return Candidate(row.url, row.caption, None, answer.reason)
+        assert self.downloader is not None
+        data = self.downloader.store.read(answer.sha256)
+        if data is None:
+            raise StateSaved(f"{self.downloader.store.path(answer.sha256)} went while it was needed; run the same command again")
+        return Candidate(row.url, row.caption, data)
 
 
 def split_rows(index: Path, rows_each: int, *, max_rows: int | None = None) -> list[RowRange]:
@@ -123,6 +182,17 @@ def _read_within(path: Path, folder: Path) -> bytes:
     if len(data) > MAX_IMAGE_BYTES:
         raise RowRejectedError(Reason.TOO_LARGE)
     return data
+
+
+def _parsed(line: bytes) -> Row | Reason:
+    try:
+        return parse_row(line)
+    except RowRejectedError as rejected:
+        return rejected.reason
+
+
+def _is_remote(url: str) -> bool:
+    return url[:8].lower().startswith(("http://", "https://"))
 
 
 def _opened(index: Path) -> BinaryIO:

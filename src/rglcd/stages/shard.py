@@ -1,73 +1,141 @@
-"""Stage ``shard``: pack the source index's images and captions into verified webdataset tars."""
+"""Stage ``shard``: pack the source's images and captions into verified webdataset tars."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rglcd import progress
-from rglcd.config import Sharding
+from rglcd.config import NoDownload, Sharding
 from rglcd.data.accounting import Reason, RowRejectedError, Tally, total_of
-from rglcd.data.images import EXTENSIONS, decode, encode, square
-from rglcd.data.shards import Sample, finished_shard, sample_key, write_shard
-from rglcd.data.source import INDEX, RowRange, parse_row, read_image, read_lines, split_rows
+from rglcd.data.addresses import AddressPolicy
+from rglcd.data.content_store import ContentStore
+from rglcd.data.download import Downloader, DownloadLimits
+from rglcd.data.duplicates import Seen, difference_hash, digest_hash
+from rglcd.data.images import EXTENSIONS, Fit, Fitting, encode, open_picture
+from rglcd.data.manifest import write_json
+from rglcd.data.ready_shards import LISTING, ReadyShards
+from rglcd.data.shards import Refusal, Sample, finished_shard, sample_key, shard_record, write_shard
+from rglcd.data.source import INDEX, Candidate, IndexSource, split_rows
+from rglcd.data.survival import previews_per_shard, render, survival_of
 from rglcd.data.work_unit import sweep_aside
 from rglcd.errors import InputError
 from rglcd.stages.run import Output
 
+SURVIVAL = "survival.json"
+PAGE = "index.html"
+
+_TASK = "pack shards"
 _ROWS_BETWEEN_REPORTS = 64
+
+Source = IndexSource | ReadyShards
 
 
 def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, Any]:
-    """Shard k holds what became samples of rows [k S, (k + 1) S) of the index, S = ``samples_per_shard``.
+    """Shard k holds what became samples of rows [k S, (k + 1) S) of the index, S = ``samples_per_shard``, or of ready-made tar k.
 
-    So each is a pure function of its rows: a finished one that a killed run left is taken over, and
-    ``sharding.parts``, which says how many workers may share the ranges out, cannot change a byte.
-    Raises :class:`InputError` when no row becomes a sample, with the reasons.
+    So each is a pure function of its rows and of what the network gave for them, which is kept: a finished one that a
+    killed run left is taken over, and ``sharding.parts``, which says how many workers may share the shards out, cannot
+    change a byte. Raises :class:`InputError` when no row becomes a sample, with the reasons.
     """
-    index, folder = source / INDEX, shards.folder
-    ranges = split_rows(index, sharding.samples_per_shard, max_rows=sharding.max_rows)
-    num_rows = sum(rows.num_rows for rows in ranges)
+    folder = shards.folder
     sweep_aside(folder)
-
-    tallies: list[Tally] = []
-    for number, rows in enumerate(ranges):
-        done = sum(tally.rows for tally in tallies)
-        progress.report("pack shards", done=done, total=num_rows, unit="rows", shards=number)
-        tally = finished_shard(folder, number)
-        if tally is None:
-            outcomes = _reported(_outcomes(sharding, index, number, rows), done=done, total=num_rows, shards=number)
-            tally = write_shard(folder, number, outcomes, extension=EXTENSIONS[sharding.image_format])
-        assert tally.rows == rows.num_rows, f"shard {number} accounts for {tally.rows} of {rows.num_rows} rows"
-        tallies.append(tally)
-
+    with ExitStack() as stack:
+        opened = _open(sharding, source, stack)
+        packer = _Packer(sharding, opened, folder)
+        tallies = [packer.pack(number) for number in range(opened.num_shards)]
     total = total_of(tallies)
     if not total.samples:
-        raise InputError(f"{index}: no row became a sample ({total})")
-    progress.report("pack shards", done=num_rows, total=num_rows, unit="rows", shards=len(ranges))
-    return {"rows": total.rows, "samples": total.samples, "shards": len(ranges), "reasons": dict(total.reasons)}
+        raise InputError(f"{source}: no row became a sample ({total})")
+    survival = survival_of(shard_record(folder, number) for number in range(opened.num_shards))
+    write_json(folder / SURVIVAL, survival)
+    (folder / PAGE).write_text(render(survival), encoding="utf-8")
+    packer.report(total.rows)
+    return {"rows": total.rows, "samples": total.samples, "shards": opened.num_shards, "reasons": dict(total.reasons)}
 
 
-def _outcomes(sharding: Sharding, index: Path, number: int, rows: RowRange) -> Iterator[Sample | Reason]:
-    for place, line in enumerate(read_lines(index, rows)):
-        key = sample_key(number, place, rows_per_shard=sharding.samples_per_shard)
-        yield _outcome(sharding, line, key, index.parent)
+def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
+    """The source in ``source``, whichever kind it is, with what it needs to reach beyond its folder."""
+    download = sharding.download
+    store = None if isinstance(download, NoDownload) else ContentStore(Path(download.store))
+    if store is not None:
+        store.sweep()
+    if (source / LISTING).is_file():
+        if sharding.max_rows is not None:
+            raise InputError("sharding.max_rows reads the first rows of an index; ready-made shards are read whole: set it to null")
+        return ReadyShards.open(source / LISTING, store)
+    ranges = split_rows(source / INDEX, sharding.samples_per_shard, max_rows=sharding.max_rows)
+    if isinstance(download, NoDownload) or store is None:
+        return IndexSource(source / INDEX, ranges, None)
+    limits = DownloadLimits(
+        user_agent=download.user_agent,
+        max_bytes=download.max_bytes,
+        total_seconds=download.total_seconds,
+        min_bytes_per_second=download.min_bytes_per_second,
+        num_connections=download.num_connections,
+        connections_per_host=download.connections_per_host,
+        num_retries=download.num_retries,
+    )
+    policy = AddressPolicy.parse(download.allowed_networks)
+    return IndexSource(source / INDEX, ranges, stack.enter_context(Downloader(store, limits, policy, round=download.round)))
 
 
-def _outcome(sharding: Sharding, line: bytes, key: str, folder: Path) -> Sample | Reason:
-    try:
-        row = parse_row(line)
-        original = decode(read_image(row.url, folder))
-    except RowRejectedError as rejected:
-        return rejected.reason
-    side = sharding.resolution
-    sizes = {"width": side, "height": side, "original_width": original.width, "original_height": original.height}
-    # img2dataset's field names, so that what reads its shards reads ours.
-    facts = {"key": key, "url": row.url, "caption": row.caption, "status": "success", "error_message": None} | sizes
-    return Sample(key, encode(square(original, side), sharding.image_format), row.caption, facts)
+class _Packer:
+    """Packs shard after shard, and says how far it is."""
 
+    def __init__(self, sharding: Sharding, source: Source, folder: Path) -> None:
+        self.sharding, self.source, self.folder = sharding, source, folder
+        self.fitting = Fitting(
+            resolution=sharding.resolution, fit=Fit(sharding.resize), min_side=sharding.min_side, max_aspect=sharding.max_aspect
+        )
+        self.seen = None if sharding.deduplication == "none" else Seen()
+        self.rows_done, self.shards_done = 0, 0
 
-def _reported(outcomes: Iterator[Sample | Reason], *, done: int, total: int, shards: int) -> Iterator[Sample | Reason]:
-    for count, outcome in enumerate(outcomes):
-        if count % _ROWS_BETWEEN_REPORTS == 0:
-            progress.report("pack shards", done=done + count, total=total, unit="rows", shards=shards)
-        yield outcome
+    def pack(self, number: int) -> Tally:
+        """Make shard ``number``, unless it stands."""
+        self.report(self.rows_done)
+        tally = finished_shard(self.folder, number)
+        if tally is None:
+            previews = previews_per_shard(self.source.num_shards)
+            extension = EXTENSIONS[self.sharding.image_format]
+            tally = write_shard(self.folder, number, self._outcomes(number), extension=extension, num_previews=previews, seen=self.seen)
+        elif self.seen is not None:
+            self.seen.recall(shard_record(self.folder, number))
+        self.rows_done += tally.rows
+        self.shards_done += 1
+        return tally
+
+    def report(self, rows: int) -> None:
+        if self.source.num_rows is None:
+            progress.report(_TASK, done=self.shards_done, total=self.source.num_shards, unit="shards", rows=rows)
+        else:
+            progress.report(_TASK, done=rows, total=self.source.num_rows, unit="rows", shards=self.shards_done)
+
+    def _outcomes(self, number: int) -> Iterator[Sample | Refusal]:
+        for place, candidate in enumerate(self.source.candidates(number)):
+            if place % _ROWS_BETWEEN_REPORTS == 0:
+                self.report(self.rows_done + place)
+            key = sample_key(number, place, rows_per_shard=self.sharding.samples_per_shard)
+            try:
+                yield self._sample(key, candidate)
+            except RowRejectedError as rejected:
+                yield Refusal(key, rejected.reason, candidate.url, candidate.caption)
+
+    def _sample(self, key: str, candidate: Candidate) -> Sample:
+        if candidate.image is None:
+            assert candidate.reason is not None, candidate
+            raise RowRejectedError(candidate.reason)
+        assert candidate.caption is not None, candidate
+        picture = open_picture(candidate.image, self.fitting)
+        if self.seen is not None:
+            is_exact = self.sharding.deduplication == "exact"
+            if not self.seen.is_first(digest_hash(candidate.image) if is_exact else difference_hash(picture.pixels)):
+                raise RowRejectedError(Reason.DUPLICATE)
+        height, width = picture.pixels.shape[:2]
+        original_width, original_height = picture.original_size
+        # img2dataset's field names, so that what reads its shards reads ours.
+        facts = {"key": key, "url": candidate.url, "caption": candidate.caption, "status": "success", "error_message": None}
+        sizes = {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
+        image = encode(picture.pixels, self.sharding.image_format)
+        return Sample(key, image, candidate.caption, facts | sizes | {"sha256": sha256(candidate.image).hexdigest()})

@@ -59,6 +59,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE,),
         outputs=("shards",),
         profile=Profile.CPU,
+        version=2,  # each row's parquet line, a survival report, the originals' sha256
         parts="sharding.parts",
     ),
     Stage(
