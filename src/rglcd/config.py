@@ -150,6 +150,12 @@ class AestheticScorer(Scorer):
     logit_scale: float = Field(default=1.0, gt=0)
     """Inverse temperature of its preferences: the predictor was fitted to ratings and has none of its own."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> "AestheticScorer":
+        if self.head.file is None:
+            raise ValueError("head must name its `file`")
+        return self
+
 
 class MixtureScorer(Scorer):
     """A weighted sum of other scorers of ``preparation.scorers``."""
@@ -168,6 +174,12 @@ class Hpsv2ProcessScorer(Scorer):
     interpreter: str = "hpsv2-python"
     """The Python that has hpsv2: a command on the PATH, as in the image ``hpsv2``, or a path."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> "Hpsv2ProcessScorer":
+        if self.source.file is None:
+            raise ValueError("source must name its `file`: HPS_v2.1_compressed.pt")
+        return self
+
 
 class EntryPointScorer(Scorer):
     """A user's own: the entry point ``name`` in the group ``rglcd.rewards`` of an installed package."""
@@ -177,7 +189,7 @@ class EntryPointScorer(Scorer):
     source: ModelSource | None = None
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"weights": self.source is not None}
+        return super().settings() | {"has_weights": self.source is not None}
 
 
 class ToyJudgeScorer(Scorer):

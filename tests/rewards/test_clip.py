@@ -1,5 +1,6 @@
 """A CLIP-type reward is transformers' own CLIP, with a gradient that reaches the pixels."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import CLIPModel
 
 from rglcd.errors import InputError
 from rglcd.rewards.clip import ClipReward
+from rglcd.rewards.preprocessing import shortest_side_cropped
 from rglcd.rewards.protocol import DifferentiableReward
 from tests.tiny_models import PROJECTION_WIDTH, RESOLUTION, write_tiny_clip
 
@@ -80,7 +82,7 @@ def test_pixels_of_another_size_are_resized_as_pil_does_it_and_keep_their_gradie
     levels = np.random.default_rng(size).integers(64, 192, (size, size, 3), dtype=np.uint8)
     theirs = np.asarray(Image.fromarray(levels).resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     pixels = (torch.from_numpy(levels).permute(2, 0, 1)[None].float() / 255).requires_grad_()
-    ours = reward._preprocess(pixels) * 0.25 + 0.5
+    ours = shortest_side_cropped(pixels, RESOLUTION)
     torch.testing.assert_close(ours[0], torch.from_numpy(theirs).permute(2, 0, 1), rtol=0, atol=1.5 / 255)
     (gradient,) = torch.autograd.grad(reward.score(pixels, reward.encode_text(["b"])).sum(), pixels)
     assert gradient.shape == pixels.shape
@@ -91,6 +93,7 @@ def test_its_type_says_that_it_may_guide(folder: Path) -> None:
     reward = load(folder)
     assert isinstance(reward, DifferentiableReward)
     assert reward.differentiable
+    assert reward.weights_sha256() == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert not any(parameter.requires_grad for parameter in reward.model.parameters())
 
 

@@ -5,6 +5,8 @@ endpoints), so that none of it enters the configuration.
 """
 
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from rglcd.errors import InputError
@@ -24,7 +26,7 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
     elif "://" in uri:
         _copy_remote(uri, destination)
     else:
-        _copy_from_hub(uri, destination, revision=revision)
+        _copy_from_hub(uri, destination, revision=revision, patterns=[f"*{suffix}" for suffix in sorted(MODEL_FILES)])
 
 
 def _copy_local(folder: Path, destination: Path) -> None:
@@ -61,16 +63,66 @@ def _copy_remote(url: str, destination: Path) -> None:
         raise InputError(f"{url} holds no files")
 
 
-def _copy_from_hub(repository: str, destination: Path, *, revision: str | None) -> None:
+def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, patterns: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [f"*{suffix}" for suffix in sorted(MODEL_FILES)]
     try:
-        snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=patterns)
+        snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=list(patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
             f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). If it was withdrawn, name a mirror, "
             "an s3:// folder or a local diffusers folder in its place"
         ) from None
     shutil.rmtree(destination / ".cache", ignore_errors=True)
+
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What of a model folder a tokenizer is made of: a scorer that takes another model's tokenizer leaves its gigabytes where they are."""
+
+
+def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revision: str | None) -> None:
+    """Copy those of the files ``names`` that the folder ``uri`` (as in :func:`fetch_model_folder`) has, whatever their suffix.
+
+    Raises :class:`InputError` when it has none of them or cannot be reached.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(("./", "../", "/")):
+        _copy_local_files(Path(uri), names, destination)
+    elif "://" in uri:
+        _copy_remote_files(uri, names, destination)
+    else:
+        _copy_from_hub(uri, destination, revision=revision, patterns=names)
+    if not any((destination / name).is_file() for name in names):
+        raise InputError(f"{uri} has no {' and no '.join(names)}")
+
+
+def _copy_local_files(folder: Path, names: Sequence[str], destination: Path) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; a model folder may hold regular files only")
+        if path.is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, destination / name)
+
+
+def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> None:
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        for name in names:
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                filesystem.get_file(f"{root.rstrip('/')}/{name}", str(destination / name))
+    except Exception as error:  # each of fsspec's file systems raises its own library's errors
+        raise InputError(f"{url} cannot be fetched: {' '.join(str(error).split())[:300]}") from None

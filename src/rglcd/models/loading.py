@@ -1,5 +1,6 @@
 """Opening model folders: safetensors only, local only, with one clear line when a folder is not what it should be."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,15 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
         raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first")
     loaded: Network = network
     return loaded
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a folder's safetensors: of one file what ``sha256sum`` prints, of several a digest over these, by name."""
+    digests = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

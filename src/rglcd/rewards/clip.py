@@ -1,67 +1,117 @@
 """CLIP-type reward models: the cosine of an image's and a caption's embedding.
 
-HPSv2, PickScore and CLIPScore are all of this form; so is the toy world's expert. The preprocessing is
-done on the whole batch, in tensors, inside the graph, so the score back-propagates to the pixels.
+HPSv2, PickScore and CLIPScore are all of this form; so is the toy world's expert. They differ in their weights, in how a
+picture becomes a square, and in how a caption is cleaned before it is tokenised.
 
 Shapes: B batch, (H, W) pixels, D embedding width.
 """
 
-from collections.abc import Sequence
+import html
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import ftfy
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from rglcd.errors import InputError
-from rglcd.models.loading import load_tokenizer, load_weights, read_json
+from rglcd.models.loading import load_tokenizer, load_weights, read_json, weights_digest
+from rglcd.rewards.preprocessing import Fit, Preprocessing
+
+CleanFn = Callable[[str], str]
+
+
+def as_given(caption: str) -> str:
+    """The caption unchanged: transformers' tokenizer does what it needs."""
+    return caption
+
+
+def cleaned(caption: str) -> str:
+    """Broken encodings repaired, HTML entities (escaped twice, at times) resolved: open_clip's ``basic_clean``."""
+    return html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
 
 
 class ClipReward:
-    """A frozen ``CLIPModel`` folder with its tokenizer and ``preprocessor_config.json`` as a differentiable reward."""
+    """A frozen ``CLIPModel`` with its tokenizer as a differentiable reward. ``folder`` is where its weights are, if they are anywhere."""
 
     differentiable: Literal[True] = True
     range = (-1.0, 1.0)
 
-    def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        preprocessing: Preprocessing,
+        clean: CleanFn = as_given,
+        folder: Path | None = None,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self._mean = torch.tensor(mean, device=model.device, dtype=model.dtype).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=model.device, dtype=model.dtype).view(1, 3, 1, 1)
+        self._preprocessing = preprocessing
+        self._clean = clean
+        self._folder = folder
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """The model of ``folder``, whose ``preprocessor_config.json`` gives the normalisation."""
-        model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
-        preprocessing = read_json(folder / "preprocessor_config.json")
-        if not {"image_mean", "image_std"} <= preprocessing.keys():
+        settings = read_json(folder / "preprocessor_config.json")
+        if not {"image_mean", "image_std"} <= settings.keys():
             raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
-        return cls(model, load_tokenizer(folder), mean=preprocessing["image_mean"], std=preprocessing["image_std"])
+        preprocessing = Preprocessing(mean=settings["image_mean"], std=settings["image_std"])
+        return cls._load(folder, dtype, device, preprocessing=preprocessing, clean=as_given)
+
+    @classmethod
+    def hpsv2(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
+        """Human Preference Score v2 and v2.1 (arXiv 2306.09341), as the package ``hpsv2`` computes it."""
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing(Fit.LONGEST_PADDED), clean=cleaned)
+
+    @classmethod
+    def clipscore(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
+        """The cosine of open_clip's ViT-H/14 (laion2B-s32B-b79K), without CLIPScore's factor and clipping (arXiv 2104.08718)."""
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing(), clean=cleaned)
+
+    @classmethod
+    def pickscore(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
+        """PickScore (arXiv 2305.01569): the cosine; times ``logit_scale`` it is what its README prints."""
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing(), clean=as_given)
+
+    @classmethod
+    def _load(cls, folder: Path, dtype: torch.dtype, device: torch.device, *, preprocessing: Preprocessing, clean: CleanFn) -> "ClipReward":
+        model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
+        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, clean=clean, folder=folder)
 
     @property
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.exp())
 
+    @property
+    def text_width(self) -> int:
+        return int(self.model.config.projection_dim)
+
+    def weights_sha256(self) -> str | None:
+        return None if self._folder is None else weights_digest(self._folder)
+
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors (B, D)."""
         length = self.model.config.text_config.max_position_embeddings
-        ids = self.tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
+        texts = [self._clean(caption) for caption in captions]
+        # No attention mask: the tower is causal, so what follows the end of the text cannot reach the vector taken there.
+        ids = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
         pooled = self.model.text_model(ids.to(self.model.device)).pooler_output
         return normalize(self.model.text_projection(pooled), dim=-1)
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """Cosine (B,) of pixels (B, 3, H, W) in [0, 1] and text features (B, D)."""
-        pooled = self.model.vision_model(pixel_values=self._preprocess(pixels)).pooler_output
-        image = normalize(self.model.visual_projection(pooled), dim=-1)
+        image = self.embed_image(pixels)
         return (image * text.to(image.dtype)).sum(dim=-1)
 
-    def _preprocess(self, pixels: Tensor) -> Tensor:
-        """Resize to the tower's size if need be (bicubic with antialiasing, as PIL does), then normalise."""
-        size = self.model.config.vision_config.image_size
-        pixels = pixels.to(self.model.dtype)
-        if pixels.shape[-2:] != (size, size):
-            pixels = interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        return (pixels - self._mean) / self._std
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, D) of pixels (B, 3, H, W) in [0, 1]."""
+        prepared = self._preprocessing(pixels.to(self.model.dtype), self.model.config.vision_config.image_size)
+        pooled = self.model.vision_model(pixel_values=prepared).pooler_output
+        return normalize(self.model.visual_projection(pooled), dim=-1)

@@ -17,8 +17,9 @@ class Reward(Protocol):
 
     Attributes:
         differentiable: whether ``score`` has a gradient with respect to the pixels.
-        range: least and greatest possible score.
+        range: least and greatest possible score; infinite where there is no bound.
         logit_scale: what a score is multiplied by before a softmax makes it a preference (an inverse temperature).
+        text_width: D, how many numbers a caption becomes.
     """
 
     @property
@@ -30,8 +31,19 @@ class Reward(Protocol):
     @property
     def logit_scale(self) -> float: ...
 
+    @property
+    def text_width(self) -> int: ...
+
+    def weights_sha256(self) -> str | None:
+        """Digest of the weights: of one safetensors file what ``sha256sum`` prints; None for a reward without weights."""
+        ...
+
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Features (B, D) of ``captions``, on the reward's device, without gradient."""
+        """Features (B, D) of ``captions``, on the reward's device, without gradient.
+
+        A model whose text looks at the image has none before it sees one: its features are the token numbers. Numbers of
+        either sort survive being kept in float32; D is 0 where the caption does not matter.
+        """
         ...
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:

@@ -2,21 +2,24 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rglcd import progress
-from rglcd.config import Model, ModelSource, Preparation
-from rglcd.data.manifest import folder_digest, write_json
-from rglcd.data.storage import fetch_model_folder
+from rglcd.config import Model, ModelSource, Preparation, Scorer, WeightsSource
+from rglcd.data.manifest import folder_digest, sha256_of, write_json
+from rglcd.data.storage import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
 from rglcd.models.codec import Codec
+from rglcd.models.foreign import read_foreign
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.rewards.registry import load_scorer
+from rglcd.rewards.conversion import CONVERTERS, Converter
+from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.run import Output
 
 SCORERS = "scorers.json"
@@ -28,39 +31,111 @@ def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Ma
     Raises :class:`InputError` for a model that cannot be had, is not the one pinned, or cannot be opened.
     """
     folder = pretrained.folder
-    wanted: dict[str, ModelSource] = {"teacher": model.teacher}
-    for name, scorer in preparation.scorers.items():
-        if "source" in scorer.sources():
-            wanted[f"scorers/{name}"] = scorer.sources()["source"]
     if preparation.features.source is None:
         raise InputError("preparation.features needs a source")
-    wanted["features"] = preparation.features.source
+    fetches: list[_Fetch] = [_Folder("teacher", model.teacher)]
+    for name, scorer in preparation.scorers.items():
+        fetches += _fetches_of(f"scorers/{name}", scorer)
+    fetches.append(_Folder("features", preparation.features.source))
 
-    digests = {
-        place: _fetch(place, source, folder / place) for place, source in progress.track(wanted.items(), task="fetch models", unit="models")
-    }
-    kinds = {name: scorer.settings() for name, scorer in preparation.scorers.items()}
-    write_json(folder / SCORERS, {"scorers": kinds, "features": {"kind": preparation.features.kind}})
-    _open_each(folder, model, preparation)
+    digests = {fetch.what: fetch(folder) for fetch in progress.track(fetches, task="fetch models", unit="models")}
+    catalogue = {name: scorer.settings() for name, scorer in preparation.scorers.items()}
+    write_json(folder / SCORERS, {"scorers": catalogue, "features": {"kind": preparation.features.kind}})
+    _open_each(folder, model, preparation, catalogue=catalogue)
     return {"models": digests}
 
 
-def _fetch(place: str, source: ModelSource, destination: Path) -> str:
-    """The digest of the folder that now lies at ``destination``; one that a killed run left half-copied is fetched anew."""
-    shutil.rmtree(destination, ignore_errors=True)
-    fetch_model_folder(source.uri, destination, revision=source.revision)
-    digest = folder_digest(destination)
+@dataclass(frozen=True)
+class _Folder:
+    """A model folder, copied as it is."""
+
+    what: str
+    source: ModelSource
+
+    def __call__(self, root: Path) -> str:
+        destination = _emptied(root / self.what)
+        fetch_model_folder(self.source.uri, destination, revision=self.source.revision)
+        return _pinned(self.what, self.source, folder_digest(destination))
+
+
+@dataclass(frozen=True)
+class _Published:
+    """One file as its authors published it: verified, converted, and let go. Every later stage sees safetensors."""
+
+    what: str
+    source: WeightsSource
+    convert: Converter
+    into: str
+    """The scorer's folder; another role may have put its files there before."""
+
+    def __call__(self, root: Path) -> str:
+        assert self.source.file is not None
+        aside, destination = _emptied(root / ".published"), root / self.into
+        fetch_named_files(self.source.uri, [self.source.file], aside, revision=self.source.revision)
+        digest = _pinned(self.what, self.source, sha256_of(aside / self.source.file))
+        destination.mkdir(parents=True, exist_ok=True)
+        try:
+            self.convert(read_foreign(aside / self.source.file), destination)
+        except InputError as error:
+            raise InputError(f"{self.what} from {self.source.uri}: {error}") from None
+        shutil.rmtree(aside)
+        return digest
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """The tokenizer of a folder that may hold a model too, which stays there."""
+
+    what: str
+    source: ModelSource
+    into: str
+
+    def __call__(self, root: Path) -> str:
+        aside = _emptied(root / ".tokenizer")
+        fetch_named_files(self.source.uri, TOKENIZER_FILES, aside, revision=self.source.revision)
+        digest = _pinned(self.what, self.source, folder_digest(aside))
+        for path in aside.iterdir():
+            if path.is_file():
+                path.replace(root / self.into / path.name)
+        shutil.rmtree(aside)
+        return digest
+
+
+_Fetch = _Folder | _Published | _Tokenizer
+
+
+def _fetches_of(place: str, scorer: Scorer) -> list[_Fetch]:
+    """What there is to fetch for one scorer, the folder that others add to first."""
+    fetches: list[_Fetch] = []
+    for role, source in scorer.sources().items():
+        what = place if role == "source" else f"{place}/{role}"
+        if role == "tokenizer":
+            fetches.append(_Tokenizer(what, source, into=place))
+        elif isinstance(source, WeightsSource) and source.file is not None:
+            fetches.append(_Published(what, source, CONVERTERS[scorer.settings()["kind"]], into=place))
+        else:
+            fetches.append(_Folder(what, source))
+    return fetches
+
+
+def _emptied(folder: Path) -> Path:
+    """``folder`` without what a killed run left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _pinned(what: str, source: ModelSource, digest: str) -> str:
     if source.sha256 is not None and digest != source.sha256:
-        raise InputError(f"{place} from {source.uri} has digest {digest}, and sha256 pins {source.sha256}: it is not the model meant")
+        raise InputError(f"{what} from {source.uri} has digest {digest}, and sha256 pins {source.sha256}: it is not the model meant")
     return digest
 
 
-def _open_each(folder: Path, model: Model, preparation: Preparation) -> None:
+def _open_each(folder: Path, model: Model, preparation: Preparation, *, catalogue: Catalogue) -> None:
     """What cannot be opened is refused here, not after an hour of caching."""
     device = torch.device("cpu")
     Codec.load(folder / "teacher", dtype=torch.float32, device=device).latent_shape(model.resolution)
     TextEncoder.load(folder / "teacher", dtype=torch.float32, device=device)
     Teacher.load(folder / "teacher", dtype=torch.float32, device=device)
-    for name, scorer in preparation.scorers.items():
-        load_scorer(scorer.kind, folder / "scorers" / name, dtype=torch.float32, device=device)
+    for name in catalogue:
+        open_scorer(name, catalogue, folder / "scorers", dtype=torch.float32, device=device)
     load_features(preparation.features.kind, folder / "features", device=device)

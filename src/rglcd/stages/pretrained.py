@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from rglcd.data.manifest import folder_digest, read_verified
+from rglcd.data.manifest import digest_of, folder_digest, read_verified
 from rglcd.errors import InputError
 from rglcd.models.loading import read_json
 from rglcd.rewards.protocol import Reward
-from rglcd.rewards.registry import load_scorer, needs_weights
+from rglcd.rewards.registry import Catalogue, has_weights, open_scorer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pretrained:
 
     def scorer(self, name: str, *, dtype: torch.dtype, device: torch.device) -> Reward:
         """The reward model called ``name``."""
-        return load_scorer(self._kind(name), self.folder / "scorers" / name, dtype=dtype, device=device)
+        return open_scorer(name, self._catalogue_with(name), self.folder / "scorers", dtype=dtype, device=device)
 
     def features_kind(self) -> str:
         """What kind of network gives the features that FID compares."""
@@ -39,16 +39,20 @@ class Pretrained:
         return kind
 
     def scorer_digest(self, name: str) -> str:
-        """A digest of the scorer's weights, or of its kind where it has none."""
-        kind = self._kind(name)
-        return folder_digest(self.folder / "scorers" / name) if needs_weights(kind) else kind
+        """A digest of the scorer's weights, of its parts' where it is a mixture, or of its kind where it has none."""
+        catalogue = self._catalogue_with(name)
+        settings = catalogue[name]
+        if settings["kind"] == "mixture":
+            return digest_of({part: self.scorer_digest(part) for part in settings["weights"]})
+        if has_weights(name, catalogue):
+            return folder_digest(self.folder / "scorers" / name)
+        return str(settings["kind"]) if len(settings) == 1 else digest_of(settings)
 
-    def _kind(self, name: str) -> str:
-        scorers = self._layout()["scorers"]
-        if name not in scorers:
-            raise InputError(f"{self.folder} has no scorer {name!r}; it has: {', '.join(scorers)}")
-        kind: str = scorers[name]["kind"]
-        return kind
+    def _catalogue_with(self, name: str) -> Catalogue:
+        catalogue: Catalogue = self._layout()["scorers"]
+        if name not in catalogue:
+            raise InputError(f"{self.folder} has no scorer {name!r}; it has: {', '.join(catalogue)}")
+        return catalogue
 
     def _layout(self) -> dict[str, Any]:
         return read_json(self.folder / "scorers.json")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rglcd.toy.scene import (
+    ATTRIBUTES,
     BACKGROUND_LEVELS,
     COLOUR_RGB,
     RADII,
@@ -88,6 +89,11 @@ class CheckerReward:
     differentiable: Literal[False] = False
     range: tuple[float, float] = (0.0, 1.0)
     logit_scale: float = 5.0  # one condition more is one nat of preference
+    text_width: int = len(ATTRIBUTES)
+
+    def weights_sha256(self) -> None:
+        """It has no weights."""
+        return None
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """The captions' attribute values by number: int64 (B, 5).

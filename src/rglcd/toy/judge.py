@@ -4,6 +4,7 @@ Its text is a bag of words of its own vocabulary that modulates the picture's fe
 one logit. It has seen other pictures, all captions, and what a codec makes of pictures.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
@@ -62,6 +63,7 @@ class ToyJudge(nn.Module):
     differentiable: Literal[True] = True
     range: tuple[float, float] = (0.0, 1.0)
     logit_scale: float = 5.0
+    text_width: int = MAX_WORDS
 
     def __init__(self, words: Sequence[str], shape: JudgeShape) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class ToyJudge(nn.Module):
     def forward(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The match logit (B,) of `pixels` (B, 3, 32, 32) in [0, 1] and word numbers (B, 16)."""
         pixels = pixels.to(self.stem.weight.dtype)
-        condition = self.text(self.embedding(text))
+        condition = self.text(self.embedding(text.long()))
         # Convolutions alone do not know where they are: two more channels tell them (Liu et al. 2018).
         line = torch.linspace(-1, 1, pixels.shape[-1]).to(pixels)
         places = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(len(pixels), -1, -1, -1)
@@ -104,6 +106,10 @@ class ToyJudge(nn.Module):
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The probability of a match: (B,) in [0, 1]."""
         return torch.sigmoid(self(pixels, text))
+
+    def weights_sha256(self) -> str:
+        """Digest of the tensors, as :meth:`save_pretrained` would write them."""
+        return hashlib.sha256(save(self.state_dict())).hexdigest()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json, vocabulary.json and model.safetensors."""

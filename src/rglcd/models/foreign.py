@@ -1,0 +1,39 @@
+"""Weights as others publish them: a pickled state dict, read once, and never by a stage that runs the model.
+
+``torch.load`` is told ``weights_only``: tensors and plain containers come in, code does not.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rglcd.errors import InputError
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors in ``path`` (.pt, .pth, .bin, .safetensors) by name, on the CPU.
+
+    Both usual wrappings are undone: ``{"state_dict": ...}``, and ``module.`` before every name. Raises :class:`InputError`
+    for a file that holds anything but tensors, or that only running code could open.
+    """
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InputError(f"{path.name} cannot be read as weights alone: {' '.join(str(error).split())[:300]}") from None
+    state = _unwrapped(loaded)
+    odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    if not state or odd is not None:
+        raise InputError(f"{path.name} is no state dict: " + ("it is empty" if odd is None else f"{odd!r} is no tensor"))
+    prefixed = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in state.items()}
+
+
+def _unwrapped(loaded: Any) -> Mapping[str, Any]:
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    return inner if isinstance(inner, Mapping) else {}

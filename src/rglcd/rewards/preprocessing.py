@@ -1,0 +1,77 @@
+"""From pixels to what an image tower expects: for the whole batch, in tensors, inside the graph.
+
+The published models were fed by torchvision's transforms, one PIL image at a time. These do the same to a batch; what differs
+is that PIL rounds to whole levels after each of its two passes, and these do not round, so that a gradient can pass.
+
+Shapes: B batch, (H, W) the pixels' size, S the side that the tower expects.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's normalisation (openai/CLIP, clip/clip.py); every published model here uses it."""
+
+
+def shortest_side_cropped(pixels: Tensor, size: int) -> Tensor:
+    """Shorter side to S, then the central S x S: torchvision's ``Resize(S, bicubic)`` and ``CenterCrop(S)`` of a PIL image.
+
+    PIL holds whole levels, so what bicubic overshoots is cut to [0, 1]. (B, 3, H, W) to (B, 3, S, S).
+    """
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    target = (int(size * height / short), int(size * width / short))
+    resized = pixels if target == (height, width) else _bicubic(pixels, target).clamp(0, 1)
+    top, left = (round((side - size) / 2.0) for side in target)
+    return resized[..., top : top + size, left : left + size]
+
+
+def longest_side_padded(pixels: Tensor, size: int) -> Tensor:
+    """Longer side to S, black on either side of the shorter: hpsv2's ``ResizeMaxSize`` (open_clip/transform.py).
+
+    It works on tensors, so what bicubic overshoots stays. (B, 3, H, W) to (B, 3, S, S).
+    """
+    height, width = pixels.shape[-2:]
+    scale = size / max(height, width)
+    target = (round(height * scale), round(width * scale))
+    resized = pixels if target == (height, width) else _bicubic(pixels, target)
+    above, left = ((size - side) // 2 for side in target)
+    return pad(resized, (left, size - target[1] - left, above, size - target[0] - above))
+
+
+def _bicubic(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """With antialiasing, as PIL always does and torchvision does to tensors since 0.17."""
+    return interpolate(pixels, size=size, mode="bicubic", antialias=True)
+
+
+class Fit(Enum):
+    """How a picture of any size becomes a square."""
+
+    SHORTEST_CROPPED = "shortest side, cropped"
+    LONGEST_PADDED = "longest side, padded"
+
+
+_FITS: dict[Fit, Callable[[Tensor, int], Tensor]] = {
+    Fit.SHORTEST_CROPPED: shortest_side_cropped,
+    Fit.LONGEST_PADDED: longest_side_padded,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Fit to a square, then (pixels - mean) / std per channel."""
+
+    fit: Fit = Fit.SHORTEST_CROPPED
+    mean: Sequence[float] = OPENAI_MEAN
+    std: Sequence[float] = OPENAI_STD
+
+    def __call__(self, pixels: Tensor, size: int) -> Tensor:
+        """(B, 3, S, S) of pixels (B, 3, H, W) in [0, 1]."""
+        mean, std = (torch.tensor(values, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1) for values in (self.mean, self.std))
+        return (_FITS[self.fit](pixels, size) - mean) / std

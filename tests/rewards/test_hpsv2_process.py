@@ -1,0 +1,81 @@
+"""The hpsv2 package in a process of its own: what it says when it is there, and what is said when it is not.
+
+The package needs an environment of its own (images/hpsv2), whose Python is ``hpsv2-python`` on the PATH.
+"""
+
+import gc
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rglcd.errors import InputError
+from rglcd.models.foreign import read_foreign
+from rglcd.rewards.conversion import CONVERTERS
+from rglcd.rewards.hpsv2_process import Hpsv2ProcessReward
+from rglcd.rewards.registry import load_scorer
+from tests.assets.rewards.published import CAPTIONS
+from tests.rewards.published_models import CPU, FLOAT32, answers, converted, pixels_of_pictures, publish
+
+INTERPRETER = "hpsv2-python"
+needs_hpsv2 = pytest.mark.skipif(shutil.which(INTERPRETER) is None, reason=f"no {INTERPRETER} on the PATH (images/hpsv2 has one)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hpsv2-process")
+    published = publish("hpsv2", root / "published")
+    CONVERTERS["hpsv2-process"](read_foreign(published), root)
+    return root
+
+
+def start(folder: Path, interpreter: str = INTERPRETER) -> Hpsv2ProcessReward:
+    return Hpsv2ProcessReward(folder, interpreter=interpreter, device=CPU)
+
+
+def test_a_missing_environment_is_said_with_what_to_do(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no command 'no-such-python'; make an environment from images/hpsv2/requirements-hpsv2\.txt"):
+        start(folder, "no-such-python")
+
+
+def test_an_environment_without_the_package_is_said_in_its_own_words(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"the hpsv2 process ended \(exit code 1\); .*No module named 'hpsv2'") as refusal:
+        start(folder, sys.executable)
+    assert "\n" not in str(refusal.value)
+
+
+@needs_hpsv2
+def test_its_scores_are_those_of_the_package_and_of_our_own_loader(folder: Path, tmp_path: Path) -> None:
+    theirs, process = answers("hpsv2"), start(folder)
+    own = load_scorer("hpsv2", converted("hpsv2", tmp_path / "own"), dtype=FLOAT32, device=CPU)
+    text = process.encode_text(CAPTIONS)
+    torch.testing.assert_close(text, theirs["text"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(text, own.encode_text(CAPTIONS), rtol=0, atol=1e-5)
+    for number, picture in enumerate(pixels_of_pictures()):
+        batch = picture.expand(len(CAPTIONS), -1, -1, -1)
+        scores = process.score(batch, text)
+        torch.testing.assert_close(scores, theirs["scores"][number], rtol=0, atol=1e-5)
+        torch.testing.assert_close(scores, own.score(batch, text), rtol=0, atol=1e-5)
+    assert process.logit_scale == pytest.approx(own.logit_scale, rel=1e-6)
+    assert process.text_width == own.text_width
+    assert not process.differentiable
+
+
+@needs_hpsv2
+def test_its_process_ends_with_it(folder: Path) -> None:
+    process = start(folder)
+    server, desk = process._server, process._desk
+    assert server.poll() is None
+    del process
+    gc.collect()
+    assert server.poll() is not None
+    assert not desk.exists()
+
+
+@needs_hpsv2
+def test_a_request_it_cannot_answer_ends_in_one_line(folder: Path) -> None:
+    process = start(folder)
+    with pytest.raises(InputError, match="the hpsv2 process ended"):
+        process.score(torch.rand(2, 3, 28, 28), torch.zeros(2, 5))

@@ -1,0 +1,52 @@
+"""A picture becomes what the reference's own transform makes of it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rglcd.rewards.preprocessing import Fit, Preprocessing, longest_side_padded, shortest_side_cropped
+from tests.assets.rewards.published import pictures
+from tests.rewards.published_models import answers, pixels_of_pictures
+
+STD = 0.26130258  # of green; a level is 1 / 255 before it is divided by this
+
+
+@pytest.mark.parametrize("kind", ["hpsv2", "clipscore", "imagereward"])
+def test_it_is_the_references_on_real_pictures(kind: str) -> None:
+    theirs = answers(kind)["pixels"]
+    side = theirs.shape[-1]
+    preprocessing = Preprocessing(Fit.LONGEST_PADDED if kind == "hpsv2" else Fit.SHORTEST_CROPPED)
+    ours = torch.cat([preprocessing(pixels, side) for pixels in pixels_of_pictures()])
+    # hpsv2 resizes tensors; PIL rounds to whole levels twice, so 1.5 levels at most.
+    rounding = 1e-5 if kind == "hpsv2" else 1.5 / 255 / STD
+    for picture, mine, reference in zip(pictures(), ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5 if picture.size == (side, side) else rounding)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (24, 50), (51, 24), (12, 24), (24, 24), (7, 90)])
+@pytest.mark.parametrize("fit", [shortest_side_cropped, longest_side_padded])
+def test_any_picture_becomes_a_square_in_one_batch(fit, height: int, width: int) -> None:
+    pixels = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
+    square: Tensor = fit(pixels, 24)
+    assert square.shape == (3, 3, 24, 24)
+    torch.testing.assert_close(square, torch.cat([fit(pixels[row : row + 1], 24) for row in range(3)]))
+
+
+def test_padding_is_black_and_on_both_sides() -> None:
+    square = longest_side_padded(torch.ones(1, 3, 10, 40), 20)
+    assert square[..., :7, :].abs().max() == 0
+    assert square[..., 12:, :].abs().max() == 0
+    torch.testing.assert_close(square[..., 7:12, :], torch.ones(1, 3, 5, 20))
+
+
+def test_a_square_of_the_right_side_passes_untouched() -> None:
+    pixels = torch.rand(2, 3, 24, 24)
+    for fit in (shortest_side_cropped, longest_side_padded):
+        assert torch.equal(fit(pixels, 24), pixels)
+
+
+def test_only_what_pil_cuts_is_cut() -> None:
+    edge = torch.zeros(1, 3, 40, 40)
+    edge[..., 20:] = 1
+    assert shortest_side_cropped(edge, 33).min() == 0
+    assert longest_side_padded(edge, 33).min() < -0.01
