@@ -160,6 +160,9 @@ class AestheticScorer(Scorer):
 class MixtureScorer(Scorer):
     """A weighted sum of other scorers of ``preparation.scorers``."""
 
+    # The parts' features side by side are no vector of one space.
+    text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+
     kind: Literal["mixture"]
     weights: dict[str, float] = Field(min_length=1)
     logit_scale: float = Field(gt=0)

@@ -1,7 +1,10 @@
 """Model folders from wherever they are: text and safetensors come along, everything else stays, and a failure is one line."""
 
+import functools
+import http.server
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from rglcd.data.storage import MODEL_FILES, fetch_model_folder
+from rglcd.data.storage import MODEL_FILES, fetch_model_folder, fetch_named_files
 from rglcd.errors import InputError
 
 BUCKET = "models"
@@ -118,6 +121,40 @@ def test_a_key_that_climbs_out_of_the_folder_writes_nothing_outside(tmp_path: Pa
     boto3.client("s3").put_object(Bucket=BUCKET, Key="evil/a/../../../escaped.json", Body=b"{}")
     assert "climbs out" in refusal(f"s3://{BUCKET}/evil", tmp_path)
     assert not list(tmp_path.rglob("escaped.json"))
+
+
+NAMED = ("weights.pt", "unet/config.json", "not_there.json")
+
+
+def test_named_files_come_alone_and_whatever_their_suffix(folder: Path, tmp_path: Path) -> None:
+    fetch_named_files(str(folder), NAMED, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
+
+
+@pytest.mark.usefixtures("store")
+def test_named_files_of_an_object_store_come_alone(tmp_path: Path) -> None:
+    fetch_named_files(f"s3://{BUCKET}/teachers/sd/", NAMED, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
+
+
+def test_named_files_come_over_http(folder: Path, tmp_path: Path) -> None:
+    (folder / "sac+logos.pth").write_bytes(b"head")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetch_named_files(f"http://127.0.0.1:{server.server_port}", ("sac+logos.pth", "none.pt"), tmp_path / "fetched", revision=None)
+        server.shutdown()
+    assert files_of(tmp_path / "fetched") == {"sac+logos.pth": b"head"}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_folder_without_any_of_the_named_files_is_refused(folder: Path, tmp_path: Path) -> None:
+    for uri in (str(folder), f"s3://{BUCKET}/teachers/sd"):
+        with pytest.raises(InputError, match=r"has no a\.pt and no b\.pt$"):
+            fetch_named_files(uri, ("a.pt", "b.pt"), tmp_path / "fetched", revision=None)
+    (folder / "link.pt").symlink_to(folder / "weights.pt")
+    with pytest.raises(InputError, match=r"link\.pt is a link"):
+        fetch_named_files(str(folder), ("link.pt",), tmp_path / "fetched", revision=None)
 
 
 FETCH = "import sys; from pathlib import Path; from rglcd.data.storage import fetch_model_folder as f; "

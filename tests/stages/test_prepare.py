@@ -1,6 +1,8 @@
 """Stage prepare: every frozen model laid out, verified and opened, or refused by name."""
 
+import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from rglcd import progress
 from rglcd.config import Config
 from rglcd.data.manifest import folder_digest, read_manifest
 from rglcd.errors import InputError
+from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
+from tests.rewards.published_models import ASSETS, publish, publish_heads
 from tests.tiny_line import run, tiny_config
-from tests.tiny_models import write_tiny_clip, write_tiny_teacher
+from tests.tiny_models import PROJECTION_WIDTH, write_tiny_clip, write_tiny_teacher
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
 """Where prepare puts what lies in which folder of the shelf."""
@@ -184,3 +188,93 @@ def test_progress_counts_the_models(shelf: Path) -> None:
     with progress.reporting_to(events.append):
         prepare(shelf)
     assert [(event.done, event.total, event.unit) for event in events] == [(done, 3, "models") for done in range(4)]
+
+
+# --- published files -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of others, as they publish them, and the folders of the tokenizers that they read."""
+    root = tmp_path_factory.mktemp("published")
+    for kind in ("hpsv2", "imagereward"):
+        publish(kind, root)
+    publish_heads(root, width=PROJECTION_WIDTH)
+    for name in ("clip_tokenizer", "bert_tokenizer"):
+        shutil.copytree(ASSETS / name, root / name)
+    # The folder of the tokenizer is that of a model, too, which nobody asked for.
+    (root / "clip_tokenizer" / "model.safetensors").write_bytes(b"gigabytes")
+    return root
+
+
+def scorers(published: Path, shelf: Path) -> list[str]:
+    """Overrides that add a scorer of each sort of file, and a mixture."""
+
+    def file(name: str) -> dict[str, str]:
+        return {"uri": str(published), "file": name}
+
+    added = {
+        "hps": {"kind": "hpsv2", "source": file("HPS_v2.1_compressed.pt"), "tokenizer": {"uri": f"{published}/clip_tokenizer"}},
+        "human": {
+            "kind": "imagereward",
+            "form": "hinge",
+            "source": file("ImageReward.pt"),
+            "tokenizer": {"uri": f"{published}/bert_tokenizer"},
+        },
+        "beauty": {"kind": "aesthetic-v2", "source": {"uri": f"{shelf}/expert"}, "head": file("sac+logos+ava1-l14-linearMSE.pth")},
+        "both": {"kind": "mixture", "weights": {"hps": 1.0, "human": 0.1}, "logit_scale": 10},
+    }
+    return [f"preparation.scorers.{name}={json.dumps(scorer)}" for name, scorer in added.items()]
+
+
+def test_published_files_are_verified_converted_and_let_go(published_once: Path, shelf: Path) -> None:
+    outcome = prepare(shelf, *scorers(published_once, shelf))
+    digests = outcome.manifest.facts["models"]
+    for what, name in {
+        "scorers/hps": "HPS_v2.1_compressed.pt",
+        "scorers/human": "ImageReward.pt",
+        "scorers/beauty/head": "sac+logos+ava1-l14-linearMSE.pth",
+    }.items():
+        assert digests[what] == hashlib.sha256((published_once / name).read_bytes()).hexdigest()
+    files = {path.relative_to(outcome.folder).as_posix() for path in outcome.folder.rglob("*") if path.is_file()}
+    assert {Path(name).suffix for name in files} == {".json", ".safetensors", ".txt"}
+    assert not any(part.startswith(".") for name in files for part in Path(name).parts)
+    hps = {Path(name).name for name in files if name.startswith("scorers/hps/")}
+    assert hps == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    layout = json.loads((outcome.folder / "scorers.json").read_text())["scorers"]
+    assert layout["human"] == {"kind": "imagereward", "form": "hinge"}
+    assert layout["both"] == {"kind": "mixture", "weights": {"hps": 1.0, "human": 0.1}, "logit_scale": 10.0}
+    pretrained = Pretrained.open(outcome.folder)
+    mixed = pretrained.scorer("both", dtype=torch.float32, device=torch.device("cpu"))
+    assert mixed.differentiable
+    assert torch.isfinite(mixed.score(torch.rand(2, 3, 32, 32), mixed.encode_text(["a", "b"]))).all()
+    assert pretrained.scorer_digest("both") not in {pretrained.scorer_digest("hps"), pretrained.scorer_digest("human")}
+
+
+@pytest.mark.parametrize("what", ["scorers/hps", "scorers/hps/tokenizer", "scorers/beauty/head"])
+def test_a_published_file_that_is_not_the_one_pinned_is_refused(published_once: Path, shelf: Path, what: str) -> None:
+    _, name, role = f"{what}/source".split("/")[:3]
+    pin = "0123456789abcdef" * 4
+    message = refusal(shelf, *scorers(published_once, shelf), f"preparation.scorers.{name}.{role}.sha256='{pin}'")
+    assert message.startswith(f"{what} from {published_once}")
+    assert pin in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("hps.source.file=ImageReward.pt", "scorers/hps from .*: unknown tensor 'blip"),
+        ("hps.source.file=none.pt", "has no none.pt"),
+        ("hps.tokenizer.uri={shelf}/features", "has no added_tokens.json and no merges.txt"),
+        ("hps.tokenizer=null", "HPS_v2.1_compressed.pt holds no tokenizer: name its folder as `tokenizer`"),
+        ("hps.source.file=../secret.pt", "String should match pattern"),
+        ("hps.source.file=a/../../secret.pt", "climbs out of"),
+        ("beauty.head.file=null", "head must name its `file`"),
+        ("both.weights={{nobody: 1}}", "scorers.both.weights names 'nobody'"),
+        ("both.weights={{both: 1}}", "scorers.both.weights names 'both'"),
+        ("mine={{kind: entry-point, name: nobodys}}", "no installed package offers the reward 'nobodys'"),
+    ],
+)
+def test_what_is_wrong_with_a_published_model_is_said(published_once: Path, shelf: Path, override: str, said: str) -> None:
+    message = refusal(shelf, *scorers(published_once, shelf), "preparation.scorers." + override.format(shelf=shelf))
+    assert re.search(said, message), message
