@@ -58,11 +58,12 @@ class ClipReward:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """The model of ``folder``, whose ``preprocessor_config.json`` gives the normalisation."""
+        model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
         settings = read_json(folder / "preprocessor_config.json")
         if not {"image_mean", "image_std"} <= settings.keys():
             raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
         preprocessing = Preprocessing(mean=settings["image_mean"], std=settings["image_std"])
-        return cls._load(folder, dtype, device, preprocessing=preprocessing, clean=as_given)
+        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, folder=folder)
 
     @classmethod
     def hpsv2(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
