@@ -116,6 +116,43 @@ def test_two_processes_make_the_weights_that_one_makes(line: Path, tmp_path: Pat
     assert not list((tmp_path / "2").glob(".*")), "nothing is left aside"
 
 
+ICT = (
+    "distillation.target={kind: stop_gradient, evaluation_decay: 0.9}",
+    "distillation.timesteps={kind: lognormal}",
+    "distillation.dropout=0.2",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("reward={kind: none}", *ICT), id="iCT"),
+        pytest.param(("reward={kind: pixel, chunk_size: 1, prediction: {kind: own, every: 2}}",), id="pixel"),
+        pytest.param((), id="latent"),
+    ],
+)
+def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Three steps, of which each but the first rests on what the one before taught student, average, optimiser and proxy."""
+    made = []
+    for num_processes in (1, 2):
+        file = tmp_path / f"{num_processes}.safetensors"
+        gang = ["rglcd.launch.gang", "--nproc-per-node", str(num_processes), "--standalone", "-m"]
+        command = [sys.executable, "-m", *gang, "tests.training.double_precision", str(line), str(file), *overrides]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        made.append(load_file(file))
+    alone, together = made
+    assert alone.keys() == together.keys()
+    for part in ("student", "average", "figures"):
+        names = [name for name in alone if name.startswith(f"{part}/")]
+        assert names
+        for name in names:
+            one, two = alone[name].double(), together[name].double()
+            assert (two - one).norm() <= 1e-10 * one.norm(), name
+
+
 @pytest.mark.slow
 def test_pretraining_learns_the_same_however_many_ranks_do_it(line: Path, tmp_path: Path) -> None:
     """Each rank embeds its share, and the contrast is between all captions of the batch."""
