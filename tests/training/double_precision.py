@@ -48,17 +48,20 @@ def double_distiller(
     folder, device = materials.pretrained.teacher, world.device
     schedule = NoiseSchedule.scaled_linear(beta_start=0.00085, beta_end=0.012, num_timesteps=1000)
     teacher = Teacher(Teacher.load(folder, dtype=DOUBLE, device=device).unet, schedule, prediction)
-    student = Student.of_teacher(teacher, omega_embedding_dim=config.model.omega_embedding_dim)
+    student = Student.of_teacher(teacher, omega_embedding_dim=256)
     student.unet.double()
     _away_from_the_teacher(student)
     codec = Codec.load(folder, dtype=DOUBLE, device=device)
     materials = replace(materials, distillation=config.distillation)
-    guide = _guide(materials, config.reward, codec=codec, world=world)
-    if isinstance(config.reward, PixelReward):
-        guide = replace(guide, expert=materials.pretrained.scorer(config.reward.expert, dtype=DOUBLE, device=device))
-    elif guide is not None:
-        guide.model.double()
-        guide.expert = materials.pretrained.scorer(config.reward.expert, dtype=DOUBLE, device=device)
+    # Its networks are widened before ranks come together over them.
+    guide: Any = _guide(materials, config.reward, codec=codec, world=World(0, 1, device))
+    if guide is not None:
+        expert = materials.pretrained.scorer(config.reward.expert, dtype=DOUBLE, device=device)
+        if isinstance(config.reward, PixelReward):
+            guide = replace(guide, expert=expert)
+        else:
+            guide.model.double()
+            guide.expert, guide.world, guide._network = expert, world, world.wrap(guide.model)
     return kind(
         recipe=_recipe(materials, config.reward, num_steps=config.distillation.num_steps),
         student=student,

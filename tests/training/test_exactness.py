@@ -149,8 +149,8 @@ SETTINGS = {
     "pixel, recomputed": ("reward={kind: pixel, weight: 2.0, chunk_size: 1, activations: recomputed}",),
     "pixel, some": ("reward={kind: pixel, weight: 2.0, chunk_size: 1, prediction: {kind: shared, every: 2}}",),
     "pixel, its own": ("reward={kind: pixel, weight: 2.0, prediction: {kind: own, every: 2}}",),
-    "latent": ("reward={kind: latent, weight: 2.0, tuning: frozen}",),
-    "latent and iCT": ("reward={kind: latent, weight: 2.0, tuning: frozen, prediction: {kind: own}}", *ICT[:-1]),
+    "latent": ("reward={kind: latent, weight: 2.0, tuning: {kind: frozen}}",),
+    "latent and iCT": ("reward={kind: latent, weight: 2.0, tuning: {kind: frozen}, prediction: {kind: own}}", *ICT[:-1]),
 }
 
 
