@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rglcd.cli import main
-from rglcd.config import dump, load_params, load_preset
+from rglcd.config import dump, load_params, load_preset, preset_names
 from rglcd.stages.table import STAGES
 from tests.tiny_line import tiny_config, up_to_latents
 
@@ -96,6 +96,12 @@ def test_the_module_is_the_command(elsewhere: Path) -> None:
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert said in refusal(capsys, *words)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_config_show_takes_a_preset_by_name_too(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--preset", name]) == 0
+    assert capsys.readouterr().out == dump(load_preset(name))
 
 
 def test_config_show_prints_yaml_equal_to_the_preset(capsys: pytest.CaptureFixture[str]) -> None:

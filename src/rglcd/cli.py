@@ -235,7 +235,9 @@ def _add_config(verbs: Any) -> None:
     use.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, as section.key=value")
     use.set_defaults(act=_config_use)
     show = actions.add_parser("show", help="print a preset, or the configuration in force, with every value spelled out")
-    show.add_argument("preset", nargs="?", metavar="PRESET", help="a preset (default: what params.yaml says)")
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("preset", nargs="?", metavar="PRESET", help="a preset (default: what params.yaml says)")
+    which.add_argument("--preset", dest="named", metavar="PRESET", help="the same, by name")
     show.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, as section.key=value")
     show.set_defaults(act=_config_show)
 
@@ -248,7 +250,7 @@ def _config_use(options: argparse.Namespace) -> None:
 
 
 def _config_show(options: argparse.Namespace) -> None:
-    preset, overrides = options.preset, options.set
+    preset, overrides = options.preset or options.named, options.set
     config = load_params(PARAMS, overrides=overrides) if preset is None else load_preset(preset, overrides=overrides)
     print(dump(config), end="")
 

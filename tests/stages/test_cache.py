@@ -262,6 +262,15 @@ class TestSdxl:
         with pytest.raises(InputError, match="sample 000000 does not say its original_width"):
             run(shards, xl, tmp_path / "latents")
 
+    def test_pictures_that_were_not_cropped_from_their_centre_are_refused(self, xl: Path, tmp_path: Path) -> None:
+        (tmp_path / "shards").mkdir()
+        write_shard(tmp_path / "shards", 0, [Sample("00000", png(pixels_of(0)), "a", {})], extension="png")
+        files = scan(tmp_path / "shards")
+        sections = {"sharding": {"resize": "border"}}
+        write_manifest(tmp_path / "shards", Manifest("shards", "shard", 1, "key", results_digest(files), {}, sections, files))
+        with pytest.raises(InputError, match=r"made with sharding\.resize border"):
+            run(tmp_path / "shards", xl, tmp_path / "latents")
+
     def test_the_fingerprint_covers_both_encoders(self, xl: Path, tmp_path: Path) -> None:
         write_fingerprint(tmp_path, Fingerprint(resolution=0, vae="", text_encoder="", tokenizer="", scorers={}))
         before = fingerprint_of(MODEL, Pretrained(xl), like=tmp_path)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from rglcd.data.withdrawn import alternatives_to
 from rglcd.errors import InputError
 
 MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
@@ -71,8 +72,7 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
         snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=list(patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
-            f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). If it was withdrawn, name a mirror, "
-            "an s3:// folder or a local diffusers folder in its place"
+            f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). {alternatives_to(repository)}"
         ) from None
     shutil.rmtree(destination / ".cache", ignore_errors=True)
 

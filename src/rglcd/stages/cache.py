@@ -15,7 +15,7 @@ from rglcd.config import Caching, Model
 from rglcd.data.accounting import RowRejectedError
 from rglcd.data.images import decode, to_array
 from rglcd.data.latents import Fingerprint, LatentBatch, finished_latents, read_fingerprint, to_columns, write_fingerprint, write_latents
-from rglcd.data.manifest import digest_of, folder_digest
+from rglcd.data.manifest import digest_of, folder_digest, read_manifest
 from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
 from rglcd.data.work_unit import sweep_aside
 from rglcd.errors import InputError
@@ -44,6 +44,8 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
             raise InputError(f"cache encodes in one process, not {world.size}: launch it with one")
         sweep_aside(folder)
         encoder = _Encoder.load(model, caching, models, device=world.device)
+        if encoder.text_encoder.is_xl:
+            _require_crops(shards)
         for entry in entries:
             name = Path(entry.name).stem
             progress.report(_TASK, done=done, total=num_samples, unit="samples")
@@ -122,6 +124,15 @@ class _Encoder:
             wanted = f"model.resolution is {self.resolution}: set sharding.resolution to it"
             raise InputError(f"sample {sample.key} is {width} x {height} pixels and {wanted}")
         return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def _require_crops(shards: Path) -> None:
+    """:class:`InputError` for pictures that were not cropped from their centre: SDXL's networks would be told wrong sizes."""
+    resize = read_manifest(shards, made_by="shard").sections.get("sharding", {}).get("resize", "center_crop")
+    if resize != "center_crop":
+        raise InputError(
+            f"{shards} was made with sharding.resize {resize}; SDXL's sizes are known for center_crop alone: run shard with it"
+        )
 
 
 def _time_ids(sample: Sample, resolution: int) -> list[int]:
