@@ -16,7 +16,7 @@ from rglcd.toy.teacher import TeacherSettings
 TINY = BuildSettings(
     codec=CodecSettings(num_pictures=16, num_joint_steps=1, num_decoder_steps=1, batch=2),
     teacher=TeacherSettings(num_pictures=16, num_steps=1, batch=2),
-    expert=ExpertSettings(num_pictures=432, num_steps=1, batch=2),
+    expert=ExpertSettings(num_pictures=432, num_steps=1, batch=2, drawing_steps=(1,), drawing_guidances=(1.0,), num_preference_steps=1),
     judge=JudgeSettings(num_pictures=432, num_steps=1, batch=2),
     features=FeatureSettings(num_pictures=16, num_steps=1, batch=2),
     num_gate_pictures=2,

@@ -5,6 +5,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +13,13 @@ import torch
 import transformers
 from diffusers import __version__ as diffusers_version
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
+from rglcd.toy.checker import check
 from rglcd.toy.codec import CodecSettings, distorted, train_codec
-from rglcd.toy.expert import PREPROCESSOR, ExpertSettings, train_expert
+from rglcd.toy.expert import PREPROCESSOR, Corpus, ExpertSettings, train_expert
 from rglcd.toy.features import FeatureSettings, train_features
 from rglcd.toy.gates import (
     Shares,
@@ -27,7 +31,7 @@ from rglcd.toy.gates import (
 )
 from rglcd.toy.judge import JudgeSettings, train_judge
 from rglcd.toy.scene import Turns, all_scenes, caption, shuffled, split, world_digest
-from rglcd.toy.teacher import TeacherSettings, encode_examples, train_teacher
+from rglcd.toy.teacher import TeacherSettings, encode_examples, sample, train_teacher
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve, draw_pixels
 
@@ -97,11 +101,16 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
 
 def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
     """The parts in the order of their making; the codec is the teacher's `vae/` from the first."""
-    codec, count, world = asdict(recipe.codec), recipe.num_gate_pictures, {"world": world_digest()}
+    codec, teacher, count, world = asdict(recipe.codec), asdict(recipe.teacher), recipe.num_gate_pictures, {"world": world_digest()}
     return (
         Part("codec", "teacher/vae", codec | world, lambda: _codec(recipe.codec, count)),
-        Part("teacher", "teacher", asdict(recipe.teacher) | {"codec": codec} | world, lambda: _teacher(folder, recipe, count)),
-        Part("expert", "expert", asdict(recipe.expert) | {"codec": codec} | world, lambda: _expert(folder, recipe, count)),
+        Part("teacher", "teacher", teacher | {"codec": codec} | world, lambda: _teacher(folder, recipe, count)),
+        Part(
+            "expert",
+            "expert",
+            asdict(recipe.expert) | {"codec": codec, "teacher": asdict(recipe.teacher)} | world,
+            lambda: _expert(folder, recipe, count),
+        ),
         Part("judge", "judge", asdict(recipe.judge) | {"codec": codec} | world, lambda: _judge(folder, recipe, count)),
         Part("features", "features", asdict(recipe.features) | world, lambda: _features(recipe.features, count)),
     )
@@ -132,7 +141,8 @@ def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Tra
 def _expert(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
     settings, tokenizer, scenes = recipe.expert, build_tokenizer(), all_scenes()
     pixels = _drawn_and_coded(folder, settings, first_seed=EXPERT_PICTURES)
-    expert, curve = train_expert(tokenizer, pixels, scenes, settings)
+    drawings, right = _few_step_drawings(folder, settings)
+    expert, curve = train_expert(tokenizer, Corpus(pixels, drawings, right), scenes, settings)
 
     def write(folder: Path) -> None:
         expert.save_pretrained(folder)
@@ -149,6 +159,20 @@ def _drawn_and_coded(folder: Path, settings: ExpertSettings | JudgeSettings, *, 
     drawn, source = torch.split(pixels, settings.num_pictures)
     coded = distorted(_read_codec(folder), source, latent_noise=settings.latent_noise, seed=settings.seed)
     return torch.cat([drawn, coded])
+
+
+def _few_step_drawings(folder: Path, settings: ExpertSettings) -> tuple[Tensor, Tensor]:
+    """Every caption drawn by the teacher once a round, and how many attributes the checker finds right."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "teacher", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    # Few steps must begin at the noisiest timestep, where diffusers' default spacing does not (Lin et al. 2024).
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    captions = [caption(scene) for scene in all_scenes()]
+    rounds = [
+        sample(pipeline, captions, num_steps=steps, guidance=guidance, seed=settings.seed + 1000 + number)
+        for number, (guidance, steps) in enumerate(product(settings.drawing_guidances, settings.drawing_steps))
+    ]
+    return torch.cat(rounds), torch.cat([check(drawn, captions).sum(1) for drawn in rounds])
 
 
 def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:

@@ -1,6 +1,7 @@
 """The toy's expert: a transformers CLIPModel in miniature, a reward with useful gradients that can be fooled.
 
-Trained contrastively, each picture against the batch's captions and against captions with one attribute changed.
+Made as HPSv2 was (Wu et al. 2023): first contrasted (Radford et al. 2021), then tuned on which of two pictures of a caption is the
+better one. People said so there; here the checker does, of pictures that the teacher drew in too few steps.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class ExpertSettings:
     """How the expert is trained; a change of any of these trains it again.
 
     It sees `num_pictures` drawn pictures and as many that the codec made from noisy latents, with up to `latent_noise`: a reward
-    whose gradient guides a student must know what decoded pictures look like.
+    whose gradient guides a student must know what decoded pictures look like. The pairs' worse pictures are the teacher's: every
+    caption drawn once for each of `drawing_guidances` and of `drawing_steps`.
     """
 
     seed: int = 31
@@ -50,34 +52,92 @@ class ExpertSettings:
     num_heads: int = 4
     projection: int = 48
     batch: int = 64
+    num_other_captions: int = 96
     learning_rate: float = 1.5e-3
-    num_steps: int = 3000
+    num_steps: int = 5000
     pixel_noise: float = 0.03
+    drawing_guidances: tuple[float, ...] = (2.0, 2.5, 3.0, 3.5, 4.0)
+    drawing_steps: tuple[int, ...] = (1, 1, 2, 2)
+    num_pairs: int = 32
+    preference_rate: float = 5e-4
+    num_preference_steps: int = 2000
 
 
-def train_expert(tokenizer: CLIPTokenizer, pixels: Tensor, scenes: Sequence[Scene], settings: ExpertSettings) -> tuple[CLIPModel, Curve]:
-    """Train on `pixels` (N, 3, 32, 32) in [0, 1], where picture i shows `scenes[i % len(scenes)]`.
+@dataclass(frozen=True)
+class Corpus:
+    """What the expert sees of N scenes: picture i shows scene i % N, in [0, 1].
 
-    Every picture is set against every scene's caption at once (Radford et al. 2021, with the whole population as the
-    batch's texts), so all captions one attribute away are among its negatives.
+    `pixels` (P, 3, H, W) are good; of `drawings` (D, 3, H, W) the checker finds `right` (D,) attributes right.
     """
+
+    pixels: Tensor
+    drawings: Tensor
+    right: Tensor
+
+
+def train_expert(tokenizer: CLIPTokenizer, corpus: Corpus, scenes: Sequence[Scene], settings: ExpertSettings) -> tuple[CLIPModel, Curve]:
+    """Train on pictures of `scenes`, whose captions are all there are."""
     torch.manual_seed(settings.seed)
-    draws = torch.Generator().manual_seed(settings.seed + 1)
-    ids = tokenize(tokenizer, [caption(scene) for scene in scenes])
-    model = _build(tokenizer, settings)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=1e-2, fused=True)
-    curve = Curve("expert")
-    for step in range(settings.num_steps):
-        cosine(optimizer, settings.learning_rate, step=step, total=settings.num_steps)
-        chosen = draw_indices(len(pixels), settings.batch, draws)
-        noise = torch.randn(pixels[chosen].shape, generator=draws)
-        seen = (pixels[chosen] + settings.pixel_noise * noise).clamp(0, 1)
-        logits = model(input_ids=ids, pixel_values=normalise(seen)).logits_per_image
-        target = chosen % len(scenes)
-        loss = F.cross_entropy(logits, target)
-        descend(loss, optimizer)
-        curve.add("contrastive", step, total=settings.num_steps, loss=loss, right=(logits.argmax(1) == target).float().mean())
-    return model.eval(), curve
+    course = _Course(_build(tokenizer, settings), tokenize(tokenizer, [caption(scene) for scene in scenes]), corpus, settings)
+    for act, rate, steps in (
+        ("contrast", settings.learning_rate, settings.num_steps),
+        ("preference", settings.preference_rate, settings.num_preference_steps),
+    ):
+        optimizer = torch.optim.AdamW(course.model.parameters(), lr=rate, weight_decay=1e-2, fused=True)
+        for step in range(steps):
+            cosine(optimizer, rate, step=step, total=steps)
+            loss, figures = course.contrast() if act == "contrast" else course.contrast_and_preference()
+            descend(loss, optimizer)
+            course.curve.add(act, step, total=steps, loss=loss, **figures)
+    return course.model.eval(), course.curve
+
+
+class _Course:
+    """The losses of both acts, and the draws that they share."""
+
+    def __init__(self, model: CLIPModel, ids: Tensor, corpus: Corpus, settings: ExpertSettings) -> None:
+        self.model = model
+        self.curve = Curve("expert")
+        self._ids = ids
+        self._corpus = corpus
+        self._settings = settings
+        self._draws = torch.Generator().manual_seed(settings.seed + 1)
+        self._flawed = (corpus.right < len(ATTRIBUTES)).nonzero().squeeze(1)
+
+    def contrast(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each picture against its own caption, the batch's, and some others: captions one attribute away are among them."""
+        chosen = draw_indices(len(self._corpus.pixels), self._settings.batch, self._draws)
+        shown = chosen % len(self._ids)
+        logits, pool = self._logits(self._corpus.pixels[chosen], shown)
+        own = torch.searchsorted(pool, shown)
+        return F.cross_entropy(logits, own), {"right": (logits.argmax(1) == own).float().mean()}
+
+    def contrast_and_preference(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The contrast goes on; beside it a flawed drawing against a better picture of its caption (Bradley and Terry 1952)."""
+        loss, figures = self.contrast()
+        worse = self._flawed[draw_indices(len(self._flawed), self._settings.num_pairs, self._draws)]
+        shown = worse % len(self._ids)
+        logits, pool = self._logits(torch.cat([self._corpus.drawings[worse], self._better(worse)]), shown)
+        scores = logits.gather(1, torch.searchsorted(pool, shown.repeat(2))[:, None]).view(2, -1)
+        return loss + F.softplus(scores[0] - scores[1]).mean(), figures | {"preferred": (scores[1] > scores[0]).float().mean()}
+
+    def _better(self, worse: Tensor) -> Tensor:
+        """A drawing of the same caption with more right, if the one drawn by lot is such, or else a good picture that the codec made."""
+        corpus, num_scenes = self._corpus, len(self._ids)
+        rival = draw_indices(len(corpus.drawings) // num_scenes, len(worse), self._draws) * num_scenes + worse % num_scenes
+        # The codec's pictures are the second half: against a drawn one, its traces alone would tell which is the worse.
+        half = len(corpus.pixels) // 2
+        good = half + draw_indices(half // num_scenes, len(worse), self._draws) * num_scenes + worse % num_scenes
+        wins = corpus.right[rival] > corpus.right[worse]
+        return torch.where(wins.view(-1, 1, 1, 1), corpus.drawings[rival], corpus.pixels[good])
+
+    def _logits(self, pixels: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled cosines (B, K) of noisy pictures and K captions, and the captions' numbers in ascending order."""
+        others = draw_indices(len(self._ids), self._settings.num_other_captions, self._draws)
+        pool = torch.cat([shown, others]).unique()
+        noise = self._settings.pixel_noise * torch.randn(pixels.shape, generator=self._draws)
+        seen = normalise((pixels + noise).clamp(0, 1))
+        return self.model(input_ids=self._ids[pool], pixel_values=seen).logits_per_image, pool
 
 
 def normalise(pixels: Tensor) -> Tensor:
