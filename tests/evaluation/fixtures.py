@@ -18,6 +18,8 @@ def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Mea
         high_frequency=[0.02] * NUM_IMAGES,
         saturation=[0.1] * NUM_IMAGES,
         fid=None if who == REAL else 10.0 + num_steps,
+        fid_to_teacher=None if who in (REAL, TEACHER) else 5.0 + num_steps,
+        diversity=1.5,
         seconds_per_image=None if who == REAL else 0.001 * num_steps,
     )
 

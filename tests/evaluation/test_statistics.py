@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rglcd.evaluation.statistics import bootstrap_mean, high_frequency_energy, saturation, win_rate
+from rglcd.evaluation.statistics import bootstrap_mean, diversity, high_frequency_energy, saturation, win_rate
 
 
 def test_the_bootstrap_interval_agrees_with_the_central_limit():
@@ -67,3 +67,12 @@ def test_grey_has_no_colour_and_pure_red_has_all():
     grey, red = torch.full((1, 3, 4, 4), 0.7), torch.zeros(1, 3, 4, 4)
     red[:, 0] = 1
     assert saturation(torch.cat([grey, red])).tolist() == pytest.approx([0, 1])
+
+
+def test_diversity_is_the_distance_between_images_of_one_caption() -> None:
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 0.0], [-7.0, 0.0]])
+    assert diversity(features, ["a", "a", "b", "b", "c"]) == pytest.approx(2.5)
+
+
+def test_diversity_of_images_of_different_captions_is_not_known() -> None:
+    assert diversity(torch.eye(3), ["a", "b", "c"]) is None

@@ -23,7 +23,7 @@ from rglcd.data.manifest import write_json
 from rglcd.evaluation.features import FeatureFn
 from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
 from rglcd.evaluation.generation import as_png, from_png
-from rglcd.evaluation.statistics import high_frequency_energy, saturation
+from rglcd.evaluation.statistics import diversity, high_frequency_energy, saturation
 from rglcd.rewards.protocol import Reward
 
 TEACHER = "teacher"
@@ -53,7 +53,8 @@ class Measurement:
     """What is known of one subject.
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
-    ``fid`` is the Fréchet distance to the real images (None for these). Seconds are kept apart from results.
+    ``fid`` is the Fréchet distance to the real images (None for these), ``fid_to_teacher`` that to the teacher's (None for
+    these too), ``diversity`` how far apart the images of one prompt are. Seconds are kept apart from results.
     """
 
     subject: Subject
@@ -62,6 +63,8 @@ class Measurement:
     high_frequency: list[float]
     saturation: list[float]
     fid: float | None
+    fid_to_teacher: float | None
+    diversity: float | None
     seconds_per_image: float | None
 
 
@@ -94,14 +97,18 @@ class ScoringPanel:
 
 @dataclass(frozen=True)
 class Observed:
-    """A subject's images as they went by: per-image values (N,), feature sums, the first images for the contact sheet."""
+    """A subject's images as they went by: per-image values (N,), features (N, D), the first images for the contact sheet."""
 
     scores: dict[str, Tensor]
     high_frequency: Tensor
     saturation: Tensor
-    moments: FeatureMoments
+    features: Tensor
     sheet: Tensor
     seconds_per_image: float
+
+    @property
+    def moments(self) -> FeatureMoments:
+        return FeatureMoments.of(self.features)
 
 
 def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch_size: int, sheet_images: int, task: str) -> Observed:
@@ -116,12 +123,11 @@ def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch
         drawn, seconds = _timed(draw, indices, panel.device)
         batches.append(_look(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
         progress.report(task, done=indices.stop, total=len(captions), unit="images")
-    first, *others = (batch.moments for batch in batches)
     return Observed(
         scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in panel.scorers},
         high_frequency=torch.cat([batch.high_frequency for batch in batches]),
         saturation=torch.cat([batch.saturation for batch in batches]),
-        moments=sum(others, start=first),
+        features=torch.cat([batch.features for batch in batches]),
         sheet=torch.cat([batch.sheet for batch in batches]),
         seconds_per_image=statistics.median(batch.seconds_per_image for batch in batches),
     )
@@ -134,22 +140,32 @@ def _look(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_
         scores=panel.scores(pixels, captions),
         high_frequency=high_frequency_energy(pixels).cpu(),
         saturation=saturation(pixels).cpu(),
-        moments=FeatureMoments.of(panel.features(pixels)),
+        features=panel.features(pixels).cpu(),
         sheet=png[: max(sheet_images, 0)].cpu(),
         seconds_per_image=seconds / len(captions),
     )
 
 
-def measured(subject: Subject, observed: Observed, scorers: Mapping[str, Reward], *, reference: FeatureMoments | None) -> Measurement:
-    """The record of what was observed; ``reference`` are the real images' feature sums (None for the real images themselves)."""
+def measured(
+    subject: Subject,
+    observed: Observed,
+    scorers: Mapping[str, Reward],
+    captions: Sequence[str],
+    *,
+    real: FeatureMoments | None,
+    teacher: FeatureMoments | None,
+) -> Measurement:
+    """The record of what was observed for ``captions``. The real images' and the teacher's feature sums are None for themselves."""
     return Measurement(
         subject=subject,
         scores={name: observed.scores[name].tolist() for name in scorers},
         full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
         saturation=observed.saturation.tolist(),
-        fid=None if reference is None else frechet_distance(reference, observed.moments),
-        seconds_per_image=None if reference is None else observed.seconds_per_image,
+        fid=None if real is None else frechet_distance(real, observed.moments),
+        fid_to_teacher=None if teacher is None else frechet_distance(teacher, observed.moments),
+        diversity=diversity(observed.features, captions),
+        seconds_per_image=None if real is None else observed.seconds_per_image,
     )
 
 
@@ -167,7 +183,7 @@ def _timed(draw: DrawFn, indices: Sequence[int], device: torch.device) -> tuple[
 def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, moments: FeatureMoments | None) -> None:
     """Publish a measurement as ``folder``: whole or absent.
 
-    ``moments`` are kept for the real images only, which every later subject is compared with.
+    ``moments`` are kept for the real images and the teacher, which later subjects are compared with.
     """
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
     aside.mkdir(parents=True)
@@ -194,7 +210,7 @@ def load(folder: Path, *, key: str) -> Measurement | None:
 
 
 def load_moments(folder: Path) -> FeatureMoments:
-    """The real images' feature sums."""
+    """The feature sums that were kept in ``folder``."""
     tensors = load_file(folder / "moments.safetensors")
     return FeatureMoments(int(tensors["count"]), tensors["total"], tensors["outer"])
 

@@ -297,8 +297,8 @@ def _table(comparison: Comparison) -> str:
     body = "".join(_row(comparison, summary, full) for summary in comparison.summaries)
     return (
         f'<div class="wide"><table class="numbers"><thead><tr><th></th><th></th>{head}<th class="start">FID</th>'
-        f"<th>fine detail</th><th>colour</th><th>time</th></tr>"
-        f"<tr><th></th><th>steps</th>{under}<th class=start></th><th></th><th></th><th>per image</th></tr></thead>"
+        f"<th>to teacher</th><th>diversity</th><th>fine detail</th><th>colour</th><th>time</th></tr>"
+        f"<tr><th></th><th>steps</th>{under}<th class=start></th><th></th><th></th><th></th><th></th><th>per image</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -313,6 +313,7 @@ def _row(comparison: Comparison, summary: Summary, full: set[str]) -> str:
         rate = score.win_rates.get(TEACHER)
         cells.append(f'<td class="win">{percent(rate.value)}{_interval(rate)}</td>' if rate else "<td></td>")
     cells.append(f'<td class="start">{"" if summary.fid is None else f"{summary.fid:.2f}"}</td>')
+    cells += [f"<td>{'' if value is None else f'{value:.2f}'}</td>" for value in (summary.fid_to_teacher, summary.diversity)]
     cells.append(f"<td>{summary.high_frequency:.4f}</td><td>{summary.saturation:.3f}</td>")
     cells.append(f"<td>{'' if summary.seconds_per_image is None else duration(summary.seconds_per_image)}</td>")
     marks = [f"arm-{subject.who}"] + (["focus"] if summary is comparison.focus else [])

@@ -52,6 +52,8 @@ class Summary:
     subject: Subject
     scores: dict[str, ScoreSummary]
     fid: float | None
+    fid_to_teacher: float | None
+    diversity: float | None
     high_frequency: float
     saturation: float
     seconds_per_image: float | None
@@ -120,6 +122,8 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
         subject=measurement.subject,
         scores=scores,
         fid=measurement.fid,
+        fid_to_teacher=measurement.fid_to_teacher,
+        diversity=measurement.diversity,
         high_frequency=_mean(measurement.high_frequency),
         saturation=_mean(measurement.saturation),
         seconds_per_image=measurement.seconds_per_image,
@@ -242,8 +246,8 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for summary in comparison.summaries:
         numbers: dict[str, Any] = {"high_frequency": summary.high_frequency, "saturation": summary.saturation}
-        if summary.fid is not None:
-            numbers["fid"] = summary.fid
+        optional = {"fid": summary.fid, "fid_to_teacher": summary.fid_to_teacher, "diversity": summary.diversity}
+        numbers |= {name: value for name, value in optional.items() if value is not None}
         for name, score in summary.scores.items():
             numbers[name] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high, "full_marks": score.full_marks}
             for opponent, rate in score.win_rates.items():

@@ -1,6 +1,7 @@
 """What per-image numbers say, and how sure they are of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,19 @@ def high_frequency_energy(pixels: Tensor) -> Tensor:
     kernel = torch.outer(row, row)[None, None]
     blurred = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="reflect"), kernel)
     return (grey - blurred).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def diversity(features: Tensor, captions: Sequence[str]) -> float | None:
+    """How far apart the images of one caption are: the mean distance between the features (N, D) of two of them.
+
+    Over all pairs of images with the same caption; None where no caption has two. It falls when a student draws one picture for
+    every noise, which is how an over-optimised reward may end.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, caption in enumerate(captions):
+        rows.setdefault(caption, []).append(row)
+    distances = [torch.pdist(features[group].double()) for group in rows.values() if len(group) > 1]
+    return torch.cat(distances).mean().item() if distances else None
 
 
 def saturation(pixels: Tensor) -> Tensor:

@@ -113,10 +113,14 @@ class Exhibition:
         return [self.prompts[index % len(self.prompts)] for index in range(self.evaluation.num_images)]
 
     @property
+    def rulers(self) -> tuple[Subject, Subject]:
+        """The real images and the teacher's: every other subject is compared with them."""
+        return Subject(REAL, 0), Subject(TEACHER, self.evaluation.teacher_steps)
+
+    @property
     def subjects(self) -> list[Subject]:
-        """The real images first, for every other subject is compared with them."""
-        few = [Subject(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps)]
-        return [Subject(REAL, 0), Subject(TEACHER, self.evaluation.teacher_steps), *few]
+        """In the order of measuring: the rulers first."""
+        return [*self.rulers, *(Subject(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
 
     @property
     def num_sheet_images(self) -> int:
@@ -272,17 +276,19 @@ def _measurement(subject: Subject, exhibition: Exhibition, report: Output) -> Me
     if found is not None:
         return found
     is_real, panel = subject.who == REAL, exhibition.panel
+    captions = exhibition.reference.captions if is_real else exhibition.captions
     observed = observe(
         exhibition.draw_fn(subject),
         panel,
-        exhibition.reference.captions if is_real else exhibition.captions,
+        captions,
         batch_size=exhibition.evaluation.batch_size,
         sheet_images=exhibition.num_sheet_images,
         task=f"draw {subject.name}" if not is_real else "score the real images",
     )
-    reference = None if is_real else load_moments(report.folder / DRAWS / REAL)
-    measurement = measured(subject, observed, panel.scorers, reference=reference)
-    save(folder, measurement, key=key, sheet=observed.sheet, moments=observed.moments if is_real else None)
+    rulers = {ruler.who: report.folder / DRAWS / ruler.name for ruler in exhibition.rulers}
+    moments = {who: load_moments(place) for who, place in rulers.items() if not is_real and who != subject.who}
+    measurement = measured(subject, observed, panel.scorers, captions, real=moments.get(REAL), teacher=moments.get(TEACHER))
+    save(folder, measurement, key=key, sheet=observed.sheet, moments=observed.moments if subject.who in rulers else None)
     return measurement
 
 

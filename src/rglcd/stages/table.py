@@ -110,6 +110,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student"),
         outputs=("report",),
         profile=Profile.GPU,
+        version=2,
     ),
 )
 
