@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results test test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo results results-quick test test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -28,9 +28,13 @@ demo: install ## the whole line at toy size: teacher, LCM and RG-LCM, a table an
 	@$(BIN)/rglcd show
 	@$(BIN)/rglcd adopt
 
-results: install ## the toy line over three seeds, into docs/results.md (about a quarter of an hour; goes on where it stopped)
+results: install ## the claims at toy size over three seeds, into docs/results.md (hours; goes on where it stopped)
 	$(BIN)/rglcd toy data data
 	$(BIN)/python -m benchmarks.results
+
+results-quick: install ## the same with one seed
+	$(BIN)/rglcd toy data data
+	$(BIN)/python -m benchmarks.results --seeds 1
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -1,97 +1,198 @@
-"""``python -m benchmarks.results``: the toy line over three seeds, written to docs/results.md.
+"""``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md.
 
 A seed is that of the latent reward model's pretraining, of the distillation and of the drawing; the world and its frozen models are
 shared. Every run goes through the stages and is found done the next time, so a stopped command goes on.
 """
 
+import argparse
 import json
+import shutil
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
 from rglcd.config import Config, load_params
-from rglcd.data.manifest import read_manifest
+from rglcd.data.manifest import digest_of, read_manifest
+from rglcd.evaluation.plots import HEIGHT, WIDTH, Panel, Point, Series, panel_svg
+from rglcd.evaluation.style import STYLE
 from rglcd.launch.console import drawing
 from rglcd.launch.execute import execute, process_boundary
-from rglcd.progress import reporting_to
+from rglcd.progress import report, reporting_to
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
 
-SEEDS = (0, 1, 2)
+ROOT = Path("artifacts/results")
 SHARED = frozenset({"shards", "pretrained", "latents"})
 PAGE = Path("docs/results.md")
-COLUMNS = ("expert", "judge", "checker", "whole", "fid")
+MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
+HEADS = {"fid": "FID", "fid_to_teacher": "FID to teacher", "high_frequency": "fine detail", "whole": "all five right"}
+
+Cells = dict[str, dict[str, Any]]
+"""What ``metrics.json`` says of an arm, by number of steps."""
 
 
 def main() -> None:
     """Run what is not done yet, then write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default 3)")
+    seeds = range(parser.parse_args().seeds)
+    runs = list(dict.fromkeys([MAIN, *(run for study in STUDIES for run in study.runs)]))
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
-        reports = {seed: _run(seed) for seed in SEEDS}
-    PAGE.write_text(_page(reports), encoding="utf-8")
+        for done, (seed, run) in enumerate((seed, run) for seed in seeds for run in runs):
+            report("runs", done=done, total=len(seeds) * len(runs), unit="runs")
+            _run(run, seed)
+    PAGE.write_text(_page(seeds), encoding="utf-8")
     print(f"{PAGE} is written")
 
 
-def _config(seed: int) -> Config:
-    overrides = [f"{section}.seed={seed}" for section in ("pretraining", "distillation", "evaluation")]
-    return load_params(Path("params.yaml"), overrides=overrides)
-
-
-def _run(seed: int) -> Path:
-    """The report of the line with ``seed``."""
-    config, own = _config(seed), Path("artifacts/seeds") / str(seed)
-
-    def folder(artifact: str) -> Path:
-        return Path("data") if artifact == SOURCE else (Path("artifacts") if artifact in SHARED else own) / artifact
-
+def _run(run: Run, seed: int) -> None:
+    """The line of ``run`` with ``seed``, every stage through the door that every way in uses."""
+    config = _config(run, seed)
+    own = _folder(run, seed)
+    # Teacher and real images are those of the main run: evaluate takes them over from the report that lies there.
+    if run != MAIN and not (own / "report").exists():
+        shutil.copytree(_folder(MAIN, seed) / "report", own / "report")
     for stage in stages_of(config):
         sections = {name: config.section(name) for name in stage.sections}
-        artifacts = {name: folder(name) for name in (*inputs_of(stage, config), *stage.outputs)}
+        artifacts = {name: _artifact(name, config, own) for name in (*inputs_of(stage, config), *stage.outputs)}
         execute(stage.name, sections=sections, artifacts=artifacts)
-    return own / "report"
 
 
-def _page(reports: dict[int, Path]) -> str:
-    metrics = {seed: json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for seed, folder in reports.items()}
-    lineage = read_manifest(reports[SEEDS[0]], made_by="evaluate").lineage
-    rows = "\n".join(_row(subject, steps, metrics) for subject in ("teacher", "lcm", "rg") for steps in metrics[SEEDS[0]].get(subject, {}))
-    ahead = "\n".join(_ahead(steps, metrics) for steps in metrics[SEEDS[0]]["rg"])
-    arms = {seed: read_manifest(folder.parent / "student", made_by="distill").facts["arms"] for seed, folder in reports.items()}
-    return f"""# Results at toy size
-
-Made by `make results` with the `params.yaml` of the same commit; {len(SEEDS)} seeds ({", ".join(map(str, SEEDS))}) of the latent reward
-model, the distillation and the drawing. World, teacher and scorers are shared, so the spread is that of training and drawing only.
-Held-out captions; {lineage["evaluate"]["facts"]["images"]} images a cell. Mean ± standard deviation over the seeds.
-
-`expert` is the reward that guided the `rg` arm; `judge` (another architecture, other data) and `checker` (a program; mean of five
-attributes) never did; `whole` is the share of images with all five attributes right; FID is on the toy's feature network and compares
-with nothing outside this page. `lcm` is the control: no reward, and as many more steps as the reward costs in counted operations
-({", ".join(f"{arms[seed]['lcm']['num_steps']} steps against {arms[seed]['rg']['num_steps']}" for seed in SEEDS[:1])}).
-
-| who | steps | {" | ".join(COLUMNS)} |
-|---|---|{"---|" * len(COLUMNS)}
-{rows}
-
-## The guided student against the compute-matched control
-
-Difference `rg` - `lcm`, seed by seed.
-
-| steps | judge | checker | whole | FID |
-|---|---|---|---|---|
-{ahead}
-"""
+def _config(run: Run, seed: int) -> Config:
+    seeded = [f"{section}.seed={seed}" for section in ("pretraining", "distillation", "evaluation")]
+    return load_params(Path("params.yaml"), overrides=[*seeded, *run.overrides])
 
 
-def _row(subject: str, steps: str, metrics: dict[int, Any]) -> str:
-    cells = [_spread([_value(metrics[seed][subject][steps], column) for seed in metrics]) for column in COLUMNS]
-    return f"| {subject} | {steps} | {' | '.join(cells)} |"
+def _folder(run: Run, seed: int) -> Path:
+    return ROOT / str(seed) / run.name
 
 
-def _ahead(steps: str, metrics: dict[int, Any]) -> str:
-    cells = []
-    for column in ("judge", "checker", "whole", "fid"):
-        differences = [_value(metrics[seed]["rg"][steps], column) - _value(metrics[seed]["lcm"][steps], column) for seed in metrics]
-        cells.append(", ".join(f"{difference:+.3f}" for difference in differences))
-    return f"| {steps} | {' | '.join(cells)} |"
+def _artifact(name: str, config: Config, own: Path) -> Path:
+    if name == SOURCE:
+        return Path("data")
+    if name == "reward_model":
+        # Runs that pretrain the same proxy share it.
+        return ROOT / "proxies" / digest_of(config.pretraining.model_dump(mode="json"))[:12]
+    return (Path("artifacts") if name in SHARED else own) / name
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def _page(seeds: Sequence[int]) -> str:
+    lineage = read_manifest(_folder(MAIN, seeds[0]) / "report", made_by="evaluate").lineage
+    arms = read_manifest(_folder(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
+    seeds_said = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    command = "make results" if len(seeds) == 3 else f"python -m benchmarks.results --seeds {len(seeds)}"
+    parts = [
+        f"""# Results at toy size
+
+Made by `{command}` with the `params.yaml` of the same commit; {seeds_said} of the latent reward model, the distillation and the drawing.
+World, teacher and scorers are shared, so a spread (± standard deviation) is that of training and drawing only. Held-out captions,
+{lineage["evaluate"]["facts"]["images"]} images a cell.
+
+`expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
+architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. FID is on the toy's
+feature network and compares with nothing outside this page; `diversity` is the distance between its features of two images of one
+caption.""",
+        _main(seeds, arms),
+        *(_study(study, seeds) for study in STUDIES),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _main(seeds: Sequence[int], arms: dict[str, Any]) -> str:
+    cells = {
+        (who, steps): [_metrics(MAIN, seed)[who][steps] for seed in seeds]
+        for who in ("teacher", "lcm", "rg")
+        for steps in _steps(who, seeds)
+    }
+    rows = [f"| {who} | {steps} | {' | '.join(_figure(of, column) for column in MAIN_COLUMNS)} |" for (who, steps), of in cells.items()]
+    wins = [
+        f"| {steps} | {' | '.join(_wins('rg', steps, seeds, opponent) for opponent in ('lcm', 'teacher'))} |"
+        for steps in _steps("rg", seeds)
+    ]
+    gaps = [
+        f"| {steps} | {' | '.join(_gaps(steps, seeds, column) for column in ('judge', 'checker', 'whole', 'fid'))} |"
+        for steps in _steps("rg", seeds)
+    ]
+    return f"""## Two guided steps against the teacher's fifty, and against steps without a reward
+
+`lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations ({arms["lcm"]["num_steps"]}
+against {arms["rg"]["num_steps"]}).
+
+| who | steps | {" | ".join(_head(column) for column in MAIN_COLUMNS)} |
+|---|--:|{"--:|" * len(MAIN_COLUMNS)}
+{chr(10).join(rows)}
+
+Share of images on which `rg` wins by the judge, a tie being half a win, with its 95 % interval, seed by seed:
+
+| steps | against lcm | against the teacher's fifty |
+|--:|---|---|
+{chr(10).join(wins)}
+
+Difference `rg` - `lcm`, seed by seed:
+
+| steps | judge | checker | all five right | FID |
+|--:|---|---|---|---|
+{chr(10).join(gaps)}"""
+
+
+def _study(study: Study, seeds: Sequence[int]) -> str:
+    rows = []
+    for run in study.runs:
+        of = [_metrics(run, seed)[run.arm][str(STEPS)] for seed in seeds]
+        rows.append(f"| {run.label} | {' | '.join(_figure(of, column) for column in study.columns)} |")
+    text = f"""## {study.title}
+
+{study.question} At {STEPS} steps.
+
+| | {" | ".join(_head(column) for column in study.columns)} |
+|---|{"--:|" * len(study.columns)}
+{chr(10).join(rows)}"""
+    if study.name == "over-optimisation":
+        path = PAGE.parent / "images" / "over-optimisation.svg"
+        path.write_text(_plot(seeds), encoding="utf-8")
+        text += f"\n\n![Scores against the reward's weight]({path.relative_to(PAGE.parent)})"
+    return text
+
+
+def _plot(seeds: Sequence[int]) -> str:
+    """Expert and judge against the weight, in pixels and through the proxy, side by side; seeds' means."""
+    panels = []
+    for kind in ("pixel", "latent"):
+        runs = [run for run in STUDIES[0].runs if run.name.startswith(f"{kind}-")]
+        series = []
+        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-teacher")):
+            points = []
+            for run in runs:
+                mean = statistics.mean(_value(_metrics(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
+                points.append(Point(float(run.name.removeprefix(f"{kind}-")), mean, mean, mean))
+            series.append(Series(scorer, style, tuple(points)))
+        ticks = tuple(point.x for point in series[0].points)
+        panels.append(Panel(f"{kind} reward", f"mean score at {STEPS} steps", tuple(series), (), ticks, "weight", logarithmic=True))
+    return _beside(panels)
+
+
+def _beside(panels: Sequence[Panel]) -> str:
+    placed = "".join(
+        f'<svg x="{index * WIDTH}" width="{WIDTH}" height="{HEIGHT}">{panel_svg(panel)}</svg>' for index, panel in enumerate(panels)
+    )
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(panels)} {HEIGHT}"><style>{STYLE}</style>{placed}</svg>\n'
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def _metrics(run: Run, seed: int) -> dict[str, Cells]:
+    text = (_folder(run, seed) / "report" / "metrics.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _steps(who: str, seeds: Sequence[int]) -> list[str]:
+    return list(_metrics(MAIN, seeds[0])[who])
 
 
 def _value(cell: dict[str, Any], column: str) -> float:
@@ -102,8 +203,26 @@ def _value(cell: dict[str, Any], column: str) -> float:
     return float(figure["mean"] if isinstance(figure, dict) else figure)
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+def _figure(of: Sequence[dict[str, Any]], column: str) -> str:
+    if any(column != "whole" and column not in cell for cell in of):
+        return "–"
+    values = [_value(cell, column) for cell in of]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _gaps(steps: str, seeds: Sequence[int], column: str) -> str:
+    pairs = [(_metrics(MAIN, seed)["rg"][steps], _metrics(MAIN, seed)["lcm"][steps]) for seed in seeds]
+    return ", ".join(f"{_value(ours, column) - _value(theirs, column):+.3f}" for ours, theirs in pairs)
+
+
+def _wins(who: str, steps: str, seeds: Sequence[int], opponent: str) -> str:
+    rates = [_metrics(MAIN, seed)[who][steps]["judge"][f"win_rate_{opponent}"] for seed in seeds]
+    return ", ".join(f"{100 * rate['value']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})" for rate in rates)
+
+
+def _head(column: str) -> str:
+    return HEADS.get(column, column)
 
 
 if __name__ == "__main__":
