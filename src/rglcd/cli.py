@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_launch(verbs)
     _add_config(verbs)
     _add_dvc(verbs)
+    _add_data(verbs)
     _add_toy(verbs)
     show = verbs.add_parser("show", help="print the results table and where the report is")
     show.add_argument("--artifacts", type=Path, default=ARTIFACTS, metavar="DIR", help="where the artifacts are (default: artifacts)")
@@ -278,6 +279,24 @@ def _adopt(options: argparse.Namespace) -> None:
 
     adopt(load_params(PARAMS), Path.cwd())
     print("dvc.lock records this run; `dvc repro` has nothing to do")
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def _add_data(verbs: Any) -> None:
+    data = verbs.add_parser("data", help="make a source folder of what you have")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    use = actions.add_parser("use", help="take a TSV (url TAB caption), webdataset tars, img2dataset's output or a folder of images")
+    use.add_argument("what", metavar="WHAT", help="a .tsv, .tar files ('s3://bucket/{00000..01242}.tar'), or a folder of tars or images")
+    use.add_argument("--folder", type=Path, default=DATA, metavar="DIR", help="the source folder to make (default: data)")
+    use.set_defaults(act=_data_use)
+
+
+def _data_use(options: argparse.Namespace) -> None:
+    from rglcd.data.intake import use
+
+    print(use(options.what, options.folder))
 
 
 # --- toy -----------------------------------------------------------------------------------------
