@@ -4,9 +4,10 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import webdataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rglcd.data.accounting import Reason, Tally
@@ -65,6 +66,7 @@ class TestWriting:
         assert list(read_shard(tmp_path / entry.name, entry)) == samples
         assert tally == Tally(3, 3)
 
+    @settings(deadline=None, max_examples=30)  # each waits for the disk
     @given(outcomes=st.lists(st.sampled_from(Reason) | st.just("sample"), max_size=12))
     def test_every_row_is_accounted_for(self, tmp_path_factory: pytest.TempPathFactory, outcomes: list[Reason | str]) -> None:
         folder = tmp_path_factory.mktemp("shards")
@@ -76,6 +78,16 @@ class TestWriting:
         assert finished_shard(folder, 3) == tally
         stats = json.loads((folder / "00003_stats.json").read_text())
         assert stats["count"] == stats["successes"] + stats["failed_to_download"] + stats["failed_to_resize"]
+
+    def test_the_parquet_file_has_img2datasets_line_for_every_row(self, tmp_path: Path) -> None:
+        facts = {"url": "https://a/b.png", "sha256": "0" * 64, "width": 8, "height": 8, "original_width": 20, "original_height": 10}
+        rows = [Sample("000000000", b"image", "one", facts), refusal(Reason.GONE, 1), refusal(Reason.UNDECODABLE, 2)]
+        write_shard(tmp_path, 0, rows, extension="png")
+        first, second, third = pq.read_table(tmp_path / "00000.parquet").to_pylist()
+        assert first == facts | {"key": "000000000", "caption": "one", "status": "success", "error_message": None}
+        assert (second["status"], second["error_message"]) == ("failed_to_download", "gone")
+        assert (third["key"], third["status"], third["error_message"]) == ("000000002", "failed_to_resize", "undecodable")
+        assert (second["url"], second["caption"], second["width"]) == ("https://www.example.com/a", "caption", None)
 
     def test_equal_samples_make_equal_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folders = [tmp_path / "a", tmp_path / "b"]

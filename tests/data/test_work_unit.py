@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.data.work_unit import finish_unit, finished_unit, sweep_aside, written_aside
+from rglcd.data.work_unit import finish_unit, finished_unit, sweep_aside, unit_claimed, written_aside
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_a_file_gets_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), written_aside(path) as aside:
         aside.write_bytes(b"hal")
         raise KeyboardInterrupt
-    assert [entry.name for entry in tmp_path.iterdir()] == [".0.bin.aside"]
+    (left,) = tmp_path.iterdir()
+    assert (left.name[:7], left.suffix, left.read_bytes()) == (".0.bin.", ".aside", b"hal")
     sweep_aside(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with written_aside(path) as aside:
@@ -60,3 +61,19 @@ def test_sweeping_leaves_what_has_its_name(record: Path) -> None:
     (record.parent / ".stats.json.123.aside").write_text(json.dumps({}))
     sweep_aside(record.parent)
     assert sorted(record.parent.iterdir()) == before
+
+
+def test_what_a_living_worker_writes_is_not_swept_away(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "0.bin") as mine, written_aside(tmp_path / "0.bin") as yours:
+        mine.write_bytes(b"whole")
+        yours.write_bytes(b"whole")
+        sweep_aside(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["0.bin"]
+
+
+def test_a_unit_is_one_worker_s_at_a_time(tmp_path: Path) -> None:
+    with unit_claimed(tmp_path / "0", wait=False) as mine, unit_claimed(tmp_path / "0", wait=False) as yours:
+        sweep_aside(tmp_path)
+        assert (mine, yours) == (True, False)
+    with unit_claimed(tmp_path / "0", wait=False) as yours:
+        assert yours

@@ -3,7 +3,8 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rglcd import progress
-from rglcd.config import Sharding
+from rglcd.config import Sharding, WebDownload
 from rglcd.data.accounting import Reason
 from rglcd.data.images import decode
+from rglcd.data.intake import use
 from rglcd.data.manifest import Manifest, results_digest, scan, sha256_of, write_manifest
 from rglcd.data.shards import Sample, read_shard, shard_entries
 from rglcd.errors import InputError
 from rglcd.stages.run import Output, run_stage
 from rglcd.stages.shard import shard
+from tests.data.hostile_server import FORBIDDEN, OPEN, HostileServer, picture_bytes
+from tests.data.test_ready_shards import sample as ready_sample
+from tests.data.test_ready_shards import write_tar
 
 SHARDING = Sharding(resolution=8, image_format="png", samples_per_shard=4)
 
@@ -131,7 +136,7 @@ ROWS = st.one_of(
 ).map(lambda row: row.replace(b"\n", b" "))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(ROWS, max_size=12), rows_per_shard=st.integers(2, 9))
 def test_hostile_rows_never_crash_and_always_add_up(
     tmp_path_factory: pytest.TempPathFactory, rows: list[bytes], rows_per_shard: int
@@ -253,3 +258,173 @@ def test_killed_by_sigkill_again_and_again_it_ends_byte_identical(tmp_path: Path
     assert outcome.manifest.digest == json.loads(expected["manifest.json"])["digest"]
     assert files.keys() == expected.keys()
     assert [name for name in files if files[name] != expected[name]] in ([], ["manifest.json", "timings.json"])
+
+
+WEB = SHARDING.model_copy(update={"image_format": "jpeg", "resolution": 16})
+
+
+def web(store: Path, **changes: Any) -> Sharding:
+    """Downloading from the test's server, and nothing that takes a test's patience."""
+    limits = {"total_seconds": 2.0, "min_bytes_per_second": 10_000, "max_bytes": 200_000, "num_retries": 1}
+    download = WebDownload(store=str(store), allowed_networks=(f"{OPEN}/32",), **(limits | changes))
+    return WEB.model_copy(update={"download": download})
+
+
+def write_hostile_source(folder: Path, server: HostileServer) -> Path:
+    """Ten good rows among every kind of bad one."""
+    inside = f"http://{FORBIDDEN}:{server.forbidden_port}/secret"
+    bad = ["status/404", "status/403", "status/500", "drip", "endless", "announced-giant", "page", "gzip", "tag/noai", "redirect/9"]
+    urls = [server.url(path) for path in bad] + [f"http://{OPEN}:{server.raw_port}/{path}" for path in ("truncated", "garbage", "reset")]
+    urls += [
+        inside,
+        inside.replace(FORBIDDEN, "localhost"),
+        inside.replace(FORBIDDEN, "2130706433"),
+        server.url(f"redirect-to?url={inside}"),
+    ]
+    urls += ["file:///etc/passwd", "ftp://a/b", "http://nowhere.invalid/", "../index.tsv", "/etc/passwd"]
+    urls += [server.url(f"image/{seed}") for seed in range(10)]
+    rows = [f"{url}\tcaption {number}" for number, url in enumerate(urls)] + ["no tab", f"{server.url('image/0')}\t "]
+    folder.mkdir(parents=True)
+    (folder / "index.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+class TestTheOpenWeb:
+    @pytest.fixture(scope="class")
+    def server(self) -> Iterator[HostileServer]:
+        with HostileServer() as server:
+            yield server
+
+    @pytest.fixture(scope="class")
+    def hostile(self, server: HostileServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_hostile_source(tmp_path_factory.mktemp("web") / "source", server)
+
+    def test_every_row_of_a_hostile_server_is_accounted_for_and_nothing_forbidden_reached(
+        self, server: HostileServer, hostile: Path, tmp_path: Path
+    ) -> None:
+        facts = run(hostile, tmp_path / "shards", web(tmp_path / "store"))
+        reasons = facts["reasons"]
+        assert (facts["rows"], facts["samples"]) == (34, 10)
+        assert reasons == {
+            "cut_short": 1,
+            "empty_caption": 1,
+            "forbidden_address": 3,
+            "forbidden_path": 2,
+            "forbidden_scheme": 2,
+            "gone": 1,
+            "malformed_row": 1,
+            "malformed_url": 1,  # 2130706433 is 127.0.0.1 to a resolver, and no address to the client
+            "opted_out": 1,
+            "refused": 1,
+            "server_error": 1,
+            "timed_out": 1,
+            "too_large": 2,
+            "too_many_redirects": 1,
+            "unknown_format": 2,
+            "unreachable": 2,
+            "unresolved": 1,
+        }
+        assert server.intrusions == 0
+
+    def test_the_second_run_packs_the_same_bytes_without_the_network(self, hostile: Path, server: HostileServer, tmp_path: Path) -> None:
+        first = files_after_run(hostile, tmp_path / "first", web(tmp_path / "store"))
+        asked = server.requests.copy()
+        assert files_after_run(hostile, tmp_path / "second", web(tmp_path / "store")) == first
+        assert server.requests == asked
+        (tmp_path / "store" / "records").rename(tmp_path / "forgotten")
+        third = files_after_run(hostile, tmp_path / "third", web(tmp_path / "store"))
+        assert server.requests != asked
+        assert {name: data for name, data in third.items() if name.endswith(".tar")} == {
+            name: data for name, data in first.items() if name.endswith(".tar")
+        }
+
+    def test_killed_while_downloading_it_ends_byte_identical(self, hostile: Path, tmp_path: Path) -> None:
+        sections = {"sharding": web(tmp_path / "store")}
+        artifacts = {"source": hostile, "shards": tmp_path / "killed" / "shards"}
+        for rows_before_kill in (1, 9, 21):
+            assert run_until_killed(sections, artifacts, rows_before_kill=rows_before_kill) == -signal.SIGKILL
+        run_stage("shard", sections, artifacts)
+        unbroken = web(tmp_path / "store")
+        run_stage("shard", {"sharding": unbroken}, artifacts | {"shards": tmp_path / "unbroken" / "shards"})
+        expected, files = files_of(tmp_path / "unbroken" / "shards"), files_of(artifacts["shards"])
+        assert {name: data for name, data in files.items() if name not in ("manifest.json", "timings.json")} == {
+            name: data for name, data in expected.items() if name not in ("manifest.json", "timings.json")
+        }
+
+
+class TestReadyMadeShards:
+    def test_they_become_ours(self, tmp_path: Path) -> None:
+        members = {
+            number: [member for seed in range(3) for member in ready_sample(f"{number}{seed}", 10 * number + seed)] for number in range(2)
+        }
+        for number, parts in members.items():
+            write_tar(tmp_path / "wds" / f"{number:05d}.tar", [*parts, ("x.jpg", b"no image"), ("x.txt", b"x")])
+        use(str(tmp_path / "wds"), tmp_path / "source")
+        facts = run(tmp_path / "source", tmp_path / "shards", WEB)
+        assert facts == {"rows": 8, "samples": 6, "shards": 2, "reasons": {"unknown_format": 2}}
+        samples = samples_of(tmp_path / "shards")
+        assert [sample.caption for sample in samples] == [f"caption {number}{seed}" for number in range(2) for seed in range(3)]
+        assert {decode(sample.image).size for sample in samples} == {(16, 16)}
+
+    def test_max_rows_does_not_go_with_them(self, tmp_path: Path) -> None:
+        write_tar(tmp_path / "0.tar", ready_sample("a"))
+        use(str(tmp_path / "0.tar"), tmp_path / "source")
+        with pytest.raises(InputError, match="set it to null"):
+            run(tmp_path / "source", tmp_path / "shards", WEB.model_copy(update={"max_rows": 3}))
+
+
+def pack_alone(source: Path, folder: Path) -> None:
+    run(source, folder)
+
+
+def test_two_workers_on_the_same_range_make_each_shard_once(tmp_path: Path) -> None:
+    """Two processes at a time, one of them killed at random: nothing is made twice, and the bytes are an unbroken run's."""
+    source = write_source(tmp_path / "source", num_images=40)
+    unbroken = files_after_run(source, tmp_path / "unbroken")
+    context = multiprocessing.get_context("fork")
+    for round_ in range(6):
+        folder = tmp_path / f"round-{round_}"
+        workers = [context.Process(target=pack_alone, args=(source, folder)) for _ in range(2 + round_ % 2)]
+        for worker in workers:
+            worker.start()
+        if round_:
+            time.sleep(0.03 * round_)
+            workers[0].kill()
+        for worker in workers:
+            worker.join()
+        assert all(worker.exitcode == 0 for worker in workers[1:])
+        assert files_of(folder) == unbroken
+
+
+class TestDuplicates:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        """Six rows: two files of the same bytes, and one of the same pixels in another format."""
+        folder = tmp_path / "source"
+        folder.mkdir()
+        for name, seed, image_format in [
+            ("a", 1, "PNG"),
+            ("b", 2, "PNG"),
+            ("c", 1, "PNG"),
+            ("d", 3, "PNG"),
+            ("e", 2, "BMP"),
+            ("f", 1, "PNG"),
+        ]:
+            (folder / f"{name}.png").write_bytes(picture_bytes(seed, image_format=image_format))
+        (folder / "index.tsv").write_text("".join(f"{name}.png\tcaption {name}\n" for name in "abcdef"))
+        return folder
+
+    @pytest.mark.parametrize(("kind", "kept"), [("none", "abcdef"), ("exact", "abde"), ("perceptual", "abd")])
+    def test_the_first_of_equal_images_is_kept_across_shards(self, source: Path, tmp_path: Path, kind: str, kept: str) -> None:
+        sharding = SHARDING.model_copy(update={"deduplication": kind, "samples_per_shard": 2})
+        facts = run(source, tmp_path / "shards", sharding)
+        assert "".join(sample.caption[-1] for sample in samples_of(tmp_path / "shards")) == kept
+        assert facts["reasons"].get("duplicate", 0) == 6 - len(kept)
+
+    def test_after_a_kill_too(self, source: Path, tmp_path: Path) -> None:
+        sharding = SHARDING.model_copy(update={"deduplication": "exact", "samples_per_shard": 2})
+        unbroken = files_after_run(source, tmp_path / "unbroken", sharding)
+        run(source, tmp_path / "killed", sharding)
+        for name in ("00001_stats.json", "00002_stats.json"):
+            (tmp_path / "killed" / name).unlink()
+        assert files_after_run(source, tmp_path / "killed", sharding) == unbroken

@@ -13,6 +13,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from rglcd.data.accounting import Reason, Tally
 from rglcd.data.duplicates import Seen
 from rglcd.data.manifest import FileEntry, alteration, altered_files, read_manifest
 from rglcd.data.survey import Survey
-from rglcd.data.work_unit import finish_unit, finished_unit, written_aside
+from rglcd.data.work_unit import finish_unit, finished_unit, unit_claimed, written_aside
 from rglcd.errors import InputError
 
 MAX_MEMBER_BYTES: Final = 32 << 20
@@ -110,6 +111,13 @@ def write_shard(
         **({} if seen is None else seen.record()),
     )
     return tally
+
+
+@contextmanager
+def shard_claimed(folder: Path, number: int, *, wait: bool) -> Iterator[bool]:
+    """Whether shard ``number`` is this worker's to make; ``wait`` until no other is at it."""
+    with unit_claimed(_record(folder, number), wait=wait) as is_mine:
+        yield is_mine
 
 
 def finished_shard(folder: Path, number: int) -> Tally | None:

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from rglcd.data.manifest import FileEntry, alteration, sha256_of, write_json
+from rglcd.data.claims import claimed, remove_unclaimed
+from rglcd.data.manifest import FileEntry, alteration, sha256_of
 
 
 def finish_unit(record: Path, names: Sequence[str], **facts: Any) -> None:
     """Write ``facts``, and the digests of the files called ``names`` beside it, to ``record``."""
     files = {name: asdict(FileEntry(sha256_of(record.parent / name), (record.parent / name).stat().st_size)) for name in names}
-    write_json(record, facts | {"files": files})
+    with written_aside(record) as aside:
+        aside.write_text(json.dumps(facts | {"files": files}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def finished_unit(record: Path) -> dict[str, Any] | None:
@@ -34,15 +37,31 @@ def finished_unit(record: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A name to write to in place of ``path``: flushed to disk and renamed over it when the block ends well."""
-    aside = path.with_name(f".{path.name}.aside")
-    yield aside
-    with aside.open("rb") as stream:
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    """A name to write to in place of ``path``: flushed to disk and renamed over it when the block ends well.
+
+    Several processes may do so for one ``path``: each has a name of its own, and the last one's file stays.
+    """
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.aside")
+    with claimed(aside, wait=True):
+        yield aside
+        with aside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        aside.replace(path)
 
 
 def sweep_aside(folder: Path) -> None:
-    """Remove what a killed run was in the middle of writing in ``folder``."""
+    """Remove what killed runs were in the middle of writing in ``folder``; what living ones are writing stays."""
     for stale in folder.glob(".*.aside"):
-        stale.unlink()
+        remove_unclaimed(stale)
+
+
+@contextmanager
+def unit_claimed(record: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the unit of ``record`` is this worker's to make; ``wait`` until nobody else is at it."""
+    path = record.with_name(f".{record.name}.claim.aside")
+    with claimed(path, wait=wait) as is_mine:
+        try:
+            yield is_mine
+        finally:
+            if is_mine:
+                path.unlink(missing_ok=True)

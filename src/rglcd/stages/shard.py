@@ -1,6 +1,7 @@
 """Stage ``shard``: pack the source's images and captions into verified webdataset tars."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -14,12 +15,11 @@ from rglcd.data.content_store import ContentStore
 from rglcd.data.download import Downloader, DownloadLimits
 from rglcd.data.duplicates import Seen, difference_hash, digest_hash
 from rglcd.data.images import EXTENSIONS, Fit, Fitting, encode, open_picture
-from rglcd.data.manifest import write_json
 from rglcd.data.ready_shards import LISTING, ReadyShards
-from rglcd.data.shards import Refusal, Sample, finished_shard, sample_key, shard_record, write_shard
+from rglcd.data.shards import Refusal, Sample, finished_shard, sample_key, shard_claimed, shard_record, write_shard
 from rglcd.data.source import INDEX, Candidate, IndexSource, split_rows
 from rglcd.data.survival import previews_per_shard, render, survival_of
-from rglcd.data.work_unit import sweep_aside
+from rglcd.data.work_unit import sweep_aside, written_aside
 from rglcd.errors import InputError
 from rglcd.stages.run import Output
 
@@ -44,13 +44,14 @@ def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, A
     with ExitStack() as stack:
         opened = _open(sharding, source, stack)
         packer = _Packer(sharding, opened, folder)
-        tallies = [packer.pack(number) for number in range(opened.num_shards)]
+        tallies = packer.pack_all(range(opened.num_shards))
     total = total_of(tallies)
     if not total.samples:
         raise InputError(f"{source}: no row became a sample ({total})")
     survival = survival_of(shard_record(folder, number) for number in range(opened.num_shards))
-    write_json(folder / SURVIVAL, survival)
-    (folder / PAGE).write_text(render(survival), encoding="utf-8")
+    _write(folder / SURVIVAL, json.dumps(survival, indent=1))
+    _write(folder / PAGE, render(survival))
+    sweep_aside(folder)  # of a worker that was killed beside this one
     packer.report(total.rows)
     return {"rows": total.rows, "samples": total.samples, "shards": opened.num_shards, "reasons": dict(total.reasons)}
 
@@ -81,6 +82,11 @@ def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
     return IndexSource(source / INDEX, ranges, stack.enter_context(Downloader(store, limits, policy, round=download.round)))
 
 
+def _write(path: Path, text: str) -> None:
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 class _Packer:
     """Packs shard after shard, and says how far it is."""
 
@@ -92,18 +98,32 @@ class _Packer:
         self.seen = None if sharding.deduplication == "none" else Seen()
         self.rows_done, self.shards_done = 0, 0
 
-    def pack(self, number: int) -> Tally:
-        """Make shard ``number``, unless it stands."""
+    def pack_all(self, numbers: Sequence[int]) -> list[Tally]:
+        """Make the shards ``numbers``. Those that another worker is at come last, and are then made only if it was killed."""
+        in_order = self.seen is not None  # what is a duplicate depends on what came before
+        tallies = {number: self.pack(number, wait=in_order) for number in numbers}
+        return [self._packed(number) if tally is None else tally for number, tally in tallies.items()]
+
+    def pack(self, number: int, *, wait: bool) -> Tally | None:
+        """Make shard ``number``, unless it stands. None if another worker is at it."""
         self.report(self.rows_done)
-        tally = finished_shard(self.folder, number)
-        if tally is None:
-            previews = previews_per_shard(self.source.num_shards)
-            extension = EXTENSIONS[self.sharding.image_format]
-            tally = write_shard(self.folder, number, self._outcomes(number), extension=extension, num_previews=previews, seen=self.seen)
-        elif self.seen is not None:
-            self.seen.recall(shard_record(self.folder, number))
+        with shard_claimed(self.folder, number, wait=wait) as is_mine:
+            if not is_mine:
+                return None
+            tally = finished_shard(self.folder, number)
+            if tally is None:
+                previews = previews_per_shard(self.source.num_shards)
+                extension = EXTENSIONS[self.sharding.image_format]
+                tally = write_shard(self.folder, number, self._outcomes(number), extension=extension, num_previews=previews, seen=self.seen)
+            elif self.seen is not None:
+                self.seen.recall(shard_record(self.folder, number))
         self.rows_done += tally.rows
         self.shards_done += 1
+        return tally
+
+    def _packed(self, number: int) -> Tally:
+        tally = self.pack(number, wait=True)
+        assert tally is not None, "whoever waits gets the claim"
         return tally
 
     def report(self, rows: int) -> None:
