@@ -10,5 +10,10 @@ import yaml
 
 _LOCK = Path(__file__).resolve().parent.parent / "images" / "lock.yaml"
 
-TRAIN_IMAGE: str = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))["train"]
-"""The image that every stage runs from, by digest."""
+_IMAGES: dict[str, str] = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))
+
+TRAIN_IMAGE = _IMAGES["train"]
+"""The image that every stage runs from, by digest: in the task itself, or in the job that the task launches."""
+
+STEP_IMAGE = _IMAGES["step"]
+"""The light image, by digest: what launches the jobs of the stages that need GPUs."""

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Metrics, Model, Output
 
-from components import TRAIN_IMAGE
+from components import STEP_IMAGE
 
 
-@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)
 def evaluate(
     model: dict,
     evaluation: dict,

@@ -3,10 +3,10 @@
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model, Output
 
-from components import TRAIN_IMAGE
+from components import STEP_IMAGE
 
 
-@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=STEP_IMAGE, install_kfp_package=False)
 def pretrain(
     model: dict, pretraining: dict, store: str, latents: Input[Dataset], pretrained: Input[Model], reward_model: Output[Model]
 ) -> None:

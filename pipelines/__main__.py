@@ -21,6 +21,9 @@ from rglcd.launch.console import drawing, following
 from rglcd.launch.execute import children_reporting, process_boundary
 from rglcd.launch.failure import JobError, exception_of
 
+SERVICE_ACCOUNT = "rglcd-launcher"
+"""Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
+
 _LOG_LINES_SHOWN = 40
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -64,19 +67,26 @@ def compile_(config: Config, *, root: Path, out: Path | None) -> None:
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, host: str | None) -> None:
+def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rglcd") -> None:
     """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` without one."""
     if host is None:
         raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
     source = source_reference(root, uri=f"{STORE}/data")
 
     from kfp.client import Client
+    from kfp_server_api.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
 
-    started = Client(host=host).create_run_from_pipeline_func(
-        pipeline(config, placement=Placement.CLUSTER),
-        arguments=arguments(config, source=source, store=STORE),
-        enable_caching=False,
-    )
+    try:
+        started = Client(host=host, namespace=namespace).create_run_from_pipeline_func(
+            pipeline(config, placement=Placement.CLUSTER),
+            arguments=arguments(config, source=source, store=STORE),
+            namespace=namespace,
+            service_account=SERVICE_ACCOUNT,
+            enable_caching=False,
+        )
+    except (HTTPError, ApiException, OSError, ValueError) as error:
+        raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
     print(f"run {started.run_id} at {host}")
 
 
@@ -88,7 +98,9 @@ def main(words: Sequence[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("run", help="run on this machine, a process per task")
     verbs.add_parser("compile", help="write the pipeline as IR YAML").add_argument("--out", type=Path, help="file (default: stdout)")
-    verbs.add_parser("submit", help="start a run on a cluster").add_argument("--host", help="address of the Kubeflow Pipelines API")
+    submitting = verbs.add_parser("submit", help="start a run on a cluster")
+    submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
+    submitting.add_argument("--namespace", default="rglcd", help="namespace of the run (default: rglcd)")
     given = parser.parse_args(words)
     with process_boundary():
         config, root = load_params(given.params, overrides=given.set), Path.cwd()
@@ -98,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> None:
             case "compile":
                 compile_(config, root=root, out=given.out)
             case "submit":
-                submit(config, root=root, host=given.host)
+                submit(config, root=root, host=given.host, namespace=given.namespace)
 
 
 @contextlib.contextmanager

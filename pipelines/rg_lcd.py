@@ -9,16 +9,32 @@ import yaml
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
 
+from components import TRAIN_IMAGE
+from components.end_jobs import end_jobs
 from rglcd.config import SECTIONS, Config
 from rglcd.errors import InputError
 from rglcd.launch.resources import RESOURCES
 from rglcd.stages.table import SOURCE, Profile, Stage, inputs_of, stages_of
 
 NAME = "rg-lcd"
-ACCELERATOR = "nvidia.com/gpu"
 STORE = "/store"
 """Where a cluster's tasks find the volume that holds the artifacts' bytes."""
 STORE_CLAIM = "rglcd-store"
+USER = 10001
+"""The images' user."""
+RETRIES = 3
+"""Of a task whose pod was lost: what it launched goes on meanwhile, and is found again."""
+CPU_SECONDS = 2 * 24 * 3600
+LAUNCH_SECONDS = 8 * 24 * 3600
+"""Longer than a job may wait and work (:class:`rglcd.launch.placement.Placement`): the job's own deadlines say more when they end it."""
+END_SECONDS = 900
+
+_OWN_FIELDS = {
+    "RGLCD_RUN": "metadata.labels['pipeline/runid']",
+    "RGLCD_NAMESPACE": "metadata.namespace",
+    "RGLCD_LAUNCHER_NAME": "metadata.name",
+    "RGLCD_LAUNCHER_UID": "metadata.uid",
+}
 
 
 class Placement(StrEnum):
@@ -45,19 +61,15 @@ def pipeline(config: Config, *, placement: Placement) -> Any:
         evaluation: dict,
     ) -> None:
         given = locals()
-        made: dict[str, Any] = {SOURCE: source}
-        for stage in stages_of(config):
-            task = _component(stage)(
-                store=store,
-                **{section: given[section] for section in stage.sections},
-                **{artifact: made[artifact] for artifact in inputs_of(stage, config)},
-            )
-            made |= {output: task.outputs[output] for output in stage.outputs}
-            task.set_display_name(stage.name)
-            # A stage knows itself whether its work is done, by what its inputs hold; Kubeflow's cache cannot see that.
-            task.set_caching_options(enable_caching=False)
-            if placement is Placement.CLUSTER:
-                _place(task, stage.profile)
+        if placement is Placement.LOCAL:
+            _walk(config, given, placement=placement)
+            return
+        last = end_jobs()
+        last.set_display_name("end jobs").set_caching_options(enable_caching=False)
+        _ask(last, cpu="500m", memory="1Gi", seconds=END_SECONDS)
+        _launches(last)
+        with dsl.ExitHandler(last, name="stages"):
+            _walk(config, given, placement=placement)
 
     return rg_lcd
 
@@ -96,17 +108,50 @@ def _component(stage: Stage) -> Any:
     return getattr(importlib.import_module(f"components.{stage.name}"), stage.name)
 
 
+def _walk(config: Config, given: dict[str, Any], *, placement: Placement) -> None:
+    """A task for each stage that ``config`` runs."""
+    made: dict[str, Any] = {SOURCE: given[SOURCE]}
+    for stage in stages_of(config):
+        task = _component(stage)(
+            store=given["store"],
+            **{section: given[section] for section in stage.sections},
+            **{artifact: made[artifact] for artifact in inputs_of(stage, config)},
+        )
+        made |= {output: task.outputs[output] for output in stage.outputs}
+        task.set_display_name(stage.name)
+        # A stage knows itself whether its work is done, by what its inputs hold; Kubeflow's cache cannot see that.
+        task.set_caching_options(enable_caching=False)
+        if placement is Placement.CLUSTER:
+            _place(task, stage.profile)
+
+
 def _place(task: dsl.PipelineTask, profile: Profile) -> None:
-    """Ask for what ``profile`` needs: cores, memory, GPUs with a process each, shared memory, the store."""
+    """Ask for what a task needs: a stage without GPUs runs in it, any other is launched from it as a job and waited for."""
     asked = RESOURCES[profile]
-    task.set_cpu_limit(str(asked.cpus)).set_memory_limit(f"{asked.memory_gib}Gi")
+    if asked.gpus:
+        _ask(task, cpu="500m", memory="2Gi", seconds=LAUNCH_SECONDS)
+        _launches(task)
+        task.set_env_variable("RGLCD_STORE_CLAIM", f"{STORE_CLAIM}={STORE}")
+        task.set_env_variable("RGLCD_IMAGE", TRAIN_IMAGE)
+    else:
+        _ask(task, cpu=str(asked.cpus), memory=f"{asked.memory_gib}Gi", seconds=CPU_SECONDS)
+        kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=f"{asked.disk_gib}Gi")  # noqa: S108
     kubernetes.mount_pvc(task, pvc_name=STORE_CLAIM, mount_path=STORE)
-    if asked.gpus == 0:
-        return
-    task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(asked.gpus)
-    kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
-    kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108 (the pod's own mount)
-    if asked.gpus > 1:
-        kubernetes.add_node_selector(task, label_key="nvidia.com/gpu.family", label_value="ampere")
-        task.set_env_variable("RGLCD_RUNTIME", "torchx:local_cwd")
-        task.set_env_variable("RGLCD_NUM_PROCESSES", str(asked.gpus))
+
+
+def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None:
+    """Resources, a node without GPUs, an end, another try: what every task has in common."""
+    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    task.set_retry(num_retries=RETRIES, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+    kubernetes.add_node_affinity(task, match_expressions=[{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}])
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_timeout(task, seconds=seconds)
+
+
+def _launches(task: dsl.PipelineTask) -> None:
+    """Tell a task that launches jobs who it is: the run names them, the pod owns them."""
+    task.set_env_variable("RGLCD_RUNTIME", "torchx:kubernetes")
+    # Kubeflow starts a failed task again: what must not be tried again is then not tried again.
+    task.set_env_variable("RGLCD_EARLIER_ATTEMPTS", "counted")
+    for variable, path in _OWN_FIELDS.items():
+        kubernetes.use_field_path_as_env(task, env_name=variable, field_path=path)

@@ -148,7 +148,7 @@ def _drop_empty_defaults(node: Any) -> None:
 
 
 def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
-    etcd, peer, api = (f"127.0.0.1:{_free_port()}" for _ in range(3))
+    etcd, peer, api = (f"127.0.0.1:{free_port()}" for _ in range(3))
     key, _ = write_key_pair(folder / "service-accounts", host="127.0.0.1")
     (folder / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
     kubeconfig = folder / "kubeconfig"
@@ -240,7 +240,8 @@ def _kubeconfig(server: str) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster.control_plane import Cluster, UnavailableError, running_cluster
 from tests.cluster.node import CPU_MACHINE, GPU_MACHINES, NodeAgent, process_environment
+from tests.cluster.rest import Rest
 from tests.cluster.volcano import VolcanoStandIn
 
 
@@ -63,3 +64,20 @@ def volcano(cluster: Cluster) -> Iterator[VolcanoStandIn]:
     controller.start()
     yield controller
     controller.stop()
+
+
+@pytest.fixture(scope="session")
+def claim(cluster: Cluster, namespace: str) -> None:
+    """The claim ``rglcd-store``, bound by hand: the stand-in for a kubelet takes a mount's path for a folder of this machine."""
+    size = {"storage": "1Gi"}
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    reference = {"kind": "PersistentVolumeClaim", "namespace": namespace, "name": "rglcd-store"}
+    volume = {"capacity": size, "hostPath": {"path": "/nowhere"}, "claimRef": reference, **spec}
+    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "rglcd-store"}, "spec": volume})
+    bound = {"pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes"}
+    metadata = {"name": "rglcd-store", "namespace": namespace, "annotations": bound}
+    wanted = {"resources": {"requests": size}, "volumeName": "rglcd-store", **spec}
+    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": wanted})
+    rest = Rest(cluster.client())
+    rest.patch("/api/v1/persistentvolumes/rglcd-store/status", {"status": {"phase": "Bound"}})
+    rest.patch(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/rglcd-store/status", {"status": {"phase": "Bound"}})

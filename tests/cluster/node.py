@@ -93,6 +93,12 @@ class NodeAgent:
         """What the kernel does to a container that is over its memory limit."""
         self._process(namespace, name).kill_for_memory()
 
+    def process_of(self, pod: Mapping[str, Any]) -> int:
+        """The process id of a running pod's container."""
+        process = self._process(pod["metadata"]["namespace"], pod["metadata"]["name"])._process
+        assert process is not None
+        return process.pid
+
     def _process(self, namespace: str, name: str) -> "PodProcess":
         (found,) = (pod for pod in self._pods.values() if (pod.namespace, pod.name) == (namespace, name) and not pod.is_done)
         return found

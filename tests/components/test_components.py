@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components import TRAIN_IMAGE
-from rglcd.stages.table import SOURCE, STAGES, Stage
+from components import STEP_IMAGE, TRAIN_IMAGE
+from rglcd.stages.table import SOURCE, STAGES, Profile, Stage
 
 CARDS = {"evaluate": {"metrics": "system.Metrics", "page": "system.HTML", "summary": "system.Markdown"}}
 
@@ -30,7 +30,7 @@ def body(stage: Stage) -> list[ast.stmt]:
 
 def test_there_is_one_file_per_stage() -> None:
     files = {path.stem for path in (Path(__file__).parents[2] / "components").glob("*.py")}
-    assert files == {stage.name for stage in STAGES} | {"__init__"}
+    assert files == {stage.name for stage in STAGES} | {"__init__", "end_jobs"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -85,5 +85,5 @@ class TestComponent:
 
     def test_it_runs_from_the_locked_image_and_installs_nothing(self, stage: Stage) -> None:
         container = component(stage).component_spec.implementation.container
-        assert container.image == TRAIN_IMAGE
+        assert container.image == (TRAIN_IMAGE if stage.profile is Profile.CPU else STEP_IMAGE)
         assert "pip install" not in " ".join([*container.command, *container.args])

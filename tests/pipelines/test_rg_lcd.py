@@ -8,12 +8,15 @@ from typing import get_args
 import pytest
 import yaml
 
+from components import STEP_IMAGE, TRAIN_IMAGE
 from pipelines.__main__ import main
-from pipelines.rg_lcd import STORE, arguments, compile_pipeline, source_reference
+from pipelines.rg_lcd import LAUNCH_SECONDS, STORE, arguments, compile_pipeline, source_reference
 from rglcd.config import SECTIONS, Config, dump, load_preset, preset_names, validate_section
 from rglcd.errors import InputError
+from rglcd.launch.placement import Placement
 from rglcd.launch.resources import RESOURCES
-from rglcd.stages.table import SOURCE, inputs_of, maker_of, stages_of
+from rglcd.stages.table import SOURCE, STAGES, inputs_of, maker_of, stage_named, stages_of
+from tests.cluster.control_plane import free_port
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
@@ -23,6 +26,12 @@ def compiled(config: Config, tmp_path: Path) -> tuple[dict, dict]:
     compile_pipeline(config, path, source=f"{STORE}/data@{MD5}")
     pipeline, platform = yaml.safe_load_all(path.read_text())
     return pipeline, platform
+
+
+def tasks_of(ir: dict) -> dict:
+    """The stages' tasks: those that the exit handler is around."""
+    (name,) = set(ir["root"]["dag"]["tasks"]) - {"end-jobs"}
+    return ir["components"][f"comp-{name}"]["dag"]["tasks"]
 
 
 def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
@@ -35,7 +44,7 @@ def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
 @pytest.mark.parametrize("overrides", [[], ["reward={kind: none}"], ["reward={kind: pixel}"]], ids=["latent", "none", "pixel"])
 def test_edges_are_the_table_s(tmp_path: Path, overrides: list[str]) -> None:
     config = load_preset("toy", overrides=overrides)
-    tasks = compiled(config, tmp_path)[0]["root"]["dag"]["tasks"]
+    tasks = tasks_of(compiled(config, tmp_path)[0])
     assert set(tasks) == {stage.name for stage in stages_of(config)}
     for stage in stages_of(config):
         read = tasks[stage.name]["inputs"].get("artifacts", {})
@@ -46,17 +55,66 @@ def test_edges_are_the_table_s(tmp_path: Path, overrides: list[str]) -> None:
         assert edges == {name: (maker_of(name).name, name) for name in inputs_of(stage, config) if name != SOURCE}
         parameters = tasks[stage.name]["inputs"]["parameters"]
         assert {name: value["componentInputParameter"] for name, value in parameters.items()} == {
-            name: name for name in (*stage.sections, "store", *({SOURCE} & set(stage.inputs)))
+            name: f"pipelinechannel--{name}" for name in (*stage.sections, "store", *({SOURCE} & set(stage.inputs)))
         }
         assert not tasks[stage.name]["cachingOptions"].get("enableCache", False)
 
 
-def test_each_profile_gets_its_gpus(tmp_path: Path) -> None:
-    config = load_preset("toy")
-    executors = compiled(config, tmp_path)[0]["deploymentSpec"]["executors"]
-    for stage in stages_of(config):
-        resources = executors[f"exec-{stage.name}"]["container"]["resources"]
-        assert int(resources.get("accelerator", {}).get("resourceCount", 0)) == RESOURCES[stage.profile].gpus
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
+    return compiled(load_preset("toy"), tmp_path_factory.mktemp("ir"))
+
+
+ALL = [*(stage.name for stage in STAGES), "end-jobs"]
+
+
+@pytest.mark.parametrize("name", ALL)
+class TestEveryTask:
+    def container(self, toy: tuple[dict, dict], name: str) -> dict:
+        return toy[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+
+    def platform(self, toy: tuple[dict, dict], name: str) -> dict:
+        return toy[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{name}"]
+
+    def test_it_has_resources_and_asks_for_no_gpu_itself(self, toy: tuple[dict, dict], name: str) -> None:
+        resources = self.container(toy, name)["resources"]
+        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"]
+        assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"]
+        assert "accelerator" not in resources
+
+    def test_it_runs_as_nobody_in_particular_off_the_gpu_nodes_and_ends(self, toy: tuple[dict, dict], name: str) -> None:
+        platform = self.platform(toy, name)
+        assert platform["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        (affinity,) = platform["nodeAffinity"]
+        assert affinity["matchExpressions"] == [{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}]
+        assert int(platform["activeDeadlineSeconds"]) > 0
+
+    def test_only_what_launches_is_light_and_knows_its_run_and_itself(self, toy: tuple[dict, dict], name: str) -> None:
+        launches = name == "end-jobs" or RESOURCES[stage_named(name).profile].gpus > 0
+        container = self.container(toy, name)
+        assert container["image"] == (STEP_IMAGE if launches else TRAIN_IMAGE)
+        fields = {field["name"]: field["fieldPath"] for field in self.platform(toy, name).get("fieldPathAsEnv", [])}
+        assert fields.get("RGLCD_RUN") == ("metadata.labels['pipeline/runid']" if launches else None)
+        assert fields.get("RGLCD_LAUNCHER_UID") == ("metadata.uid" if launches else None)
+        variables = {variable["name"]: variable["value"] for variable in container.get("env", [])}
+        assert variables.get("RGLCD_RUNTIME") == ("torchx:kubernetes" if launches else None)
+
+    def test_a_lost_pod_is_started_again(self, toy: tuple[dict, dict], name: str) -> None:
+        tasks = tasks_of(toy[0]) | toy[0]["root"]["dag"]["tasks"]
+        assert tasks[name]["retryPolicy"]["maxRetryCount"] == 3
+        assert not tasks[name]["cachingOptions"].get("enableCache", False)
+
+
+def test_a_launcher_outlives_what_its_job_may_take(toy: tuple[dict, dict]) -> None:
+    placement = Placement(run="r", image="i")
+    assert placement.queue_seconds + placement.run_seconds < LAUNCH_SECONDS
+
+
+def test_whatever_happens_the_last_task_runs(toy: tuple[dict, dict]) -> None:
+    (name,) = set(toy[0]["root"]["dag"]["tasks"]) - {"end-jobs"}
+    last = toy[0]["root"]["dag"]["tasks"]["end-jobs"]
+    assert last["dependentTasks"] == [name]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -120,6 +178,13 @@ def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
         main(["submit"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("rglcd: submit needs --host")
+
+
+def test_submit_to_nobody_says_so(checkout: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["submit", "--host", f"http://127.0.0.1:{free_port()}"])
+    assert ended.value.code == 2
+    assert "does not take the run" in capsys.readouterr().err
 
 
 def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, capfd, monkeypatch) -> None:

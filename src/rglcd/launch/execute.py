@@ -32,7 +32,7 @@ from rglcd.launch.console import drawing, following
 from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
 from rglcd.launch.placement import NUM_PROCESSES, Placement, placement_from, whole_number
 from rglcd.launch.reference import read_reference, source_folder, write_reference
-from rglcd.stages.run import Outcome, assist_stage, run_stage
+from rglcd.stages.run import Outcome, assist_stage, run_stage, standing_outcome
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def _execute_as_job(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Sec
 
 
 def _execute_in_cluster(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome:
-    return _outcome_of(lambda: launch(stage.name, sections=sections, artifacts=artifacts), stage, artifacts)
+    # Asked here too: eight GPUs are not waited for to find out that there is nothing to do.
+    standing = standing_outcome(stage.name, sections, artifacts)
+    return standing or _outcome_of(lambda: launch(stage.name, sections=sections, artifacts=artifacts), stage, artifacts)
 
 
 def launch(
@@ -199,6 +201,18 @@ def launch(
     output = artifacts[stage.outputs[0]]
     failure_file = output.with_name(f"{output.name}.failure.json") if output.parent.is_dir() else None
     run_kubernetes_job(app, stage=stage, placement=placement, api=cluster_client(), failure_file=failure_file)
+
+
+def end_jobs_of_run() -> None:
+    """Delete what jobs of the run that the environment names still go on; their pods save their state."""
+    from rglcd.launch.kubernetes_job import cluster_client, end_jobs
+
+    with process_boundary():
+        run = os.environ.get("RGLCD_RUN")
+        if not run:
+            raise InputError("RGLCD_RUN does not say which run's jobs are to end")
+        for name in end_jobs(cluster_client(), run=run, namespace=os.environ.get("RGLCD_NAMESPACE", Placement.namespace)):
+            print(f"{name} deleted", flush=True)
 
 
 def job_manifest(

@@ -30,7 +30,7 @@ from rglcd.data.manifest import write_json
 from rglcd.errors import InputError, StateSaved, TrainingDiverged
 from rglcd.launch.failure import JobError, exception_of
 from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of, has_started, reason_of, stuck, why_waiting
-from rglcd.launch.placement import Placement
+from rglcd.launch.placement import EarlierAttempts, Placement
 from rglcd.launch.volcano_job import LABEL, volcano_job
 from rglcd.stages.table import Stage
 
@@ -60,14 +60,14 @@ def run_kubernetes_job(
 ) -> None:
     """Run ``app`` in the cluster that ``api`` reaches, its log streamed to stderr and its progress reported here.
 
-    An unfinished job of the same run and stage is adopted instead of submitting another. A job that failed is tried again up
-    to ``placement.num_failures`` times, from its checkpoint; one that was evicted always. Raises what the first failing rank
-    would have raised here, its reason kept in ``failure_file``. Interrupted (SIGINT, SIGTERM), it deletes the job, waits until
-    the pods have saved their state, and raises :class:`StateSaved`.
+    An unfinished job of the same run and stage is adopted instead of submitting another; a finished one too where earlier attempts
+    count (:class:`~rglcd.launch.placement.EarlierAttempts`), so that what must not be tried again is not. A job that failed is
+    tried again up to ``placement.num_failures`` times, from its checkpoint; one that was evicted always. Raises what the first
+    failing rank would have raised here, its reason kept in ``failure_file``. Interrupted (SIGINT, SIGTERM), it deletes the job,
+    waits until the pods have saved their state, and raises :class:`StateSaved`.
     """
     jobs = _Jobs(api, placement, stage, work=work_of(app))
-    attempt, name = jobs.unfinished() or (jobs.last_attempt() + 1, None)
-    failures = 0
+    attempt, name, failures = jobs.beginning(placement.earlier_attempts)
     with _stop_requests() as stop, _Logs(jobs) as logs:
         while True:
             if name is None:
@@ -92,6 +92,16 @@ def work_of(app: specs.AppDef) -> str:
     return hashlib.sha256(json.dumps([role.args, role.image, role.num_replicas]).encode()).hexdigest()
 
 
+def end_jobs(api: client.ApiClient, *, run: str, namespace: str) -> list[str]:
+    """Delete the jobs of ``run`` that still go on; return their names. Those that ended stay visible for their time."""
+    custom = client.CustomObjectsApi(api)
+    listed = custom.list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, label_selector=f"{LABEL}/run={run}")
+    going = [job["metadata"]["name"] for job in listed["items"] if not _is_finished(job)]
+    for name in going:
+        _delete(custom, namespace, name)
+    return going
+
+
 # --- following -----------------------------------------------------------------------------------
 
 
@@ -114,7 +124,7 @@ def _follow(name: str, jobs: "_Jobs", *, logs: "_Logs", stop: threading.Event, p
         pods = jobs.pods(name)
         seen.note(pods)
         logs.follow(pods)
-        phase = job.get("status", {}).get("state", {}).get("phase", "Pending")
+        phase = _phase(job)
         if phase in _FINISHED:
             logs.finish(pods)
             return None if phase == "Completed" else _end_of(name, phase, seen, jobs)
@@ -223,19 +233,20 @@ class _Jobs:
         _say(f"{name} submitted to queue {self._placement.queue} in namespace {self._namespace}")
         return name
 
-    def unfinished(self) -> tuple[int, str] | None:
-        """Attempt and name of a job of this run and stage that still goes on."""
-        for job in self._all():
-            if job.get("status", {}).get("state", {}).get("phase") not in _FINISHED and "deletionTimestamp" not in job["metadata"]:
-                self._check_work(job)
-                name: str = job["metadata"]["name"]
-                _say(f"{name} is there already; following it")
-                return _attempt(job), name
-        return None
-
-    def last_attempt(self) -> int:
-        """The highest attempt that this run and stage had, 0 if none."""
-        return max(map(_attempt, self._all()), default=0)
+    def beginning(self, earlier: EarlierAttempts) -> tuple[int, str | None, int]:
+        """Where to begin: attempt, the name of its job if there is one to follow, and the failures before it."""
+        known = sorted(self._all(), key=_attempt)
+        if not known:
+            return 1, None, 0
+        last = known[-1]
+        name: str = last["metadata"]["name"]
+        counted = earlier is EarlierAttempts.COUNTED
+        failures = sum(_phase(job) == "Terminated" for job in known[:-1]) if counted else 0
+        if _is_finished(last) and not counted:
+            return _attempt(last) + 1, None, 0
+        self._check_work(last)
+        _say(f"{name} is there already; following it")
+        return _attempt(last), name, failures
 
     def get(self, name: str) -> dict[str, Any] | None:
         try:
@@ -257,13 +268,7 @@ class _Jobs:
 
     def delete(self, name: str) -> None:
         """Delete the job; Kubernetes deletes its pods, which get their time to save."""
-        try:
-            self._custom.delete_namespaced_custom_object(
-                GROUP, VERSION, self._namespace, PLURAL, name, body=client.V1DeleteOptions(propagation_policy="Background")
-            )
-        except ApiException as error:
-            if error.status != 404:
-                raise
+        _delete(self._custom, self._namespace, name)
 
     def wait_until_gone(self, name: str, *, seconds: float, poll_seconds: float) -> list[dict[str, Any]]:
         """Wait for the pods of a deleted job; return them as last seen."""
@@ -307,6 +312,23 @@ class _Jobs:
     def _plain(self, items: Any) -> list[dict[str, Any]]:
         plain: list[dict[str, Any]] = self._api.sanitize_for_serialization(items)
         return plain
+
+
+def _phase(job: Mapping[str, Any]) -> str:
+    return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
+
+
+def _is_finished(job: Mapping[str, Any]) -> bool:
+    return _phase(job) in _FINISHED
+
+
+def _delete(custom: client.CustomObjectsApi, namespace: str, name: str) -> None:
+    options = client.V1DeleteOptions(propagation_policy="Background")
+    try:
+        custom.delete_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, body=options)
+    except ApiException as error:
+        if error.status != 404:
+            raise
 
 
 def _attempt(job: Mapping[str, Any]) -> int:

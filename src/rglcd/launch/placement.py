@@ -33,6 +33,14 @@ class Accelerators(StrEnum):
     SIMULATED = "simulated"
 
 
+class EarlierAttempts(StrEnum):
+    """What a launcher makes of attempts of its run that have ended: ``forgotten``, as for a person who asks again having mended
+    something, or ``counted``, as for Kubeflow, which starts a task again without having changed anything."""
+
+    FORGOTTEN = "forgotten"
+    COUNTED = "counted"
+
+
 @dataclass(frozen=True)
 class Placement:
     """Everything a job needs to know of the cluster, beside its stage.
@@ -61,6 +69,7 @@ class Placement:
     rendezvous_port: int = 29500
     metrics_port: int = 9400
     accelerators: Accelerators = Accelerators.REAL
+    earlier_attempts: EarlierAttempts = EarlierAttempts.FORGOTTEN
     owner: Owner | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +118,7 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
     ``RGLCD_STORE_CLAIM``    ``claim=/path``: the volume claim that holds the artifacts, and where everybody mounts it
     ``RGLCD_QUEUE_SECONDS``, ``RGLCD_RUN_SECONDS``, ``RGLCD_GRACE_SECONDS``, ``RGLCD_FAILURES``, ``RGLCD_RENDEZVOUS_PORT``
     ``RGLCD_ACCELERATORS``   ``real`` (default) or ``simulated``
+    ``RGLCD_EARLIER_ATTEMPTS``  ``forgotten`` (default) or ``counted``
     ``RGLCD_LAUNCHER_NAME``, ``RGLCD_LAUNCHER_UID``  the pod that launches, for the job to go when it goes
     ``RGLCD_GIT_COMMIT``, ``RGLCD_DVC_LOCK``         provenance, as labels
     ``RGLCD_HAND_ON``        names of variables that the pods get too, separated by commas
@@ -128,7 +138,8 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
         num_nodes=whole_number(environment, "RGLCD_NUM_NODES", default=1) if stage.profile is Profile.A100_GANG else 1,
         processes_per_node=whole_number(environment, NUM_PROCESSES, default=max(1, RESOURCES[stage.profile].gpus)),
         store=_store(environment.get("RGLCD_STORE_CLAIM")),
-        accelerators=_accelerators(environment.get("RGLCD_ACCELERATORS", "real")),
+        accelerators=Accelerators(_choice(environment, "RGLCD_ACCELERATORS", Accelerators)),
+        earlier_attempts=EarlierAttempts(_choice(environment, "RGLCD_EARLIER_ATTEMPTS", EarlierAttempts)),
         owner=_owner(environment),
         provenance={name: value for name, value in known.items() if value},
         environment={name: environment[name] for name in handed_on},
@@ -153,10 +164,12 @@ def _store(word: str | None) -> tuple[str, str] | None:
     return path, claim
 
 
-def _accelerators(word: str) -> Accelerators:
-    if word not in list(Accelerators):
-        raise InputError(f"RGLCD_ACCELERATORS is {word!r}; it is one of: {', '.join(Accelerators)}")
-    return Accelerators(word)
+def _choice(environment: Mapping[str, str], variable: str, choices: type[StrEnum]) -> str:
+    """One of the words of ``choices``, whose first is the default."""
+    word = environment.get(variable, next(iter(choices)))
+    if word not in list(choices):
+        raise InputError(f"{variable} is {word!r}; it is one of: {', '.join(choices)}")
+    return word
 
 
 def _owner(environment: Mapping[str, str]) -> Owner | None:

@@ -135,6 +135,10 @@ class _Lines(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        # Python's fault handler writes to a file descriptor: there, a crash of this process is better raw than lost.
+        return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
+
 
 def _rank_of(line: str) -> tuple[int | None, str]:
     head, _, message = line.partition("]:")

@@ -88,6 +88,13 @@ def assist_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section],
         _call(work)
 
 
+def standing_outcome(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome | None:
+    """What :func:`run_stage` would find done already; ``None`` when there is work to do. Raises as it does."""
+    work = _plan(name, sections, artifacts)
+    standing = _standing(work)
+    return Outcome(standing, work.published, was_done=True, seconds=0.0) if standing is not None else None
+
+
 @dataclass(frozen=True)
 class _Work:
     """A stage with everything it was given, validated, and the key that names the computation."""

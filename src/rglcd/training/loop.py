@@ -73,6 +73,7 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 _report(run, row)
             if (saves or stopping) and world.leads:
                 checkpointer.save(done, trainable.parts(), {"curve": curve})
+                _report(run, row | {"saved_step": done})
             if stopping:
                 world.wait()
                 raise StateSaved(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")

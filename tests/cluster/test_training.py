@@ -1,0 +1,157 @@
+"""The micro distillation as a job of two pods: trained, evicted in the middle, resumed, the same to the last bit.
+
+The API server and the scheduler are real; kubelet and Volcano's controller are the stand-ins of this folder.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rglcd.data.manifest import read_manifest
+from tests.cluster.control_plane import Cluster, free_port
+from tests.cluster.node import NodeAgent
+from tests.cluster.test_launcher import wait_until
+from tests.end_to_end.conftest import Checkout, make_checkout
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes", "volcano", "claim")]
+
+IMAGE = "rg-lcd/train@sha256:" + "0" * 64
+STEPS = "distillation.num_steps=24"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which everything before the distillation is done."""
+    made = make_checkout(tmp_path_factory.mktemp("cluster") / "checkout")
+    for stage in ("shard", "prepare", "cache", "pretrain"):
+        done = made.run("rglcd", "run", stage)
+        assert done.returncode == 0, done.stderr
+    return made
+
+
+@dataclass(frozen=True)
+class Launch:
+    """``rglcd launch distill`` on a store of its own."""
+
+    cluster: Cluster
+    checkout: Checkout
+    store: Path
+    run: str
+
+    def start(self) -> subprocess.Popen[str]:
+        environment = self.checkout.environment(
+            KUBECONFIG=str(self.cluster.kubeconfig),
+            RGLCD_NUM_PROCESSES="1",
+            RGLCD_ACCELERATORS="simulated",
+            RGLCD_RENDEZVOUS_PORT=str(free_port()),
+            RGLCD_FAILURES="1",
+            RGLCD_GRACE_SECONDS="60",
+        )
+        words = (
+            "rglcd",
+            "launch",
+            "distill",
+            "--set",
+            STEPS,
+            "--run",
+            self.run,
+            "--nodes",
+            "2",
+            "--image",
+            IMAGE,
+            "--store",
+            str(self.store),
+        )
+        return subprocess.Popen(
+            self.checkout.command(*words),
+            cwd=self.checkout.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def pods(self) -> list[dict[str, Any]]:
+        return self.cluster.get("pods", "-n", "rglcd", "-l", f"rg-lcd/run={self.run}")["items"]
+
+    def job(self) -> dict[str, Any]:
+        (job,) = self.cluster.get("jobs.batch.volcano.sh", "-n", "rglcd", "-l", f"rg-lcd/run={self.run}")["items"]
+        return job
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.store.glob(".student.*.aside/.*.checkpoints/step-*"))
+
+    def digest(self) -> str:
+        return read_manifest(self.store / "student", made_by="distill").digest
+
+
+def launch_on(cluster: Cluster, checkout: Checkout, tmp_path: Path, run: str) -> Launch:
+    store = tmp_path / "store"
+    shutil.copytree(checkout.root / "artifacts", store)
+    return Launch(cluster, checkout, store, run)
+
+
+@pytest.fixture(scope="module")
+def unbroken(cluster: Cluster, checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, claim: None) -> Iterator[Launch]:
+    launched = launch_on(cluster, checkout, tmp_path_factory.mktemp("unbroken"), "unbroken")
+    process = launched.start()
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return launched
+
+
+def test_two_pods_train_one_student(unbroken: Launch) -> None:
+    job = unbroken.job()
+    assert job["status"]["state"]["phase"] == "Completed"
+    assert {pod["spec"]["nodeName"] for pod in unbroken.pods()} == {"a100-0", "a100-1"}
+    assert unbroken.digest()
+
+
+def test_evicted_in_the_middle_it_ends_in_the_same_student(cluster: Cluster, checkout: Checkout, unbroken: Launch, tmp_path: Path) -> None:
+    launched = launch_on(cluster, checkout, tmp_path, "evicted")
+    process = launched.start()
+    wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
+    before = {pod["metadata"]["uid"] for pod in launched.pods()}
+    name = launched.job()["metadata"]["name"] + "-distill-1-0"
+    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": name, "namespace": "rglcd"}}
+    cluster.kubectl("create", "--raw", f"/api/v1/namespaces/rglcd/pods/{name}/eviction", "-f", "-", stdin=json.dumps(eviction))
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert "state saved" in said
+    assert not before & {pod["metadata"]["uid"] for pod in launched.pods()}
+    assert launched.job()["metadata"]["labels"]["rg-lcd/attempt"] == "1"
+    assert launched.digest() == unbroken.digest()
+
+
+def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
+    cluster: Cluster, checkout: Checkout, unbroken: Launch, nodes: dict[str, NodeAgent], tmp_path: Path
+) -> None:
+    launched = launch_on(cluster, checkout, tmp_path, "killed")
+    process = launched.start()
+    wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
+    pod = next(pod for pod in launched.pods() if pod["metadata"]["name"].endswith("distill-1-0"))
+    os.kill(_rank_of(nodes[pod["spec"]["nodeName"]].process_of(pod)), signal.SIGKILL)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert "ended with exit code 137" in said
+    assert launched.digest() == unbroken.digest()
+
+
+def _rank_of(entry: int) -> int:
+    """The process id of the one rank under a pod's entry."""
+    children = Path(f"/proc/{entry}/task/{entry}/children")
+    for _ in range(50):
+        ranks = [int(word) for word in children.read_text().split() if b"\0run\0distill\0" in Path(f"/proc/{word}/cmdline").read_bytes()]
+        if ranks:
+            return ranks[0]
+        time.sleep(0.1)
+    raise AssertionError("the pod has no rank")
