@@ -25,7 +25,6 @@ from tests.end_to_end.conftest import Checkout, make_checkout
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes", "volcano", "claim")]
 
 IMAGE = "rg-lcd/train@sha256:" + "0" * 64
-STEPS = "distillation.num_steps=24"
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +59,6 @@ class Launch:
             "rglcd",
             "launch",
             "distill",
-            "--set",
-            STEPS,
             "--run",
             self.run,
             "--nodes",
@@ -127,7 +124,8 @@ def test_evicted_in_the_middle_it_ends_in_the_same_student(cluster: Cluster, che
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert "state saved" in said
-    assert not before & {pod["metadata"]["uid"] for pod in launched.pods()}
+    versions = {pod["metadata"]["uid"]: pod["metadata"]["annotations"]["volcano.sh/job-version"] for pod in launched.pods()}
+    assert not before & versions.keys(), (versions, said)
     assert launched.job()["metadata"]["labels"]["rg-lcd/attempt"] == "1"
     assert launched.digest() == unbroken.digest()
 

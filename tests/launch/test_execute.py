@@ -30,7 +30,6 @@ def ask(stage: str, tmp_path: Path, *sections: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "match"),
     [
-        ("RGLCD_RUNTIME", "torchx:kubernetes", "name it in RGLCD_IMAGE"),
         ("RGLCD_RUNTIME", "slurm", "'slurm'; it is one of: inline, torchx:local_cwd, torchx:kubernetes"),
         ("RGLCD_NUM_PROCESSES", "many", "whole number"),
         ("RGLCD_NUM_PROCESSES", "0", "whole number"),
