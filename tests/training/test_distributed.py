@@ -21,6 +21,10 @@ from rglcd.training.distributed import World, join_world
 from tests.tiny_line import tiny_config
 
 CPU = torch.device("cpu")
+PARTIAL = (
+    "{kind: online, learning_rate: 1e-3, num_updates: 2, pairing: other_captions, real_image: privileged, "
+    "labels: {kind: soft, logit_scale: 50}, trains: {kind: last, num_blocks: 0, text: stays}}"
+)
 
 
 @given(share=st.integers(1, 9), size=st.integers(1, 9))
@@ -89,6 +93,7 @@ def assert_learnt_alike(one: Mapping[str, torch.Tensor], two: Mapping[str, torch
     "reward",
     [
         pytest.param(("reward.kind=latent",), id="latent"),
+        pytest.param((f"reward.tuning={PARTIAL}",), id="latent-partial-shuffled"),
         pytest.param(("reward={kind: pixel, weight: 1.0, chunk_size: 1}",), id="pixel"),
     ],
 )
@@ -151,6 +156,20 @@ def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line:
         for name in names:
             one, two = alone[name].double(), together[name].double()
             assert (two - one).norm() <= 1e-10 * one.norm(), name
+
+
+@pytest.mark.slow
+def test_a_contrast_over_two_ranks_has_the_gradients_of_one(tmp_path: Path) -> None:
+    """In float64, to rounding: each rank's own, averaged as those of any loss, are the whole batch's."""
+    for number in (1, 2):
+        gang = ["rglcd.launch.gang", "--nproc-per-node", str(number), "--standalone", "-m"]
+        words = [sys.executable, "-m", *gang, "tests.training.contrast_on_ranks", str(tmp_path)]
+        subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
+    alone, *ranks = (load_file(tmp_path / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2"))
+    assert {tensor.dtype for tensor in alone.values()} == {torch.float64}
+    for name, gradient in alone.items():
+        for rank in ranks:
+            torch.testing.assert_close(rank[name], gradient, rtol=1e-10, atol=1e-13, msg=name)
 
 
 @pytest.mark.slow

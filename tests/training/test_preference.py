@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from rglcd.data.latents import Fingerprint, LatentCache
+from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape
 from rglcd.training.distributed import World
 from rglcd.training.optimization import LearningRate
-from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups
+from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups, require_embedding
 
 NUM_CAPTIONS, NUM_SAMPLES, SHAPE, TEXT_DIM = 5, 200, (4, 8, 8), 12
 
@@ -30,16 +32,20 @@ def cache_of(*, signal: float) -> LatentCache:
     return LatentCache([columns], [], Fingerprint(16, "", "", "", {"expert": ""}))
 
 
-def accuracy(line: Path, *, signal: float, num_steps: int) -> float:
+def pretrainer_of(line: Path, *, signal: float = 1.0, validate_every: int = 80) -> PreferencePretrainer:
     cpu = torch.device("cpu")
     torch.manual_seed(0)
-    pretrainer = PreferencePretrainer(
-        recipe=PretrainingRecipe(16, LearningRate(3e-3, 5, 80, "cosine"), 0.05, 50, 80, "expert", seed=0),
+    return PreferencePretrainer(
+        recipe=PretrainingRecipe(16, LearningRate(3e-3, 5, 80, "cosine"), 0.05, 50, validate_every, "expert", seed=0),
         model=LatentRewardModel(LatentRewardShape(SHAPE, TEXT_DIM, VitShape(patch=4, width=16, num_layers=1, num_heads=2))),
         codec=Codec.load(line / "pretrained" / "teacher", dtype=torch.float32, device=cpu),
         cache=cache_of(signal=signal),
         world=World(0, 1, cpu),
     )
+
+
+def accuracy(line: Path, *, signal: float, num_steps: int) -> float:
+    pretrainer = pretrainer_of(line, signal=signal)
     for step in range(num_steps):
         pretrainer.step(step)
     return float(pretrainer.retrieval_accuracy())
@@ -58,3 +64,42 @@ def test_equal_captions_share_a_group_and_others_do_not() -> None:
     groups = caption_groups(torch.tensor([[1, 2], [3, 4], [1, 2], [3, 5]]))
     assert groups[0] == groups[2]
     assert len(set(groups.tolist())) == 3
+
+
+def test_a_run_taken_up_again_is_the_run_bit_for_bit(line: Path) -> None:
+    unbroken, before, after = (pretrainer_of(line) for _ in range(3))
+    figures = [unbroken.step(step) for step in range(6)]
+    for step in range(3):
+        before.step(step)
+    after.restore({part: {key: tensor.clone() for key, tensor in tensors.items()} for part, tensors in before.parts().items()})
+    assert [after.step(step) for step in range(3, 6)] == figures[3:]
+    for part, tensors in unbroken.parts().items():
+        assert all(torch.equal(tensor, after.parts()[part][key]) for key, tensor in tensors.items()), part
+
+
+def test_the_accuracy_is_measured_as_training_goes_on_samples_it_does_not_train_on(line: Path) -> None:
+    pretrainer = pretrainer_of(line, validate_every=20)
+    measured = {step: figures["retrieval_accuracy"] for step in range(80) if "retrieval_accuracy" in (figures := pretrainer.step(step))}
+    assert list(measured) == [19, 39, 59, 79]
+    assert measured[79] == pretrainer.retrieval_accuracy()
+    assert measured[79] > measured[19]
+    assert pretrainer.num_training == NUM_SAMPLES - 50
+
+
+def test_what_is_held_out_changes_no_training(line: Path) -> None:
+    seen, unseen = pretrainer_of(line), pretrainer_of(line)
+    shard = unseen.cache._shards[0]
+    shard["latent_mean"][-50:] = 0
+    for pretrainer in (seen, unseen):
+        for step in range(12):
+            pretrainer.step(step)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(seen.model.parameters(), unseen.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("features", [np.zeros((NUM_SAMPLES, 0)), np.full((NUM_SAMPLES, 3), 49407.0)], ids=["none", "token numbers"])
+def test_a_scorer_that_gives_captions_no_embedding_is_refused(features: np.ndarray) -> None:
+    cache = cache_of(signal=1.0)
+    assert require_embedding(cache, "expert") == TEXT_DIM
+    cache._shards[0]["text.expert"] = features.astype(np.float32)
+    with pytest.raises(InputError, match="'expert' gives captions no embedding"):
+        require_embedding(cache, "expert")

@@ -47,6 +47,7 @@ _CURVES = {
     "expert_reward": ("Expert’s score", "of the student’s predictions"),
     "reward": ("Reward", "as the student is told it"),
     "lrm_loss": ("Proxy against expert", "divergence of their preferences"),
+    "lrm_agreement": ("Proxy and expert agree", "on pairs of pictures, before each update"),
     "grad_norm": ("Gradient norm", "before clipping"),
 }
 

@@ -125,5 +125,6 @@ class LatentRewardModel(nn.Module):
             model = cls(LatentRewardShape.from_json(declared))
             model.load_state_dict(load_file(str(folder / "model.safetensors")))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-            raise InputError(f"{folder} is not a latent reward model: {' '.join(str(error).split())[:300]}") from None
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise InputError(f"{folder} is not a latent reward model ({found}); make it with: rglcd run pretrain") from None
         return model.to(device)

@@ -18,7 +18,7 @@ from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.optimization import LearningRate
-from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe
+from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, require_embedding
 
 # How often a run measures its retrieval accuracy.
 _NUM_VALIDATIONS = 10
@@ -58,7 +58,7 @@ def _pretrainer(
         scorer=pretraining.scorer,
         seed=pretraining.seed,
     )
-    text_dim = cache.text_dim(pretraining.scorer)
+    text_dim = require_embedding(cache, pretraining.scorer)
     shape = LatentRewardShape(latent=codec.latent_shape(model.resolution), text_dim=text_dim, tower=_tower(pretraining.tower))
     network = LatentRewardModel.at_random(shape, seed=pretraining.seed).to(world.device)
     return PreferencePretrainer(recipe=recipe, model=network, codec=codec, cache=cache, world=world)

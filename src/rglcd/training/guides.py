@@ -170,7 +170,9 @@ class LatentGuide:
     @torch.no_grad()
     def _expert_scores(self, latents: Tensor, text: Tensor) -> Tensor:
         chunks = zip(latents.split(self.chunk_size), text.split(self.chunk_size), strict=True)
-        return torch.cat([self.expert.score(self.codec.decode(chunk), rows) for chunk, rows in chunks])
+        scores = torch.cat([self.expert.score(self.codec.decode(chunk), rows) for chunk, rows in chunks])
+        # Labels are differences of scores: not in half precision, even where the expert is.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"reward_model": dict(self.model.state_dict()), "reward_model_optimizer": optimizer_tensors(self._optimizer, self.model)}

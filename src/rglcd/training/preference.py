@@ -120,6 +120,18 @@ class PreferencePretrainer:
         return self.codec.latents(Moments(cached.mean.to(device), cached.logvar.to(device)), noise.to(device))
 
 
+def require_embedding(cache: LatentCache, scorer: str) -> int:
+    """The width of the text embedding that ``scorer`` has left in the cache.
+
+    Raises :class:`InputError` when what it has left is none: no text at all, or the numbers of tokens or attributes.
+    """
+    width = cache.text_dim(scorer)
+    features = cache.batch(torch.zeros(1, dtype=torch.int64)).text[scorer]
+    if width == 0 or torch.equal(features, features.round()):
+        raise InputError(f"pretraining.scorer {scorer!r} gives captions no embedding, which the proxy needs; name a scorer that is a CLIP")
+    return width
+
+
 def caption_groups(input_ids: Tensor) -> Tensor:
     """A number (B,) for each caption, counted from 0, equal for equal token ids (B, L)."""
     groups: Tensor = torch.unique(input_ids, dim=0, return_inverse=True)[1]
