@@ -10,9 +10,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from moto.server import ThreadedMotoServer
 
-from rglcd.data.storage import MODEL_FILES, fetch_model_folder, fetch_named_files
+from rglcd.data.storage import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
 from rglcd.errors import InputError
 
 BUCKET = "models"
@@ -187,3 +188,16 @@ def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment
     if uri == "org/model":
         for alternative in ("a mirror", "s3:// folder", "local diffusers folder"):
             assert alternative in line
+
+
+def test_of_a_published_teacher_only_the_pipelines_parts_are_fetched() -> None:
+    # The listing of stable-diffusion-v1-5/stable-diffusion-v1-5 and, in its root, of SD 2.1's and SDXL's repositories.
+    parts = ["model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
+    parts += ["tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    parts += ["vae/config.json", "vae/diffusion_pytorch_model.safetensors", "text_encoder_2/model.safetensors", "README.md"]
+    beside = ["v1-5-pruned.safetensors", "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"]
+    beside += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/model.onnx"]
+    beside += ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt", "vae_decoder/openvino_model.xml"]
+    allowed = [f"*{suffix}" for suffix in MODEL_FILES]
+    kept = filter_repo_objects([*parts, *beside], allow_patterns=allowed, ignore_patterns=list(UNUSED_ON_THE_HUB))
+    assert sorted(kept) == sorted(parts)

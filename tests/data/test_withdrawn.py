@@ -17,7 +17,7 @@ def test_a_withdrawn_model_is_answered_with_its_mirror(repository: str) -> None:
 def test_any_other_is_answered_with_the_other_ways(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        InputError, match=r"org/name at abc cannot be had .* an s3:// folder or a local folder in diffusers' layout"
+        InputError, match=r"org/name at abc cannot be had .* a mirror, an s3:// folder or a local diffusers folder in its place"
     ) as refusal:
         fetch_model_folder("org/name", tmp_path / "model", revision="abc")
     assert "\n" not in str(refusal.value)

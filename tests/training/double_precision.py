@@ -14,7 +14,7 @@ from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.stages.distill import Materials, _guide, _recipe
+from rglcd.stages.distill import Materials, _guide, _new_student, _recipe
 from rglcd.training.distiller import Batch, Distiller
 from rglcd.training.distributed import World
 
@@ -48,7 +48,7 @@ def double_distiller(
     folder, device = materials.pretrained.teacher, world.device
     schedule = NoiseSchedule.scaled_linear(beta_start=0.00085, beta_end=0.012, num_timesteps=1000)
     teacher = Teacher(Teacher.load(folder, dtype=DOUBLE, device=device).unet, schedule, prediction)
-    student = Student.of_teacher(teacher, omega_embedding_dim=256)
+    student = _new_student(config.distillation, teacher=teacher, start=teacher)
     student.unet.double()
     _away_from_the_teacher(student)
     codec = Codec.load(folder, dtype=DOUBLE, device=device)

@@ -135,6 +135,7 @@ ICT = (
         pytest.param(("reward={kind: none}", *ICT), id="iCT"),
         pytest.param(("reward={kind: pixel, chunk_size: 1, prediction: {kind: own, every: 2}}",), id="pixel"),
         pytest.param((), id="latent"),
+        pytest.param(("distillation.student={kind: lora, rank: 2, alpha: 4, targets: [to_q, conv1]}",), id="adapter"),
     ],
 )
 def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:

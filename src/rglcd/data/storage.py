@@ -15,6 +15,12 @@ from rglcd.errors import InputError
 MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
 """What a model folder may bring in: text and safetensors. Pickles (.bin, .pt, .ckpt) stay outside."""
 
+UNUSED_ON_THE_HUB = (
+    *("*.fp16.*", "*.non_ema.*", "*onnx*", "*openvino*", "safety_checker/*"),
+    *("v1-*.safetensors", "v2-*.safetensors", "sd_xl_*.safetensors"),
+)
+"""What Stable Diffusion's repositories hold beside the parts of a pipeline: the same weights again, whole or in other precisions."""
+
 
 def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> None:
     """Copy the model folder ``uri`` to ``destination``, :data:`MODEL_FILES` only.
@@ -69,7 +75,13 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=list(patterns))
+        snapshot_download(
+            repository,
+            revision=revision,
+            local_dir=str(destination),
+            allow_patterns=list(patterns),
+            ignore_patterns=list(UNUSED_ON_THE_HUB),
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
             f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). {alternatives_to(repository)}"

@@ -15,7 +15,7 @@ MIRRORS: Final = {
 
 def alternatives_to(repository: str) -> str:
     """What to name instead of a hub id that cannot be had, in words."""
-    others = "an s3:// folder or a local folder in diffusers' layout"
+    others = "an s3:// folder or a local diffusers folder"
     if repository in MIRRORS:
-        return f"It was withdrawn: name {MIRRORS[repository]} (with a revision of its own), {others}"
-    return f"Without a network, or if it was withdrawn, name {others}, or a mirror"
+        return f"It was withdrawn: name {MIRRORS[repository]} (with a revision of its own), {others} in its place"
+    return f"Without a network, or if it was withdrawn, name a mirror, {others} in its place"
