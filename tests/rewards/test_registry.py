@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import yaml
 
-from rglcd.config import ScorerSource
+from rglcd.config import Preparation, ScorerSource
 from rglcd.errors import InputError
 from rglcd.models.foreign import read_foreign
 from rglcd.rewards.clip import ClipReward
@@ -82,6 +83,15 @@ def test_the_configuration_knows_the_same_kinds() -> None:
     classes = get_args(get_args(ScorerSource)[0])
     configured = {kind for scorer in classes for kind in get_args(scorer.model_fields["kind"].annotation)}
     assert configured == {*scorer_kinds(), "mixture"}
+
+
+def test_the_documented_configuration_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    written = yaml.safe_load(block)["preparation"]
+    section = Preparation.model_validate(written | {"features": {"kind": "auto"}})
+    documented = {scorer.settings()["kind"] for scorer in section.scorers.values()}
+    assert documented == {*scorer_kinds(), "mixture"} - {"aesthetic-v1", "clip", "toy-judge", "toy-checker"}
 
 
 def test_another_weight_is_another_digest(shelf: Path, tmp_path: Path) -> None:
