@@ -27,7 +27,7 @@ def test_every_package_is_pinned_and_the_fighting_ones_are_left_out() -> None:
     names = {name for name, _ in (line.split("==") for line in lines)}
     assert "hpsv2" in names
     assert not names & {"protobuf", "pytest", "torch", "torchvision"}
-    assert re.findall(r"(torch\w*)==([\d.]+)", DOCKERFILE) == [("torch", "2.13.0"), ("torchvision", "0.28.0")]
+    assert re.findall(r"\b(torch\w*)==([\d.]+)", DOCKERFILE) == [("torch", "2.13.0"), ("torchvision", "0.28.0")]
 
 
 def test_what_is_added_by_hand_is_checked_by_its_digest() -> None:
