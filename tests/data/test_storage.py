@@ -186,7 +186,7 @@ def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment
     (line,) = ran.stderr.splitlines()
     assert line.startswith(f"rglcd: {uri}")
     if uri == "org/model":
-        for alternative in ("a mirror", "s3:// folder", "local folder in diffusers' layout"):
+        for alternative in ("a mirror", "s3:// folder", "local diffusers folder"):
             assert alternative in line
 
 
