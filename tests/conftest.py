@@ -1,9 +1,12 @@
-"""One switch for every golden file: ``pytest --update-golden``."""
+"""One switch for every golden file: ``pytest --update-golden``; and object stores for whoever wants one."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.object_store import CREDENTIALS, FaultProxy, start_object_store
 
 # The control plane is shared: tests of the launcher and of the manifests ask for it by name.
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -27,3 +30,40 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} has changed; if that is meant: pytest --update-golden"
 
     return check
+
+
+# --- object stores -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 API on loopback, for the whole session."""
+    server, endpoint = start_object_store()
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://NAME`` of an empty bucket of this test's own; the environment says where."""
+    return _open_bucket(s3_endpoint, s3_endpoint, monkeypatch)
+
+
+@pytest.fixture
+def faulty_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, FaultProxy]]:
+    """The same behind a proxy with no fault yet: set its rates."""
+    proxy = FaultProxy(s3_endpoint)
+    yield _open_bucket(proxy.endpoint, s3_endpoint, monkeypatch), proxy
+    proxy.close()
+
+
+def _open_bucket(endpoint: str, upstream: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    import boto3
+    import fsspec
+
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}).items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()  # an instance remembers the endpoint that it was made with
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=upstream).create_bucket(Bucket=name)
+    return f"s3://{name}"

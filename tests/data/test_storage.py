@@ -5,16 +5,16 @@ import http.server
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import fsspec
 import pytest
 from huggingface_hub.utils import filter_repo_objects
-from moto.server import ThreadedMotoServer
 
 from rglcd.data.storage import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
 from rglcd.errors import InputError
+from tests.object_store import CREDENTIALS
 
 BUCKET = "models"
 CONTENT = {
@@ -75,26 +75,12 @@ def test_a_link_in_it_is_refused(folder: Path, tmp_path: Path, target: str) -> N
 # --- an object store -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def store(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket with the folder ``sd``, its pickles, and a neighbour whose name begins alike; the environment says where."""
-    environment = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in environment.items():
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
         monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     for name, content in CONTENT.items():

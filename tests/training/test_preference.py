@@ -1,12 +1,13 @@
 """Contrastive pretraining learns what there is to learn, and says so on samples it never saw."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rglcd.data.latents import Fingerprint, LatentCache
+from rglcd.data.latents import LatentCache
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
@@ -14,22 +15,25 @@ from rglcd.models.latent_towers import VitShape
 from rglcd.training.distributed import World
 from rglcd.training.optimization import LearningRate
 from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups, require_embedding
+from tests.latent_caches import write_cache
 
 NUM_CAPTIONS, NUM_SAMPLES, SHAPE, TEXT_DIM = 5, 200, (4, 8, 8), 12
 
 
-def cache_of(*, signal: float) -> LatentCache:
-    """Latents that are a pattern of their caption, times ``signal``, under unit noise."""
+def cache_of(line: Path, *, signal: float, **changed: np.ndarray) -> LatentCache:
+    """Latents that are a pattern of their caption, times ``signal``, under unit noise; columns may be ``changed``."""
     random = np.random.default_rng(0)
     patterns, texts = random.standard_normal((NUM_CAPTIONS, *SHAPE)), random.standard_normal((NUM_CAPTIONS, TEXT_DIM))
     caption = random.integers(0, NUM_CAPTIONS, NUM_SAMPLES)
     columns = {
         "latent_mean": (signal * patterns[caption] + random.standard_normal((NUM_SAMPLES, *SHAPE))).astype(np.float16),
-        "latent_logvar": np.full((NUM_SAMPLES, *SHAPE), -20, dtype=np.float16),
+        "latent_logvar": np.full((NUM_SAMPLES, *SHAPE), -20, dtype=np.float32),
         "input_ids": caption[:, None].astype(np.int32),
         "text.expert": texts[caption].astype(np.float32),
     }
-    return LatentCache([columns], [], Fingerprint(16, "", "", "", {"expert": ""}))
+    columns |= changed
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    return write_cache(Path(tempfile.mkdtemp(dir=line)) / "latents", tensors, scorers=("expert",))
 
 
 def pretrainer_of(line: Path, *, signal: float = 1.0, validate_every: int = 80) -> PreferencePretrainer:
@@ -39,7 +43,7 @@ def pretrainer_of(line: Path, *, signal: float = 1.0, validate_every: int = 80) 
         recipe=PretrainingRecipe(16, LearningRate(3e-3, 5, 80, "cosine"), 0.05, 50, validate_every, "expert", seed=0),
         model=LatentRewardModel(LatentRewardShape(SHAPE, TEXT_DIM, VitShape(patch=4, width=16, num_layers=1, num_heads=2))),
         codec=Codec.load(line / "pretrained" / "teacher", dtype=torch.float32, device=cpu),
-        cache=cache_of(signal=signal),
+        cache=cache_of(line, signal=signal),
         world=World(0, 1, cpu),
     )
 
@@ -88,8 +92,9 @@ def test_the_accuracy_is_measured_as_training_goes_on_samples_it_does_not_train_
 
 def test_what_is_held_out_changes_no_training(line: Path) -> None:
     seen, unseen = pretrainer_of(line), pretrainer_of(line)
-    shard = unseen.cache._shards[0]
-    shard["latent_mean"][-50:] = 0
+    means = unseen.cache.batch(torch.arange(NUM_SAMPLES)).mean.half().numpy()
+    means[-50:] = 0
+    unseen.cache = cache_of(line, signal=1.0, latent_mean=means)
     for pretrainer in (seen, unseen):
         for step in range(12):
             pretrainer.step(step)
@@ -97,9 +102,8 @@ def test_what_is_held_out_changes_no_training(line: Path) -> None:
 
 
 @pytest.mark.parametrize("features", [np.zeros((NUM_SAMPLES, 0)), np.full((NUM_SAMPLES, 3), 49407.0)], ids=["none", "token numbers"])
-def test_a_scorer_that_gives_captions_no_embedding_is_refused(features: np.ndarray) -> None:
-    cache = cache_of(signal=1.0)
-    assert require_embedding(cache, "expert") == TEXT_DIM
-    cache._shards[0]["text.expert"] = features.astype(np.float32)
+def test_a_scorer_that_gives_captions_no_embedding_is_refused(line: Path, features: np.ndarray) -> None:
+    assert require_embedding(cache_of(line, signal=1.0), "expert") == TEXT_DIM
+    cache = cache_of(line, signal=1.0, **{"text.expert": features.astype(np.float32)})
     with pytest.raises(InputError, match="'expert' gives captions no embedding"):
         require_embedding(cache, "expert")

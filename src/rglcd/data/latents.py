@@ -2,7 +2,7 @@
 
     00000.safetensors   one row a sample of the shard of that number, N samples:
         latent_mean      (N, C, h, w)  float16  mean of the VAE's posterior, unscaled
-        latent_logvar    (N, C, h, w)  float16  its log-variance
+        latent_logvar    (N, C, h, w)  int8     its log-variance: code * scale + offset, both in the file's header
         input_ids        (N, L)        int32    token ids of the caption
         text.<scorer>    (N, D)        float32  the scorer's text features of the caption, as it gave them
         text_embeddings  (N, L, D)     float16  the text encoder's output, if asked for
@@ -12,13 +12,19 @@
     00000_stats.json    the digests of the two; written last
     fingerprint.json    what the cache was made with
 
+A file is compared with its digest, and its rows with the number recorded, before the first of its rows is handed out.
+
 Shapes: B batch, C channels, (h, w) latent size, L token positions, D width.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any, Final, Self
 
 import numpy as np
@@ -28,20 +34,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rglcd import progress
 from rglcd.core.condition import Condition
-from rglcd.data.manifest import alteration, digest_of, read_manifest, write_json
-from rglcd.data.work_unit import finish_unit, finished_unit, written_aside
+from rglcd.data.artifacts import local_file
+from rglcd.data.manifest import Manifest, alteration, altered_files, digest_of, missized_files, read_manifest, write_json
+from rglcd.data.work_unit import finish_unit, finished_unit, read_record, unit_claimed, written_aside
 from rglcd.errors import InputError
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 FINGERPRINT: Final = "fingerprint.json"
 
 # The one place that says in what precision a column is stored. float16 has eight times the resolution of bfloat16 at
-# the same size, and range enough for a VAE's moments; what overflows it is refused by name.
+# the same size, and range enough for a VAE's moments; what overflows it is refused by name. The log-variance waits in
+# float32 until its shard is whole, and is then stored in 255 steps over the range that it has there: even over all that
+# diffusers' autoencoder allows, [-30, 20], half a step changes the posterior's deviation by 5 % of itself.
 _STORED: Final = {
     "latent_mean": torch.float16,
-    "latent_logvar": torch.float16,
+    "latent_logvar": torch.float32,
     "input_ids": torch.int32,
     "text_embeddings": torch.float16,
     "text_pooled": torch.float16,
@@ -51,6 +59,7 @@ _TEXT_PREFIX: Final = "text."
 _TEXT_STORED: Final = torch.float32
 _METADATA_KEY: Final = "rglcd"  # one key only: safetensors writes several in an order that changes from run to run
 _MAKE_AGAIN: Final = "make it again: rglcd run cache"
+_OPENED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -135,17 +144,47 @@ def write_latents(
     folder: Path, name: str, columns: Mapping[str, Tensor], *, rows: Sequence[Mapping[str, str]], fingerprint: Fingerprint
 ) -> None:
     """Write the columns of shard ``name`` and the key and caption of each of its ``rows``, and then its record."""
-    metadata = {_METADATA_KEY: json.dumps({"fingerprint": fingerprint.digest, "format_version": FORMAT_VERSION}, sort_keys=True)}
+    codes, steps = quantise(columns["latent_logvar"])
+    header = {"fingerprint": fingerprint.digest, "format_version": FORMAT_VERSION, "logvar": asdict(steps)}
+    stored = {**columns, "latent_logvar": codes}
     with written_aside(folder / f"{name}.safetensors") as aside:
-        save_file({column: tensor.contiguous() for column, tensor in columns.items()}, aside, metadata=metadata)
+        metadata = {_METADATA_KEY: json.dumps(header, sort_keys=True)}
+        save_file({column: tensor.contiguous() for column, tensor in stored.items()}, aside, metadata=metadata)
     with written_aside(folder / f"{name}.jsonl") as aside:
         aside.write_text("".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows), encoding="utf-8")
     finish_unit(_record(folder, name), [f"{name}.safetensors", f"{name}.jsonl"], samples=len(rows))
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How int8 codes stand for numbers: ``code * scale + offset``."""
+
+    scale: float
+    offset: float
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Float32 values of int8 ``codes``."""
+        return codes.float() * self.scale + self.offset
+
+
+def quantise(values: Tensor) -> tuple[Tensor, Steps]:
+    """``values`` in 255 even steps over their range, as int8 codes; no value moves by more than half a step."""
+    low, high = float(values.min()), float(values.max())
+    steps = Steps(scale=max((high - low) / 254, 1e-12), offset=(high + low) / 2)
+    codes = ((values.double() - steps.offset) / steps.scale).round().clamp(-127, 127).to(torch.int8)
+    return codes, steps
+
+
 def finished_latents(folder: Path, name: str) -> bool:
     """Whether shard ``name`` stands in ``folder``, whole."""
     return finished_unit(_record(folder, name)) is not None
+
+
+@contextmanager
+def latents_claimed(folder: Path, name: str) -> Iterator[None]:
+    """While no other worker is at shard ``name`` of ``folder``."""
+    with unit_claimed(_record(folder, name), wait=True):
+        yield
 
 
 def _record(folder: Path, name: str) -> Path:
@@ -155,32 +194,52 @@ def _record(folder: Path, name: str) -> Path:
 # --- reading -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """The columns of one file, as arrays on the mapped file, and what its log-variance codes stand for."""
+
+    columns: Mapping[str, NDArray[Any]]
+    logvar: Steps
+
+
 class LatentCache:
     """Random access to a cache by global index; rows lie in the order of shards and of samples in them.
 
-    Files are mapped, not read: a row costs a copy of its bytes, and no file descriptor is kept.
+    Files are mapped, not read: a row costs a copy of its bytes, and no file descriptor is kept. A file is fetched (from an
+    object store), verified and mapped when the first of its rows is wanted, or before that where :meth:`anticipate` was told.
     """
 
-    def __init__(self, shards: Sequence[Mapping[str, NDArray[Any]]], sidecars: Sequence[Path], fingerprint: Fingerprint) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, sizes: Mapping[str, int], fingerprint: Fingerprint) -> None:
         self.fingerprint = fingerprint
-        self._shards = shards
-        self._sidecars = sidecars
+        self._folder = folder
+        self._manifest = manifest
+        self._names = list(sizes)
+        self._sizes = list(sizes.values())
+        self._ends = np.cumsum(self._sizes)
         self._captions: dict[int, list[str]] = {}
-        self._ends = np.cumsum([len(shard["latent_mean"]) for shard in shards])
+        self._opened: dict[int, Future[_Shard]] = {}
+        self._ahead: deque[int] = deque()
+        self._lock = RLock()
+        self._opening = ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="latents")
 
     @classmethod
     def open(cls, folder: Path, *, expected: Fingerprint | None = None) -> Self:
-        """The cache in ``folder``, once each of its files is found to be what the manifest says.
+        """The cache in ``folder``, once its records are found to be what the manifest says, and its files to be there.
 
-        Raises :class:`InputError` for a missing or altered file, and for a cache that was not made with ``expected``.
+        Raises :class:`InputError` for a missing, cut or altered file, and for a cache that was not made with ``expected``.
         """
-        _verify(folder)
+        manifest = read_manifest(folder, made_by="cache")
+        problems = altered_files(folder, manifest, names=[name for name in manifest.files if name.endswith(".json")])
+        if manifest.store is None:
+            problems += missized_files(folder, manifest)
+        if problems:
+            raise InputError(f"{folder}: {problems[0]}; {_MAKE_AGAIN}")
         fingerprint = read_fingerprint(folder)
         if expected is not None:
             _require_equal(folder, found=fingerprint, expected=expected)
-        paths = sorted(folder.glob("*.safetensors"))
-        shards = [_mapped(path, fingerprint) for path in paths]
-        return cls(shards, [path.with_suffix(".jsonl") for path in paths], fingerprint)
+        names = sorted(name.removesuffix(".safetensors") for name in manifest.files if name.endswith(".safetensors"))
+        sizes = {name: read_record(_record(folder, name))["samples"] for name in names}
+        return cls(folder, manifest, sizes, fingerprint)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -188,14 +247,14 @@ class LatentCache:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one sample's latents."""
-        channels, height, width = self._shards[0]["latent_mean"].shape[1:]
+        channels, height, width = self._shard(0).columns["latent_mean"].shape[1:]
         return channels, height, width
 
     def text_dim(self, scorer: str) -> int:
         """Width of the text features of ``scorer``; :class:`InputError` when the cache holds none."""
         if scorer not in self.fingerprint.scorers:
             raise InputError(f"the latent cache has no text features of {scorer!r}; add it to caching.scorers and run: rglcd run cache")
-        return int(self._shards[0][f"{_TEXT_PREFIX}{scorer}"].shape[1])
+        return int(self._shard(0).columns[f"{_TEXT_PREFIX}{scorer}"].shape[1])
 
     def batch(self, indices: Tensor) -> LatentBatch:
         """The samples at global ``indices`` (B,), in that order, on the CPU. ``IndexError`` outside [0, len)."""
@@ -204,7 +263,7 @@ class LatentCache:
         pooled = self._gather_if_stored("text_pooled", places)
         return LatentBatch(
             mean=self._gather("latent_mean", places).float(),
-            logvar=self._gather("latent_logvar", places).float(),
+            logvar=self._logvar(places),
             input_ids=self._gather("input_ids", places).long(),
             text={scorer: self._gather(f"{_TEXT_PREFIX}{scorer}", places).float() for scorer in self.fingerprint.scorers},
             caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
@@ -224,29 +283,71 @@ class LatentCache:
         starts = np.concatenate([[0], self._ends[:-1]])
         return list(zip(shards.tolist(), (wanted - starts[shards]).tolist(), strict=True))
 
+    def anticipate(self, indices: Tensor) -> None:
+        """Begin to fetch, verify and map, in the background and in this order, what the samples at global ``indices`` will need.
+
+        What is wrong with a file is told when one of its rows is wanted.
+        """
+        with self._lock:
+            self._ahead.extend(dict.fromkeys(shard for shard, _ in self._places(indices)))
+        for _ in range(_OPENED_AT_ONCE):
+            self._open_next()
+
+    def _open_next(self, _: object = None) -> None:
+        # One after another, so that a process that ends waits for the files in flight and not for all that were anticipated.
+        with self._lock, suppress(RuntimeError):  # as raised when the interpreter is on its way out
+            while self._ahead:
+                number = self._ahead.popleft()
+                if number not in self._opened:
+                    self._begin_opening(number).add_done_callback(self._open_next)
+                    return
+
+    def _begin_opening(self, number: int) -> "Future[_Shard]":
+        with self._lock:
+            if number not in self._opened:
+                self._opened[number] = self._opening.submit(self._open_shard, number)
+            return self._opened[number]
+
+    def _shard(self, number: int) -> _Shard:
+        opened = self._opened.get(number)
+        return (opened or self._begin_opening(number)).result()
+
+    def _open_shard(self, number: int) -> _Shard:
+        path = self._file(f"{self._names[number]}.safetensors")
+        shard = _mapped(path, self.fingerprint)
+        if (rows := len(shard.columns["latent_mean"])) != self._sizes[number]:
+            raise InputError(f"{path} holds {rows} samples, not {self._sizes[number]}; {_MAKE_AGAIN}")
+        return shard
+
+    def _file(self, name: str) -> Path:
+        """The file called ``name``, here and found to be what the manifest says."""
+        path = local_file(self._folder, self._manifest, name)
+        problem = alteration(path, self._manifest.files[name])
+        if problem is not None:
+            raise InputError(f"{self._folder}: {name} {problem}; {_MAKE_AGAIN}")
+        return path
+
+    def _logvar(self, places: Sequence[tuple[int, int]]) -> Tensor:
+        codes = self._gather("latent_logvar", places).float()
+        steps = [self._shard(shard).logvar for shard, _ in places]
+        scale, offset = (torch.tensor([getattr(step, name) for step in steps]).view(-1, 1, 1, 1) for name in ("scale", "offset"))
+        return codes * scale + offset
+
     def _gather_if_stored(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor | None:
-        return self._gather(column, places) if column in self._shards[0] else None
+        return self._gather(column, places) if column in self._shard(0).columns else None
 
     def _gather(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor:
-        first = self._shards[0][column]
+        first = self._shard(places[0][0] if places else 0).columns[column]
         gathered = np.empty((len(places), *first.shape[1:]), dtype=first.dtype)
         for target, (shard, row) in enumerate(places):
-            gathered[target] = self._shards[shard][column][row]
+            gathered[target] = self._shard(shard).columns[column][row]
         return torch.from_numpy(gathered)
 
     def _captions_of(self, shard: int) -> list[str]:
         if shard not in self._captions:
-            with self._sidecars[shard].open(encoding="utf-8") as lines:
+            with self._file(f"{self._names[shard]}.jsonl").open(encoding="utf-8") as lines:
                 self._captions[shard] = [json.loads(line)["caption"] for line in lines]
         return self._captions[shard]
-
-
-def _verify(folder: Path) -> None:
-    manifest = read_manifest(folder, made_by="cache")
-    for name in progress.track(manifest.files, task="verify the latent cache", unit="files"):
-        problem = alteration(folder / name, manifest.files[name])
-        if problem is not None:
-            raise InputError(f"{folder}: {name} {problem}; {_MAKE_AGAIN}")
 
 
 def _require_equal(folder: Path, *, found: Fingerprint, expected: Fingerprint) -> None:
@@ -262,15 +363,16 @@ def _require_equal(folder: Path, *, found: Fingerprint, expected: Fingerprint) -
     )
 
 
-def _mapped(path: Path, fingerprint: Fingerprint) -> dict[str, NDArray[Any]]:
-    """The columns of a shard, as arrays on the mapped file."""
+def _mapped(path: Path, fingerprint: Fingerprint) -> _Shard:
+    """A shard, as arrays on the mapped file."""
     try:
         with safe_open(path, framework="pt") as opened:
-            made_with = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}")).get("fingerprint")
-            if made_with != fingerprint.digest:
+            header = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}"))
+            if (made_with := header.get("fingerprint")) != fingerprint.digest:
                 raise InputError(f"{path} carries fingerprint {made_with}, not its folder's {fingerprint.digest}; {_MAKE_AGAIN}")
-            return {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError) as error:
+            columns = {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+            return _Shard(columns, Steps(**header["logvar"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be opened ({error}); {_MAKE_AGAIN}") from None

@@ -21,6 +21,7 @@ UNDIGESTED = frozenset({"timings.json", "speed.json", "index.html", "report.md"}
 """File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
 
 _CHUNK = 1 << 20
+_UNSEALED = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Manifest:
     """What a stage made. ``key`` names the computation (code version, sections, input digests); ``digest`` its result.
 
     ``lineage`` holds, for this stage and every one before it, its key, digest, version and sections:
-    enough to say where a student came from when only its folder is left.
+    enough to say where a student came from when only its folder is left. ``store`` is the object-store folder in which
+    the files lie (:class:`rglcd.data.artifacts.ArtifactStore`), None when they lie beside the manifest.
     """
 
     artifact: str
@@ -49,6 +51,7 @@ class Manifest:
     files: dict[str, FileEntry]
     facts: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    store: str | None = None
 
 
 def sha256_of(path: Path) -> str:
@@ -91,9 +94,28 @@ def folder_digest(folder: Path) -> str:
     return digest_of({name: entry.sha256 for name, entry in scan(folder).items()})
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """``manifest`` as it is written: JSON with a seal, the digest of its own text with the seal's place left at zeros."""
+    text = _json_text(asdict(manifest) | {"seal": _UNSEALED})
+    return text.replace(_seal_line(_UNSEALED), _seal_line(_sha256(text)), 1)
+
+
+def parse_manifest(text: str, *, where: str, made_by: str) -> Manifest:
+    """The manifest that :func:`manifest_text` wrote as ``text``. Raises :class:`InputError` if one bit of it is another."""
+    try:
+        fields = json.loads(text)
+        seal = fields.pop("seal")
+        if _sha256(text.replace(_seal_line(seal), _seal_line(_UNSEALED), 1)) != seal:
+            raise ValueError("its text is not what its seal says")
+        files = {name: FileEntry(**entry) for name, entry in fields.pop("files").items()}
+        return Manifest(files=files, **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{where} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Publish ``manifest`` in ``folder``: written aside, then renamed, so that it is whole or absent."""
-    write_json(folder / MANIFEST, asdict(manifest))
+    _write_text(folder / MANIFEST, manifest_text(manifest))
 
 
 def read_manifest(folder: Path, *, made_by: str) -> Manifest:
@@ -105,11 +127,10 @@ def read_manifest(folder: Path, *, made_by: str) -> Manifest:
     if not path.is_file():
         raise InputError(f"{folder} is missing or unfinished; make it with: rglcd run {made_by}")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: FileEntry(**entry) for name, entry in fields.pop("files").items()}
-        return Manifest(files=files, **fields)
-    except (ValueError, TypeError, KeyError) as error:
+        text = path.read_bytes().decode()
+    except ValueError as error:
         raise InputError(f"{path} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+    return parse_manifest(text, where=str(path), made_by=made_by)
 
 
 def alteration(path: Path, entry: FileEntry) -> str | None:
@@ -130,6 +151,17 @@ def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | No
     return [f"{name} {problem}" for name, problem in problems if problem is not None]
 
 
+def missized_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What is missing or cut among all files, without reading one of them."""
+    problems = []
+    for name, entry in manifest.files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.bytes:
+            problems.append(f"{name} is missing" if size is None else f"{name} has {size} bytes, not {entry.bytes}")
+    return problems
+
+
 def read_verified(folder: Path, *, made_by: str) -> Manifest:
     """The manifest of an artifact each of whose files is what it says.
 
@@ -144,10 +176,25 @@ def read_verified(folder: Path, *, made_by: str) -> Manifest:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON: aside, flushed to disk, then renamed over ``path``."""
+    _write_text(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    with aside.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True)
-        stream.write("\n")
+    with aside.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     aside.replace(path)
+
+
+def _seal_line(seal: str) -> str:
+    return f'\n "seal": "{seal}"'
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,19 +2,47 @@
 
 The next run takes a unit over when its record stands and its files still are what the record says, and
 makes it again otherwise, so a folder ends byte-identical however often the run was killed.
+
+A file may also be *held* elsewhere, in an object store, by whichever worker made the unit: a stub then stands for it here.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from rglcd.data.claims import claimed, remove_unclaimed
-from rglcd.data.manifest import FileEntry, alteration, sha256_of
+from rglcd.data.manifest import FileEntry, alteration, sha256_of, write_json
+from rglcd.errors import InputError
+
+RECORDS = "*_stats.json"
+"""The names of records: img2dataset's, so that what reads its shards reads ours."""
+
+Unit = TypeVar("Unit")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of ``count`` workers this is, counted from 0. Workers share nothing but the folder or the store."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InputError(f"part {self.index} of {self.count}: parts are counted from 0")
+
+    def of(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """This part's units: every ``count``-th."""
+        return units[self.index :: self.count]
+
+
+WHOLE = Part()
+"""The part of a worker who works alone."""
 
 
 def finish_unit(record: Path, names: Sequence[str], **facts: Any) -> None:
@@ -28,11 +56,49 @@ def finished_unit(record: Path) -> dict[str, Any] | None:
     """What :func:`finish_unit` recorded, if its files still are what it says."""
     try:
         recorded: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        files = {record.parent / name: FileEntry(**entry) for name, entry in recorded["files"].items()}
-        whole = all(alteration(path, entry) is None for path, entry in files.items())
+        files = {record.parent / name: entry for name, entry in files_of(recorded).items()}
+        whole = all(alteration(path, entry) is None or _held(path) == entry for path, entry in files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # absent, or not as finish_unit writes it: the unit is made again
     return recorded if whole else None
+
+
+def read_record(record: Path) -> dict[str, Any]:
+    """What :func:`finish_unit` recorded of a unit that is known to be finished."""
+    recorded: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return recorded
+
+
+def files_of(recorded: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """The files of a unit, as its record says. ``KeyError`` or ``TypeError`` when it is no record."""
+    return {name: FileEntry(**entry) for name, entry in recorded["files"].items()}
+
+
+def hold_unit(record: Path, content: bytes) -> None:
+    """Let a unit that another worker recorded as ``content`` count as finished here, its files staying where they are."""
+    for name, entry in files_of(json.loads(content)).items():
+        (record.parent / name).unlink(missing_ok=True)
+        write_json(_stub(record.parent / name), asdict(entry))
+    with written_aside(record) as aside:
+        aside.write_bytes(content)
+
+
+def release_held(folder: Path) -> dict[str, FileEntry]:
+    """Remove the stubs from ``folder``; returns what they stood for, by name."""
+    held = {}
+    for stub in sorted(folder.glob(".*.held")):
+        held[stub.name.removeprefix(".").removesuffix(".held")] = FileEntry(**json.loads(stub.read_text(encoding="utf-8")))
+        stub.unlink()
+    return held
+
+
+def _stub(path: Path) -> Path:
+    return path.with_name(f".{path.name}.held")
+
+
+def _held(path: Path) -> FileEntry | None:
+    stub = _stub(path)
+    return FileEntry(**json.loads(stub.read_text(encoding="utf-8"))) if stub.is_file() else None
 
 
 @contextmanager

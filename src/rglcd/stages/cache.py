@@ -1,5 +1,6 @@
 """Stage ``cache``: encode images and captions once: VAE moments, token ids, and the scorers' text features."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,11 +14,21 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.config import Caching, Model
 from rglcd.data.accounting import RowRejectedError
+from rglcd.data.artifacts import local_file
 from rglcd.data.images import decode, to_array
-from rglcd.data.latents import Fingerprint, LatentBatch, finished_latents, read_fingerprint, to_columns, write_fingerprint, write_latents
+from rglcd.data.latents import (
+    Fingerprint,
+    LatentBatch,
+    finished_latents,
+    latents_claimed,
+    read_fingerprint,
+    to_columns,
+    write_fingerprint,
+    write_latents,
+)
 from rglcd.data.manifest import digest_of, folder_digest, read_manifest
 from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
-from rglcd.data.work_unit import sweep_aside
+from rglcd.data.work_unit import Part, sweep_aside
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.text import TextEncoder, text_parts
@@ -32,30 +43,33 @@ _TASK = "encode images and captions"
 def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, latents: Output) -> Mapping[str, Any]:
     """Write one stacked file of latents for each shard, and ``fingerprint.json``.
 
-    Each is a pure function of its shard, so a finished one that a killed run left is taken over.
+    Each is a pure function of its shard, so a finished one that a killed run left is taken over, and ranks and parts
+    share the shards out: every so-many-th is theirs.
     Raises :class:`InputError` for an altered shard, an image of another resolution or a sample whose moments are not finite.
     """
     models, folder = Pretrained.open(pretrained), latents.folder
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
-    num_samples, done = sum(entry.num_samples for entry in entries), 0
     with join_world() as world:
-        if world.size > 1:
-            raise InputError(f"cache encodes in one process, not {world.size}: launch it with one")
         sweep_aside(folder)
+        mine = Part(world.rank, world.size).of(latents.part.of(entries))
         encoder = _Encoder.load(model, caching, models, device=world.device)
         if encoder.text_encoder.is_xl:
             _require_crops(shards)
-        for entry in entries:
+        num_samples, done = sum(entry.num_samples for entry in mine), 0
+        for entry in mine:
             name = Path(entry.name).stem
             progress.report(_TASK, done=done, total=num_samples, unit="samples")
-            if not finished_latents(folder, name):
-                columns, rows = _encode_shard(encoder, shards, entry, batch_size=caching.batch_size, done=done, total=num_samples)
-                write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
+            with latents_claimed(folder, name):
+                if not finished_latents(folder, name):
+                    columns, rows = _encode_shard(encoder, shards, entry, done=done, total=num_samples)
+                    write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
             done += entry.num_samples
-    progress.report(_TASK, done=done, total=num_samples, unit="samples")
-    write_fingerprint(folder, fingerprint)
-    return {"samples": num_samples, "fingerprint": fingerprint.digest}
+        progress.report(_TASK, done=done, total=num_samples, unit="samples")
+        world.wait()
+        if world.leads:
+            write_fingerprint(folder, fingerprint)
+    return {"samples": sum(entry.num_samples for entry in entries), "fingerprint": fingerprint.digest}
 
 
 def fingerprint_of(model: Model, pretrained: Pretrained, *, like: Path) -> Fingerprint:
@@ -79,9 +93,9 @@ def _joint_digest(folders: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else digest_of(digests)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Encoder:
-    """The frozen networks, and what to keep of them."""
+    """The frozen networks, what to keep of them, and how many samples they are given at once."""
 
     codec: Codec
     text_encoder: TextEncoder
@@ -89,6 +103,8 @@ class _Encoder:
     resolution: int
     keep_embeddings: bool
     device: torch.device
+    batch_size: int
+    was_halved: bool = False
 
     @classmethod
     def load(cls, model: Model, caching: Caching, pretrained: Pretrained, *, device: torch.device) -> "_Encoder":
@@ -98,7 +114,28 @@ class _Encoder:
         codec.latent_shape(model.resolution)
         text_encoder = TextEncoder.load(pretrained.teacher, dtype=dtype, device=device)
         scorers = {name: pretrained.scorer(name, dtype=dtype, device=device) for name in sorted(caching.scorers)}
-        return cls(codec, text_encoder, scorers, model.resolution, caching.text_embeddings, device)
+        return cls(codec, text_encoder, scorers, model.resolution, caching.text_embeddings, device, caching.batch_size)
+
+    def columns(self, samples: Sequence[Sample]) -> Iterator[dict[str, Tensor]]:
+        """The samples' latents as they are stored, in one piece or more: out of memory, the batch is halved, once for the run."""
+        done = 0
+        while done < len(samples):
+            batch = samples[done : done + self.batch_size]
+            try:
+                encoded = self.encode(batch)
+            except torch.OutOfMemoryError:
+                self._halve()
+                continue
+            yield to_columns(encoded, [sample.key for sample in batch])
+            done += len(batch)
+
+    def _halve(self) -> None:
+        if self.was_halved or self.batch_size == 1:
+            raise InputError(f"caching.batch_size: {self.batch_size} samples at once do not fit in memory; lower it") from None
+        print(f"rglcd: {self.batch_size} samples at once do not fit in memory; going on with {self.batch_size // 2}", file=sys.stderr)
+        self.batch_size, self.was_halved = self.batch_size // 2, True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def encode(self, samples: Sequence[Sample]) -> LatentBatch:
         captions = [sample.caption for sample in samples]
@@ -146,13 +183,14 @@ def _time_ids(sample: Sample, resolution: int) -> list[int]:
 
 
 def _encode_shard(
-    encoder: _Encoder, shards: Path, entry: ShardEntry, *, batch_size: int, done: int, total: int
+    encoder: _Encoder, shards: Path, entry: ShardEntry, *, done: int, total: int
 ) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
     """The columns of one shard, and key and caption of each row."""
     batches: list[dict[str, Tensor]] = []
     rows: list[dict[str, str]] = []
-    for samples in _batched(read_shard(shards / entry.name, entry), batch_size):
-        batches.append(to_columns(encoder.encode(samples), [sample.key for sample in samples]))
+    tar = local_file(shards, read_manifest(shards, made_by="shard"), entry.name)
+    for samples in _batched(read_shard(tar, entry), encoder.batch_size):
+        batches += encoder.columns(samples)
         rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]
         progress.report(_TASK, done=done + len(rows), total=total, unit="samples")
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, rows

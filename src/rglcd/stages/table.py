@@ -36,6 +36,10 @@ class Stage:
     inputs give another result. ``when`` says whether a configuration runs the stage at all: where it does not,
     what it would have made is an optional input of the others. ``parts`` names the configuration key that
     gives the number of independent parts.
+
+    Three fields matter when bytes lie in an object store. ``streams``: inputs whose files are fetched when they are first
+    read, not all before the stage begins. ``reuses``: the stage may take parts over from what it published before, which
+    is then fetched. ``kept``: files that stay beside the manifest, because people and DVC read them there.
     """
 
     name: str
@@ -48,6 +52,9 @@ class Stage:
     version: int = 1
     when: Callable[[Config], bool] = _always
     parts: str | None = None
+    streams: tuple[str, ...] = ()
+    reuses: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -79,7 +86,9 @@ STAGES: tuple[Stage, ...] = (
         inputs=("shards", "pretrained"),
         outputs=("latents",),
         profile=Profile.GPU,
+        version=2,
         parts="caching.parts",
+        streams=("shards",),
     ),
     Stage(
         name="pretrain",
@@ -91,6 +100,7 @@ STAGES: tuple[Stage, ...] = (
         profile=Profile.A100_NODE,
         version=2,
         when=lambda config: config.reward.kind == "latent",
+        streams=("latents",),
     ),
     Stage(
         name="distill",
@@ -101,6 +111,8 @@ STAGES: tuple[Stage, ...] = (
         outputs=("student",),
         profile=Profile.A100_GANG,
         version=2,
+        streams=("latents",),
+        reuses=("student",),
     ),
     Stage(
         name="evaluate",
@@ -111,6 +123,8 @@ STAGES: tuple[Stage, ...] = (
         outputs=("report",),
         profile=Profile.GPU,
         version=2,
+        reuses=("report",),
+        kept=("metrics.json", "quality.csv", "index.html", "report.md"),
     ),
 )
 

@@ -1,0 +1,264 @@
+"""The line with its bytes in an object store: the same digests as in folders, through the same door."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import boto3
+import pytest
+
+from rglcd.data.artifacts import ArtifactStore
+from rglcd.data.manifest import MANIFEST, Manifest, read_manifest
+from rglcd.data.work_unit import Part
+from rglcd.errors import InputError, StateSaved
+from rglcd.stages.run import Outcome, run_part, run_stage
+from rglcd.stages.table import SOURCE, inputs_of, stage_named
+from tests.object_store import FaultProxy
+from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
+
+CONFIG = tiny_config()
+STAGES = ("shard", "cache", "pretrain", "distill")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The line in folders; read it, do not write it."""
+    root = tmp_path_factory.mktemp("line")
+    up_to_latents(root, CONFIG)
+    run(root, CONFIG, "pretrain")
+    run(root, CONFIG, "distill")
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {name: read_manifest(root / name, made_by="?").digest for name in ("shards", "latents", "reward_model", "student")}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Source and pretrained models, in folders; nothing else."""
+    monkeypatch.delenv("RGLCD_STORE", raising=False)
+    write_tiny_source(tmp_path / "data")
+    write_pretrained_artifact(tmp_path / "pretrained")
+    return tmp_path
+
+
+def in_store(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def by_url(stage_name: str, bucket: str, root: Path) -> Outcome:
+    """Run a stage whose artifacts are all named by URL, as a pod does."""
+    stage = stage_named(stage_name)
+    names = (*inputs_of(stage, CONFIG), *stage.outputs)
+    local = {SOURCE: root / "data", "pretrained": root / "pretrained"}
+    artifacts = {name: local.get(name, f"{bucket}/run/{name}") for name in names}
+    return run_stage(stage_name, {section: CONFIG.section(section) for section in stage.sections}, artifacts)
+
+
+def test_with_a_store_the_folders_hold_manifests_only_and_the_digests_are_those_of_folders(
+    line: Path, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_store(monkeypatch, bucket)
+    for stage in STAGES:
+        assert not run(workspace, CONFIG, stage).was_done
+    assert digests(workspace) == digests(line)
+    for name in ("shards", "latents", "reward_model", "student"):
+        assert files(workspace / name) == {MANIFEST}
+        assert read_manifest(workspace / name, made_by="?").store == f"{bucket}/run/{name}"
+    for stage in STAGES:
+        assert run(workspace, CONFIG, stage).was_done
+
+
+def test_another_machine_finds_it_done_and_reads_it(workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_store(monkeypatch, bucket)
+    for stage in ("shard", "cache"):
+        run(workspace, CONFIG, stage)
+    other = tmp_path / "other"
+    write_tiny_source(other / "data")
+    write_pretrained_artifact(other / "pretrained")
+    assert run(other, CONFIG, "shard").was_done
+    shutil.rmtree(other / "shards")
+    assert run(other, CONFIG, "cache").was_done, "its input's manifest is in the store"
+    made = run(other, CONFIG, "pretrain")
+    assert not made.was_done
+    view = next((other / ".cache").glob("latents-*"))
+    assert {name for name in files(view) if name.endswith(".safetensors")} == {
+        "00000.safetensors",
+        "00001.safetensors",
+        "00002.safetensors",
+    }
+
+
+def test_artifacts_named_by_url_need_no_folder(line: Path, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RGLCD_CACHE", str(workspace / "cache"))
+    made = {stage: by_url(stage, bucket, workspace).manifest.digest for stage in STAGES}
+    assert set(made.values()) == set(digests(line).values())
+    shutil.rmtree(workspace / "cache")
+    assert by_url("distill", bucket, workspace).was_done
+
+
+def test_what_was_made_in_a_folder_moves_to_the_store_without_being_made_again(
+    workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(workspace, CONFIG, "shard").manifest
+    in_store(monkeypatch, bucket)
+    moved = run(workspace, CONFIG, "shard")
+    assert moved.was_done
+    assert moved.manifest.files == before.files
+    assert files(workspace / "shards") == {MANIFEST}
+    assert ArtifactStore(f"{bucket}/run/shards").current() == moved.manifest
+
+
+def test_a_source_in_the_store_is_the_source(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RGLCD_CACHE", str(workspace / "cache"))
+    client = boto3.client("s3")
+    for path in sorted((workspace / "data").rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket.removeprefix("s3://"), f"cc/{path.relative_to(workspace / 'data').as_posix()}")
+    sections = {"sharding": CONFIG.sharding}
+    here = run(workspace, CONFIG, "shard").manifest
+    artifacts: dict[str, Path | str] = {"source": f"{bucket}/cc", "shards": workspace / "from-store"}
+    there = run_stage("shard", sections, artifacts)
+    assert (there.manifest.digest, there.manifest.key == here.key) == (here.digest, False)
+    assert run_stage("shard", sections, artifacts).was_done
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key="cc/index.tsv", Body=b"images/00000.png\tanother\n")
+    assert run_stage("shard", sections, artifacts).manifest.digest != here.digest
+
+
+def test_parts_on_machines_that_share_only_the_store_make_the_whole(
+    line: Path, workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_store(monkeypatch, bucket)
+    run(workspace, CONFIG, "shard")
+    sections = {"model": CONFIG.model, "caching": CONFIG.caching}
+    for index in range(2):
+        pod = tmp_path / f"pod{index}"
+        write_pretrained_artifact(pod / "pretrained")
+        artifacts = {name: pod / name for name in ("shards", "pretrained", "latents")}
+        run_part("cache", sections, artifacts, part=Part(index, 2))
+        assert not (pod / "latents").exists()
+    whole = run(workspace, CONFIG, "cache")
+    assert whole.manifest.digest == digests(line)["latents"]
+    assert not list((workspace / ".cache").glob("latents-*/*.safetensors")), "the last act moved no bytes"
+
+
+def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was finished before the kill is in the store: the second worker makes the rest only."""
+    in_store(monkeypatch, bucket)
+    run(workspace, CONFIG, "shard")
+    sections, artifacts = (
+        {"model": CONFIG.model, "caching": CONFIG.caching},
+        {n: workspace / n for n in ("shards", "pretrained", "latents")},
+    )
+    run_part("cache", sections, artifacts, part=Part(0, 2))
+    (aside,) = workspace.glob(".latents.*.aside")
+    shutil.rmtree(aside)
+    made: list[str] = []
+    from rglcd.stages import cache as stage
+
+    original = stage.write_latents
+    monkeypatch.setattr(
+        stage, "write_latents", lambda folder, name, *rest, **named: (made.append(name), original(folder, name, *rest, **named))
+    )
+    run(workspace, CONFIG, "cache")
+    assert made == ["00001"]
+
+
+class TestTwoPublishers:
+    def test_the_first_to_commit_stands_and_the_other_takes_it(self, line: Path, bucket: str, tmp_path: Path) -> None:
+        """They differ where equal runs may: in their times."""
+        manifest = read_manifest(line / "shards", made_by="shard")
+        store = ArtifactStore(f"{bucket}/run/shards")
+        first = store.publish(line / "shards", manifest)
+        late = Path(shutil.copytree(line / "shards", tmp_path / "late"))
+        (late / "timings.json").write_text('{"shard": 1000}')
+        other = _again(late, manifest)
+        assert other.digest == manifest.digest
+        assert store.publish(late, other) == first
+        assert store.current() == store.made(manifest.key) == first
+
+    def test_of_many_at_once_one_commits(self, line: Path, bucket: str) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+        from dataclasses import replace
+
+        manifest = read_manifest(line / "shards", made_by="shard")
+        store = ArtifactStore(f"{bucket}/run/shards")
+        with ThreadPoolExecutor(8) as pool:
+            standing = list(pool.map(lambda n: store.publish(line / "shards", replace(manifest, facts={"worker": n})), range(8)))
+        assert len({json.dumps(found.facts) for found in standing}) == 1
+
+
+def _again(folder: Path, manifest: Manifest) -> Manifest:
+    from dataclasses import replace
+
+    from rglcd.data.manifest import results_digest, scan
+
+    found = scan(folder)
+    return replace(manifest, files=found, digest=results_digest(found))
+
+
+class TestRefusals:
+    def test_nothing_published_there_names_the_stage(self, workspace: Path, bucket: str) -> None:
+        with pytest.raises(InputError, match=r"s3://.*/shards holds nothing .* rglcd run shard$"):
+            by_url("cache", bucket, workspace)
+
+    def test_a_file_damaged_in_the_store_is_refused_by_its_address(
+        self, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_store(monkeypatch, bucket)
+        manifest = run(workspace, CONFIG, "shard").manifest
+        shutil.rmtree(workspace / ".cache")
+        name = bucket.removeprefix("s3://")
+        key = f"run/shards/files/{manifest.files['00001.tar'].sha256}/00001.tar"
+        boto3.client("s3").put_object(Bucket=name, Key=key, Body=bytes(manifest.files["00001.tar"].bytes))
+        monkeypatch.setattr("rglcd.data.storage._ATTEMPTS", 2)
+        with pytest.raises(InputError, match=r"00001\.tar has sha256 .*, not .* damaged"):
+            run(workspace, CONFIG, "cache")
+
+    def test_a_manifest_with_one_other_bit_is_refused(self, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        in_store(monkeypatch, bucket)
+        run(workspace, CONFIG, "shard")
+        path = workspace / "shards" / MANIFEST
+        path.write_bytes(path.read_bytes().replace(b'"resolution": 16', b'"resolution": 17', 1))
+        with pytest.raises(InputError, match="seal"):
+            run(workspace, CONFIG, "cache")
+
+    def test_a_store_that_is_no_url_is_refused(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RGLCD_STORE", "bucket/run")
+        with pytest.raises(InputError, match="RGLCD_STORE is 'bucket/run'"):
+            run(workspace, CONFIG, "shard")
+
+    def test_a_store_that_is_away_keeps_what_was_made(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import fsspec
+
+        monkeypatch.setattr("rglcd.data.storage._ATTEMPTS", 2)
+        monkeypatch.setenv("RGLCD_STORE", "s3://nowhere/run")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "any")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        fsspec.filesystem("s3").clear_instance_cache()
+        with pytest.raises(StateSaved, match="cannot be reached"):
+            run(workspace, CONFIG, "shard")
+
+
+def test_the_line_on_a_store_that_fails_ends_in_the_same_digests(
+    line: Path, workspace: Path, faulty_bucket: tuple[str, FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of fault row F8: a twentieth of all requests fail, and every fiftieth upload loses a part without a word."""
+    bucket, proxy = faulty_bucket
+    in_store(monkeypatch, bucket)
+    proxy.rate, proxy.loss_rate = 0.05, 0.02
+    for stage in ("shard", "cache", "pretrain"):
+        run(workspace, CONFIG, stage)
+        shutil.rmtree(workspace / ".cache", ignore_errors=True)  # so that the next stage reads the store
+    proxy.rate = proxy.loss_rate = 0.0
+    made = {name: read_manifest(workspace / name, made_by="?").digest for name in ("shards", "latents", "reward_model")}
+    assert made.items() <= digests(line).items()
+    assert proxy.seen.total() > proxy.seen["requests"] > 100, proxy.seen
+    print(dict(proxy.seen), os.getpid())
