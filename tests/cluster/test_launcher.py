@@ -22,10 +22,11 @@ from rglcd.errors import InputError, StateSaved, TrainingDiverged
 from rglcd.launch.failure import JobError
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.placement import Placement
+from rglcd.launch.volcano_job import volcano_job
 from rglcd.stages.table import stage_named
 from tests.cluster.control_plane import Cluster
 from tests.cluster.node import NodeAgent, process_environment
-from tests.cluster.volcano import VolcanoStandIn
+from tests.cluster.volcano import Faults, VolcanoStandIn
 
 pytestmark = pytest.mark.cluster
 
@@ -149,6 +150,39 @@ def test_a_job_that_finds_no_nodes_says_why_and_gives_up_at_its_deadline(cluster
     assert jobs(cluster, placement) == []
 
 
+def test_without_the_toleration_the_scheduler_leaves_it_pending(cluster: Cluster, placement: Placement, launch) -> None:
+    job = volcano_job(app("pass"), stage=DISTILL, placement=placement)
+    job["spec"]["tasks"][0]["template"]["spec"].pop("tolerations")
+    cluster.apply(job)
+
+    def refusals() -> list[str]:
+        events = cluster.get("events", "-n", placement.namespace, "--field-selector", "reason=FailedScheduling")["items"]
+        return [event["message"] for event in events if event["involvedObject"]["name"].startswith(job["metadata"]["name"])]
+
+    assert "had taint {nvidia.com/gpu: present}" in wait_until(refusals, "the scheduler says why")[0]
+    (pod,) = pods(cluster, placement)
+    assert pod["status"]["phase"] == "Pending"
+
+
+def test_a_stage_without_gpus_never_lands_on_a_gpu_node(cluster: Cluster, placement: Placement, launch) -> None:
+    shard = stage_named("shard")
+    given = app("pass")
+    given.roles[0].resource.gpu = 0
+    run_kubernetes_job(given, stage=shard, placement=placement, api=cluster.client(), poll_seconds=0.3)
+    (pod,) = pods(cluster, placement)
+    assert pod["spec"]["nodeName"] == "cpu-0"
+    # Not by the taint alone: the tolerant stay away too.
+    job = volcano_job(given, stage=shard, placement=placement, attempt=2)
+    spec = job["spec"]["tasks"][0]["template"]["spec"]
+    spec["tolerations"] = [{"operator": "Exists"}]
+    spec["nodeSelector"] = {"nvidia.com/gpu.present": "true"}
+    cluster.apply(job)
+    name = f"{job['metadata']['name']}-distill-0-0"
+    wait_until(lambda: any(each["metadata"]["name"] == name for each in pods(cluster, placement)), "its pod is there")
+    time.sleep(3)
+    assert all("nodeName" not in each["spec"] for each in pods(cluster, placement) if each["metadata"]["name"] == name)
+
+
 # --- evictions ------------------------------------------------------------------------------------
 
 SAVES = """
@@ -160,6 +194,35 @@ if marker.exists():
 signal.signal(signal.SIGTERM, lambda *_: (marker.touch(), sys.exit(75)))
 time.sleep(60)
 """
+
+
+@pytest.fixture
+def faults(volcano: VolcanoStandIn) -> Iterator[Faults]:
+    """Volcano's known faults, switched back afterwards."""
+    before = replace(volcano.faults)
+    yield volcano.faults
+    vars(volcano.faults).update(vars(before))
+
+
+def test_restarts_that_eviction_burnt_do_not_end_a_run(cluster: Cluster, placement: Placement, launch, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rglcd.launch.volcano_job.RESTARTS", 1)  # volcano-sh/volcano#2560 ends the job at the first eviction
+
+    def evict() -> None:
+        (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")
+        time.sleep(1)
+        cluster.kubectl("delete", "pod", "-n", placement.namespace, pod["metadata"]["name"], "--wait=false")
+
+    in_background(evict)
+    launch(app(SAVES.format(marker=str(tmp_path / "saved"))))  # num_failures is 0
+    phases = {job["metadata"]["labels"]["rg-lcd/attempt"]: job["status"]["state"]["phase"] for job in jobs(cluster, placement)}
+    assert phases == {"1": "Failed", "2": "Completed"}
+
+
+def test_a_failed_pod_that_vanishes_has_said_why(cluster: Cluster, placement: Placement, launch, faults: Faults) -> None:
+    faults.failed_pods_vanish = True  # volcano-sh/volcano#1688
+    with pytest.raises(JobError, match="exit code 9"):
+        launch(app("import time; time.sleep(2); raise SystemExit(9)"))
+    assert pods(cluster, placement) == []
 
 
 @pytest.mark.parametrize("by", ["the API", "the node"])
@@ -190,6 +253,7 @@ from kubernetes import client, config
 from rglcd.launch.execute import process_boundary
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.placement import Placement
+from rglcd.launch.volcano_job import volcano_job
 from rglcd.stages.table import stage_named
 from tests.cluster.test_launcher import app
 kubeconfig, run, namespace, body = sys.argv[1:]

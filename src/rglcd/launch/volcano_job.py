@@ -113,7 +113,7 @@ def _complete_pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _affinity(name, asked, stage),
+        "affinity": _affinity(asked, stage, run=placement.run),
     }
     spec.pop("nodeSelector", None)
     if asked.gpus:
@@ -161,7 +161,7 @@ def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any
     return volumes, mounts
 
 
-def _affinity(name: str, asked: Resources, stage: Stage) -> dict[str, Any]:
+def _affinity(asked: Resources, stage: Stage, *, run: str) -> dict[str, Any]:
     """GPU pods on GPU nodes, training on the label of its pool; pods of no GPU elsewhere; one whole-node pod a node."""
     key, value = ACCELERATOR_LABEL
     place: dict[str, Any]
@@ -174,7 +174,8 @@ def _affinity(name: str, asked: Resources, stage: Stage) -> dict[str, Any]:
     terms = {"nodeSelectorTerms": [{"matchExpressions": [place]}]}
     affinity: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     if asked.gpus > 1:
-        apart = {"labelSelector": {"matchLabels": {"app.kubernetes.io/instance": name}}, "topologyKey": "kubernetes.io/hostname"}
+        same = {f"{LABEL}/run": run, f"{LABEL}/stage": stage.name}
+        apart = {"labelSelector": {"matchLabels": same}, "topologyKey": "kubernetes.io/hostname"}
         affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
     return affinity
 
