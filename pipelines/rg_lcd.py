@@ -11,6 +11,7 @@ from kfp.compiler import Compiler
 
 from components import TRAIN_IMAGE
 from components.end_jobs import end_jobs
+from components.shard_part import shard_part
 from rglcd.config import SECTIONS, Config
 from rglcd.errors import InputError
 from rglcd.launch.resources import RESOURCES
@@ -112,17 +113,43 @@ def _walk(config: Config, given: dict[str, Any], *, placement: Placement) -> Non
     """A task for each stage that ``config`` runs."""
     made: dict[str, Any] = {SOURCE: given[SOURCE]}
     for stage in stages_of(config):
+        workers = _share_out(stage, config, given, placement=placement)
         task = _component(stage)(
             store=given["store"],
             **{section: given[section] for section in stage.sections},
             **{artifact: made[artifact] for artifact in inputs_of(stage, config)},
         )
+        task.after(*workers)
         made |= {output: task.outputs[output] for output in stage.outputs}
         task.set_display_name(stage.name)
         # A stage knows itself whether its work is done, by what its inputs hold; Kubeflow's cache cannot see that.
         task.set_caching_options(enable_caching=False)
         if placement is Placement.CLUSTER:
             _place(task, stage.profile)
+
+
+def _share_out(stage: Stage, config: Config, given: dict[str, Any], *, placement: Placement) -> list[dsl.PipelineTask]:
+    """Workers that do the stage's work side by side before its own task publishes it, where a cluster runs it in parts.
+
+    A stage with GPUs is shared out by its job instead, among the ranks.
+    """
+    parts = _parts(stage, config)
+    if placement is Placement.LOCAL or parts == 1 or RESOURCES[stage.profile].gpus:
+        return []
+    sections = {section: given[section] for section in stage.sections}
+    with dsl.ParallelFor(items=list(range(parts)), parallelism=parts) as part:
+        worker = shard_part(store=given["store"], source=given[SOURCE], part=part, **sections)
+        worker.set_display_name(f"{stage.name} worker").set_caching_options(enable_caching=False)
+        _place(worker, stage.profile)
+    return [worker]
+
+
+def _parts(stage: Stage, config: Config) -> int:
+    """How many workers the configuration wants for the stage."""
+    if stage.parts is None:
+        return 1
+    section, _, key = stage.parts.partition(".")
+    return int(getattr(config.section(section), key))
 
 
 def _place(task: dsl.PipelineTask, profile: Profile) -> None:

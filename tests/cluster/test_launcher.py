@@ -276,8 +276,10 @@ def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Pl
     for _ in range(10):
         launcher = start_launcher(cluster, placement, body)
         assert launcher.stderr is not None
-        while not any(word in (line := launcher.stderr.readline()) for word in ("submitted", "following")):
+        line = launcher.stderr.readline()
+        while not ("submitted" in line or "following" in line):
             assert line, "the launcher ended by itself"
+            line = launcher.stderr.readline()
         launcher.kill()
         launcher.wait()
         seen |= {job["metadata"]["uid"] for job in jobs(cluster, placement)}

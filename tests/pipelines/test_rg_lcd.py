@@ -105,6 +105,19 @@ class TestEveryTask:
         assert not tasks[name]["cachingOptions"].get("enableCache", False)
 
 
+def test_shards_are_shared_out_among_as_many_workers_as_asked(tmp_path: Path) -> None:
+    ir, platform = compiled(load_preset("toy", overrides=["sharding.parts=3"]), tmp_path)
+    (name,) = tasks_of(ir)["shard"]["dependentTasks"]
+    loop = tasks_of(ir)[name]
+    assert json.loads(loop["parameterIterator"]["items"]["raw"]) == [0, 1, 2]
+    assert loop["iteratorPolicy"]["parallelismLimit"] == 3
+    assert list(ir["components"][f"comp-{name}"]["dag"]["tasks"]) == ["shard-part"]
+    worker, stage = (ir["deploymentSpec"]["executors"][f"exec-{task}"]["container"] for task in ("shard-part", "shard"))
+    assert worker["resources"] == stage["resources"]
+    mounts = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert mounts["exec-shard-part"]["pvcMount"] == mounts["exec-shard"]["pvcMount"]
+
+
 def test_a_launcher_outlives_what_its_job_may_take(toy: tuple[dict, dict]) -> None:
     placement = Placement(run="r", image="i")
     assert placement.queue_seconds + placement.run_seconds < LAUNCH_SECONDS

@@ -130,6 +130,15 @@ def execute_component(
                 card.metadata |= _figures(json.loads((outcome.folder / name).read_text(encoding="utf-8")))
 
 
+def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any]], source: str, store: str, part: int) -> None:
+    """The body of a worker's component: do a share of the stage's work and publish nothing; the stage's own task does."""
+    with process_boundary():
+        (output,) = stage_named(stage_name).outputs
+        with drawing(sys.stderr) as draw, progress.reporting_to(draw):
+            assist_stage(stage_name, sections, {SOURCE: source_folder(source), output: Path(store) / output})
+        print(f"worker {part} finds no more to do", flush=True)
+
+
 def _figures(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers of a nested mapping by dotted name: Kubeflow's metrics are flat."""
     flat: dict[str, float] = {}
