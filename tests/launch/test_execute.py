@@ -10,8 +10,10 @@ import pytest
 
 from rglcd.config import load_preset
 from rglcd.errors import InputError, StateSaved, TrainingDiverged
-from rglcd.launch.execute import children_reporting, execute, process_boundary
+from rglcd.launch.execute import assist_component, children_reporting, execute, process_boundary
 from rglcd.launch.failure import JobError
+from tests.tiny_line import run as run_tiny
+from tests.tiny_line import tiny_config, write_tiny_source
 
 REFUSES = """
 from rglcd.errors import InputError
@@ -81,3 +83,17 @@ def test_children_report_through_the_channel_and_the_environment_is_given_back(m
     assert (failure.message, failure.exit_code) == ("no", 2)
     assert os.environ["RGLCD_PROGRESS"] == "/before"
     assert "TORCHELASTIC_ERROR_FILE" not in os.environ
+
+
+def test_a_worker_does_the_work_and_publishes_nothing(tmp_path: Path, capsys) -> None:
+    config = tiny_config()
+    write_tiny_source(tmp_path / "data")
+    sections = {"sharding": config.sharding.model_dump(mode="json")}
+    assist_component("shard", sections=sections, source=f"{tmp_path / 'data'}@md5", store=str(tmp_path), part=1)
+    assert "worker 1" in capsys.readouterr().out
+    assert not (tmp_path / "shards").exists()
+    (aside,) = tmp_path.glob(".shards.*.aside")
+    made = {path.name: path.stat().st_mtime_ns for path in aside.glob("*.tar")}
+    assert len(made) == 3
+    published = run_tiny(tmp_path, config, "shard").folder
+    assert {path.name: path.stat().st_mtime_ns for path in published.glob("*.tar")} == made
