@@ -1,16 +1,19 @@
 """The pipeline is the stage table: its edges, its parameters, and nothing that the table does not say."""
 
 import json
+import random
 from pathlib import Path
 from types import NoneType
 from typing import get_args
 
 import pytest
 import yaml
+from kfp.compiler import Compiler
 
 from components import STEP_IMAGE, TRAIN_IMAGE
 from pipelines.__main__ import main
-from pipelines.rg_lcd import LAUNCH_SECONDS, STORE, arguments, compile_pipeline, source_reference
+from pipelines.rg_lcd import LAUNCH_SECONDS, STORE, arguments, compile_pipeline, pipeline, source_reference
+from pipelines.rg_lcd import Placement as Where
 from rglcd.config import SECTIONS, Config, dump, load_preset, preset_names, validate_section
 from rglcd.errors import InputError
 from rglcd.launch.placement import Placement
@@ -222,3 +225,33 @@ def test_a_crash_shows_the_end_of_its_log(checkout: Path, capfd, monkeypatch) ->
     lines = capfd.readouterr().err.splitlines()
     assert any("MemoryError: of this process" in line for line in lines)
     assert lines[-1].startswith("rglcd: Pipeline 'rg-lcd' finished with status FAILURE")
+
+
+def test_hostile_strings_come_out_of_the_compiled_yaml_as_they_went_in(tmp_path: Path) -> None:
+    alphabet = [
+        "'; $(touch x)",
+        "${app_id}",
+        "{{workflow.name}}",
+        "$(inputs.x)",
+        "\n",
+        "--flag",
+        "\\",
+        '"',
+        ": ",
+        "# ",
+        "é😀",
+        "\t",
+        "- ",
+        "%",
+        "0",
+        "null",
+    ]
+    draw = random.Random(0)
+    strings = ["".join(draw.choices(alphabet, k=draw.randint(1, 6))) for _ in range(500)]
+    config = load_preset("toy")
+    values = arguments(config, source=f"{STORE}/data@{MD5}", store=STORE)
+    values["evaluation"] |= {"prompts": strings}
+    path = tmp_path / "hostile.yaml"
+    Compiler().compile(pipeline(config, placement=Where.CLUSTER), str(path), pipeline_parameters=values)
+    ir = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert ir["root"]["inputDefinitions"]["parameters"]["evaluation"]["defaultValue"]["prompts"] == strings
