@@ -27,6 +27,9 @@ USER = 10001
 SCRATCH = {"tmp": "/tmp", "cache": "/cache"}  # noqa: S108 (the pod's own)
 """Folders that may be written to, by volume; the root file system may not."""
 
+NETWORK = "rglcd-network"
+"""ConfigMap of environment variables for the network between nodes; a cloud's component brings it, plain TCP needs none."""
+
 RESTARTS = 1000
 """How often Volcano may restart a job that was evicted or saved its state. Volcano counts those like failures
 (volcano-sh/volcano#2560); no such restart is a failure, so the count must never decide."""
@@ -136,6 +139,7 @@ def _complete_pod(
             {"name": "rendezvous", "containerPort": placement.rendezvous_port},
             {"name": "metrics", "containerPort": placement.metrics_port},
         ],
+        "envFrom": [{"configMapRef": {"name": NETWORK, "optional": True}}],
         # First: an argument may refer to them.
         "env": [*_environment(placement), *container.get("env", [])],
     }
