@@ -190,7 +190,7 @@ class PodProcess:
         self._told = False
 
     def start(self) -> None:
-        threading.Thread(target=self._run, daemon=True).start()
+        threading.Thread(target=self._try, daemon=True).start()
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -221,6 +221,15 @@ class PodProcess:
         timer.start()
 
     # --- running ---
+
+    def _try(self) -> None:
+        try:
+            self._run()
+        except LookupError as missing:  # its ConfigMap went with its job
+            (container,) = self._pod["spec"]["containers"]
+            self._report("Pending", container, {"waiting": {"reason": "CreateContainerConfigError", "message": str(missing)}})
+        finally:
+            self.is_done = True
 
     def _run(self) -> None:
         self._folder.mkdir(parents=True)
@@ -327,6 +336,8 @@ class PodProcess:
 
     def _config_map(self, name: str) -> dict[str, str]:
         found = self._rest.get(f"/api/v1/namespaces/{self.namespace}/configmaps/{name}")
+        if found is None:
+            raise LookupError(f'configmap "{name}" not found')
         return dict(found["data"])
 
     # --- reporting ---

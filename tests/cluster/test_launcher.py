@@ -286,7 +286,8 @@ def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Pl
     assert len(seen) == 1
     (tmp_path / "go").touch()
     last = start_launcher(cluster, placement, body)
-    assert last.wait(timeout=60) == 0
+    _, said = last.communicate(timeout=180)
+    assert last.returncode == 0, said
     assert {job["metadata"]["uid"] for job in jobs(cluster, placement)} == seen
 
 
@@ -298,7 +299,8 @@ def test_cancelled_it_leaves_no_job_and_no_pod(
     wait_until(lambda: running(cluster, placement), "the pod runs")
     time.sleep(1)
     launcher.send_signal(sent)
-    assert launcher.wait(timeout=60) == StateSaved.exit_code
+    _, said = launcher.communicate(timeout=180)
+    assert launcher.returncode == StateSaved.exit_code, said
     assert jobs(cluster, placement) == []
     assert pods(cluster, placement) == []
     assert (tmp_path / "saved").exists()
