@@ -270,22 +270,27 @@ def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subproc
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=process_environment(), cwd=Path(__file__).parents[2])
 
 
+def read_until_attached(launcher: subprocess.Popen[str]) -> None:
+    assert launcher.stderr is not None
+    line = launcher.stderr.readline()
+    while not ("submitted" in line or "following" in line):
+        assert line, "the launcher ended by itself"
+        line = launcher.stderr.readline()
+
+
 def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Placement, launch, tmp_path: Path) -> None:
     body = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.2)"
     seen: set[str] = set()
     for _ in range(10):
         launcher = start_launcher(cluster, placement, body)
-        assert launcher.stderr is not None
-        line = launcher.stderr.readline()
-        while not ("submitted" in line or "following" in line):
-            assert line, "the launcher ended by itself"
-            line = launcher.stderr.readline()
+        read_until_attached(launcher)
         launcher.kill()
         launcher.wait()
         seen |= {job["metadata"]["uid"] for job in jobs(cluster, placement)}
     assert len(seen) == 1
-    (tmp_path / "go").touch()
     last = start_launcher(cluster, placement, body)
+    read_until_attached(last)
+    (tmp_path / "go").touch()
     _, said = last.communicate(timeout=180)
     assert last.returncode == 0, said
     assert {job["metadata"]["uid"] for job in jobs(cluster, placement)} == seen
