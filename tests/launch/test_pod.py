@@ -22,6 +22,11 @@ from rglcd.progress import json_lines_sink, Event
 from pathlib import Path
 rank = os.environ["RANK"]
 print(f"hello from {rank}", flush=True)
+there = Path(__file__).with_name("rank-0-is-there")
+if rank == "0":
+    there.touch()
+while not there.exists():
+    time.sleep(0.05)
 with process_boundary():
     match sys.argv[1]:
         case "diverge":
