@@ -5,7 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
 
@@ -13,7 +12,7 @@ from components import TRAIN_IMAGE
 from components.end_jobs import end_jobs
 from components.shard_part import shard_part
 from rglcd.config import SECTIONS, Config
-from rglcd.errors import InputError
+from rglcd.launch.dvc_file import source_md5, source_place
 from rglcd.launch.resources import RESOURCES
 from rglcd.stages.table import SOURCE, Profile, Stage, inputs_of, stages_of
 
@@ -93,16 +92,14 @@ def compile_pipeline(config: Config, path: Path, *, source: str) -> None:
 def source_reference(root: Path, *, uri: str | None = None) -> str:
     """``uri@md5``, the md5 as ``data.dvc`` names it; ``uri`` defaults to the folder that it tracks.
 
+    A source that it imports from an object store is there for every pod: its own address is the ``uri``.
+
     Raises :class:`InputError` when there is no ``data.dvc`` that names one.
     """
-    path = root / "data.dvc"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; record the source folder with: dvc add data")
-    try:
-        (out,) = yaml.safe_load(path.read_text(encoding="utf-8"))["outs"]
-        return f"{uri or (root / out['path']).resolve()}@{out['md5']}"
-    except (yaml.YAMLError, TypeError, KeyError, ValueError):
-        raise InputError(f"{path} names no single output with its md5; record the source folder again: dvc add data") from None
+    md5, place = source_md5(root), source_place(root)
+    if not isinstance(place, Path):
+        return f"{place}@{md5}"
+    return f"{uri or place.resolve()}@{md5}"
 
 
 def _component(stage: Stage) -> Any:

@@ -85,11 +85,16 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, as section.key=value")
     run.add_argument("--sections", metavar="JSON", help="the stage's sections as JSON instead of --params (a job's own record)")
     run.add_argument(
-        "--artifact", action="append", default=[], metavar="NAME=DIR", help="where one artifact is (default: artifacts/NAME; source: data)"
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="NAME=PLACE",
+        help="where one artifact is: a folder or a URL (default: artifacts/NAME; source: data, or what data.dvc imports)",
     )
     run.add_argument(
         "--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)"
     )
+    run.add_argument("--part", type=int, metavar="I", help="only part I, from 0, of a stage that is divided into parts")
     run.set_defaults(act=_run)
 
 
@@ -98,11 +103,12 @@ def _run(options: argparse.Namespace) -> None:
     from rglcd.launch.execute import execute
     from rglcd.progress import reporting_to
 
-    folders = _artifact_folders(options.artifact)
+    places_of = _artifact_places(options.artifact)
     jobs = _jobs(options)
     with drawing(sys.stderr) as sink, reporting_to(sink):
         for name, sections, artifacts in jobs:
-            outcome = execute(name, sections=sections, artifacts={artifact: folders(artifact) for artifact in artifacts})
+            places = {artifact: places_of(artifact) for artifact in artifacts}
+            outcome = execute(name, sections=sections, artifacts=places, part=options.part)
             if outcome is not None:
                 what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
                 print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
@@ -110,6 +116,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:
     """Stage name, its sections, and the artifacts it reads and writes."""
+    if options.stage == "all" and options.part is not None:
+        raise InputError("--part goes with one stage, not with all")
     if options.stage != "all" and options.stage_version not in (None, stage_named(options.stage).version):
         raise InputError(
             f"{options.stage} is at version {stage_named(options.stage).version}, not {options.stage_version}: run `rglcd dvc render`"
@@ -144,20 +152,23 @@ def _sections_of(text: str) -> Mapping[str, Any]:
     return sections
 
 
-def _artifact_folders(overrides: Sequence[str]) -> Callable[[str], Path]:
-    named: dict[str, Path] = {}
+def _artifact_places(overrides: Sequence[str]) -> Callable[[str], Path | str]:
+    from rglcd.data.storage import is_remote
+    from rglcd.launch.dvc_file import source_place
+
+    named: dict[str, Path | str] = {}
     for override in overrides:
         name, separator, folder = override.partition("=")
         if not separator or not folder:
             raise InputError(f"--artifact takes name=folder, not {override!r}")
         if name not in _ARTIFACT_NAMES:
             raise InputError(f"--artifact {override}: there is no artifact {name!r}; there are: {', '.join(_ARTIFACT_NAMES)}")
-        named[name] = Path(folder)
+        named[name] = folder if is_remote(folder) else Path(folder)
 
-    def folder_of(artifact: str) -> Path:
-        return named.get(artifact, DATA if artifact == SOURCE else ARTIFACTS / artifact)
+    def place_of(artifact: str) -> Path | str:
+        return named.get(artifact) or (source_place(Path()) if artifact == SOURCE else ARTIFACTS / artifact)
 
-    return folder_of
+    return place_of
 
 
 # --- launch --------------------------------------------------------------------------------------
@@ -269,9 +280,9 @@ def _add_dvc(verbs: Any) -> None:
 
 
 def _write_dvc_file(config: Config) -> None:
-    from rglcd.launch.dvc_file import render
+    from rglcd.launch.dvc_file import render, source_place
 
-    _write(DVC_FILE, render(config))
+    _write(DVC_FILE, render(config, source=source_place(Path())))
 
 
 def _adopt(options: argparse.Namespace) -> None:

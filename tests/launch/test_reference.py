@@ -53,6 +53,7 @@ def test_a_reference_to_another_artifact_is_refused(tmp_path: Path) -> None:
 
 def test_source_is_a_local_folder_with_its_md5() -> None:
     assert source_folder("/some@where/data@0123.dir") == Path("/some@where/data")
-    for wrong in ("data", "@0123", "data@", "s3://bucket/prefix@0123"):
+    assert source_folder("s3://bucket/prefix@0123") == "s3://bucket/prefix"
+    for wrong in ("data", "@0123", "data@", ""):
         with pytest.raises(InputError):
             source_folder(wrong)

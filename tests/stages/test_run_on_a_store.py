@@ -10,7 +10,6 @@ import pytest
 
 from rglcd.data.artifacts import ArtifactStore
 from rglcd.data.manifest import MANIFEST, Manifest, read_manifest
-from rglcd.data.work_unit import Part
 from rglcd.errors import InputError, StateSaved
 from rglcd.stages.run import Outcome, run_part, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
@@ -136,14 +135,15 @@ def test_parts_on_machines_that_share_only_the_store_make_the_whole(
 ) -> None:
     in_store(monkeypatch, bucket)
     run(workspace, CONFIG, "shard")
-    sections = {"model": CONFIG.model, "caching": CONFIG.caching}
+    config = tiny_config("caching.parts=2")
+    sections = {"model": config.model, "caching": config.caching}
     for index in range(2):
         pod = tmp_path / f"pod{index}"
         write_pretrained_artifact(pod / "pretrained")
         artifacts = {name: pod / name for name in ("shards", "pretrained", "latents")}
-        run_part("cache", sections, artifacts, part=Part(index, 2))
+        run_part("cache", sections, artifacts, index=index)
         assert not (pod / "latents").exists()
-    whole = run(workspace, CONFIG, "cache")
+    whole = run(workspace, config, "cache")
     assert whole.manifest.digest == digests(line)["latents"]
     assert not list((workspace / ".cache").glob("latents-*/*.safetensors")), "the last act moved no bytes"
 
@@ -152,11 +152,12 @@ def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, buc
     """What was finished before the kill is in the store: the second worker makes the rest only."""
     in_store(monkeypatch, bucket)
     run(workspace, CONFIG, "shard")
+    config = tiny_config("caching.parts=2")
     sections, artifacts = (
-        {"model": CONFIG.model, "caching": CONFIG.caching},
+        {"model": config.model, "caching": config.caching},
         {n: workspace / n for n in ("shards", "pretrained", "latents")},
     )
-    run_part("cache", sections, artifacts, part=Part(0, 2))
+    run_part("cache", sections, artifacts, index=0)
     (aside,) = workspace.glob(".latents.*.aside")
     shutil.rmtree(aside)
     made: list[str] = []
@@ -166,7 +167,7 @@ def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, buc
     monkeypatch.setattr(
         stage, "write_latents", lambda folder, name, *rest, **named: (made.append(name), original(folder, name, *rest, **named))
     )
-    run(workspace, CONFIG, "cache")
+    run(workspace, config, "cache")
     assert made == ["00001"]
 
 

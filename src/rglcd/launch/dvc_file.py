@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 from rglcd.config import Config, dump
+from rglcd.data.artifacts import ArtifactStore, Place, source_view
 from rglcd.data.manifest import folder_digest, read_manifest
+from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.stages.run import stage_key
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
@@ -19,13 +21,45 @@ STORE = "artifacts"
 _HEAD = "# Rendered from the stage table and params.yaml by `rglcd dvc render`; edit those.\n"
 
 
-def render(config: Config) -> str:
+def source_place(root: Path) -> Path | str:
+    """Where the source is: the folder ``data``, or the URL that ``data.dvc`` imports without having downloaded it."""
+    recorded = _recorded_source(root)
+    imported = recorded is not None and "deps" in recorded and "md5" not in recorded["outs"][0]
+    return str(recorded["deps"][0]["path"]) if recorded is not None and imported else root / SOURCE_FOLDER
+
+
+def source_md5(root: Path) -> str:
+    """The md5 by which ``data.dvc`` versions the source. Raises :class:`InputError` when it names none."""
+    recorded = _recorded_source(root)
+    if recorded is None:
+        raise InputError(f"{root / SOURCE_FOLDER}.dvc is missing; record the source folder with: dvc add {SOURCE_FOLDER}")
+    versioned = [entry["md5"] for entry in (*recorded["outs"], *recorded.get("deps", [])) if "md5" in entry]
+    if len(recorded["outs"]) != 1 or not versioned:
+        raise InputError(
+            f"{root / SOURCE_FOLDER}.dvc names no single output with its md5; record the source again: dvc add {SOURCE_FOLDER}"
+        )
+    return str(versioned[0])
+
+
+def _recorded_source(root: Path) -> dict[str, Any] | None:
+    path = root / f"{SOURCE_FOLDER}.dvc"
+    if not path.is_file():
+        return None
+    try:
+        recorded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recorded["outs"][0]["path"]
+    except (yaml.YAMLError, TypeError, KeyError, IndexError):
+        raise InputError(f"{path} names no single output with its md5; record the source again: dvc add {SOURCE_FOLDER}") from None
+    return recorded
+
+
+def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
     """``dvc.yaml`` for ``config``: the stages it runs, what they read and write, and what DVC shows of the report.
 
     A section is the unit of re-running; code enters by the stage's version in its command. Outs persist, because a
     stage takes over from its former result what is still valid.
     """
-    stages = {stage.name: _stage(stage, config) for stage in stages_of(config)}
+    stages = {stage.name: _stage(stage, config, source) for stage in stages_of(config)}
     report = f"{STORE}/report"
     who = ["teacher", *config.distillation.arms]
     plots = [
@@ -49,16 +83,18 @@ def adopt(config: Config, root: Path) -> list[str]:
     Raises :class:`InputError`, before anything is recorded, when a stage is not done, or was done with other parameters,
     inputs or code than those in force; or when ``dvc.yaml`` or ``params.yaml`` is not what ``config`` gives.
     """
-    _check_file(root / DVC_FILE, render(config), remedy="rglcd dvc render")
+    source = source_place(root)
+    _check_file(root / DVC_FILE, render(config, source=source), remedy="rglcd dvc render")
     _check_file(root / PARAMS_FILE, dump(config), remedy=f"rglcd config use {config.preset}")
     stages = stages_of(config)
     for stage in stages:
-        _check_done(stage, config, root)
+        _check_done(stage, config, root, source)
 
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        _keep_source(repo, root)
+        if not is_remote(source):
+            _keep_source(repo, root)
         for stage in stages:
             repo.commit(target=f"{root / DVC_FILE}:{stage.name}", force=True)
     return [stage.name for stage in stages]
@@ -77,9 +113,10 @@ def _keep_source(repo: Any, root: Path) -> None:
         )
 
 
-def _stage(stage: Stage, config: Config) -> dict[str, Any]:
+def _stage(stage: Stage, config: Config, source: Path | str) -> dict[str, Any]:
     entry: dict[str, Any] = {"desc": stage.summary, "cmd": f"rglcd run {stage.name} --stage-version {stage.version}"}
-    deps = [str(_folder(name)) for name in inputs_of(stage, config)]
+    # DVC follows a source that lies in an object store there, as an external dependency.
+    deps = [str(source if name == SOURCE and is_remote(source) else _folder(name)) for name in inputs_of(stage, config)]
     if deps:
         entry["deps"] = deps
     entry["params"] = list(stage.sections)
@@ -97,18 +134,22 @@ def _check_file(path: Path, expected: str, *, remedy: str) -> None:
         raise InputError(f"{path} is {'missing' if found is None else 'not what the configuration gives'}; write it with: {remedy}")
 
 
-def _check_done(stage: Stage, config: Config, root: Path) -> None:
-    """The stage's published manifest must be the computation that ``config`` asks for."""
+def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) -> None:
+    """The stage's published manifest must be the computation that ``config`` asks for; one made elsewhere comes from the store."""
     (output,) = stage.outputs
-    manifest = read_manifest(root / _folder(output), made_by=stage.name)
-    made_from = {name: _digest(name, root) for name in inputs_of(stage, config)}
-    if manifest.key != stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from):
+    made_from = {name: _digest(name, root, source) for name in inputs_of(stage, config)}
+    key = stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from)
+    place = Place.of(output, root / _folder(output))
+    made = ArtifactStore(place.uri).made(key) if place.uri is not None else None
+    if made is not None:
+        place.mirror(made, kept=stage.kept)
+    elif read_manifest(place.folder, made_by=stage.name).key != key:
         raise InputError(
-            f"stage {stage.name}: {root / _folder(output)} was made with other parameters, inputs or code; "
-            f"run it first: rglcd run {stage.name}"
+            f"stage {stage.name}: {place.folder} was made with other parameters, inputs or code; run it first: rglcd run {stage.name}"
         )
 
 
-def _digest(artifact: str, root: Path) -> str:
-    folder = root / _folder(artifact)
-    return folder_digest(folder) if artifact == SOURCE else read_manifest(folder, made_by="").digest
+def _digest(artifact: str, root: Path, source: Path | str) -> str:
+    if artifact == SOURCE:
+        return source_view(str(source))[1] if is_remote(source) else folder_digest(Path(source))
+    return read_manifest(root / _folder(artifact), made_by="").digest

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rglcd import progress
 from rglcd.config import Section
 from rglcd.data.manifest import MANIFEST, read_manifest
+from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.launch.console import drawing, following
 from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
 from rglcd.launch.placement import NUM_PROCESSES, Placement, placement_from, whole_number
 from rglcd.launch.reference import read_reference, source_folder, write_reference
-from rglcd.stages.run import Outcome, assist_stage, run_stage, standing_outcome
+from rglcd.stages.run import Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
 
 if TYPE_CHECKING:
@@ -52,24 +53,42 @@ class Runtime(StrEnum):
     KUBERNETES = "torchx:kubernetes"
 
 
-def execute(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome | None:
+def execute(
+    stage_name: str,
+    *,
+    sections: Mapping[str, Mapping[str, Any] | Section],
+    artifacts: Mapping[str, Path | str],
+    part: int | None = None,
+) -> Outcome | None:
     """Run a stage where the environment says; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
 
-    ``None`` on every rank of a process group but the first, which alone publishes. Also raises
+    ``part`` is the number of the one part to make of those that the configuration divides the stage into; it runs here.
+    ``None`` for a part, and on every rank of a process group but the first, which alone publishes. Also raises
     :class:`~rglcd.launch.failure.JobError` when a job ends with an exit code of its own.
     """
+    if part is not None:
+        with _reporting_to_file():
+            run_part(stage_name, sections, artifacts, index=part)
+        return None
     stage = stage_named(stage_name)
     runtime = _runtime()
     if runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
         run_job = _execute_as_job if runtime is Runtime.LOCAL else _execute_in_cluster
-        return run_job(stage, sections, artifacts)
+        return run_job(stage, sections, _folders(artifacts))
     with _reporting_to_file():
         if PREFLIGHT in os.environ:
-            _check_machine(artifacts[stage.outputs[0]].parent)
+            _check_machine(_folders(artifacts)[stage.outputs[0]].parent)
         if _leads():
             return run_stage(stage_name, sections, artifacts)
         assist_stage(stage_name, sections, artifacts)
         return None
+
+
+def _folders(artifacts: Mapping[str, Path | str]) -> dict[str, Path]:
+    for name, place in artifacts.items():
+        if is_remote(place):
+            raise InputError(f"{name} is {place}: a job's artifacts are named by folder, and their store by RGLCD_STORE")
+    return {name: Path(place) for name, place in artifacts.items()}
 
 
 @contextmanager
@@ -114,8 +133,10 @@ def execute_component(
     """
     with process_boundary():
         (output,) = stage_named(stage_name).outputs
-        artifacts = {name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None}
-        artifacts[output] = Path(store) / output
+        artifacts: dict[str, Path | str] = {
+            name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None
+        }
+        artifacts[output] = f"{store.rstrip('/')}/{output}" if is_remote(store) else Path(store) / output
         if source is not None:
             artifacts[SOURCE] = source_folder(source)
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
@@ -123,7 +144,7 @@ def execute_component(
         assert outcome is not None, "a Kubeflow task leads its process group"
         written = outputs[output]
         write_reference(Path(written.path), outcome)
-        written.metadata |= {"digest": outcome.manifest.digest, "uri": str(outcome.folder)}
+        written.metadata |= {"digest": outcome.manifest.digest, "uri": outcome.manifest.store or str(outcome.folder)}
         for name, card in (cards or {}).items():
             shutil.copyfile(outcome.folder / name, card.path)
             if name.endswith(".json"):

@@ -3,10 +3,13 @@
 Kubeflow's launcher downloads every input artifact into the pod; the bytes therefore stay in a store of their own.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
-from rglcd.data.manifest import MANIFEST, read_manifest, sha256_of, write_json
+from rglcd.data.artifacts import Place
+from rglcd.data.manifest import MANIFEST, manifest_text, sha256_of, write_json
+from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.stages.run import Outcome
 from rglcd.stages.table import maker_of
@@ -16,32 +19,30 @@ def write_reference(path: Path, outcome: Outcome) -> None:
     """Write a reference to what a stage published: the artifact's name, where it lies, and the digest of its manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = sha256_of(outcome.folder / MANIFEST)
-    write_json(path, {"artifact": outcome.manifest.artifact, "uri": str(outcome.folder), "digest": digest})
+    write_json(path, {"artifact": outcome.manifest.artifact, "uri": outcome.manifest.store or str(outcome.folder), "digest": digest})
 
 
-def read_reference(path: Path, *, artifact: str) -> Path:
-    """The folder that a reference to ``artifact`` names.
+def read_reference(path: Path, *, artifact: str) -> Path | str:
+    """The folder, or the store's folder, that a reference to ``artifact`` names.
 
     Raises :class:`InputError` when it is of another artifact, or when another run has replaced what it referred to.
     """
     try:
         reference = json.loads(path.read_text(encoding="utf-8"))
-        named, folder, digest = reference["artifact"], Path(reference["uri"]), reference["digest"]
+        named, place, digest = reference["artifact"], str(reference["uri"]), reference["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is not a reference to an artifact; start the pipeline again") from None
     if named != artifact:
         raise InputError(f"{path} refers to {named!r}, not to {artifact!r}")
-    read_manifest(folder, made_by=maker_of(artifact).name)
-    if sha256_of(folder / MANIFEST) != digest:
-        raise InputError(f"{folder} was made again since this run made it; start the pipeline again")
-    return folder
+    manifest = Place.of(artifact, place).read(made_by=maker_of(artifact).name)
+    if hashlib.sha256(manifest_text(manifest).encode()).hexdigest() != digest:
+        raise InputError(f"{place} was made again since this run made it; start the pipeline again")
+    return place if is_remote(place) else Path(place)
 
 
-def source_folder(reference: str) -> Path:
-    """The folder of ``uri@md5``: the md5, which ``data.dvc`` names, makes Kubeflow's cache see a change of content."""
+def source_folder(reference: str) -> Path | str:
+    """The place of ``uri@md5``: the md5, which ``data.dvc`` names, makes Kubeflow's cache see a change of content."""
     uri, _, md5 = reference.rpartition("@")
     if not uri or not md5:
         raise InputError(f"source is {reference!r}; it takes the form uri@md5, as data.dvc names it")
-    if "://" in uri:
-        raise InputError(f"source is {uri!r}: only local folders are read in this version")
-    return Path(uri)
+    return uri if is_remote(uri) else Path(uri)

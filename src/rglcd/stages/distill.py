@@ -39,6 +39,7 @@ from rglcd.core.preference import Pairing, hard_preferences
 from rglcd.core.timesteps import doubling_curriculum, even_weights, inverse_gap_weights, lognormal_weights, mixture, uniform_weights
 from rglcd.data.latents import LatentCache
 from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
+from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
@@ -111,6 +112,7 @@ def distill(
     with join_world() as world:
         models = Pretrained.open(pretrained)
         cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
+        cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))
         materials = Materials(model, distillation, latents, models, reward_model, cache, world)
         arms = _arms(materials, reward)
         for arm in arms:

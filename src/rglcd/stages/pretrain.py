@@ -9,6 +9,7 @@ import torch
 
 from rglcd.config import Model, Pretraining, ResNetTower, VitTower
 from rglcd.data.latents import LatentCache
+from rglcd.data.order import sample_indices
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import ResNetShape, VitShape
@@ -48,6 +49,7 @@ def _pretrainer(
 ) -> PreferencePretrainer:
     codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
     cache = LatentCache.open(latents)
+    cache.anticipate(sample_indices(pretraining.seed, len(cache), start=0, count=len(cache)))
     recipe = PretrainingRecipe(
         batch_size=pretraining.batch_size,
         learning_rate=LearningRate(pretraining.learning_rate, pretraining.warmup_steps, pretraining.num_steps, "cosine"),

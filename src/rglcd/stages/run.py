@@ -93,17 +93,23 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
     return _outcome(work, _publish(work), was_done=False, seconds=seconds)
 
 
-def run_part(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, part: Part) -> None:
+def run_part(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, index: int) -> None:
     """One worker's share of a stage whose units are independent. :func:`run_stage` finds them finished and publishes the whole.
 
-    Parts may run at the same time, in one folder or on machines that share nothing but the store; a unit that two of them
-    make is published once.
+    ``index`` counts from 0 to what the stage's configuration says under ``parts``. Parts may run at the same time, in one
+    folder or on machines that share nothing but the store; a unit that two of them make is published once.
     """
     work = _plan(name, sections, artifacts)
-    if work.stage.parts is None:
-        raise InputError(f"{name} has no parts: run it whole")
+    part = _part(work, index)
     if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
         _call(work, part)
+
+
+def _part(work: "_Work", index: int) -> Part:
+    if work.stage.parts is None:
+        raise InputError(f"{work.stage.name} has no parts: run it whole")
+    section, _, key = work.stage.parts.partition(".")
+    return Part(index, getattr(work.sections[section], key))
 
 
 def assist_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> None:
