@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.control_plane import Cluster, UnavailableError, running_cluster
-from tests.cluster.node import CPU_MACHINE, GPU_MACHINES, NodeAgent, process_environment
+from tests.cluster.node import CPU_MACHINE, GPU_MACHINES, KubeletStandIn, process_environment
 from tests.cluster.rest import Rest
 from tests.cluster.volcano import VolcanoStandIn
 
@@ -43,18 +43,18 @@ def namespace(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def nodes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, NodeAgent]]:
+def nodes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, KubeletStandIn]]:
     """Three stand-ins for machines: two tainted ones with eight A100 each, and one without GPUs."""
     folder = tmp_path_factory.mktemp("nodes")
-    agents = {
-        machine.name: NodeAgent(cluster, machine, folder / machine.name, environment=process_environment())
+    machines = {
+        machine.name: KubeletStandIn(cluster, machine, folder / machine.name, environment=process_environment())
         for machine in (*GPU_MACHINES, CPU_MACHINE)
     }
-    for agent in agents.values():
-        agent.start()
-    yield agents
-    for agent in agents.values():
-        agent.stop()
+    for machine in machines.values():
+        machine.start()
+    yield machines
+    for machine in machines.values():
+        machine.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ What it does as a kubelet does: it registers and heartbeats the node; runs init 
 environment (values, fields, ConfigMaps, ``$(NAME)`` expansion), emptyDir and ConfigMap volumes in a folder of the pod's own;
 reports phases, exit codes, reasons and termination messages; sends SIGTERM, and SIGKILL after the grace period; ends pods at
 their active deadline; serves their logs to the API server. What it does not: images (a name with ``unpullable`` in it cannot
-be pulled), isolation, limits (see :meth:`NodeAgent.kill_for_memory`), probes, and the network: a pod's address is one of
+be pulled), isolation, limits (see :meth:`KubeletStandIn.kill_for_memory`), probes, and the network: a pod's address is one of
 127.0.0.0/8 that follows from its name, and the host names that Volcano's svc plugin hands out are replaced by it.
 """
 
@@ -59,7 +59,7 @@ GPU_MACHINES = tuple(
 CPU_MACHINE = Machine("cpu-0", capacity={"cpu": "16", "memory": "64Gi", "ephemeral-storage": "500Gi", "pods": "110"})
 
 
-class NodeAgent:
+class KubeletStandIn:
     """Runs the pods bound to one machine until :meth:`stop`; ``environment`` is what its processes inherit beside the pod's own."""
 
     def __init__(self, cluster: Cluster, machine: Machine, folder: Path, *, environment: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from rglcd.launch.placement import Placement
 from rglcd.launch.volcano_job import volcano_job
 from rglcd.stages.table import stage_named
 from tests.cluster.control_plane import Cluster
-from tests.cluster.node import NodeAgent, process_environment
+from tests.cluster.node import KubeletStandIn, process_environment
 from tests.cluster.volcano import Faults, VolcanoStandIn
 
 pytestmark = pytest.mark.cluster
@@ -40,7 +40,7 @@ def app(body: str, *, num_nodes: int = 1, image: str = "rg-lcd/train@sha256:0") 
 
 
 @pytest.fixture
-def placement(request: pytest.FixtureRequest, namespace: str, nodes: dict[str, NodeAgent], volcano: VolcanoStandIn) -> Placement:
+def placement(request: pytest.FixtureRequest, namespace: str, nodes: dict[str, KubeletStandIn], volcano: VolcanoStandIn) -> Placement:
     run = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
     return Placement(run=run, image="rg-lcd/train@sha256:0", namespace=namespace, grace_seconds=10, num_failures=0)
 
@@ -122,7 +122,7 @@ def test_a_crash_is_tried_again_as_often_as_allowed_and_its_reason_is_kept(
     assert kept["job"].endswith("-2")
 
 
-def test_out_of_memory_is_called_so(cluster: Cluster, placement: Placement, launch, nodes: dict[str, NodeAgent]) -> None:
+def test_out_of_memory_is_called_so(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
     def kill() -> None:
         (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")
         nodes[pod["spec"]["nodeName"]].kill_for_memory(placement.namespace, pod["metadata"]["name"])
@@ -229,7 +229,7 @@ def test_a_failed_pod_that_vanishes_has_said_why(cluster: Cluster, placement: Pl
 
 @pytest.mark.parametrize("by", ["the API", "the node"])
 def test_an_evicted_job_goes_on_and_no_failure_is_counted(
-    cluster: Cluster, placement: Placement, launch, nodes: dict[str, NodeAgent], tmp_path: Path, by: str, capfd
+    cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn], tmp_path: Path, by: str, capfd
 ) -> None:
     def evict() -> None:
         (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")

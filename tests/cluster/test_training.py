@@ -18,7 +18,7 @@ import pytest
 
 from rglcd.data.manifest import read_manifest
 from tests.cluster.control_plane import Cluster, free_port
-from tests.cluster.node import NodeAgent
+from tests.cluster.node import KubeletStandIn
 from tests.cluster.test_launcher import wait_until
 from tests.end_to_end.conftest import Checkout, make_checkout
 
@@ -144,7 +144,7 @@ def test_evicted_in_the_middle_it_ends_in_the_same_student(cluster: Cluster, che
 
 
 def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
-    cluster: Cluster, checkout: Checkout, unbroken: Launch, nodes: dict[str, NodeAgent], tmp_path: Path
+    cluster: Cluster, checkout: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
 ) -> None:
     launched = launch_on(cluster, checkout, tmp_path, "killed")
     process = launched.start()
