@@ -25,7 +25,7 @@ from rglcd.launch.placement import Placement
 from rglcd.launch.volcano_job import volcano_job
 from rglcd.stages.table import stage_named
 from tests.cluster.control_plane import Cluster
-from tests.cluster.node import KubeletStandIn, process_environment
+from tests.cluster.node import ROOT, KubeletStandIn, process_environment
 from tests.cluster.volcano import Faults, VolcanoStandIn
 
 pytestmark = pytest.mark.cluster
@@ -137,6 +137,19 @@ def test_an_image_that_cannot_be_had_ends_at_once(cluster: Cluster, placement: P
     with pytest.raises(InputError, match=r"ImagePullBackOff.*unpullable"):
         launch(app("pass", image="rg-lcd/unpullable@sha256:0"))
     assert jobs(cluster, placement) == []
+
+
+def test_the_launcher_s_role_is_enough(cluster: Cluster, placement: Placement, launch) -> None:
+    cluster.kubectl("apply", "-n", placement.namespace, "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
+    token = cluster.kubectl("create", "token", "rglcd-launcher", "-n", placement.namespace).stdout.strip()
+    api = cluster.client()
+    api.configuration.api_key = {"authorization": token}
+    api.configuration.api_key_prefix = {"authorization": "Bearer"}
+    with pytest.raises(JobError, match="exit code 9"):
+        run_kubernetes_job(app("raise SystemExit(9)"), stage=DISTILL, placement=placement, api=api, poll_seconds=0.3)
+    given = replace(placement, num_nodes=3, queue_seconds=3)
+    with pytest.raises(JobError, match="no nodes after 3 s"):
+        run_kubernetes_job(app("import time; time.sleep(60)", num_nodes=3), stage=DISTILL, placement=given, api=api, poll_seconds=0.3)
 
 
 # --- waiting --------------------------------------------------------------------------------------
@@ -269,7 +282,7 @@ with process_boundary():
 
 def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), placement.run, placement.namespace, body]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=process_environment(), cwd=Path(__file__).parents[2])
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=process_environment(), cwd=ROOT)
 
 
 def read_until_attached(launcher: subprocess.Popen[str]) -> None:
