@@ -15,7 +15,7 @@ STD = 0.26130258  # of green; a level is 1 / 255 before it is divided by this
 def test_it_is_the_references_on_real_pictures(kind: str) -> None:
     theirs = answers(kind)["pixels"]
     side = theirs.shape[-1]
-    preprocessing = Preprocessing(Fit.LONGEST_PADDED if kind == "hpsv2" else Fit.SHORTEST_CROPPED)
+    preprocessing = Preprocessing.of(Fit.LONGEST_PADDED if kind == "hpsv2" else Fit.SHORTEST_CROPPED).like(theirs)
     ours = torch.cat([preprocessing(pixels, side) for pixels in pixels_of_pictures()])
     # hpsv2 resizes tensors; PIL rounds to whole levels twice, so 1.5 levels at most.
     rounding = 1e-5 if kind == "hpsv2" else 1.5 / 255 / STD

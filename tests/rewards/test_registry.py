@@ -79,6 +79,16 @@ def test_every_kind_keeps_what_the_protocol_promises(kind: str, shelf: Path) -> 
     assert digest is None if kind == "toy-checker" else re.fullmatch("[0-9a-f]{64}", digest or "")
 
 
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"toy-checker"}))
+def test_a_score_waits_for_no_device(kind: str, shelf: Path) -> None:
+    """On ``meta`` tensors, which have no values, any read of one would raise, and so would a constant left on the CPU."""
+    meta = torch.device("meta")
+    reward = open_scorer(kind, CATALOGUE, shelf, dtype=FLOAT32, device=meta)
+    pixels = torch.empty(2, 3, 40, 40, device=meta, requires_grad=True)
+    reward.score(pixels, torch.empty(2, reward.text_width, device=meta)).sum().backward()
+    assert pixels.grad is not None
+
+
 def test_the_configuration_knows_the_same_kinds() -> None:
     classes = get_args(get_args(ScorerSource)[0])
     configured = {kind for scorer in classes for kind in get_args(scorer.model_fields["kind"].annotation)}

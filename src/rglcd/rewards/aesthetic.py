@@ -16,7 +16,7 @@ from transformers import CLIPModel
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, weights_digest
 from rglcd.rewards.head import load_head
-from rglcd.rewards.preprocessing import Preprocessing
+from rglcd.rewards.preprocessing import Fit, Preprocessing
 
 
 class AestheticReward:
@@ -32,7 +32,7 @@ class AestheticReward:
         self.projection = model.visual_projection.requires_grad_(False)
         self.head = head
         self.logit_scale = logit_scale
-        self._preprocessing = Preprocessing()
+        self._preprocessing = Preprocessing.of(Fit.SHORTEST_CROPPED).like(self.projection.weight)
         self._folder = folder
 
     @classmethod
@@ -54,6 +54,6 @@ class AestheticReward:
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The rating (B,) of pixels (B, 3, H, W) in [0, 1]."""
-        prepared = self._preprocessing(pixels.to(self.projection.weight.dtype), self.vision.config.image_size)
+        prepared = self._preprocessing(pixels, self.vision.config.image_size)
         image = normalize(self.projection(self.vision(pixel_values=prepared).pooler_output), dim=-1)
         return torch.as_tensor(self.head(image)).squeeze(1)

@@ -51,7 +51,7 @@ class ClipReward:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self._preprocessing = preprocessing
+        self._preprocessing = preprocessing.like(self.model.logit_scale)
         self._clean = clean
         self._folder = folder
 
@@ -62,23 +62,23 @@ class ClipReward:
         settings = read_json(folder / "preprocessor_config.json")
         if not {"image_mean", "image_std"} <= settings.keys():
             raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
-        preprocessing = Preprocessing(mean=settings["image_mean"], std=settings["image_std"])
+        preprocessing = Preprocessing.of(Fit.SHORTEST_CROPPED, mean=settings["image_mean"], std=settings["image_std"])
         return cls(model, load_tokenizer(folder), preprocessing=preprocessing, folder=folder)
 
     @classmethod
     def hpsv2(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """Human Preference Score v2 and v2.1 (arXiv 2306.09341), as the package ``hpsv2`` computes it."""
-        return cls._load(folder, dtype, device, preprocessing=Preprocessing(Fit.LONGEST_PADDED), clean=cleaned)
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing.of(Fit.LONGEST_PADDED), clean=cleaned)
 
     @classmethod
     def clipscore(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """The cosine of open_clip's ViT-H/14 (laion2B-s32B-b79K), without CLIPScore's factor and clipping (arXiv 2104.08718)."""
-        return cls._load(folder, dtype, device, preprocessing=Preprocessing(), clean=cleaned)
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing.of(Fit.SHORTEST_CROPPED), clean=cleaned)
 
     @classmethod
     def pickscore(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """PickScore (arXiv 2305.01569): the cosine; times ``logit_scale`` it is what its README prints."""
-        return cls._load(folder, dtype, device, preprocessing=Preprocessing(), clean=as_given)
+        return cls._load(folder, dtype, device, preprocessing=Preprocessing.of(Fit.SHORTEST_CROPPED), clean=as_given)
 
     @classmethod
     def _load(cls, folder: Path, dtype: torch.dtype, device: torch.device, *, preprocessing: Preprocessing, clean: CleanFn) -> "ClipReward":
@@ -113,6 +113,6 @@ class ClipReward:
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, D) of pixels (B, 3, H, W) in [0, 1]."""
-        prepared = self._preprocessing(pixels.to(self.model.dtype), self.model.config.vision_config.image_size)
+        prepared = self._preprocessing(pixels, self.model.config.vision_config.image_size)
         pooled = self.model.vision_model(pixel_values=prepared).pooler_output
         return normalize(self.model.visual_projection(pooled), dim=-1)

@@ -25,7 +25,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, read_json, weights_digest
 from rglcd.rewards.head import score_head
-from rglcd.rewards.preprocessing import Preprocessing
+from rglcd.rewards.preprocessing import Fit, Preprocessing
 
 ARCHITECTURE = "ImageReward"
 MAX_TOKENS = 35
@@ -42,7 +42,7 @@ class Form(Enum):
 
 
 class ImageRewardNetwork(nn.Module):
-    """``network(pixels, ids, mask)`` is the head's output (B,) for prepared pixels (B, 3, S, S) and tokens (B, L)."""
+    """``network(pixels, ids, mask)``: the head's output (B,) for prepared pixels (B, 3, S, S), token ids (B, L), and which count (B, L)."""
 
     def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig, head: Sequence[int]) -> None:
         super().__init__()
@@ -52,7 +52,9 @@ class ImageRewardNetwork(nn.Module):
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         image = self.vision_model(pixel_values=pixels).last_hidden_state
-        read = self.text_model(input_ids=ids, attention_mask=mask, encoder_hidden_states=image).last_hidden_state
+        # Given ready to be added to the attention's logits: transformers would look at a mask of ones, and wait for the device.
+        bias = torch.zeros(mask.shape, dtype=image.dtype, device=image.device).masked_fill(~mask, torch.finfo(image.dtype).min)
+        read = self.text_model(input_ids=ids, attention_mask=bias[:, None, None], encoder_hidden_states=image).last_hidden_state
         return torch.as_tensor(self.head(read[:, 0])).squeeze(1)
 
     @property
@@ -72,7 +74,7 @@ class ImageReward:
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.form = form
-        self._preprocessing = Preprocessing()
+        self._preprocessing = Preprocessing.of(Fit.SHORTEST_CROPPED).like(self._weight)
         self._folder = folder
 
     @classmethod
@@ -95,15 +97,15 @@ class ImageReward:
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """Scores (B,) of pixels (B, 3, H, W) in [0, 1] for token numbers (B, 35)."""
-        prepared = self._preprocessing(pixels.to(self._weight.dtype), self.network.image_size)
+        prepared = self._preprocessing(pixels, self.network.image_size)
         ids = text.long().to(self._weight.device)
         score: Tensor = (self.network(prepared, ids, self._mask(ids)) - _MEAN) / _STD
         return score if self.form is Form.RAW else -torch.relu(2 - score)
 
     def _mask(self, ids: Tensor) -> Tensor:
-        """1 up to the last separator, which ends every caption, 0 in the padding after it."""
+        """True up to the last separator, which ends every caption, False in the padding after it."""
         ends = (ids == self.tokenizer.sep_token_id).long()
-        return torch.as_tensor(ends.flip(1).cumsum(dim=1).flip(1) > 0).long()
+        return torch.as_tensor(ends.flip(1).cumsum(dim=1).flip(1) > 0)
 
     @property
     def _weight(self) -> Tensor:
