@@ -141,10 +141,8 @@ def test_an_image_that_cannot_be_had_ends_at_once(cluster: Cluster, placement: P
 
 def test_the_launcher_s_role_is_enough(cluster: Cluster, placement: Placement, launch) -> None:
     cluster.kubectl("apply", "-n", placement.namespace, "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
-    token = cluster.kubectl("create", "token", "rglcd-launcher", "-n", placement.namespace).stdout.strip()
     api = cluster.client()
-    api.configuration.api_key = {"authorization": token}
-    api.configuration.api_key_prefix = {"authorization": "Bearer"}
+    api.set_default_header("Impersonate-User", f"system:serviceaccount:{placement.namespace}:rglcd-launcher")
     with pytest.raises(JobError, match="exit code 9"):
         run_kubernetes_job(app("raise SystemExit(9)"), stage=DISTILL, placement=placement, api=api, poll_seconds=0.3)
     given = replace(placement, num_nodes=3, queue_seconds=3)
