@@ -126,10 +126,10 @@ def test_the_first_frame_of_an_animation() -> None:
 
 
 def test_as_many_pixels_as_may_be_are_not_refused_by_the_header() -> None:
-    assert reason_of(png_header_claiming(8000, 8000)) == Reason.UNDECODABLE  # there is nothing behind it
+    assert reason_of(png_header_claiming(8000, 4000)) == Reason.UNDECODABLE  # there is nothing behind it
 
 
-@pytest.mark.parametrize(("width", "height"), [(8001, 8000), (12_000, 12_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(("width", "height"), [(8001, 4000), (12_000, 12_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
 def test_a_bomb_is_refused_by_its_header(width: int, height: int) -> None:
     assert reason_of(png_header_claiming(width, height)) == Reason.TOO_LARGE
 

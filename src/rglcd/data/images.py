@@ -29,6 +29,8 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
 MAX_PIXELS: Final = 64_000_000
+MAX_COPIED_PIXELS: Final = 32_000_000
+"""Of whatever is not a plain JPEG: Pillow holds several copies of it, and a worker is to need less than 1 GiB."""
 MAX_SCANS: Final = 100
 """Scans of a progressive JPEG: ten are usual; thousands in a small file keep a decoder busy for minutes."""
 
@@ -38,6 +40,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SRGB_NAMES: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
 """How a profile that needs no conversion calls itself, in ICC's second and fourth version."""
 
+_JPEG: Final = ("JPEG", "MPO")  # the second is several in one file, as some cameras write
 _MAX_PROFILE_BYTES: Final = 4 << 20
 
 # Quality 95 is img2dataset's default; the other settings are pinned so that an upgrade of Pillow cannot move them unseen.
@@ -89,7 +92,7 @@ def open_picture(data: bytes, fitting: Fitting) -> Picture:
     Raises :class:`RowRejectedError` for anything that is not a whole image of :data:`FORMATS` within the limits.
     """
     with _blaming(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(image.size, fitting)
+        _check_size(image, fitting)
         pixels = _decode(image, data)
     height, width = pixels.shape[:2]
     return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
@@ -98,7 +101,7 @@ def open_picture(data: bytes, fitting: Fitting) -> Picture:
 def decode(data: bytes) -> Image.Image:
     """The picture in ``data``, RGB and upright. Raises :class:`RowRejectedError` as :func:`open_picture` does."""
     with _blaming(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(image.size, None)
+        _check_size(image, None)
         return Image.fromarray(_decode(image, data))
 
 
@@ -169,9 +172,9 @@ def _blaming(data: bytes) -> Iterator[None]:
             raise RowRejectedError(Reason.UNDECODABLE) from None
 
 
-def _check_size(size: tuple[int, int], fitting: Fitting | None) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
+def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
+    size = image.size
+    if size[0] * size[1] > (MAX_PIXELS if _is_plain_jpeg(image) else MAX_COPIED_PIXELS):
         raise RowRejectedError(Reason.TOO_LARGE)
     if fitting is None:
         return
@@ -182,15 +185,19 @@ def _check_size(size: tuple[int, int], fitting: Fitting | None) -> None:
 
 
 def _decode(image: Image.Image, data: bytes) -> Pixels:
-    is_jpeg = image.format in ("JPEG", "MPO")
-    if is_jpeg and data.count(b"\xff\xda") > MAX_SCANS:
+    if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
         raise RowRejectedError(Reason.UNDECODABLE)
-    if is_jpeg and image.mode in ("RGB", "L") and not _is_to_be_converted(image):
+    if _is_plain_jpeg(image):
         pixels = _jpeg_pixels(data, image.size)
         if pixels is not None:
             return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
     image.load()
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of 64 megapixels is 256 MB
+    return np.asarray(_to_rgb(image))
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    return image.format in _JPEG and image.mode in ("RGB", "L") and not _is_to_be_converted(image)
 
 
 def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
@@ -221,7 +228,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Sixteen-bit grey: Pillow's own conversion clips at 255, which leaves a white picture.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
