@@ -29,9 +29,10 @@ ADDRESS = "127.0.0.2"
 
 THEIRS = """
 import sys, img2dataset
-img2dataset.download(url_list=sys.argv[1], output_folder=sys.argv[2], input_format="tsv", url_col="url", caption_col="caption",
-    image_size=512, resize_mode="center_crop", encode_quality=95, output_format="webdataset", processes_count=1, thread_count=32,
-    number_sample_per_shard=1000, enable_wandb=False)
+if __name__ == "__main__":  # it spawns
+    img2dataset.download(url_list=sys.argv[1], output_folder=sys.argv[2], input_format="tsv", url_col="url", caption_col="caption",
+        image_size=512, resize_mode="center_crop", encode_quality=95, output_format="webdataset", processes_count=1, thread_count=32,
+        number_sample_per_shard=1000, enable_wandb=False)
 """
 
 

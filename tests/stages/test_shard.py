@@ -21,6 +21,7 @@ from rglcd.data.images import decode
 from rglcd.data.intake import use
 from rglcd.data.manifest import Manifest, results_digest, scan, sha256_of, write_manifest
 from rglcd.data.shards import Sample, read_shard, shard_entries
+from rglcd.data.work_unit import Part
 from rglcd.errors import InputError
 from rglcd.stages.run import Output, run_stage
 from rglcd.stages.shard import shard
@@ -165,6 +166,16 @@ class TestByteIdentity:
     @pytest.mark.parametrize("parts", [2, 3, 7])
     def test_parts_change_no_byte(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path, parts: int) -> None:
         assert files_after_run(source, tmp_path, SHARDING.model_copy(update={"parts": parts})) == unbroken
+
+    @pytest.mark.parametrize("count", [2, 5, 9])
+    def test_parts_of_the_work_make_the_whole(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path, count: int) -> None:
+        for index in reversed(range(count)):
+            shard(SHARDING, source=source, shards=Output(tmp_path, None, Part(index, count)))
+        made = {name: data for name, data in unbroken.items() if name[0] == "0"}
+        assert files_of(tmp_path) == made
+        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert files_after_run(source, tmp_path) == unbroken
+        assert {name: (tmp_path / name).stat().st_mtime_ns for name in made} == before
 
     def test_a_shard_depends_on_its_rows_alone(self, source: Path, unbroken: dict[str, bytes], tmp_path: Path) -> None:
         changed = shutil.copytree(source, tmp_path / "source")

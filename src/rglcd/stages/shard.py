@@ -19,7 +19,7 @@ from rglcd.data.ready_shards import LISTING, ReadyShards
 from rglcd.data.shards import Refusal, Sample, finished_shard, sample_key, shard_claimed, shard_record, write_shard
 from rglcd.data.source import INDEX, Candidate, IndexSource, split_rows
 from rglcd.data.survival import previews_per_shard, render, survival_of
-from rglcd.data.work_unit import sweep_aside, written_aside
+from rglcd.data.work_unit import WHOLE, sweep_aside, written_aside
 from rglcd.errors import InputError
 from rglcd.stages.run import Output
 
@@ -44,8 +44,10 @@ def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, A
     with ExitStack() as stack:
         opened = _open(sharding, source, stack)
         packer = _Packer(sharding, opened, folder)
-        tallies = packer.pack_all(range(opened.num_shards))
+        tallies = packer.pack_all(shards.part.of(range(opened.num_shards)))
     total = total_of(tallies)
+    if shards.part != WHOLE:
+        return {"rows": total.rows, "samples": total.samples}
     if not total.samples:
         raise InputError(f"{source}: no row became a sample ({total})")
     survival = survival_of(shard_record(folder, number) for number in range(opened.num_shards))
