@@ -82,21 +82,24 @@ def serve(pictures: list[bytes], ready: Connection) -> None:
     web.run_app(app, host=ADDRESS, port=8765, print=None)
 
 
+# A small process between: a child's peak begins at the size of whoever forked it.
+MEASURE = """
+import json, os, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+"""
+
+
 def measured(command: list[str], samples: int) -> Cost:
-    """Run ``command``; its own and its children's costs."""
+    """Run ``command``; its own and its children's costs, and the largest one's peak."""
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"},
-    )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[:3]} ended with {status}: {said.decode()[-2000:]}")
-    return Cost(samples, time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    ran = subprocess.run([sys.executable, "-S", "-c", MEASURE, *command], capture_output=True, text=True, env=environment, check=True)
+    code, cpu_seconds, peak_mib = json.loads(ran.stdout)
+    if code:
+        raise SystemExit(f"{command[:3]} ended with {code}: {ran.stderr[-2000:]}")
+    return Cost(samples, time.perf_counter() - started, cpu_seconds, peak_mib)
 
 
 def ours(source: Path, folder: Path, samples: int, **sharding: object) -> Cost:
