@@ -276,7 +276,7 @@ WEB = SHARDING.model_copy(update={"image_format": "jpeg", "resolution": 16})
 
 def web(store: Path, **changes: Any) -> Sharding:
     """Downloading from the test's server, and nothing that takes a test's patience."""
-    limits = {"total_seconds": 2.0, "min_bytes_per_second": 10_000, "max_bytes": 200_000, "num_retries": 1}
+    limits = {"total_seconds": 4.5, "min_bytes_per_second": 10_000, "max_bytes": 200_000, "num_retries": 1}
     download = WebDownload(store=str(store), allowed_networks=(f"{OPEN}/32",), **(limits | changes))
     return WEB.model_copy(update={"download": download})
 
