@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results results-quick test test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo results results-quick bench test test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ results: install ## the claims at toy size over three seeds, into docs/results.m
 results-quick: install ## the same with one seed
 	$(BIN)/rglcd toy data data
 	$(BIN)/python -m benchmarks.results --seeds 1
+
+bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16" on a GPU); a JSON line
+	@$(BIN)/python -m benchmarks.step $(BENCH)
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 """Counting the floating point operations of a step."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,9 +25,14 @@ class _FlopCount(TorchDispatchMode):
         return result
 
 
-def flops_of_step(distiller: Distiller) -> int:
-    """Floating point operations of one whole step, guide included. The distiller has trained one step afterwards: throw it away."""
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating point operations of ``work``, backward passes in it included."""
     count = _FlopCount()  # type: ignore[no-untyped-call]  # its base class has no types
     with count:
-        distiller.step(0)
+        work()
     return int(count.total)
+
+
+def flops_of_step(distiller: Distiller) -> int:
+    """Operations of one whole step, guide included. The distiller has trained one step afterwards: throw it away."""
+    return count_flops(lambda: distiller.step(0))

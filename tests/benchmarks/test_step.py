@@ -1,0 +1,56 @@
+"""The benchmark of the step: its networks have the published sizes, and the step does no work that its networks do not need."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPConfig, CLIPModel
+
+from benchmarks.step import MODES, Bench, LiveBytes, Setting, main, sd21_sizes, toy_sizes
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_sd21_has_the_sizes_of_stable_diffusion_2_1_and_hpsv2s_image_tower() -> None:
+    sizes = sd21_sizes()
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel.from_config(sizes.unet), AutoencoderKL.from_config(sizes.vae)
+        vision = CLIPModel(CLIPConfig(**sizes.expert)).vision_model
+    assert count(unet) == 865_910_724
+    assert count(vae) == 83_653_863
+    assert count(vision) == pytest.approx(631e6, rel=0.005)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_does_no_operation_twice(mode: str) -> None:
+    """Every network runs as often as the equations name it: teacher twice, target once, student forth and back, and the reward's own."""
+    setting = Setting("toy", 32, "float32", "cpu", 2, 1, "eager", "contiguous", 1, 1.0)
+    flops = Bench(setting, toy_sizes()).flops(mode)
+    assert flops.counted == pytest.approx(flops.needed, rel=1e-6)
+
+
+def test_the_bytes_alive_are_counted_and_those_given_back_are_not() -> None:
+    with LiveBytes() as live:
+        kept = torch.zeros(1000)
+        for _ in range(5):
+            torch.zeros(250_000).sum()
+        view = kept[:10]
+    assert live.peak == pytest.approx(1_004_000, abs=64)
+    assert live.now == pytest.approx(4000, abs=64)
+    assert len(view) == 10
+
+
+@pytest.mark.slow
+def test_it_prints_one_line_that_says_what_it_ran_on(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--device", "cpu", "--batch-size", "2", "--steps", "1"])
+    line = json.loads(capsys.readouterr().out)
+    assert set(line["modes"]) == set(MODES)
+    for mode in line["modes"].values():
+        assert sum(mode["split_ms"].values()) > 0
+        assert abs(mode["memory"]["error_at_three_batches"]) < 0.05
+        assert mode["mfu"] is None
+    assert line["versions"]["torch"] == torch.__version__
+    assert line["hardware"]["threads"] >= 1
