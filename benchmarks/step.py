@@ -11,7 +11,7 @@ ran, against the sum of what each network needs by itself.
 """
 
 import argparse
-import copy
+import gc
 import json
 import platform
 import statistics
@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
@@ -38,7 +39,8 @@ from rglcd.core.prediction import PredictionType
 from rglcd.core.preference import Pairing
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.timesteps import even_weights, uniform_weights
-from rglcd.data.latents import Fingerprint, LatentCache
+from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint, write_latents
+from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape
@@ -46,7 +48,7 @@ from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, TextTower
 from rglcd.rewards.clip import ClipReward
-from rglcd.rewards.preprocessing import Preprocessing
+from rglcd.rewards.preprocessing import Fit, Preprocessing
 from rglcd.training.distiller import Distiller, EmaTarget, Recipe, SharedPrediction
 from rglcd.training.distributed import World
 from rglcd.training.execution import Execution
@@ -154,21 +156,21 @@ class Bench:
             vae = AutoencoderKL.from_config(sizes.vae)
             text = CLIPTextModel(text_config).to(setting.dtype)
             expert = CLIPModel(CLIPConfig(**sizes.expert)).to(setting.dtype)
-        self.start = Teacher(unet, schedule, PredictionType.V)
-        self.teacher = Teacher(nn.Module.to(copy.deepcopy(unet), setting.dtype), schedule, PredictionType.V)
+        self.teacher = Teacher(nn.Module.to(unet, setting.dtype), schedule, PredictionType.V)
         self.codec = Codec(nn.Module.to(vae, setting.dtype))
         self.text_encoder = TextEncoder([TextTower(text, tokenizer)], zero_null=False)
-        self.expert = ClipReward(expert, tokenizer, preprocessing=Preprocessing())
+        self.expert = ClipReward(expert, tokenizer, preprocessing=Preprocessing.of(Fit.SHORTEST_CROPPED))
         width = int(sizes.expert["projection_dim"])
         self.latent_shape = self.codec.latent_shape(setting.resolution)
         self.lrm = LatentRewardModel.at_random(LatentRewardShape(self.latent_shape, width, sizes.tower), seed=0).to(self.world.device)
-        self.cache = _random_cache(self.latent_shape, text_width=width, length=tokenizer.model_max_length)
+        self._folder = TemporaryDirectory()
+        self.cache = _random_cache(Path(self._folder.name), self.latent_shape, text_width=width, length=tokenizer.model_max_length)
 
     def distiller(self, mode: str, batch_size: int, *, execution: str | None = None) -> Distiller:
         """A fresh one, with the paper's recipe; executed as the setting says unless told."""
         return Distiller(
             recipe=self._recipe(batch_size, execution or self.setting.execution),
-            student=Student.of_teacher(self.start, omega_embedding_dim=256),
+            student=Student.of_teacher(self.teacher, omega_embedding_dim=256),
             teacher=self.teacher,
             codec=self.codec,
             text_encoder=self.text_encoder,
@@ -272,16 +274,23 @@ def _tokenizer(*, length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=length)
 
 
-def _random_cache(latent_shape: tuple[int, int, int], *, text_width: int, length: int) -> LatentCache:
+def _random_cache(folder: Path, latent_shape: tuple[int, int, int], *, text_width: int, length: int) -> LatentCache:
+    """A cache of noise, written and published as the stage does."""
     generator = torch.Generator().manual_seed(0)
     num_samples = 256
     columns = {
-        "latent_mean": torch.randn(num_samples, *latent_shape, generator=generator).half().numpy(),
-        "latent_logvar": torch.full((num_samples, *latent_shape), -10.0).half().numpy(),
-        "input_ids": torch.zeros(num_samples, length, dtype=torch.int32).numpy(),
-        "text.expert": torch.randn(num_samples, text_width, generator=generator).numpy(),
+        "latent_mean": torch.randn(num_samples, *latent_shape, generator=generator).half(),
+        "latent_logvar": torch.full((num_samples, *latent_shape), -10.0),
+        "input_ids": torch.zeros(num_samples, length, dtype=torch.int32),
+        "text.expert": torch.randn(num_samples, text_width, generator=generator),
     }
-    return LatentCache([columns], [], Fingerprint(0, "", "", "", {"expert": ""}))
+    fingerprint = Fingerprint(0, "", "", "", {"expert": ""})
+    rows = [{"key": f"{row:09d}", "caption": ""} for row in range(num_samples)]
+    write_latents(folder, "00000", columns, rows=rows, fingerprint=fingerprint)
+    write_fingerprint(folder, fingerprint)
+    files = scan(folder)
+    write_manifest(folder, Manifest("latents", "cache", 1, "benchmark", results_digest(files), {}, {}, files))
+    return LatentCache.open(folder)
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -377,6 +386,7 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(bench: Bench, mode: str, batch_size: int) -> int:
     """The most that a step of ``batch_size`` allocates, what lasts included."""
+    gc.collect()  # the timed distillers hold themselves in cycles
     distiller = bench.distiller(mode, batch_size)
     distiller.step(0)
     if bench.world.device.type == "cuda":
@@ -413,18 +423,25 @@ def memory_line(bench: Bench, mode: str) -> dict[str, Any]:
     }
 
 
-def measure(bench: Bench, mode: str, flops: Flops) -> dict[str, Any]:
-    """Everything about one mode."""
+def times(bench: Bench, mode: str) -> tuple[float, dict[str, float]]:
+    """Median milliseconds of a step, and its parts; the first steps, which allocate and compile, are left out."""
     setting, clock = bench.setting, Clock(bench.world.device)
     distiller = bench.distiller(mode, setting.batch_size)
-    for step in range(2 if setting.execution == "eager" else 4):
+    for step in range(3):
         distiller.step(step)
     ms = statistics.median(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(setting.num_steps))
+    return ms, split_ms(distiller, clock, num_steps=setting.num_steps)
+
+
+def measure(bench: Bench, mode: str, flops: Flops) -> dict[str, Any]:
+    """Everything about one mode."""
+    setting = bench.setting
+    ms, split = times(bench, mode)
     samples_per_s = 1e3 * setting.batch_size / ms
     return {
         "ms_per_step": round(ms, 3),
         "samples_per_s": round(samples_per_s, 3),
-        "split_ms": split_ms(distiller, clock, num_steps=setting.num_steps),
+        "split_ms": split,
         "memory": memory_line(bench, mode),
         "gflop_per_sample": round(flops.counted / 1e9, 3),
         "needed_gflop_per_sample": round(flops.needed / 1e9, 3),

@@ -323,6 +323,9 @@ class Caching(Section):
     batch_size: Positive = 32
     scorers: tuple[str, ...] = ("expert",)
     """Scorers whose text features are stored, once per caption."""
+    scores: tuple[str, ...] = ()
+    """Of these, those whose score of each picture is stored, as the codec gives the picture back: an expert in it need not
+    look at the real image in every step that labels (``reward.kind: latent``), a third of what labelling costs."""
     text_embeddings: bool = False
     """Store the text encoder's output too: about five times the size of a latent, for 1 % of a step."""
     parts: Positive = 1
@@ -670,6 +673,9 @@ class Config(Section):
             for name in names:
                 if name not in self.preparation.scorers:
                     raise ValueError(f"{where} names {name!r}; preparation.scorers has {', '.join(self.preparation.scorers)}")
+        for name in self.caching.scores:
+            if name not in self.caching.scorers:
+                raise ValueError(f"caching.scores names {name!r}, which scores pictures for captions; add it to caching.scorers")
         if self.reward.kind == "latent" and self.pretraining.scorer not in self.caching.scorers:
             raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
         proxy = self.preparation.scorers[self.pretraining.scorer]
@@ -684,7 +690,7 @@ class Config(Section):
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
-        return named | {"pretraining.scorer": (self.pretraining.scorer,)}
+        return named | {"caching.scores": self.caching.scores, "pretraining.scorer": (self.pretraining.scorer,)}
 
     def section(self, name: str) -> Section:
         """The section called ``name``."""

@@ -53,8 +53,9 @@ def test_a_span_is_even_inside_empty_outside_and_never_empty(num_steps: int, end
     assert weights.sum().item() == pytest.approx(1, abs=1e-12)
     assert len(set(weights[inside].tolist())) == 1
     assert inside.tolist() == list(range(int(inside[0]), int(inside[-1]) + 1))
-    assert abs(int(inside[0]) - ends[0] * num_steps) <= 1
-    assert abs(int(inside[-1]) + 1 - ends[1] * num_steps) <= 1
+    # Half a step of rounding; one more at an end where a span of less than a step is made whole.
+    assert abs(int(inside[0]) - ends[0] * num_steps) <= 1.5
+    assert abs(int(inside[-1]) + 1 - ends[1] * num_steps) <= 1.5
 
 
 @settings(max_examples=30, deadline=None)

@@ -28,7 +28,8 @@ class DoubleDistiller(Distiller):
         batch = super()._batch(step)
         draws = replace(batch.draws, omega=batch.draws.omega.double(), eps=batch.draws.eps.double())
         texts = {name: features.double() if features.is_floating_point() else features for name, features in batch.texts.items()}
-        return Batch(batch.z0.double(), batch.cond.to(dtype=DOUBLE), texts, draws)
+        scores = {name: values.double() for name, values in batch.scores.items()}
+        return Batch(batch.z0.double(), batch.cond.to(dtype=DOUBLE), texts, scores, draws)
 
 
 class StillDistiller(DoubleDistiller):

@@ -1,5 +1,6 @@
 """The training step, on real networks of tiny size with random weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from rglcd.config import FrozenProxy, LatentReward, NoReward, OnlineProxy, PixelReward
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import consistency_output
+from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
+from rglcd.models.codec import Moments
 from rglcd.stages.distill import _distiller
 from rglcd.training.operations import flops_of_step
-from tests.tiny_line import tiny_config
+from tests.tiny_line import run, tiny_config
 from tests.training.conftest import materials_of
 
 
@@ -215,3 +218,27 @@ def test_the_reward_is_decoded_in_the_precision_that_was_asked_for(line: Path) -
     assert distiller.codec.vae.dtype == distiller.guide.expert.model.dtype == torch.bfloat16
     assert torch.isfinite(distiller.step(0)["reward"])
     assert distiller.student.unet.dtype == torch.float32
+
+
+def test_a_real_image_whose_score_is_cached_is_not_decoded_again_and_labels_the_same(line: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(line, tmp_path / "line"))
+    run(own, tiny_config("caching.scores=[expert]"), "cache")
+    decodes: dict[str, int] = {}
+    labels = {}
+    for name, root in (("asked", line), ("cached", own)):
+        distiller = distiller_of(root, tiny_config().reward)
+        batch = distiller._batch(0)
+        distiller.codec.vae.decoder.register_forward_pre_hook(
+            lambda _, arguments, name=name: decodes.update({name: decodes.get(name, 0) + len(arguments[0])})
+        )
+        # The mean of the posterior, which is what was scored; a step's own sample of it is another draw's.
+        indices = sample_indices(distiller.recipe.seed, len(distiller.cache), start=0, count=4)
+        cached = distiller.cache.batch(indices)
+        real = distiller.codec.latents(Moments(cached.mean, cached.logvar), torch.zeros_like(cached.mean))
+        candidates = (torch.full_like(real, 0.1), torch.zeros_like(real), real)
+        labels[name] = float(distiller.guide.learn(0, candidates, batch.texts, batch.scores)["lrm_loss"])
+    assert decodes == {"asked": 12, "cached": 8}
+    # The cache keeps moments in float16, and the score of those in float32.
+    assert labels["cached"] == pytest.approx(labels["asked"], rel=1e-3)
+    with pytest.raises(InputError, match=r"add it to caching\.scorers"):
+        tiny_config("caching.scores=[expert]", "caching.scorers=[]", "reward={kind: none}")

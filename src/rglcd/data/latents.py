@@ -5,6 +5,7 @@
         latent_logvar    (N, C, h, w)  int8     its log-variance: code * scale + offset, both in the file's header
         input_ids        (N, L)        int32    token ids of the caption
         text.<scorer>    (N, D)        float32  the scorer's text features of the caption, as it gave them
+        score.<scorer>   (N,)          float32  its score of the picture as the codec gives it back, if asked for
         text_embeddings  (N, L, D)     float16  the text encoder's output, if asked for
         text_pooled      (N, P)        float16  with it, for SDXL: the pooled caption
         time_ids         (N, 6)        int32    for SDXL: the picture's sizes (see core's Condition)
@@ -22,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final, Self
@@ -56,6 +57,7 @@ _STORED: Final = {
     "time_ids": torch.int32,
 }
 _TEXT_PREFIX: Final = "text."
+_SCORE_PREFIX: Final = "score."
 _TEXT_STORED: Final = torch.float32
 _METADATA_KEY: Final = "rglcd"  # one key only: safetensors writes several in an order that changes from run to run
 _MAKE_AGAIN: Final = "make it again: rglcd run cache"
@@ -105,13 +107,15 @@ def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 class LatentBatch:
     """Samples of the cache: float32 moments (B, C, h, w), int64 ids (B, L), float32 text features (B, D) by scorer.
 
-    ``caption`` is what the text encoder makes of the ids, if that is stored; ``time_ids`` (B, 6) are SDXL's.
+    ``scores`` (B,) are those that scorers gave the decoded picture. ``caption`` is what the text encoder makes of the ids, if
+    that is stored; ``time_ids`` (B, 6) are SDXL's.
     """
 
     mean: Tensor
     logvar: Tensor
     input_ids: Tensor
     text: Mapping[str, Tensor]
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
     caption: Condition | None = None
     time_ids: Tensor | None = None
 
@@ -130,8 +134,9 @@ def to_columns(batch: LatentBatch, keys: Sequence[str]) -> dict[str, Tensor]:
         columns["time_ids"] = batch.time_ids
     stored = {name: column.to("cpu", _STORED[name]) for name, column in columns.items()}
     stored |= {f"{_TEXT_PREFIX}{scorer}": features.to("cpu", _TEXT_STORED) for scorer, features in batch.text.items()}
+    stored |= {f"{_SCORE_PREFIX}{scorer}": scores.to("cpu", torch.float32) for scorer, scores in batch.scores.items()}
     for name, column in stored.items():
-        bad = (~column.isfinite()).flatten(start_dim=1).any(dim=1).nonzero()
+        bad = (~column.isfinite()).reshape(len(column), -1).any(dim=1).nonzero()
         if len(bad):
             raise InputError(
                 f"sample {keys[int(bad[0])]}: {name} is not finite in {str(column.dtype).removeprefix('torch.')}; "
@@ -266,6 +271,7 @@ class LatentCache:
             logvar=self._logvar(places),
             input_ids=self._gather("input_ids", places).long(),
             text={scorer: self._gather(f"{_TEXT_PREFIX}{scorer}", places).float() for scorer in self.fingerprint.scorers},
+            scores={scorer: self._gather(f"{_SCORE_PREFIX}{scorer}", places) for scorer in self._scored()},
             caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
             time_ids=self._gather_if_stored("time_ids", places),
         )
@@ -332,6 +338,9 @@ class LatentCache:
         steps = [self._shard(shard).logvar for shard, _ in places]
         scale, offset = (torch.tensor([getattr(step, name) for step in steps]).view(-1, 1, 1, 1) for name in ("scale", "offset"))
         return codes * scale + offset
+
+    def _scored(self) -> list[str]:
+        return [column.removeprefix(_SCORE_PREFIX) for column in self._shard(0).columns if column.startswith(_SCORE_PREFIX)]
 
     def _gather_if_stored(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor | None:
         return self._gather(column, places) if column in self._shard(0).columns else None

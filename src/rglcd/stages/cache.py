@@ -30,7 +30,7 @@ from rglcd.data.manifest import digest_of, folder_digest, read_manifest
 from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
 from rglcd.data.work_unit import Part, sweep_aside
 from rglcd.errors import InputError
-from rglcd.models.codec import Codec
+from rglcd.models.codec import Codec, Moments
 from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
 from rglcd.stages.pretrained import Pretrained
@@ -100,6 +100,7 @@ class _Encoder:
     codec: Codec
     text_encoder: TextEncoder
     scorers: Mapping[str, Reward]
+    scoring: Sequence[str]
     resolution: int
     keep_embeddings: bool
     device: torch.device
@@ -114,7 +115,7 @@ class _Encoder:
         codec.latent_shape(model.resolution)
         text_encoder = TextEncoder.load(pretrained.teacher, dtype=dtype, device=device)
         scorers = {name: pretrained.scorer(name, dtype=dtype, device=device) for name in sorted(caching.scorers)}
-        return cls(codec, text_encoder, scorers, model.resolution, caching.text_embeddings, device, caching.batch_size)
+        return cls(codec, text_encoder, scorers, caching.scores, model.resolution, caching.text_embeddings, device, caching.batch_size)
 
     def columns(self, samples: Sequence[Sample]) -> Iterator[dict[str, Tensor]]:
         """The samples' latents as they are stored, in one piece or more: out of memory, the batch is halved, once for the run."""
@@ -141,14 +142,24 @@ class _Encoder:
         captions = [sample.caption for sample in samples]
         moments = self.codec.moments(torch.stack([self._pixels(sample) for sample in samples]).to(self.device))
         ids = self.text_encoder.tokenise(captions)
+        text = {name: scorer.encode_text(captions) for name, scorer in self.scorers.items()}
         return LatentBatch(
             mean=moments.mean,
             logvar=moments.logvar,
             input_ids=ids,
-            text={name: scorer.encode_text(captions) for name, scorer in self.scorers.items()},
+            text=text,
+            scores=self._scores(moments, text),
             caption=self.text_encoder.encode(ids) if self.keep_embeddings else None,
             time_ids=torch.tensor([_time_ids(sample, self.resolution) for sample in samples]) if self.text_encoder.is_xl else None,
         )
+
+    @torch.no_grad()
+    def _scores(self, moments: Moments, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the decoded picture, not of the original: what is compared with it in training has been through the decoder, too."""
+        if not self.scoring:
+            return {}
+        pixels = self.codec.decode(self.codec.latents(moments, torch.zeros_like(moments.mean)))
+        return {name: self.scorers[name].score(pixels, text[name]) for name in sorted(self.scoring)}
 
     def _pixels(self, sample: Sample) -> Tensor:
         """Pixels (3, H, W) in [0, 1]."""

@@ -41,7 +41,7 @@ from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World
 from rglcd.training.draws import draw_batch, draw_prediction, draw_seeds
 from rglcd.training.execution import Execution
-from rglcd.training.guides import Guidance, Guide, Texts
+from rglcd.training.guides import Guidance, Guide, Scores, Texts
 from rglcd.training.optimization import LearningRate, adamw, optimise
 
 Timesteps = Callable[[Tensor], Tensor]
@@ -119,11 +119,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on: clean latents, text conditions, scorers' text features, and the step's draws."""
+    """What one step trains on: clean latents, conditions, scorers' text features and scores of the real images, and the draws."""
 
     z0: Tensor
     cond: Condition
     texts: Texts
+    scores: Scores
     draws: Draws
 
 
@@ -184,7 +185,7 @@ class Distiller:
             rg_lcd_loss(distance, surrogate(z0_hat, guidance.gradient), self.guide.weight).backward()
         figures["grad_norm"] = self._update(step)
         if self.guide is not None:
-            figures |= self.guide.learn(step, (terms.z0_hat.detach(), terms.target, batch.z0), batch.texts)
+            figures |= self.guide.learn(step, (terms.z0_hat.detach(), terms.target, batch.z0), batch.texts, batch.scores)
         return figures
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -265,9 +266,10 @@ class Distiller:
         sizes = None if cached.time_ids is None else place(cached.time_ids)
         cond = caption.with_time_ids(sizes).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
         texts = {name: place(features) for name, features in cached.text.items()}
+        scores = {name: place(values) for name, values in cached.scores.items()}
         low, high = recipe.omega
         index = weighted_index(draws.grid, self._grid(step).probabilities)
-        return Batch(z0, cond, texts, Draws(index=index, omega=low + (high - low) * draws.omega, eps=draws.eps))
+        return Batch(z0, cond, texts, scores, Draws(index=index, omega=low + (high - low) * draws.omega, eps=draws.eps))
 
     def _grid(self, step: int) -> Grid:
         """The grid of training step ``step``, made once for each stage of the curriculum."""

@@ -5,6 +5,7 @@ Shapes: B batch, (C, h, w) latents, K candidates, D text width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import torch
@@ -25,8 +26,13 @@ Texts = Mapping[str, Tensor]
 """Text features (B, D) by scorer name."""
 
 
+Scores = Mapping[str, Tensor]
+"""Scores (B,) by scorer name."""
+
+NONE_KNOWN: Final[Scores] = MappingProxyType({})
+
 REAL: Final = 2
-"""Which candidate is the real image: a guide learns from the student's prediction, its target and that, in this order."""
+"""Which candidate is the real image, the last: a guide learns from the student's prediction, its target and that, in this order."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,11 @@ class Guide(Protocol):
         """Which way the student's clean latents (B, C, h, w) should go."""
         ...
 
-    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
-        """Learn at ``step`` from K latents (B, C, h, w) for the same captions, if there is anything to learn; figures."""
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
+        """Learn at ``step`` from K latents (B, C, h, w) for the same captions, if there is anything to learn; figures.
+
+        ``scores`` are those of the real images, the last candidate, as far as they are known beforehand.
+        """
         ...
 
     def parts(self) -> dict[str, dict[str, Tensor]]: ...
@@ -73,7 +82,7 @@ class PixelGuide:
         )
         return Guidance(scores, gradient)
 
-    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
         return {}
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -138,18 +147,19 @@ class LatentGuide:
         scores, gradient = reward_gradient(z0_hat, lambda z0, rows: self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
         return Guidance(scores, gradient)
 
-    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts) -> Mapping[str, Tensor]:
+    def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
         """Learn from the KL between the expert's and the proxy's preferences over all pairs of candidates."""
         tuning = self.tuning
         if tuning is None:
             return {}
         rows = _labelled(tuning, len(candidates[0]))
-        latents = torch.cat([candidate[rows] for candidate in candidates])
-        expert_text, text = (texts[name][rows].repeat(len(candidates), 1) for name in (self.expert_scorer, self.model_scorer))
-        scores = self._expert_scores(latents, expert_text).view(len(candidates), -1)
-        labels = tuning.labels(self._paired(tuning, scores, step))
-        updates = [self._update(tuning, latents, text, labels) for _ in range(tuning.num_updates)]
-        return {**updates[0], "expert_reward": scores[0].mean()}
+        latents = [candidate[rows] for candidate in candidates]
+        known = [scores[self.expert_scorer][rows]] if self.expert_scorer in scores else []
+        judged = self._judged(latents[: len(latents) - len(known)], texts[self.expert_scorer][rows])
+        labels = tuning.labels(self._paired(tuning, torch.stack([*judged, *known]), step))
+        text = texts[self.model_scorer][rows].repeat(len(latents), 1)
+        updates = [self._update(tuning, torch.cat(latents), text, labels) for _ in range(tuning.num_updates)]
+        return {**updates[0], "expert_reward": judged[0].mean()}
 
     def _paired(self, tuning: Tuning, scores: Tensor, step: int) -> Tensor:
         """This rank's columns of the scores (K, B), exchanged over the whole batch where the pairing is a control."""
@@ -168,9 +178,11 @@ class LatentGuide:
         return {"lrm_loss": loss.detach(), "lrm_agreement": pairwise_agreement(labels, logits.detach())}
 
     @torch.no_grad()
-    def _expert_scores(self, latents: Tensor, text: Tensor) -> Tensor:
-        chunks = zip(latents.split(self.chunk_size), text.split(self.chunk_size), strict=True)
-        scores = torch.cat([self.expert.score(self.codec.decode(chunk), rows) for chunk, rows in chunks])
+    def _judged(self, candidates: Sequence[Tensor], text: Tensor) -> Tensor:
+        """The expert's scores (K, B) of K candidates (B, C, h, w), decoded in chunks."""
+        num = len(candidates)
+        chunks = zip(torch.cat([*candidates]).split(self.chunk_size), text.repeat(num, 1).split(self.chunk_size), strict=True)
+        scores = torch.cat([self.expert.score(self.codec.decode(chunk), rows) for chunk, rows in chunks]).view(num, -1)
         # Labels are differences of scores: not in half precision, even where the expert is.
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
