@@ -1,7 +1,7 @@
 """``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md.
 
-A seed is that of the latent reward model's pretraining, of the distillation and of the drawing; the world and its frozen models are
-shared. Every run goes through the stages and is found done the next time, so a stopped command goes on.
+A seed is that of the latent reward model's pretraining and of the distillation; world, frozen models and the noise that pictures
+are drawn from are shared. Every run goes through the stages and is found done the next time, so a stopped command goes on.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from rglcd.progress import report, reporting_to
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
 
 ROOT = Path("artifacts/results")
+NUM_IMAGES = 1080
+"""Ten of each held-out caption: with the demo's 256, chance moves the share of right pictures by two points."""
 SHARED = frozenset({"shards", "pretrained", "latents"})
 PAGE = Path("docs/results.md")
 MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
@@ -51,9 +53,10 @@ def _run(run: Run, seed: int) -> None:
     """The line of ``run`` with ``seed``, every stage through the door that every way in uses."""
     config = _config(run, seed)
     own = _folder(run, seed)
-    # Teacher and real images are those of the main run: evaluate takes them over from the report that lies there.
-    if run != MAIN and not (own / "report").exists():
-        shutil.copytree(_folder(MAIN, seed) / "report", own / "report")
+    # Teacher and real images are those of the first run: evaluate takes them over from the report that lies there.
+    measured = _folder(MAIN, 0) / "report"
+    if own / "report" != measured and not (own / "report").exists():
+        shutil.copytree(measured, own / "report")
     for stage in stages_of(config):
         sections = {name: config.section(name) for name in stage.sections}
         artifacts = {name: _artifact(name, config, own) for name in (*inputs_of(stage, config), *stage.outputs)}
@@ -61,8 +64,9 @@ def _run(run: Run, seed: int) -> None:
 
 
 def _config(run: Run, seed: int) -> Config:
-    seeded = [f"{section}.seed={seed}" for section in ("pretraining", "distillation", "evaluation")]
-    return load_params(Path("params.yaml"), overrides=[*seeded, *run.overrides])
+    # All draw from the same noise, so the teacher is measured once.
+    common = [f"pretraining.seed={seed}", f"distillation.seed={seed}", f"evaluation.num_images={NUM_IMAGES}"]
+    return load_params(Path("params.yaml"), overrides=[*common, *run.overrides])
 
 
 def _folder(run: Run, seed: int) -> Path:
@@ -89,8 +93,8 @@ def _page(seeds: Sequence[int]) -> str:
     parts = [
         f"""# Results at toy size
 
-Made by `{command}` with the `params.yaml` of the same commit; {seeds_said} of the latent reward model, the distillation and the drawing.
-World, teacher and scorers are shared, so a spread (± standard deviation) is that of training and drawing only. Held-out captions,
+Made by `{command}` with the `params.yaml` of the same commit; {seeds_said} of the latent reward model and the distillation.
+World, teacher, scorers and noise are shared, so a spread (± standard deviation) is that of training only. Held-out captions,
 {lineage["evaluate"]["facts"]["images"]} images a cell.
 
 `expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
