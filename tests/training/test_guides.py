@@ -155,7 +155,7 @@ def test_the_real_image_may_be_privileged(line: Path, real_image: str, privilege
     guide = guide_of(line, OnlineProxy(learning_rate=RATE, real_image=real_image, labels=HardLabels()))
     candidates, text = candidates_of(0), texts_of()["expert"].repeat(3, 1)
     with torch.no_grad():
-        labels = hard_preferences(guide._expert_scores(torch.cat(candidates), text).view(3, -1))
+        labels = hard_preferences(guide._judged(candidates, texts_of()["expert"]))
         logits = guide.model(torch.cat(candidates), text).logits.view(3, -1)
     expected, otherwise = (
         pairwise_preference_kl(labels, logits, privileged=candidate).mean() for candidate in (privileged, 2 - (privileged or 0))
