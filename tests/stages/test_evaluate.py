@@ -116,6 +116,14 @@ def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
     assert before.keys() == after.keys()
 
 
+def test_another_teacher_is_another_ruler_for_every_arm(own: Path) -> None:
+    assert drawn_again(own, "evaluation.teacher_steps=2") == {"teacher-2", *DRAWN} - {"teacher-3"}
+    taken_over = results(own / "report")
+    shutil.rmtree(own / "report")
+    drawn_again(own, "evaluation.teacher_steps=2")
+    assert results(own / "report")["metrics.json"] == taken_over["metrics.json"]
+
+
 class KilledError(Exception):
     pass
 

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -179,7 +180,7 @@ def _chunks(filesystem: Any, path: str, size: int) -> Iterator[bytes]:
         raise FileNotFoundError(path)
     for start in range(0, size, _CHUNK):
         end = min(start + _CHUNK, size)
-        yield _persistently(lambda start=start, end=end: _read_range(filesystem, path, start, end), what=path)  # type: ignore[misc]
+        yield _persistently(partial(_read_range, filesystem, path, start, end), what=path)
 
 
 def _read_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
@@ -434,6 +435,6 @@ def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> Non
             target = destination / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
-                _persistently(lambda name=name, target=target: filesystem.get_file(f"{root}/{name}", str(target)), what=url)  # type: ignore[misc]
+                _persistently(partial(filesystem.get_file, f"{root}/{name}", str(target)), what=url)
     except StateSaved as error:
         raise InputError(f"{url} cannot be fetched: {error}") from None

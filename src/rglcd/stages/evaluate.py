@@ -157,6 +157,7 @@ class Exhibition:
             {
                 "version": stage_named("evaluate").version,
                 "subject": subject.name,
+                "compared_with": [ruler.name for ruler in self.rulers if subject not in self.rulers],
                 "weights": weights,
                 "pretrained": read_manifest(self.pretrained.folder, made_by="prepare").digest,
                 "model": self.model.model_dump(mode="json"),
