@@ -80,12 +80,16 @@ def weights_of(student: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def assert_learnt_alike(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor], *, start: Mapping[str, torch.Tensor]) -> None:
-    """Tensor by tensor: what was learnt is compared, not only where it ended, for a small step ends close anyway."""
+    """Tensor by tensor: what was learnt is compared, not only where it ended, for a small step ends close anyway.
+
+    Weights themselves are rounded at each step, which beside a small step shows: the last digit of two weights may differ.
+    """
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         learnt = tensor - start.get(name, torch.zeros_like(tensor))
         apart = (two[name] - tensor).norm()
-        assert apart <= 2e-3 * learnt.norm(), f"{name}: {apart / learnt.norm():.1e} of what was learnt"
+        rounding = torch.finfo(tensor.dtype).eps * tensor.norm()
+        assert apart <= 2e-3 * learnt.norm() + rounding, f"{name}: {apart / learnt.norm():.1e} of what was learnt"
 
 
 @pytest.mark.slow
@@ -187,15 +191,19 @@ def test_pretraining_learns_the_same_however_many_ranks_do_it(line: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "override", "said"),
-    [
-        ("distill", "distillation.batch_size=3", "batch size 3 is not a multiple of the 2 processes that share it"),
-        ("cache", "caching.batch_size=3", "cache encodes in one process, not 2"),
-    ],
-)
-def test_what_two_processes_cannot_share_is_refused(line: Path, tmp_path: Path, name: str, override: str, said: str) -> None:
-    ran = launch(name, line, tiny_config(override), tmp_path / "made", num_processes=2)
+def test_a_batch_that_two_processes_cannot_share_is_refused(line: Path, tmp_path: Path) -> None:
+    ran = launch("distill", line, tiny_config("distillation.batch_size=3"), tmp_path / "made", num_processes=2)
     assert ran.returncode == InputError.exit_code
-    assert said in (tmp_path / "error.json").read_text()
+    assert "batch size 3 is not a multiple of the 2 processes that share it" in (tmp_path / "error.json").read_text()
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_a_cache_is_the_same_however_many_ranks_make_it(line: Path, tmp_path: Path) -> None:
+    ran = launch("cache", line, tiny_config(), tmp_path / "latents", num_processes=2)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    made, alone = (
+        {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} for folder in (tmp_path / "latents", line / "latents")
+    )
+    assert len(made) > 1, "each rank had something to do"
+    assert made == alone

@@ -98,6 +98,11 @@ class _Gather(torch.autograd.Function):
         return world.size * gradient[world.rows(len(gradient))], None
 
 
+_LEFT: list[dist.ProcessGroup | None] = []
+"""Groups this process left. A DDP module outlives its group, and gloo's dies with its last owner: were that the module, under the
+interpreter's lock, it would wait forever for its worker thread, which may want that lock to let go of a tensor. So we own it too."""
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
     """The world that torchrun made, or a world of one. Each rank takes the GPU of its local number, if there are any."""
@@ -112,4 +117,5 @@ def join_world() -> Iterator[World]:
             torch.cuda.set_device(device)
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
+        _LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
