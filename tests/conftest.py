@@ -5,11 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.object_store import CREDENTIALS, FaultProxy, start_object_store
 
 # The control plane is shared: tests of the launcher and of the manifests ask for it by name.
 pytest_plugins = ["tests.cluster.fixtures"]
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile("rglcd", deadline=None)
+settings.load_profile("rglcd")
 
 GOLDEN = Path(__file__).parent / "golden"
 

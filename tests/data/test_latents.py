@@ -98,6 +98,26 @@ class TestReading:
             assert torch.equal(found, expected)
         assert cache.captions(torch.tensor(indices, dtype=torch.int64)) == [caption(index) for index in indices]
 
+    def test_what_travels_to_a_device_is_what_is_stored_and_decodes_there_to_the_same(self, folder: Path) -> None:
+        cache, indices, travelled = LatentCache.open(folder), torch.tensor([8, 0, 3]), list[torch.Tensor]()
+
+        def place(tensor: torch.Tensor) -> torch.Tensor:
+            travelled.append(tensor)
+            return tensor.clone()
+
+        placed, here = cache.batch(indices, place=place), cache.batch(indices)
+        floats = {"float16": 4 * 2 * 2 + 5 * 3 + 4, "float32": 6 + 3 + 2}  # means and texts; the scorers' features, scale and offset
+        values = {**floats, "int8": 4 * 2 * 2, "int32": 5 + 6}
+        found = {name: sum(tensor.numel() for tensor in travelled if str(tensor.dtype) == f"torch.{name}") for name in values}
+        assert found == {name: 3 * count for name, count in values.items()}
+        assert sum(tensor.numel() for tensor in travelled) == sum(found.values())
+        for name in ("mean", "logvar", "input_ids", "time_ids"):
+            assert torch.equal(getattr(placed, name), getattr(here, name))
+        assert all(torch.equal(placed.text[scorer], here.text[scorer]) for scorer in FINGERPRINT.scorers)
+        assert placed.caption is not None
+        assert here.caption is not None
+        assert torch.equal(placed.caption.embeddings, here.caption.embeddings)
+
     def test_sizes(self, folder: Path) -> None:
         cache = LatentCache.open(folder)
         assert (len(cache), cache.latent_shape, cache.text_dim("expert"), cache.text_dim("checker")) == (9, (4, 2, 2), 6, 3)

@@ -19,8 +19,9 @@ Shapes: B batch, C channels, (h, w) latent size, L token positions, D width.
 """
 
 import json
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -120,6 +121,40 @@ class LatentBatch:
     time_ids: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class StoredBatch:
+    """Samples as they lie in the cache: the rows (B, ...) of each column in the type that it is stored in.
+
+    ``logvar_steps`` (2, B) float32 are the scale and the offset of each row's log-variance codes. This is what travels to a device:
+    there it is less than half of what it stands for, and a GPU unfolds it in no time.
+    """
+
+    columns: Mapping[str, Tensor]
+    logvar_steps: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor, changed: placed on a device."""
+        return type(self)({name: change(column) for name, column in self.columns.items()}, change(self.logvar_steps))
+
+    def decoded(self) -> LatentBatch:
+        """What the rows stand for, computed where they are."""
+        columns = self.columns
+        scale, offset = self.logvar_steps.view(2, -1, 1, 1, 1)
+        embeddings, pooled = columns.get("text_embeddings"), columns.get("text_pooled")
+        return LatentBatch(
+            mean=columns["latent_mean"].float(),
+            logvar=columns["latent_logvar"].float() * scale + offset,
+            input_ids=columns["input_ids"].long(),
+            text={name: features.float() for name, features in self._of_scorers(_TEXT_PREFIX)},
+            scores=dict(self._of_scorers(_SCORE_PREFIX)),
+            caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
+            time_ids=columns.get("time_ids"),
+        )
+
+    def _of_scorers(self, prefix: str) -> list[tuple[str, Tensor]]:
+        return [(name.removeprefix(prefix), column) for name, column in sorted(self.columns.items()) if name.startswith(prefix)]
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 
@@ -201,10 +236,15 @@ def _record(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Shard:
-    """The columns of one file, as arrays on the mapped file, and what its log-variance codes stand for."""
+    """One file: its columns (N, values of a row) on the mapped file, the shapes of their rows, what log-variance codes stand for."""
 
     columns: Mapping[str, NDArray[Any]]
+    shapes: Mapping[str, tuple[int, ...]]
     logvar: Steps
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class LatentCache:
@@ -221,6 +261,8 @@ class LatentCache:
         self._names = list(sizes)
         self._sizes = list(sizes.values())
         self._ends = np.cumsum(self._sizes)
+        self._starts = self._ends - np.array(self._sizes, np.int64)
+        self._logvar_steps = np.empty((len(sizes), 2), np.float32)  # of the shards that are open
         self._captions: dict[int, list[str]] = {}
         self._opened: dict[int, Future[_Shard]] = {}
         self._ahead: deque[int] = deque()
@@ -252,7 +294,7 @@ class LatentCache:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one sample's latents."""
-        channels, height, width = self._shard(0).columns["latent_mean"].shape[1:]
+        channels, height, width = self._shard(0).shapes["latent_mean"]
         return channels, height, width
 
     def text_dim(self, scorer: str) -> int:
@@ -261,33 +303,33 @@ class LatentCache:
             raise InputError(f"the latent cache has no text features of {scorer!r}; add it to caching.scorers and run: rglcd run cache")
         return int(self._shard(0).columns[f"{_TEXT_PREFIX}{scorer}"].shape[1])
 
-    def batch(self, indices: Tensor) -> LatentBatch:
-        """The samples at global ``indices`` (B,), in that order, on the CPU. ``IndexError`` outside [0, len)."""
-        places = self._places(indices)
-        embeddings = self._gather_if_stored("text_embeddings", places)
-        pooled = self._gather_if_stored("text_pooled", places)
-        return LatentBatch(
-            mean=self._gather("latent_mean", places).float(),
-            logvar=self._logvar(places),
-            input_ids=self._gather("input_ids", places).long(),
-            text={scorer: self._gather(f"{_TEXT_PREFIX}{scorer}", places).float() for scorer in self.fingerprint.scorers},
-            scores={scorer: self._gather(f"{_SCORE_PREFIX}{scorer}", places) for scorer in self._scored()},
-            caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
-            time_ids=self._gather_if_stored("time_ids", places),
-        )
+    def batch(self, indices: Tensor, *, place: Callable[[Tensor], Tensor] = _as_it_is) -> LatentBatch:
+        """The samples at global ``indices`` (B,), in that order; ``place`` puts a tensor on the device that decodes them.
+
+        ``IndexError`` outside [0, len).
+        """
+        return self.stored(indices).each(place).decoded()
+
+    def stored(self, indices: Tensor) -> StoredBatch:
+        """The same as they are stored, on the CPU: one copy of their bytes."""
+        numbers, rows = self._places(indices)
+        places = list(zip(numbers.tolist(), rows.tolist(), strict=True))
+        shards = {number: self._shard(number) for number in dict(places) or {0: 0}}
+        columns = {name: _gathered(shards, name, places) for name in next(iter(shards.values())).columns}
+        return StoredBatch(columns, torch.from_numpy(self._logvar_steps[numbers].T))
 
     def captions(self, indices: Tensor) -> list[str]:
         """The captions of the samples at global ``indices`` (B,)."""
-        return [self._captions_of(shard)[row] for shard, row in self._places(indices)]
+        numbers, rows = self._places(indices)
+        return [self._captions_of(number)[row] for number, row in zip(numbers.tolist(), rows.tolist(), strict=True)]
 
-    def _places(self, indices: Tensor) -> list[tuple[int, int]]:
-        """(shard, row within it) of each index."""
+    def _places(self, indices: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number of the shard, and row within it, of each index."""
         wanted = indices.numpy()
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"indices run from {wanted.min()} to {wanted.max()}; the cache holds {len(self)} samples")
-        shards = np.searchsorted(self._ends, wanted, side="right")
-        starts = np.concatenate([[0], self._ends[:-1]])
-        return list(zip(shards.tolist(), (wanted - starts[shards]).tolist(), strict=True))
+        numbers = np.searchsorted(self._ends, wanted, side="right")
+        return numbers, wanted - self._starts[numbers]
 
     def anticipate(self, indices: Tensor) -> None:
         """Begin to fetch, verify and map, in the background and in this order, what the samples at global ``indices`` will need.
@@ -295,7 +337,7 @@ class LatentCache:
         What is wrong with a file is told when one of its rows is wanted.
         """
         with self._lock:
-            self._ahead.extend(dict.fromkeys(shard for shard, _ in self._places(indices)))
+            self._ahead.extend(dict.fromkeys(self._places(indices)[0].tolist()))
         for _ in range(_OPENED_AT_ONCE):
             self._open_next()
 
@@ -323,6 +365,7 @@ class LatentCache:
         shard = _mapped(path, self.fingerprint)
         if (rows := len(shard.columns["latent_mean"])) != self._sizes[number]:
             raise InputError(f"{path} holds {rows} samples, not {self._sizes[number]}; {_MAKE_AGAIN}")
+        self._logvar_steps[number] = shard.logvar.scale, shard.logvar.offset
         return shard
 
     def _file(self, name: str) -> Path:
@@ -333,30 +376,19 @@ class LatentCache:
             raise InputError(f"{self._folder}: {name} {problem}; {_MAKE_AGAIN}")
         return path
 
-    def _logvar(self, places: Sequence[tuple[int, int]]) -> Tensor:
-        codes = self._gather("latent_logvar", places).float()
-        steps = [self._shard(shard).logvar for shard, _ in places]
-        scale, offset = (torch.tensor([getattr(step, name) for step in steps]).view(-1, 1, 1, 1) for name in ("scale", "offset"))
-        return codes * scale + offset
-
-    def _scored(self) -> list[str]:
-        return [column.removeprefix(_SCORE_PREFIX) for column in self._shard(0).columns if column.startswith(_SCORE_PREFIX)]
-
-    def _gather_if_stored(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor | None:
-        return self._gather(column, places) if column in self._shard(0).columns else None
-
-    def _gather(self, column: str, places: Sequence[tuple[int, int]]) -> Tensor:
-        first = self._shard(places[0][0] if places else 0).columns[column]
-        gathered = np.empty((len(places), *first.shape[1:]), dtype=first.dtype)
-        for target, (shard, row) in enumerate(places):
-            gathered[target] = self._shard(shard).columns[column][row]
-        return torch.from_numpy(gathered)
-
     def _captions_of(self, shard: int) -> list[str]:
         if shard not in self._captions:
             with self._file(f"{self._names[shard]}.jsonl").open(encoding="utf-8") as lines:
                 self._captions[shard] = [json.loads(line)["caption"] for line in lines]
         return self._captions[shard]
+
+
+def _gathered(shards: Mapping[int, _Shard], column: str, places: Sequence[tuple[int, int]]) -> Tensor:
+    """The rows of ``column`` at ``places`` (shard, row), one after the other: every byte is copied once."""
+    stored = {number: shard.columns[column] for number, shard in shards.items()}
+    some = next(iter(shards.values()))
+    copied = bytearray().join([stored[number][row] for number, row in places])
+    return torch.from_numpy(np.frombuffer(copied, some.columns[column].dtype).reshape(len(places), *some.shapes[column]))
 
 
 def _require_equal(folder: Path, *, found: Fingerprint, expected: Fingerprint) -> None:
@@ -379,8 +411,10 @@ def _mapped(path: Path, fingerprint: Fingerprint) -> _Shard:
             header = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}"))
             if (made_with := header.get("fingerprint")) != fingerprint.digest:
                 raise InputError(f"{path} carries fingerprint {made_with}, not its folder's {fingerprint.digest}; {_MAKE_AGAIN}")
-            columns = {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-            return _Shard(columns, Steps(**header["logvar"]))
+            tensors = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+            columns = {name: tensor.view(len(tensor), math.prod(tensor.shape[1:])).numpy() for name, tensor in tensors.items()}
+            shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+            return _Shard(columns, shapes, Steps(**header["logvar"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -258,18 +258,15 @@ class Distiller:
         """This rank's rows of global batch ``step``."""
         recipe, place = self.recipe, self.world.place
         indices = sample_indices(recipe.seed, len(self.cache), start=step * recipe.batch_size, count=recipe.batch_size)
-        cached = self.cache.batch(indices[self._rows])
+        cached = self.cache.batch(indices[self._rows], place=place)
         whole = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
         draws = whole.rows(self._rows, self.world)
-        z0 = self.codec.latents(Moments(place(cached.mean), place(cached.logvar)), draws.posterior)
-        caption = self.text_encoder.encode(place(cached.input_ids)) if cached.caption is None else cached.caption.each(place)
-        sizes = None if cached.time_ids is None else place(cached.time_ids)
-        cond = caption.with_time_ids(sizes).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
-        texts = {name: place(features) for name, features in cached.text.items()}
-        scores = {name: place(values) for name, values in cached.scores.items()}
+        z0 = self.codec.latents(Moments(cached.mean, cached.logvar), draws.posterior)
+        caption = self.text_encoder.encode(cached.input_ids) if cached.caption is None else cached.caption
+        cond = caption.with_time_ids(cached.time_ids).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
         low, high = recipe.omega
         index = weighted_index(draws.grid, self._grid(step).probabilities)
-        return Batch(z0, cond, texts, scores, Draws(index=index, omega=low + (high - low) * draws.omega, eps=draws.eps))
+        return Batch(z0, cond, cached.text, cached.scores, Draws(index=index, omega=low + (high - low) * draws.omega, eps=draws.eps))
 
     def _grid(self, step: int) -> Grid:
         """The grid of training step ``step``, made once for each stage of the curriculum."""
