@@ -1,15 +1,18 @@
 """The line at its very smallest: random images, tiny random models, a handful of steps. Real stages, nothing mocked."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import ResNetConfig, ResNetModel
 
 from rglcd.config import Config, resolve
 from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
-from tests.tiny_models import RESOLUTION, write_tiny_pretrained
+from tests.tiny_models import RESOLUTION, write_tiny_clip, write_tiny_pretrained, write_tiny_teacher
 
 NUM_IMAGES = 12
 
@@ -53,6 +56,43 @@ def write_tiny_source(folder: Path) -> None:
         Image.fromarray(image).save(folder / "images" / f"{number:05d}.png")
     rows = [f"images/{number:05d}.png\t{chr(ord('a') + number) * 10}\n" for number in range(NUM_IMAGES)]
     (folder / "index.tsv").write_text("".join(rows))
+
+
+def write_shelf(folder: Path) -> None:
+    """Model folders as others would publish them: what ``prepare`` reads under :func:`shelf_settings`."""
+    write_tiny_teacher(folder / "teacher")
+    write_tiny_clip(folder / "expert")
+    write_tiny_features(folder / "features")
+
+
+def shelf_settings(shelf: Path) -> list[str]:
+    """Overrides that name the models of ``shelf``."""
+    return [
+        f"model.teacher.uri={shelf}/teacher",
+        f"preparation.scorers.expert.source.uri={shelf}/expert",
+        f"preparation.features.source.uri={shelf}/features",
+    ]
+
+
+def write_tiny_features(folder: Path) -> None:
+    """A feature network for Fréchet distances."""
+    torch.manual_seed(0)
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")).save_pretrained(folder)
+
+
+def write_tiny_exhibition(data: Path) -> None:
+    """What ``evaluate`` reads of a source folder: prompts, and its images once more as reference."""
+    (data / "prompts").mkdir()
+    (data / "prompts" / "heldout.txt").write_text("a red circle\n\na <b>blue</b> square\nsomething else\n")
+    shutil.copytree(data / "images", data / "reference" / "images")
+    shutil.copy(data / "index.tsv", data / "reference" / "index.tsv")
+
+
+TINY_EVALUATION = [
+    f"evaluation.{setting}"
+    for setting in ("num_images=6", "num_steps=[1,2]", "teacher_steps=3", "guidance_scale=3.0", "batch_size=4", "grid_prompts=2")
+]
+"""Overrides: six pictures a subject."""
 
 
 def write_pretrained_artifact(folder: Path, *, xl: bool = False) -> None:

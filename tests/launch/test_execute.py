@@ -85,15 +85,18 @@ def test_children_report_through_the_channel_and_the_environment_is_given_back(m
     assert "TORCHELASTIC_ERROR_FILE" not in os.environ
 
 
-def test_a_worker_does_the_work_and_publishes_nothing(tmp_path: Path, capsys) -> None:
-    config = tiny_config()
+def test_a_worker_makes_its_part_and_publishes_nothing(tmp_path: Path, capsys) -> None:
+    config = tiny_config("sharding.parts=2")
     write_tiny_source(tmp_path / "data")
     sections = {"sharding": config.sharding.model_dump(mode="json")}
-    assist_component("shard", sections=sections, source=f"{tmp_path / 'data'}@md5", store=str(tmp_path), part=1)
-    assert "worker 1" in capsys.readouterr().out
-    assert not (tmp_path / "shards").exists()
-    (aside,) = tmp_path.glob(".shards.*.aside")
-    made = {path.name: path.stat().st_mtime_ns for path in aside.glob("*.tar")}
-    assert len(made) == 3
+    made: dict[str, int] = {}
+    for part, names in enumerate([["00000.tar", "00002.tar"], ["00001.tar"]]):
+        assist_component("shard", sections=sections, source=f"{tmp_path / 'data'}@md5", store=str(tmp_path), part=part)
+        assert f"part {part}" in capsys.readouterr().out
+        assert not (tmp_path / "shards").exists()
+        (aside,) = tmp_path.glob(".shards.*.aside")
+        before, made = made, {path.name: path.stat().st_mtime_ns for path in aside.glob("*.tar")}
+        assert sorted(made.keys() - before.keys()) == names
+        assert before.items() <= made.items()
     published = run_tiny(tmp_path, config, "shard").folder
     assert {path.name: path.stat().st_mtime_ns for path in published.glob("*.tar")} == made

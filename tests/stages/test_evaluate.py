@@ -5,23 +5,28 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from transformers import ResNetConfig, ResNetModel
 
 from rglcd import progress
 from rglcd.data.manifest import UNDIGESTED, Manifest, results_digest, scan, write_manifest
 from rglcd.errors import InputError
 from rglcd.progress import Event
-from tests.tiny_line import NUM_IMAGES, run, tiny_config, up_to_latents
+from tests.tiny_line import (
+    NUM_IMAGES,
+    TINY_EVALUATION,
+    run,
+    tiny_config,
+    up_to_latents,
+    write_tiny_exhibition,
+    write_tiny_features,
+)
 
 NOT_COMPARED = UNDIGESTED | {"manifest.json", "speed.json"}
 DRAWN = ["teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"]
 
 
 def config(*overrides: str):
-    drawing = ["num_images=6", "num_steps=[1,2]", "teacher_steps=3", "guidance_scale=3.0", "batch_size=4", "grid_prompts=2"]
-    return tiny_config(*(f"evaluation.{setting}" for setting in drawing), *overrides)
+    return tiny_config(*TINY_EVALUATION, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +36,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     up_to_latents(root, config())
     run(root, config(), "pretrain")
     run(root, config(), "distill")
-    (root / "data" / "prompts").mkdir()
-    (root / "data" / "prompts" / "heldout.txt").write_text("a red circle\n\na <b>blue</b> square\nsomething else\n")
-    shutil.copytree(root / "data" / "images", root / "data" / "reference" / "images")
-    shutil.copy(root / "data" / "index.tsv", root / "data" / "reference" / "index.tsv")
-    torch.manual_seed(0)
-    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")).save_pretrained(
-        root / "pretrained" / "features"
-    )
+    write_tiny_exhibition(root / "data")
+    write_tiny_features(root / "pretrained" / "features")
     files = scan(root / "pretrained")
     write_manifest(root / "pretrained", Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
     run(root, config(), "evaluate")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetModel
 
 from rglcd import progress
 from rglcd.config import Config
@@ -17,8 +16,8 @@ from rglcd.errors import InputError
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from tests.rewards.published_models import ASSETS, publish, publish_heads
-from tests.tiny_line import run, tiny_config
-from tests.tiny_models import PROJECTION_WIDTH, write_tiny_clip, write_tiny_teacher
+from tests.tiny_line import run, shelf_settings, tiny_config, write_shelf
+from tests.tiny_models import PROJECTION_WIDTH
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
 """Where prepare puts what lies in which folder of the shelf."""
@@ -27,11 +26,7 @@ PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "feature
 @pytest.fixture(scope="module")
 def shelf_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
-    write_tiny_teacher(folder / "teacher")
-    write_tiny_clip(folder / "expert")
-    torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
-    ResNetModel(ResNetConfig(**sizes)).save_pretrained(folder / "features")
+    write_shelf(folder)
     return folder
 
 
@@ -42,12 +37,7 @@ def shelf(shelf_once: Path, tmp_path: Path) -> Path:
 
 
 def config_of(shelf: Path, *overrides: str) -> Config:
-    sources = [
-        f"model.teacher.uri={shelf}/teacher",
-        f"preparation.scorers.expert.source.uri={shelf}/expert",
-        f"preparation.features.source.uri={shelf}/features",
-    ]
-    return tiny_config(*sources, *overrides)
+    return tiny_config(*shelf_settings(shelf), *overrides)
 
 
 def prepare(shelf: Path, *overrides: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""The line with its bytes in an object store: the same digests as in folders, through the same door."""
+"""The line with its bytes in an object store, through the same door: parts, publishers, refusals (whole: test_whole_line_on_a_store)."""
 
 import json
 import os
@@ -60,20 +60,6 @@ def by_url(stage_name: str, bucket: str, root: Path) -> Outcome:
     return run_stage(stage_name, {section: CONFIG.section(section) for section in stage.sections}, artifacts)
 
 
-def test_with_a_store_the_folders_hold_manifests_only_and_the_digests_are_those_of_folders(
-    line: Path, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_store(monkeypatch, bucket)
-    for stage in STAGES:
-        assert not run(workspace, CONFIG, stage).was_done
-    assert digests(workspace) == digests(line)
-    for name in ("shards", "latents", "reward_model", "student"):
-        assert files(workspace / name) == {MANIFEST}
-        assert read_manifest(workspace / name, made_by="?").store == f"{bucket}/run/{name}"
-    for stage in STAGES:
-        assert run(workspace, CONFIG, stage).was_done
-
-
 def test_another_machine_finds_it_done_and_reads_it(workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_store(monkeypatch, bucket)
     for stage in ("shard", "cache"):
@@ -92,14 +78,6 @@ def test_another_machine_finds_it_done_and_reads_it(workspace: Path, bucket: str
         "00001.safetensors",
         "00002.safetensors",
     }
-
-
-def test_artifacts_named_by_url_need_no_folder(line: Path, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RGLCD_CACHE", str(workspace / "cache"))
-    made = {stage: by_url(stage, bucket, workspace).manifest.digest for stage in STAGES}
-    assert set(made.values()) == set(digests(line).values())
-    shutil.rmtree(workspace / "cache")
-    assert by_url("distill", bucket, workspace).was_done
 
 
 def test_what_was_made_in_a_folder_moves_to_the_store_without_being_made_again(

@@ -9,9 +9,9 @@ DVC remembers leads to its bytes for good. ``<uri>`` is the artifact's folder in
     <uri>/parts/<key>/<record>     records of units of work that parts of that computation have finished
 
 What is read from a store is copied to a view: a local folder for one manifest, in which a file appears when it is first wanted.
+Whoever reads a view holds it, or it may go (:mod:`rglcd.data.local_cache`).
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -25,6 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from rglcd import progress
+from rglcd.data.claims import claimed
+from rglcd.data.local_cache import COMPLETE, held, make_room, passed_through
 from rglcd.data.manifest import (
     MANIFEST,
     FileEntry,
@@ -162,16 +164,16 @@ class Place:
 
     def mirror(self, manifest: Manifest, *, kept: Iterable[str]) -> None:
         """Put ``manifest``, which stands in the store, into the folder, with the files ``kept``, in place of what is there."""
-        view = self.readable(manifest)
-        fetch_view(view, manifest, wanted=lambda name: name in set(kept))
         aside, retired = (self.folder.with_name(f".{self.folder.name}.{word}") for word in ("mirror", "retired"))
         for stale in (aside, retired):
             shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir(parents=True)
-        for name in kept:
-            if name in manifest.files:
-                (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(view / name, aside / name)
+        with held(view := self.readable(manifest)):
+            fetch_view(view, manifest, wanted=lambda name: name in set(kept))
+            for name in kept:
+                if name in manifest.files:
+                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(view / name, aside / name)
         write_manifest(aside, manifest)
         if self.folder.exists():
             self.folder.rename(retired)
@@ -246,10 +248,21 @@ def local_file(folder: Path, manifest: Manifest, name: str) -> Path:
     path = folder / name
     if manifest.store is None:
         return path
-    with _locked(folder / f".{name.replace('/', '_')}.lock"):
+    with claimed(folder / f".{name.replace('/', '_')}.lock", wait=True):
         if alteration(path, manifest.files[name]) is not None:
+            make_room(folder.parent, manifest.files[name].bytes)
             ArtifactStore(manifest.store).fetch(name, manifest.files[name], folder)
     return path
+
+
+@contextmanager
+def file_in_passing(folder: Path, manifest: Manifest, name: str) -> Iterator[Path]:
+    """:func:`local_file` for the one time that it is read: a view need not keep it afterwards."""
+    if manifest.store is None:
+        yield folder / name
+        return
+    with passed_through(folder / name):
+        yield local_file(folder, manifest, name)
 
 
 def source_view(uri: str) -> tuple[Path, str]:
@@ -263,23 +276,16 @@ def source_view(uri: str) -> tuple[Path, str]:
 
 def fetch_source(uri: str, view: Path) -> None:
     """Copy the source folder at ``uri`` to ``view``, unless that was done before."""
-    done = view.with_name(f"{view.name}.complete")
-    with _locked(view.with_name(f".{view.name}.lock")):
-        if not done.is_file():
+    done = view.with_name(f"{view.name}{COMPLETE}")
+    with claimed(view.with_name(f".{view.name}.fetching"), wait=True):
+        if not (done.is_file() and view.is_dir()):
+            make_room(view.parent, sum(int(version.split()[0]) for version in list_folder(uri).values()))
             fetch_folder(uri, view, keep=lambda _: True)
             done.touch()
 
 
 def _mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # given back by the kernel, however this process ends
-        yield
 
 
 def _each(act: Callable[[str], object], names: Iterable[str], *, task: str) -> None:

@@ -1,4 +1,4 @@
-"""Claims on files of a shared folder: the kernel's locks, which end with their process, however it ends.
+"""Claims on files of a shared folder, one process's or several': the kernel's locks, which end with their process, however it ends.
 
 So nothing has to be cleaned up after a kill, no clock is asked, and what a living worker is at can be told from what a killed
 one left behind.
@@ -14,12 +14,23 @@ from pathlib import Path
 @contextmanager
 def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process alone holds ``path``, which is made if need be; ``wait`` until it does."""
-    descriptor = _locked(path, wait=wait)
+    descriptor = _locked(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield descriptor is not None
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """While this process, and whoever else does the same, keeps all from claiming ``path``, which is made if need be."""
+    descriptor = _locked(path, fcntl.LOCK_SH)
+    assert descriptor is not None, "it waits"
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_unclaimed(path: Path) -> None:
@@ -37,11 +48,11 @@ def remove_unclaimed(path: Path) -> None:
         os.close(descriptor)
 
 
-def _locked(path: Path, *, wait: bool) -> int | None:
+def _locked(path: Path, operation: int) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation)
         except BlockingIOError:
             os.close(descriptor)
             return None

@@ -5,6 +5,7 @@ endpoints), so that none of it enters the configuration.
 
 ``RGLCD_STORE``  object-store folder in which the artifacts' bytes lie (``s3://bucket/prefix``; default: beside their manifests)
 ``RGLCD_CACHE``  local folder for what is read from a store (default: ``.cache`` beside the artifacts)
+``RGLCD_CACHE_GIB``  how much of that is kept when nothing reads it (default: 100); see :mod:`rglcd.data.local_cache`
 
 Whatever is written is read back and compared before anyone is told of it: stores have lost parts of an upload without a word
 (mlcommons/storage issue 593), and neither its size nor its metadata showed it.
@@ -67,6 +68,15 @@ def cache_folder(*, beside: Path) -> Path:
     """Where local copies of a store's files lie: what the environment names, or ``.cache`` beside the artifact's folder."""
     named = os.environ.get("RGLCD_CACHE")
     return Path(named) if named else beside.parent / ".cache"
+
+
+def cache_limit() -> int:
+    """Bytes that local copies of a store's files may take."""
+    word = os.environ.get("RGLCD_CACHE_GIB") or "100"
+    with suppress(ValueError, OverflowError):
+        if (limit := int(float(word) * 2**30)) > 0:
+            return limit
+    raise InputError(f"RGLCD_CACHE_GIB is {word!r}; it is a number of GiB above 0")
 
 
 # --- single objects ------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def execute_component(
         artifacts: dict[str, Path | str] = {
             name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None
         }
-        artifacts[output] = f"{store.rstrip('/')}/{output}" if is_remote(store) else Path(store) / output
+        artifacts[output] = _place_in(store, output)
         if source is not None:
             artifacts[SOURCE] = source_folder(source)
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
@@ -152,12 +152,17 @@ def execute_component(
 
 
 def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any]], source: str, store: str, part: int) -> None:
-    """The body of a worker's component: do a share of the stage's work and publish nothing; the stage's own task does."""
+    """The body of a worker's component: make one part of the stage's work and publish nothing; the stage's own task does."""
     with process_boundary():
         (output,) = stage_named(stage_name).outputs
+        artifacts = {SOURCE: source_folder(source), output: _place_in(store, output)}
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
-            assist_stage(stage_name, sections, {SOURCE: source_folder(source), output: Path(store) / output})
-        print(f"worker {part} finds no more to do", flush=True)
+            execute(stage_name, sections=sections, artifacts=artifacts, part=part)
+        print(f"part {part} is made", flush=True)
+
+
+def _place_in(store: str, artifact: str) -> Path | str:
+    return f"{store.rstrip('/')}/{artifact}" if is_remote(store) else Path(store) / artifact
 
 
 def _figures(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

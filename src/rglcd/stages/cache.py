@@ -14,7 +14,7 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.config import Caching, Model
 from rglcd.data.accounting import RowRejectedError
-from rglcd.data.artifacts import local_file
+from rglcd.data.artifacts import file_in_passing
 from rglcd.data.images import decode, to_array
 from rglcd.data.latents import (
     Fingerprint,
@@ -199,11 +199,11 @@ def _encode_shard(
     """The columns of one shard, and key and caption of each row."""
     batches: list[dict[str, Tensor]] = []
     rows: list[dict[str, str]] = []
-    tar = local_file(shards, read_manifest(shards, made_by="shard"), entry.name)
-    for samples in _batched(read_shard(tar, entry), encoder.batch_size):
-        batches += encoder.columns(samples)
-        rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]
-        progress.report(_TASK, done=done + len(rows), total=total, unit="samples")
+    with file_in_passing(shards, read_manifest(shards, made_by="shard"), entry.name) as tar:
+        for samples in _batched(read_shard(tar, entry), encoder.batch_size):
+            batches += encoder.columns(samples)
+            rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]
+            progress.report(_TASK, done=done + len(rows), total=total, unit="samples")
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, rows
 
 

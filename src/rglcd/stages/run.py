@@ -9,7 +9,8 @@ import importlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from rglcd.config import Section, validate_section
 from rglcd.data.artifacts import ArtifactStore, Place, fetch_source, fetch_view, source_view, units_handed_in
+from rglcd.data.local_cache import held, make_room
 from rglcd.data.manifest import (
     MANIFEST,
     Manifest,
@@ -83,12 +85,13 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
         shutil.rmtree(work.retired, ignore_errors=True)
         return _outcome(work, standing, was_done=True, seconds=0.0)
     started = time.perf_counter()
-    facts = _call(work, WHOLE)
-    seconds = time.perf_counter() - started
-    for leftover in work.aside.rglob(".*.aside"):
-        # A kill in the middle of a write leaves the file aside; it was never part of the work.
-        leftover.unlink()
-    write_json(work.aside / TIMINGS, _timings(work.inputs) | {name: round(seconds, 3)})
+    with _inputs_here(work):
+        facts = _call(work, WHOLE)
+        seconds = time.perf_counter() - started
+        for leftover in work.aside.rglob(".*.aside"):
+            # A kill in the middle of a write leaves the file aside; it was never part of the work.
+            leftover.unlink()
+        write_json(work.aside / TIMINGS, _timings(work.inputs) | {name: round(seconds, 3)})
     write_manifest(work.aside, _manifest(work, facts))
     return _outcome(work, _publish(work), was_done=False, seconds=seconds)
 
@@ -102,7 +105,8 @@ def run_part(name: str, sections: Mapping[str, Mapping[str, Any] | Section], art
     work = _plan(name, sections, artifacts)
     part = _part(work, index)
     if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
-        _call(work, part)
+        with _inputs_here(work):
+            _call(work, part)
 
 
 def _part(work: "_Work", index: int) -> Part:
@@ -117,7 +121,8 @@ def assist_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section],
     work = _plan(name, sections, artifacts)
     # In this order, so that a leader who publishes between the two questions is seen by the second.
     if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
-        _call(replace(work, handed_in=None), WHOLE)
+        with _inputs_here(work):
+            _call(replace(work, handed_in=None), WHOLE)
 
 
 @dataclass(frozen=True)
@@ -184,39 +189,46 @@ def _call(work: _Work, part: Part) -> Mapping[str, Any]:
         if stale != work.aside:
             shutil.rmtree(stale, ignore_errors=True)
     work.aside.mkdir(parents=True, exist_ok=True)
-    _fetch_inputs(work)
     module, _, function = work.stage.entry.partition(":")
     entry: Callable[..., Mapping[str, Any]] = getattr(importlib.import_module(module), function)
     read = {artifact: work.inputs[artifact].folder if artifact in work.inputs else None for artifact in work.stage.inputs}
-    with units_handed_in(work.handed_in, work.key, work.aside):
-        return entry(*work.sections.values(), **read, **{work.output: Output(work.aside, _previous(work), part)})
+    with units_handed_in(work.handed_in, work.key, work.aside), _previous(work) as previous:
+        return entry(*work.sections.values(), **read, **{work.output: Output(work.aside, previous, part)})
 
 
-def _fetch_inputs(work: _Work) -> None:
-    """Bring here what lies in a store; of what the stage streams, only the small JSON files that say what there is."""
-    for artifact, read in work.inputs.items():
-        if read.url is not None:
-            fetch_source(read.url, read.folder)
-        elif read.manifest is not None and read.manifest.store is not None:
-            ahead = ".json" if artifact in work.stage.streams else ""
-            fetch_view(read.folder, read.manifest, wanted=partial(_ends_with, ahead))
+@contextmanager
+def _inputs_here(work: _Work) -> Iterator[None]:
+    """While what lies in a store is here; of what the stage streams, only the small JSON files that say what there is."""
+    with ExitStack() as stack:
+        for artifact, read in work.inputs.items():
+            if read.url is not None:
+                stack.enter_context(held(read.folder))
+                fetch_source(read.url, read.folder)
+            elif read.manifest is not None and read.manifest.store is not None:
+                stack.enter_context(held(read.folder))
+                ahead = ".json" if artifact in work.stage.streams else ""
+                fetch_view(read.folder, read.manifest, wanted=partial(_ends_with, ahead))
+        yield
 
 
 def _ends_with(suffix: str, name: str) -> bool:
     return name.endswith(suffix)
 
 
-def _previous(work: _Work) -> Path | None:
+@contextmanager
+def _previous(work: _Work) -> Iterator[Path | None]:
     """The artifact published before, its files here if the stage may take parts over from it."""
     manifest = _manifest_standing(work)
-    if manifest is None:
-        return None
-    if manifest.store is not None and work.output not in work.stage.reuses:
-        return None
+    if manifest is None or (manifest.store is not None and work.output not in work.stage.reuses):
+        yield None
+        return
     folder = work.place.readable(manifest)
-    if manifest.store is not None:
+    if manifest.store is None:
+        yield folder
+        return
+    with held(folder):
         fetch_view(folder, manifest, wanted=lambda _: True)
-    return folder
+        yield folder
 
 
 def stage_key(stage: Stage, sections: Mapping[str, Section], made_from: Mapping[str, str]) -> str:
@@ -335,12 +347,12 @@ def _publish(work: _Work) -> Manifest:
 def _publish_to(work: _Work, store: ArtifactStore, folder: Path, manifest: Manifest) -> Manifest:
     """Upload ``folder`` and commit; then leave the manifest where the artifact belongs, and the files as its view."""
     standing = store.publish(folder, manifest, already=[name for name in manifest.files if not (folder / name).is_file()])
-    view = work.place.readable(standing)
-    if standing.files == manifest.files and not view.exists():
-        view.parent.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, standing)
-        folder.rename(view)
-    work.place.mirror(standing, kept=work.stage.kept)
+    with held(view := work.place.readable(standing)):
+        if standing.files == manifest.files and not view.exists():
+            write_manifest(folder, standing)
+            folder.rename(view)
+        work.place.mirror(standing, kept=work.stage.kept)
+    make_room(view.parent, 0)
     if folder != work.published:
         shutil.rmtree(folder, ignore_errors=True)
     return standing

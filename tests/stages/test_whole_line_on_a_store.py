@@ -1,0 +1,137 @@
+"""All six stages with their bytes in an object store: in folders that keep manifests, as Kubeflow's tasks, and in a small cache."""
+
+import shutil
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.shard_part import shard_part
+from pipelines.rg_lcd import arguments
+from rglcd.config import Config
+from rglcd.data.manifest import MANIFEST, read_manifest
+from rglcd.stages.run import run_part, run_stage
+from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
+from tests.tiny_line import (
+    TINY_EVALUATION,
+    run,
+    shelf_settings,
+    tiny_config,
+    write_shelf,
+    write_tiny_exhibition,
+    write_tiny_source,
+)
+
+NAMES = tuple(stage.name for stage in STAGES)
+CARDS = {"metrics": "metrics.json", "page": "index.html", "summary": "report.md"}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Source, shelf, and the whole line made in folders; read it, do not write it."""
+    root = tmp_path_factory.mktemp("line")
+    write_tiny_source(root / "data")
+    write_tiny_exhibition(root / "data")
+    write_shelf(root / "shelf")
+    for name in NAMES:
+        run(root, config_of(root), name)
+    return root
+
+
+def config_of(line: Path, *overrides: str) -> Config:
+    return tiny_config(*shelf_settings(line / "shelf"), *TINY_EVALUATION, *overrides)
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {(path := root / output).name: read_manifest(path, made_by="?").digest for stage in STAGES for output in stage.outputs}
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_stage_works_on_a_store_in_a_cache_too_small_for_two_artifacts(
+    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    tars = [entry.bytes for name, entry in read_manifest(line / "shards", made_by="?").files.items() if name.endswith(".tar")]
+    limit = max(tars) + sum(entry.bytes for entry in read_manifest(line / "pretrained", made_by="?").files.values())
+    monkeypatch.setenv("RGLCD_CACHE_GIB", repr(limit / 2**30))
+    shutil.copytree(line / "data", tmp_path / "data")
+    for name in NAMES:
+        assert not run(tmp_path, config_of(line), name).was_done
+        assert sum(path.stat().st_size for path in (tmp_path / ".cache").rglob("*") if path.is_file()) <= limit
+        if name == "cache":
+            assert len(list((tmp_path / ".cache").glob("shards-*/*.tar"))) < len(tars), "they were let go, one by one"
+    assert digests(tmp_path) == digests(line)
+    assert files(tmp_path / "pretrained") == {MANIFEST}
+    assert files(tmp_path / "report") == {MANIFEST, *stage_named("evaluate").kept}
+    for kept in ("metrics.json", "quality.csv"):
+        assert (tmp_path / "report" / kept).read_bytes() == (line / "report" / kept).read_bytes()
+    shutil.rmtree(tmp_path / ".cache")
+    assert all(run(tmp_path, config_of(line), name).was_done for name in NAMES)
+
+
+def test_what_an_evaluation_measured_is_taken_over_from_the_store(
+    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its times too: nothing was drawn again."""
+    root = Path(shutil.copytree(line, tmp_path / "line"))
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    moved = run(root, config_of(line), "evaluate")
+    assert moved.was_done
+    shutil.rmtree(root / ".cache")
+    more = run(root, config_of(line, "evaluation.num_steps=[1,2,3]"), "evaluate")
+    drawn = {name: entry for name, entry in moved.manifest.files.items() if name.startswith("draws/")}
+    assert any(name.endswith("speed.json") for name in drawn)
+    assert drawn.items() < {name: entry for name, entry in more.manifest.files.items() if name.startswith("draws/")}.items()
+
+
+def test_kubeflow_s_tasks_work_on_a_store_with_nothing_shared_but_it(
+    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task on a disk of its own, handing nothing on but what Kubeflow does: small references."""
+    config = config_of(line, "sharding.parts=2")
+    given = arguments(config, source=f"{line / 'data'}@md5", store=f"{bucket}/run")
+    for part in range(2):
+        monkeypatch.setenv("RGLCD_CACHE", str(tmp_path / f"worker{part}"))
+        shard_part.python_func(sharding=given["sharding"], source=given[SOURCE], store=given["store"], part=part)
+    made: dict[str, dsl.Artifact] = {}
+    for stage in STAGES:
+        monkeypatch.setenv("RGLCD_CACHE", str(tmp_path / stage.name))
+        made |= _task(stage.name, given, {name: made[name] for name in inputs_of(stage, config) if name != SOURCE}, tmp_path)
+    found = {name: artifact.metadata["digest"] for name, artifact in made.items() if name not in CARDS}
+    assert found == digests(line)
+    assert {artifact.metadata["uri"] for name, artifact in made.items() if name not in CARDS} == {f"{bucket}/run/{name}" for name in found}
+    assert not list((tmp_path / "shard").glob("**/*.tar")), "the tars were made by the workers, and stayed where they are"
+    for card, name in CARDS.items():
+        assert Path(made[card].path).read_bytes() or name
+    assert Path(made["metrics"].path).read_bytes() == (line / "report" / "metrics.json").read_bytes()
+
+
+def _task(name: str, given: Mapping[str, Any], inputs: dict[str, dsl.Artifact], folder: Path) -> dict[str, dsl.Artifact]:
+    """The component ``name`` as Kubeflow calls it; returns what it wrote."""
+    stage = stage_named(name)
+    cards = tuple(CARDS) if name == "evaluate" else ()
+    outputs = {output: dsl.Artifact(uri=str(folder / f"kfp-{output}")) for output in (*stage.outputs, *cards)}
+    values = {word: given[word] for word in (*stage.sections, "store", *({SOURCE} & set(stage.inputs)))}
+    getattr(import_module(f"components.{name}"), name).python_func(**values, **inputs, **outputs)
+    return outputs
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_parts_of_the_sharding_on_machines_that_share_only_the_store_make_the_whole(
+    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Three shards in two parts, and in more parts than there are shards."""
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    config = config_of(line, f"sharding.parts={count}")
+    sections = {"sharding": config.sharding}
+    for index in range(count):
+        run_part("shard", sections, {SOURCE: line / "data", "shards": tmp_path / f"pod{index}" / "shards"}, index=index)
+    whole = run_stage("shard", sections, {SOURCE: line / "data", "shards": tmp_path / "shards"})
+    assert whole.manifest.digest == digests(line)["shards"]
+    assert not list(tmp_path.glob("**/.cache/**/*.tar")), "the last act moved no bytes"
