@@ -4,29 +4,46 @@ python -m benchmarks.reading [NUM_SAMPLES]: both in one process, in turn, on one
 
 Counted is everything from the files, which are in the page cache, to one contiguous tensor a column in the type that it is stored in:
 what a step sends to its device. Ours is verified and mapped before, as once a run; webdataset verifies nothing.
+
+Beside it: a first epoch from an S3 API on loopback into an empty local cache, every file fetched, verified and mapped on the way,
+in samples per second of the clock; and how many samples a second the plainest step of Stable Diffusion 2.1 could take.
 """
 
 import argparse
 import io
 import json
+import logging
+import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 from webdataset import WebDataset
 from webdataset.writer import TarWriter
 
+from benchmarks.step import sd21_sizes
+from rglcd.data.artifacts import ArtifactStore, Place, fetch_view
 from rglcd.data.latents import Fingerprint, LatentBatch, LatentCache, StoredBatch, to_columns, write_fingerprint, write_latents
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.data.local_cache import held
+from rglcd.data.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
 from rglcd.data.order import sample_indices
+from rglcd.training.operations import count_flops
 
 BATCH, ROUNDS, SHARD = 32, 5, 512
 LATENT, TOKENS, TEXT = (4, 64, 64), 77, 1024
 PARTS = ("moments.npy", "ids.npy", "text.npy")
+A100_FLOPS = 312e12
+"""Dense bfloat16 operations a second of NVIDIA's A100, by its data sheet: no step there is faster."""
+PASSES = 6
+"""Of the UNet, for a sample of a plain step: the student's, twice that for its gradient, the target's, the teacher's two halves."""
 
 
 def content(num_samples: int, *, seed: int) -> LatentBatch:
@@ -112,6 +129,54 @@ def copies(source: np.ndarray) -> Iterator[None]:
         yield np.copyto(target[: len(rows)], rows)
 
 
+def appetite() -> float:
+    """Samples a second that an A100 could at most take in plain distillation of SD 2.1 at 512 pixels."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(sd21_sizes().unet)
+        z_t, t, text = torch.empty(1, *LATENT), torch.zeros(1, dtype=torch.int64), torch.empty(1, TOKENS, 1024)
+        return A100_FLOPS / (PASSES * count_flops(lambda: unet(z_t, t, text)))
+
+
+def from_store(folder: Path, scratch: Path) -> float:
+    """Samples a second of a first epoch in shuffled order, the cache of ``folder`` lying in an object store."""
+    with object_store() as bucket:
+        manifest = ArtifactStore(f"{bucket}/latents").publish(folder, read_manifest(folder, made_by="cache"))
+        view = Place(scratch / "latents", manifest.store).readable(manifest)
+        started = time.perf_counter()
+        with held(view):
+            fetch_view(view, manifest, wanted=lambda name: name.endswith(".json"))
+            cache = LatentCache.open(view)
+            cache.anticipate(sample_indices(0, len(cache), start=0, count=len(cache)))
+            num_samples = sum(len(batch.columns["latent_mean"]) for batch in ours(cache, 0))
+        return num_samples / (time.perf_counter() - started)
+
+
+@contextmanager
+def object_store() -> Iterator[str]:
+    """A bucket of an S3 API in a process of its own; the environment says where."""
+    import boto3
+
+    here, there = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
+    server.start()
+    names = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= names | {"AWS_ENDPOINT_URL": here.recv()}
+    boto3.client("s3").create_bucket(Bucket="benchmark")
+    yield "s3://benchmark"
+    server.terminate()
+
+
+def serve(ready: Connection) -> None:
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    ready.send(f"http://{host}:{port}")
+    time.sleep(3600)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("num_samples", type=int, nargs="?", default=4096)
@@ -133,11 +198,14 @@ def main() -> None:
             },
             num_samples,
         )
+        streamed = from_store(root / "ours", root)
         sizes = {folder: sum(path.stat().st_size for path in (root / folder).iterdir()) / num_samples for folder in ("ours", "tars")}
     figures: dict[str, float] = {f"{name} (samples per CPU second)": round(value) for name, value in found.items()}
     figures |= {f"{name} (bytes a sample)": round(size) for name, size in sizes.items()}
     others = ("ours, shuffled", "ours, in order", "a bare copy of our bytes")
     figures |= {f"{name}: times the npy rate": round(found[name] / found["npy in tar, in order"], 1) for name in others}
+    figures |= {"from S3 on loopback, first epoch (samples per second)": round(streamed)}
+    figures |= {"an A100 takes at most (samples per second)": round(appetite())}
     print(json.dumps(figures, indent=1))
 
 

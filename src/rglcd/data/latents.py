@@ -313,9 +313,10 @@ class LatentCache:
     def stored(self, indices: Tensor) -> StoredBatch:
         """The same as they are stored, on the CPU: one copy of their bytes."""
         numbers, rows = self._places(indices)
-        places = list(zip(numbers.tolist(), rows.tolist(), strict=True))
-        shards = {number: self._shard(number) for number in dict(places) or {0: 0}}
-        columns = {name: _gathered(shards, name, places) for name in next(iter(shards.values())).columns}
+        shards = {number: self._shard(number) for number in dict.fromkeys(numbers.tolist()) or (0,)}
+        places = [(shards[number].columns, row) for number, row in zip(numbers.tolist(), rows.tolist(), strict=True)]
+        some = next(iter(shards.values()))
+        columns = {name: _gathered(name, places, like=column, shape=some.shapes[name]) for name, column in some.columns.items()}
         return StoredBatch(columns, torch.from_numpy(self._logvar_steps[numbers].T))
 
     def captions(self, indices: Tensor) -> list[str]:
@@ -383,12 +384,12 @@ class LatentCache:
         return self._captions[shard]
 
 
-def _gathered(shards: Mapping[int, _Shard], column: str, places: Sequence[tuple[int, int]]) -> Tensor:
-    """The rows of ``column`` at ``places`` (shard, row), one after the other: every byte is copied once."""
-    stored = {number: shard.columns[column] for number, shard in shards.items()}
-    some = next(iter(shards.values()))
-    copied = bytearray().join([stored[number][row] for number, row in places])
-    return torch.from_numpy(np.frombuffer(copied, some.columns[column].dtype).reshape(len(places), *some.shapes[column]))
+def _gathered(
+    column: str, places: Sequence[tuple[Mapping[str, NDArray[Any]], int]], *, like: NDArray[Any], shape: tuple[int, ...]
+) -> Tensor:
+    """The rows of ``column`` at ``places`` (a shard's columns, row), one after the other: every byte is copied once."""
+    copied = bytearray().join([columns[column][row] for columns, row in places])
+    return torch.from_numpy(np.frombuffer(copied, like.dtype).reshape(len(places), *shape))
 
 
 def _require_equal(folder: Path, *, found: Fingerprint, expected: Fingerprint) -> None:
