@@ -8,31 +8,30 @@ import pytest
 from rglcd.data.manifest import Manifest, write_manifest
 from rglcd.errors import InputError
 from rglcd.launch.reference import read_reference, source_folder, write_reference
-from rglcd.stages.run import Outcome
 
 
-def published(folder: Path, digest: str) -> Outcome:
+def published(folder: Path, digest: str) -> Manifest:
     folder.mkdir(exist_ok=True)
     manifest = Manifest("shards", "shard", 1, "key", digest, {}, {}, {})
     write_manifest(folder, manifest)
-    return Outcome(manifest, folder, was_done=False, seconds=1.0)
+    return manifest
 
 
 def test_reference_leads_to_the_folder(tmp_path: Path) -> None:
-    write_reference(tmp_path / "task" / "shards", published(tmp_path / "shards", "d1"))
+    write_reference(tmp_path / "task" / "shards", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     assert read_reference(tmp_path / "task" / "shards", artifact="shards") == tmp_path / "shards"
     assert (tmp_path / "task" / "shards").stat().st_size < 1000
 
 
 def test_a_result_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
-    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     published(tmp_path / "shards", "d2")
     with pytest.raises(InputError, match="made again"):
         read_reference(tmp_path / "ref", artifact="shards")
 
 
 def test_a_result_that_vanished_names_its_stage(tmp_path: Path) -> None:
-    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     (tmp_path / "shards" / "manifest.json").unlink()
     with pytest.raises(InputError, match="rglcd run shard"):
         read_reference(tmp_path / "ref", artifact="shards")
@@ -46,7 +45,7 @@ def test_what_is_no_reference_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_reference_to_another_artifact_is_refused(tmp_path: Path) -> None:
-    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"))
+    write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     with pytest.raises(InputError, match="'latents'"):
         read_reference(tmp_path / "ref", artifact="latents")
 

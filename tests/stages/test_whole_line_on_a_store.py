@@ -13,6 +13,7 @@ from components.shard_part import shard_part
 from pipelines.rg_lcd import arguments
 from rglcd.config import Config
 from rglcd.data.manifest import MANIFEST, read_manifest
+from rglcd.launch.reference import read_reference
 from rglcd.stages.run import run_part, run_stage
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
 from tests.tiny_line import (
@@ -110,6 +111,18 @@ def test_kubeflow_s_tasks_work_on_a_store_with_nothing_shared_but_it(
     for card, name in CARDS.items():
         assert Path(made[card].path).read_bytes() or name
     assert Path(made["metrics"].path).read_bytes() == (line / "report" / "metrics.json").read_bytes()
+
+
+def test_a_task_on_a_shared_folder_with_a_store_behind_it_hands_the_folder_on(
+    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a cluster: a job's artifacts are named by the folder that its pods mount, and their bytes lie in the store."""
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    given = arguments(config_of(line), source=f"{line / 'data'}@md5", store=str(tmp_path / "mounted"))
+    made = _task("shard", given, {}, tmp_path)["shards"]
+    assert read_reference(Path(made.path), artifact="shards") == tmp_path / "mounted" / "shards"
+    assert made.metadata["uri"] == f"{bucket}/run/shards"
+    assert files(tmp_path / "mounted" / "shards") == {MANIFEST}
 
 
 def _task(name: str, given: Mapping[str, Any], inputs: dict[str, dsl.Artifact], folder: Path) -> dict[str, dsl.Artifact]:

@@ -143,7 +143,8 @@ def execute_component(
             outcome = execute(stage_name, sections=sections, artifacts=artifacts)
         assert outcome is not None, "a Kubeflow task leads its process group"
         written = outputs[output]
-        write_reference(Path(written.path), outcome)
+        # By the name that it was asked for: a folder that all tasks see, or else a store's, which is there for every machine.
+        write_reference(Path(written.path), outcome.manifest, at=artifacts[output])
         written.metadata |= {"digest": outcome.manifest.digest, "uri": outcome.manifest.store or str(outcome.folder)}
         for name, card in (cards or {}).items():
             shutil.copyfile(outcome.folder / name, card.path)

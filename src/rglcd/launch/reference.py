@@ -8,18 +8,16 @@ import json
 from pathlib import Path
 
 from rglcd.data.artifacts import Place
-from rglcd.data.manifest import MANIFEST, manifest_text, sha256_of, write_json
+from rglcd.data.manifest import Manifest, manifest_text, write_json
 from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
-from rglcd.stages.run import Outcome
 from rglcd.stages.table import maker_of
 
 
-def write_reference(path: Path, outcome: Outcome) -> None:
-    """Write a reference to what a stage published: the artifact's name, where it lies, and the digest of its manifest."""
+def write_reference(path: Path, manifest: Manifest, *, at: Path | str) -> None:
+    """Write a reference to what a stage published ``at`` a folder or a store's folder: artifact, place, digest of the manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest = sha256_of(outcome.folder / MANIFEST)
-    write_json(path, {"artifact": outcome.manifest.artifact, "uri": outcome.manifest.store or str(outcome.folder), "digest": digest})
+    write_json(path, {"artifact": manifest.artifact, "uri": str(at), "digest": _digest(manifest)})
 
 
 def read_reference(path: Path, *, artifact: str) -> Path | str:
@@ -35,7 +33,7 @@ def read_reference(path: Path, *, artifact: str) -> Path | str:
     if named != artifact:
         raise InputError(f"{path} refers to {named!r}, not to {artifact!r}")
     manifest = Place.of(artifact, place).read(made_by=maker_of(artifact).name)
-    if hashlib.sha256(manifest_text(manifest).encode()).hexdigest() != digest:
+    if _digest(manifest) != digest:
         raise InputError(f"{place} was made again since this run made it; start the pipeline again")
     return place if is_remote(place) else Path(place)
 
@@ -46,3 +44,7 @@ def source_folder(reference: str) -> Path | str:
     if not uri or not md5:
         raise InputError(f"source is {reference!r}; it takes the form uri@md5, as data.dvc names it")
     return uri if is_remote(uri) else Path(uri)
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
