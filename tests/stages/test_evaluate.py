@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from rglcd import progress
-from rglcd.data.manifest import UNDIGESTED, Manifest, results_digest, scan, write_manifest
+from rglcd.data.manifest import UNDIGESTED
 from rglcd.errors import InputError
 from rglcd.progress import Event
+from tests.publishing import publish
 from tests.tiny_line import (
     NUM_IMAGES,
     TINY_EVALUATION,
@@ -38,8 +39,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(root, config(), "distill")
     write_tiny_exhibition(root / "data")
     write_tiny_features(root / "pretrained" / "features")
-    files = scan(root / "pretrained")
-    write_manifest(root / "pretrained", Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
+    publish(root / "pretrained", stage="prepare")
     run(root, config(), "evaluate")
     return root
 
@@ -113,6 +113,24 @@ def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
     after = results(own / "report")
     assert [name for name in before if before[name] != after.get(name)] == []
     assert before.keys() == after.keys()
+
+
+def test_what_a_killed_run_had_measured_makes_the_same_tables(own: Path) -> None:
+    """With scorers that are not in alphabetical order, as JSON is."""
+    shutil.copytree(own / "pretrained" / "scorers" / "expert", own / "pretrained" / "scorers" / "another")
+    (own / "pretrained" / "scorers.json").write_text(
+        json.dumps({"scorers": {name: {"kind": "clip"} for name in ("expert", "another")}, "features": {"kind": "auto"}})
+    )
+    publish(own / "pretrained", stage="prepare")
+    scorer = "{kind: clip, source: {uri: ./nowhere}}"
+    two = ("evaluation.scorers=[expert,another]", f"preparation.scorers={{expert: {scorer}, another: {scorer}}}")
+    key = run(own, config(*two), "evaluate").manifest.key
+    before = results(own / "report")
+    assert before["quality.csv"].startswith(b"steps,teacher expert,teacher another")
+    (own / "report").rename(own / f".report.{key[:12]}.aside")
+    (own / f".report.{key[:12]}.aside" / "manifest.json").unlink()
+    assert drawn_again(own, *two) == set()
+    assert results(own / "report") == before
 
 
 def test_another_teacher_is_another_ruler_for_every_arm(own: Path) -> None:

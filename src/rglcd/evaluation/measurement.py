@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -66,6 +66,11 @@ class Measurement:
     fid_to_teacher: float | None
     diversity: float | None
     seconds_per_image: float | None
+
+    def in_order_of(self, scorers: Sequence[str]) -> "Measurement":
+        """With its scores in the order of ``scorers``, which tables follow, and which JSON does not keep."""
+        scores, full_marks = {name: self.scores[name] for name in scorers}, {name: self.full_marks[name] for name in scorers}
+        return replace(self, scores=scores, full_marks=full_marks)
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def _measurement(subject: Subject, exhibition: Exhibition, report: Output) -> Me
         take_over(folder, report.previous / DRAWS / subject.name, key=key)
     found = load(folder, key=key)
     if found is not None:
-        return found
+        return found.in_order_of(exhibition.evaluation.scorers)
     is_real, panel = subject.who == REAL, exhibition.panel
     captions = exhibition.reference.captions if is_real else exhibition.captions
     observed = observe(
