@@ -15,6 +15,7 @@ from rglcd.data.manifest import (
     write_json,
     write_manifest,
 )
+from rglcd.data.work_unit import sweep_aside
 from rglcd.errors import InputError
 
 
@@ -84,6 +85,15 @@ def test_links_are_refused(folder: Path) -> None:
     (folder / "link").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="link"):
         scan(folder)
+
+
+def test_what_is_being_written_is_not_swept_away_by_another_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the very moment between writing and renaming."""
+    swept = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: swept.append(sweep_aside(tmp_path)))
+    write_json(tmp_path / "fingerprint.json", {"a": 1})
+    assert swept
+    assert [path.name for path in tmp_path.iterdir()] == ["fingerprint.json"]
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

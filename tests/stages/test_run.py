@@ -228,6 +228,13 @@ def test_weights_altered_after_they_were_prepared_are_refused_by_name(own: Path,
         run(own, config, stage)
 
 
+@pytest.mark.parametrize("content", [b"{", b'{"shard": 0.5}', b"\xff"])
+def test_altered_timings_are_refused_by_name(own: Path, content: bytes) -> None:
+    (own / "latents" / TIMINGS).write_bytes(content)
+    with pytest.raises(InputError, match=r"latents: timings\.json has .* rglcd run cache$"):
+        run(own, tiny_config(), "pretrain")
+
+
 def test_an_altered_reward_model_is_refused_by_name(own: Path) -> None:
     run(own, tiny_config(), "pretrain")
     weights = own / "reward_model" / "model.safetensors"

@@ -22,6 +22,7 @@ from rglcd.data.accounting import Reason, RowRejectedError
 from rglcd.data.addresses import AddressPolicy, ForbiddenAddressError
 from rglcd.data.content_store import HEAD_BYTES, ContentStore, Fetched
 from rglcd.data.images import looks_like_image
+from rglcd.data.room import is_no_room
 
 MAX_REDIRECTS: Final = 3
 
@@ -177,7 +178,7 @@ class Downloader:
         except aiohttp.ClientPayloadError:
             raise RowRejectedError(Reason.CUT_SHORT) from None
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError):  # an OSError too: the clock's, not the network's
+            if isinstance(error, TimeoutError) or is_no_room(error):  # OSErrors too: the clock's and the disk's, not the network's
                 raise
             raise RowRejectedError(Reason.UNREACHABLE) from None
 

@@ -39,6 +39,7 @@ from torch import Tensor
 from rglcd.core.condition import Condition
 from rglcd.data.artifacts import local_file
 from rglcd.data.manifest import Manifest, alteration, altered_files, digest_of, missized_files, read_manifest, write_json
+from rglcd.data.room import room_for
 from rglcd.data.work_unit import finish_unit, finished_unit, read_record, unit_claimed, written_aside
 from rglcd.errors import InputError
 
@@ -187,7 +188,8 @@ def write_latents(
     codes, steps = quantise(columns["latent_logvar"])
     header = {"fingerprint": fingerprint.digest, "format_version": FORMAT_VERSION, "logvar": asdict(steps)}
     stored = {**columns, "latent_logvar": codes}
-    with written_aside(folder / f"{name}.safetensors") as aside:
+    num_bytes = sum(tensor.nbytes for tensor in stored.values())
+    with room_for(folder, num_bytes), written_aside(folder / f"{name}.safetensors") as aside:
         metadata = {_METADATA_KEY: json.dumps(header, sort_keys=True)}
         save_file({column: tensor.contiguous() for column, tensor in stored.items()}, aside, metadata=metadata)
     with written_aside(folder / f"{name}.jsonl") as aside:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rglcd.data.claims import claimed
 from rglcd.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -185,11 +186,13 @@ def _json_text(value: Any) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    with aside.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    # Claimed, so that another worker of the folder who sweeps it sees that this one lives.
+    with claimed(aside, wait=True):
+        with aside.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
 
 
 def _seal_line(seal: str) -> str:

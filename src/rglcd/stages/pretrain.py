@@ -13,6 +13,7 @@ from rglcd.data.order import sample_indices
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import ResNetShape, VitShape
+from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.training.checkpoint import Checkpointer
@@ -48,7 +49,7 @@ def _pretrainer(
     model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Pretrained, run: Run, world: World
 ) -> PreferencePretrainer:
     codec = Codec.load(pretrained.teacher, dtype=torch.float32, device=world.device)
-    cache = LatentCache.open(latents)
+    cache = LatentCache.open(latents, expected=fingerprint_of(model, pretrained, like=latents))
     cache.anticipate(sample_indices(pretraining.seed, len(cache), start=0, count=len(cache)))
     recipe = PretrainingRecipe(
         batch_size=pretraining.batch_size,

@@ -22,6 +22,7 @@ from rglcd.data.local_cache import held, make_room
 from rglcd.data.manifest import (
     MANIFEST,
     Manifest,
+    altered_files,
     digest_of,
     folder_digest,
     read_manifest,
@@ -30,6 +31,7 @@ from rglcd.data.manifest import (
     write_json,
     write_manifest,
 )
+from rglcd.data.room import room_for
 from rglcd.data.storage import is_remote
 from rglcd.data.work_unit import WHOLE, Part, release_held
 from rglcd.errors import InputError
@@ -73,9 +75,15 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
 
     ``sections`` holds the configuration sections it reads, ``artifacts`` a place for each artifact it reads or
     writes; an input whose maker does not run is left out. Raises :class:`InputError` for a wrong section, a missing or
-    altered input (naming the stage that makes it), :class:`StateSaved` for a store that cannot be reached for long.
+    altered input (naming the stage that makes it), :class:`StateSaved` for a store that cannot be reached for long and for a
+    disk that is full.
     """
     work = _plan(name, sections, artifacts)
+    with room_for(work.published):
+        return _run(work)
+
+
+def _run(work: "_Work") -> Outcome:
     if (work.aside / MANIFEST).is_file():
         # Killed between the last two renames: the work is done, only its publication is not.
         return _outcome(work, _publish(work), was_done=True, seconds=0.0)
@@ -91,7 +99,7 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
         for leftover in work.aside.rglob(".*.aside"):
             # A kill in the middle of a write leaves the file aside; it was never part of the work.
             leftover.unlink()
-        write_json(work.aside / TIMINGS, _timings(work.inputs) | {name: round(seconds, 3)})
+        write_json(work.aside / TIMINGS, _timings(work.inputs) | {work.stage.name: round(seconds, 3)})
     write_manifest(work.aside, _manifest(work, facts))
     return _outcome(work, _publish(work), was_done=False, seconds=seconds)
 
@@ -105,7 +113,7 @@ def run_part(name: str, sections: Mapping[str, Mapping[str, Any] | Section], art
     work = _plan(name, sections, artifacts)
     part = _part(work, index)
     if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
-        with _inputs_here(work):
+        with room_for(work.published), _inputs_here(work):
             _call(work, part)
 
 
@@ -121,7 +129,7 @@ def assist_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section],
     work = _plan(name, sections, artifacts)
     # In this order, so that a leader who publishes between the two questions is seen by the second.
     if not (work.aside / MANIFEST).is_file() and _standing(work) is None:
-        with _inputs_here(work):
+        with room_for(work.published), _inputs_here(work):
             _call(replace(work, handed_in=None), WHOLE)
 
 
@@ -302,10 +310,12 @@ def _manifest_standing(work: _Work) -> Manifest | None:
 def _timings(inputs: Mapping[str, _Input]) -> dict[str, float]:
     """Seconds of every stage behind the inputs."""
     merged: dict[str, float] = {}
-    for read in inputs.values():
-        path = read.folder / TIMINGS
-        if path.is_file():
-            merged |= json.loads(path.read_text(encoding="utf-8"))
+    for artifact, read in inputs.items():
+        if read.manifest is not None and TIMINGS in read.manifest.files:
+            problems = altered_files(read.folder, read.manifest, names=[TIMINGS])
+            if problems:
+                raise InputError(f"{read.folder}: {problems[0]}; make it again: rglcd run {maker_of(artifact).name}")
+            merged |= json.loads((read.folder / TIMINGS).read_text(encoding="utf-8"))
     return merged
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rglcd.data.manifest import sha256_of, write_json
+from rglcd.data.room import room_for
 
 COMMIT = "COMMIT"
 STATE = "state.json"
@@ -45,8 +46,9 @@ class Checkpointer:
         aside = self.folder / f".step-{step:08d}.aside"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        for name, tensors in parts.items():
-            save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, str(aside / f"{name}.safetensors"))
+        with room_for(aside, sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())):
+            for name, tensors in parts.items():
+                save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, str(aside / f"{name}.safetensors"))
         write_json(aside / STATE, {"step": step, **state})
         write_json(aside / COMMIT, {path.name: sha256_of(path) for path in sorted(aside.iterdir())})
         shutil.rmtree(published, ignore_errors=True)
