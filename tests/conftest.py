@@ -1,13 +1,12 @@
 """One switch for every golden file: ``pytest --update-golden``; and object stores for whoever wants one."""
 
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.object_store import CREDENTIALS, FaultProxy, start_object_store
+from tests.object_store import CREDENTIALS, FaultProxy, open_bucket, start_object_store
 
 # The control plane is shared: tests of the launcher and of the manifests ask for it by name.
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -63,12 +62,6 @@ def faulty_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def _open_bucket(endpoint: str, upstream: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    import boto3
-    import fsspec
-
     for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}).items():
         monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()  # an instance remembers the endpoint that it was made with
-    name = f"bucket-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=upstream).create_bucket(Bucket=name)
-    return f"s3://{name}"
+    return open_bucket(upstream)

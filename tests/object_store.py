@@ -1,11 +1,13 @@
 """A real S3 API on loopback, and a proxy before it that fails as networks and stores do."""
 
 import http.client
+import logging
 import random
 import socket
 import struct
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -54,6 +56,12 @@ class FaultProxy:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    def restart(self, seed: int) -> None:
+        """Draw anew from ``seed``, and count from nought."""
+        with self._lock:
+            self._random = random.Random(seed)
+            self.seen.clear()
 
     def draw(self, *, is_upload: bool) -> Fault | None:
         """What befalls the next request."""
@@ -152,10 +160,22 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def open_bucket(upstream: str) -> str:
+    """``s3://NAME`` of a new, empty bucket of the store at ``upstream``."""
+    import boto3
+    import fsspec
+
+    fsspec.filesystem("s3").clear_instance_cache()  # an instance remembers the endpoint that it was made with
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=upstream).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
 def start_object_store() -> tuple[Any, str]:
     """moto's server, and its endpoint."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

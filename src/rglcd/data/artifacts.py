@@ -51,7 +51,7 @@ from rglcd.data.storage import (
     upload,
     write_object,
 )
-from rglcd.data.work_unit import RECORDS, files_of, finished_unit, hold_unit
+from rglcd.data.work_unit import RECORDS, files_of, finished_unit, hold_unit, is_record
 from rglcd.errors import InputError, StateSaved
 
 _TRANSFERS: Final = 8  # at a time
@@ -65,8 +65,9 @@ class ArtifactStore:
     uri: str
 
     def made(self, key: str) -> Manifest | None:
-        """What the computation called ``key`` published here, if it did."""
-        return self._manifest(f"manifests/{key}.json")
+        """What the computation called ``key`` published here, if it did. One that the store has damaged is as if it had not been."""
+        content = read_object(place := f"{self.uri}/manifests/{key}.json")
+        return None if content is None or not _is_manifest(content) else parse_manifest(content.decode(), where=place, made_by="again")
 
     def current(self) -> Manifest | None:
         """What was published here last."""
@@ -82,7 +83,7 @@ class ArtifactStore:
         self.upload({name: entry for name, entry in manifest.files.items() if name not in held}, folder)
         mine = manifest_text(replace(manifest, store=self.uri))
         place = f"{self.uri}/manifests/{manifest.key}.json"
-        standing = create_object(place, mine.encode()).decode()
+        standing = create_object(place, mine.encode(), is_whole=_is_manifest).decode()
         self.point_to(found := parse_manifest(standing, where=place, made_by=manifest.stage))
         return found
 
@@ -104,13 +105,13 @@ class ArtifactStore:
 
     def finish_unit(self, key: str, record: str, content: bytes) -> bytes:
         """Record that a unit's files are here; returns the record that stands, another worker's if it was first."""
-        return create_object(f"{self.uri}/parts/{key}/{record}", content)
+        return create_object(f"{self.uri}/parts/{key}/{record}", content, is_whole=is_record)
 
     def finished_units(self, key: str) -> dict[str, bytes]:
         """The records of the units that are finished, by name."""
         folder = f"{self.uri}/parts/{key}"
         records = {name: read_object(f"{folder}/{name}") for name in list_objects(folder)}
-        return {name: content for name, content in records.items() if content is not None}
+        return {name: content for name, content in records.items() if content is not None and is_record(content)}
 
     def _manifest(self, name: str) -> Manifest | None:
         place = f"{self.uri}/{name}"
@@ -282,6 +283,15 @@ def fetch_source(uri: str, view: Path) -> None:
             make_room(view.parent, sum(int(version.split()[0]) for version in list_folder(uri).values()))
             fetch_folder(uri, view, keep=lambda _: True)
             done.touch()
+
+
+def _is_manifest(content: bytes) -> bool:
+    """Whether ``content`` is a manifest with every bit as it was sealed."""
+    try:
+        parse_manifest(content.decode(errors="replace"), where="", made_by="")
+    except InputError:
+        return False
+    return True
 
 
 def _mark(text: str) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from rglcd.data.manifest import FileEntry, alteration
+from rglcd.data.room import is_no_room
 from rglcd.data.withdrawn import alternatives_to
 from rglcd.errors import InputError, StateSaved
 
@@ -93,27 +94,35 @@ def read_object(uri: str) -> bytes | None:
 
 
 def write_object(uri: str, content: bytes) -> None:
-    """Put a small object at ``uri``, in place of what is there."""
+    """Put a small object at ``uri``, in place of what is there. Raises :class:`StateSaved` when it never reads as it was written."""
     filesystem, path = _open(uri)
     _make_parent(filesystem, path)
-    _persistently(lambda: filesystem.pipe_file(path, content), what=uri)
-    if (found := read_object(uri)) != content:
-        raise StateSaved(f"{uri} was written and reads as something else ({_summary(found)}); run the same command again")
+    found: bytes | None = None
+    for attempt in range(_ATTEMPTS):
+        _pause_before(attempt)
+        _persistently(lambda: filesystem.pipe_file(path, content), what=uri)
+        if (found := read_object(uri)) == content:
+            return
+    raise StateSaved(f"{uri} was written and reads as something else ({_summary(found)}); run the same command again")
 
 
-def create_object(uri: str, content: bytes) -> bytes:
-    """Put ``content`` at ``uri`` unless something is there already; returns what is there afterwards.
+def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]) -> bytes:
+    """Put ``content`` at ``uri`` unless something whole is there already; returns what is there afterwards.
 
     On S3 this is one conditional request (``If-None-Match: *``): of any number of writers exactly one wins, and all
-    are told the same. A writer whose answer was lost on the way finds its own content there.
+    are told the same. A writer whose answer was lost on the way finds its own content there. What a store has damaged
+    is of no use to anybody, and would stand in the way for ever: it is replaced.
     """
     filesystem, path = _open(uri)
     _make_parent(filesystem, path)
     for _ in range(_ATTEMPTS):
         with suppress(FileExistsError):
             _persistently(lambda: _create(filesystem, path, content), what=uri)
-        if (standing := read_object(uri)) is not None:
+        standing = read_object(uri)
+        if standing is not None and is_whole(standing):
             return standing
+        if standing is not None:
+            write_object(uri, content)
     raise StateSaved(f"{uri} was written and cannot be found; run the same command again")
 
 
@@ -266,6 +275,8 @@ def _persistently(act: Callable[[], Result], *, what: str) -> Result:
         except PermissionError as error:
             raise InputError(f"{what} may not be touched with these credentials: {_one_line(error)}") from None
         except Exception as error:  # each of fsspec's file systems raises its own library's errors
+            if is_no_room(error):  # of this machine's disk: waiting makes none
+                raise
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
                 raise InputError(f"{what} cannot be reached: {_one_line(error)}") from None
             failure = error
@@ -393,6 +404,8 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
             ignore_patterns=list(UNUSED_ON_THE_HUB),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if is_no_room(error):
+            raise
         raise InputError(
             f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). {alternatives_to(repository)}"
         ) from None

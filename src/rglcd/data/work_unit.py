@@ -74,6 +74,15 @@ def files_of(recorded: Mapping[str, Any]) -> dict[str, FileEntry]:
     return {name: FileEntry(**entry) for name, entry in recorded["files"].items()}
 
 
+def is_record(content: bytes) -> bool:
+    """Whether ``content`` reads as what :func:`finish_unit` records."""
+    try:
+        files_of(json.loads(content))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return True
+
+
 def hold_unit(record: Path, content: bytes) -> None:
     """Let a unit that another worker recorded as ``content`` count as finished here, its files staying where they are."""
     for name, entry in files_of(json.loads(content)).items():
