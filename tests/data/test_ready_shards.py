@@ -66,6 +66,36 @@ class TestWebdataset:
         with pytest.raises(InputError, match=r"0\.tar (was cut|is not a tar)"):
             candidates(tmp_path / "source")
 
+    def test_samples_of_one_name_in_two_folders_are_two(self, tmp_path: Path) -> None:
+        members = [*sample("a/000", 1), *sample("b/000", 2), *sample("./000", 3)]
+        use(str(write_tar(tmp_path / "0.tar", members)), tmp_path / "source")
+        found = candidates(tmp_path / "source")
+        assert [(candidate.url, candidate.caption) for candidate in found] == [
+            ("0.tar/000", "caption ./000"),
+            ("0.tar/a/000", "caption a/000"),
+            ("0.tar/b/000", "caption b/000"),
+        ]
+
+    def test_a_member_that_is_there_twice_is_refused_by_name(self, tmp_path: Path) -> None:
+        use(str(write_tar(tmp_path / "0.tar", [*sample("a", 1), *sample("a", 2)])), tmp_path / "source")
+        with pytest.raises(InputError, match=r"0\.tar holds 'a\.jpg' twice"):
+            candidates(tmp_path / "source")
+
+    def test_more_members_than_memory_has_room_for_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rglcd.data.ready_shards.MAX_MEMBERS", 5)
+        use(str(write_tar(tmp_path / "0.tar", [member for key in "abc" for member in sample(key)])), tmp_path / "source")
+        with pytest.raises(InputError, match=r"0\.tar holds more than 5 members, 'c\.txt' the first too many; split it"):
+            candidates(tmp_path / "source")
+
+    @pytest.mark.parametrize(("kind", "size"), [(tarfile.REGTYPE, -512), (tarfile.XHDTYPE, 1 << 30), (tarfile.GNUTYPE_LONGNAME, 1 << 30)])
+    def test_a_header_that_leads_back_or_to_a_name_without_end_is_refused(self, tmp_path: Path, kind: bytes, size: int) -> None:
+        header = tarfile.TarInfo("a.jpg")
+        header.type, header.size = kind, size
+        (tmp_path / "0.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+        use(str(tmp_path / "0.tar"), tmp_path / "source")
+        with pytest.raises(InputError, match=rf"member 'a\.jpg' says that it has {size} bytes"):
+            candidates(tmp_path / "source")
+
     def test_members_that_are_no_samples_parts_lead_nowhere(self, tmp_path: Path) -> None:
         link = tarfile.TarInfo("evil.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -78,7 +108,7 @@ class TestWebdataset:
             "0.tar/code": Reason.INCOMPLETE_SAMPLE,
             "0.tar/evil": Reason.INCOMPLETE_SAMPLE,
             "0.tar/good": None,
-            "0.tar/up": None,  # a name is a label here, and nothing is ever written to it
+            "0.tar/../../up": None,  # a name is a label here, and nothing is ever written to it
         }
         assert not (tmp_path.parent / "up.jpg").exists()
 

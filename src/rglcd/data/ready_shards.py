@@ -10,6 +10,7 @@ beside a tar, every row that it knows of is accounted for, whether the tar holds
 """
 
 import json
+import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 from rglcd.data.accounting import Reason
 from rglcd.data.content_store import ContentStore, Fetched
 from rglcd.data.manifest import sha256_of
+from rglcd.data.room import is_no_room
+from rglcd.data.shards import BoundedHeader
 from rglcd.data.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, Candidate
 from rglcd.errors import InputError
 
@@ -30,6 +33,8 @@ _IMAGES: Final = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
 _CAPTIONS: Final = ("txt", "text", "caption")
 _MAX_JSON_BYTES: Final = 1 << 20
 _BLOCK: Final = 512
+MAX_MEMBERS: Final = 1 << 18
+"""Of one tar: their places are held in memory. img2dataset makes 10,000 samples of three members each, unless told otherwise."""
 _AGAIN: Final = "get it again, and then: rglcd data use"
 
 
@@ -134,6 +139,8 @@ def _fetch(shard: ReadyShard, store: ContentStore) -> str:
     except InputError:
         raise
     except Exception as error:  # each of fsspec's file systems raises its own library's errors
+        if is_no_room(error):
+            raise
         raise InputError(f"{shard.uri} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
     return incoming.state.hexdigest()
 
@@ -149,12 +156,19 @@ def _indexed(path: Path) -> tuple[dict[str, dict[str, _Extent]], bool]:
     samples: dict[str, dict[str, _Extent]] = {}
     end = 0
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with tarfile.open(path, mode="r:", tarinfo=BoundedHeader) as tar:
+            num_members = 0
             while (member := tar.next()) is not None:
+                num_members += 1
+                if num_members > MAX_MEMBERS:
+                    raise InputError(f"{path} holds more than {MAX_MEMBERS:,} members, {member.name[:80]!r} the first too many; split it")
                 tar.members = []  # type: ignore[attr-defined]  # or it keeps one for each of however many there are
-                key, _, extension = member.name.rpartition("/")[2].partition(".")
+                key, extension = _split(member.name)
                 if member.type == tarfile.REGTYPE and key:
-                    samples.setdefault(key, {})[extension.lower()] = _Extent(member.offset_data, member.size)
+                    parts = samples.setdefault(key, {})
+                    if extension in parts:
+                        raise InputError(f"{path} holds {member.name[:80]!r} twice: one of two samples would be lost; {_AGAIN}")
+                    parts[extension] = _Extent(member.offset_data, member.size)
             end = tar.offset
     except tarfile.ReadError as error:
         if not samples:
@@ -163,6 +177,13 @@ def _indexed(path: Path) -> tuple[dict[str, dict[str, _Extent]], bool]:
     with path.open("rb") as stream:
         stream.seek(end)
         return samples, stream.read(_BLOCK) == bytes(_BLOCK)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A member's key and extension, as webdataset has them: the key ends at the name's first dot, and its folder is part of it."""
+    folder, _, name = name.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return (posixpath.normpath(f"{folder}/{stem}") if folder and stem else stem), extension.lower()
 
 
 def _rows(path: Path) -> dict[str, Mapping[str, Any] | None]:

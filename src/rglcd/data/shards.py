@@ -38,6 +38,7 @@ _COLUMNS: Final = pa.schema(
     + [(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")]
 )
 _PARTS: Final = 3  # image, txt, json
+_MAX_HEADER_BYTES: Final = 1 << 20
 _MAKE_AGAIN: Final = "make it again: rglcd run shard"
 
 
@@ -89,9 +90,12 @@ def write_shard(
     name when it is whole; its stats are written after it, with so many previews, and with what the rows added to ``seen``.
     """
     path, refused, survey, rows = folder / f"{shard_name(number)}.tar", Counter[str](), Survey(num_previews), _Rows()
-    with written_aside(path) as aside, aside.open("wb") as stream:
+    with (
+        written_aside(path) as aside,
+        aside.open("wb") as stream,
         # An integer time keeps tarfile from PAX headers; encoder=False takes bytes as they are.
-        tar = TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0)
+        TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0) as tar,
+    ):
         for outcome in outcomes:
             rows.add(outcome)
             if isinstance(outcome, Sample):
@@ -100,7 +104,6 @@ def write_shard(
             else:
                 refused[outcome.reason.value] += 1
                 survey.add_refusal(outcome.url)
-        tar.close()
     rows.write(path.with_suffix(".parquet"))
     tally = Tally(survey.num_samples + refused.total(), survey.num_samples, dict(sorted(refused.items())))
     finish_unit(
@@ -202,6 +205,18 @@ def _members(sample: Sample, extension: str) -> dict[str, bytes]:
     return {extension: sample.image, "txt": sample.caption.encode(), "json": facts.encode()}
 
 
+class BoundedHeader(tarfile.TarInfo):
+    """A member's header that is safe to follow: tarfile reads the long names and PAX records of others whole, and goes where they say."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "BoundedHeader":
+        """The header in ``buf``. Raises ``tarfile.ReadError`` for one that leads back, or is larger than any name can be."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type not in tarfile.REGULAR_TYPES and header.size > _MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"member {header.name[:80]!r} says that it has {header.size} bytes")
+        return header
+
+
 @dataclass(frozen=True)
 class _Extent:
     offset: int
@@ -212,7 +227,7 @@ def _indexed(path: Path, num_samples: int) -> dict[str, dict[str, _Extent]]:
     """Where the parts of each sample lie. Nothing is extracted, so no name can lead anywhere."""
     members: dict[str, dict[str, _Extent]] = {}
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with tarfile.open(path, mode="r:", tarinfo=BoundedHeader) as tar:
             for count, member in enumerate(tar):
                 if count >= _PARTS * num_samples:
                     raise InputError(f"shard {path} holds more than {num_samples} samples; {_MAKE_AGAIN}")
