@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results results-quick bench test test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo results results-quick bench faults test test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ results-quick: install ## the same with one seed
 
 bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16" on a GPU); a JSON line
 	@$(BIN)/python -m benchmarks.step $(BENCH)
+
+faults: install ## faults done on purpose, thousands of times, into docs/reliability.md (hours; goes on where it stopped; FAULTS="--row F4")
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS)
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

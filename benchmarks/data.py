@@ -171,18 +171,22 @@ def _rate(decode: object, datas: list[bytes]) -> float:
     return count / (time.process_time() - started)
 
 
+def write_many_rows(source: Path, num_rows: int) -> Path:
+    """An index of so many rows: of 500 one is a picture, one has no tab, and the others lie on hosts that nobody asks."""
+    source.mkdir()
+    (source / "picture.jpg").write_bytes(photograph(256, 256, 0))
+    with (source / "index.tsv").open("w") as index:
+        for number in range(num_rows):
+            kind = number % 500
+            url = "picture.jpg" if kind == 0 else f"https://host-{number % 70_001}.example/{number}.jpg"
+            index.write("no tab in this row\n" if kind == 1 else f"{url}\ta caption of the usual length, number {number}\n")
+    return source
+
+
 def memory_by_rows(folder: Path) -> None:
     print("\n| rows of a synthetic index | rows/s | CPU s | peak MiB |\n|---|---|---|---|")
-    picture = photograph(256, 256, 0)
     for num_rows in ROWS:
-        source = folder / f"source-{num_rows}"
-        source.mkdir()
-        (source / "picture.jpg").write_bytes(picture)
-        with (source / "index.tsv").open("w") as index:
-            for number in range(num_rows):
-                kind = number % 500
-                url = "picture.jpg" if kind == 0 else f"https://host-{number % 70_001}.example/{number}.jpg"
-                index.write("no tab in this row\n" if kind == 1 else f"{url}\ta caption of the usual length, number {number}\n")
+        source = write_many_rows(folder / f"source-{num_rows}", num_rows)
         cost = ours(source, folder / f"rows-{num_rows}", num_rows, resolution=64, samples_per_shard=10_000, image_format="jpeg")
         print(f"| {num_rows:,} | {num_rows / cost.wall_seconds:.0f} | {cost.cpu_seconds:.1f} | {cost.peak_mib:.0f} |", flush=True)
 

@@ -3,12 +3,14 @@
 import asyncio
 import gzip
 import io
+import socket
 import threading
 from collections import Counter
 from types import TracebackType
 
 import numpy as np
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 from PIL import Image
 
 OPEN = "127.0.0.2"
@@ -17,6 +19,24 @@ OPEN = "127.0.0.2"
 FORBIDDEN = "127.0.0.1"
 """Where a listener counts connections: whoever reaches it has broken out."""
 
+FORBIDDEN_SPELLINGS = [
+    FORBIDDEN,
+    "localhost",
+    "2130706433",
+    "0x7f000001",
+    "0177.0.0.1",
+    "127.1",
+    "[::ffff:127.0.0.1]",
+    "[::1]",
+    "0.0.0.0",
+    "0",
+    "user@127.0.0.1",
+    "example.com@127.0.0.1",
+    "127.0.0.1.",
+    "①②⑦.⓪.⓪.①",
+]
+"""Ways to write the forbidden address."""
+
 
 def picture_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 30), image_format: str = "PNG") -> bytes:
     """An image file, another for each seed."""
@@ -24,6 +44,24 @@ def picture_bytes(seed: int = 0, *, size: tuple[int, int] = (40, 30), image_form
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, image_format)
     return stream.getvalue()
+
+
+class Rebinding(AbstractResolver):
+    """Answers with another address each time it is asked, as an attacker's name server does."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self.answers, self.asked = answers, 0
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        answer = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST)
+            for address in answer
+        ]
+
+    async def close(self) -> None:
+        pass
 
 
 class HostileServer:
@@ -35,6 +73,8 @@ class HostileServer:
         self.intrusions = 0
         self.open_now = 0
         self.most_open = 0
+        self.bytes_sent = 0
+        """Of bodies without end, so far."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -146,5 +186,6 @@ class HostileServer:
         await response.write(head)
         for _ in range(1000):
             await response.write(more)
+            self.bytes_sent += len(more)
             await asyncio.sleep(pause)
         return response

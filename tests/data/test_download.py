@@ -1,12 +1,10 @@
 import resource
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +12,7 @@ from rglcd.data.accounting import Reason
 from rglcd.data.addresses import AddressPolicy
 from rglcd.data.content_store import ContentStore, Fetched
 from rglcd.data.download import OPT_OUT, Downloader, DownloadLimits, opted_out
-from tests.data.hostile_server import FORBIDDEN, OPEN, HostileServer, picture_bytes
+from tests.data.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding, picture_bytes
 
 LIMITS = DownloadLimits(
     user_agent="test-robot", max_bytes=200_000, total_seconds=1.5, grace_seconds=0.3, min_bytes_per_second=10_000, backoff_seconds=0.01
@@ -131,24 +129,6 @@ def test_urls_that_lead_nowhere(store: ContentStore, url: str, reason: Reason) -
     assert reason_of(store, url) == reason
 
 
-FORBIDDEN_SPELLINGS = [
-    FORBIDDEN,
-    "localhost",
-    "2130706433",
-    "0x7f000001",
-    "0177.0.0.1",
-    "127.1",
-    "[::ffff:127.0.0.1]",
-    "[::1]",
-    "0.0.0.0",
-    "0",
-    "user@127.0.0.1",
-    "example.com@127.0.0.1",
-    "127.0.0.1.",
-    "①②⑦.⓪.⓪.①",
-]
-
-
 @pytest.mark.parametrize("host", FORBIDDEN_SPELLINGS)
 @pytest.mark.parametrize("way", ["directly", "by redirect"])
 def test_no_spelling_reaches_a_forbidden_address(server: HostileServer, store: ContentStore, host: str, way: str) -> None:
@@ -163,24 +143,6 @@ def test_no_spelling_reaches_a_forbidden_address(server: HostileServer, store: C
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "gopher://127.0.0.1/", "data:image/png;base64,AA"])
 def test_a_redirect_to_another_scheme_is_refused(server: HostileServer, store: ContentStore, url: str) -> None:
     assert reason_of(store, server.url(f"redirect-to?url={quote(url, safe='')}")) == Reason.FORBIDDEN_SCHEME
-
-
-class Rebinding(AbstractResolver):
-    """Answers with another address each time it is asked, as an attacker's name server does."""
-
-    def __init__(self, *answers: list[str]) -> None:
-        self.answers, self.asked = answers, 0
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST)
-            for address in answer
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 def test_a_name_that_changes_its_mind_is_judged_at_each_connection(server: HostileServer, store: ContentStore) -> None:

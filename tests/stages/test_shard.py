@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -382,29 +381,6 @@ class TestReadyMadeShards:
         use(str(tmp_path / "0.tar"), tmp_path / "source")
         with pytest.raises(InputError, match="set it to null"):
             run(tmp_path / "source", tmp_path / "shards", WEB.model_copy(update={"max_rows": 3}))
-
-
-def pack_alone(source: Path, folder: Path) -> None:
-    run(source, folder)
-
-
-def test_two_workers_on_the_same_range_make_each_shard_once(tmp_path: Path) -> None:
-    """Two processes at a time, one of them killed at random: nothing is made twice, and the bytes are an unbroken run's."""
-    source = write_source(tmp_path / "source", num_images=40)
-    unbroken = files_after_run(source, tmp_path / "unbroken")
-    context = multiprocessing.get_context("fork")
-    for round_ in range(6):
-        folder = tmp_path / f"round-{round_}"
-        workers = [context.Process(target=pack_alone, args=(source, folder)) for _ in range(2 + round_ % 2)]
-        for worker in workers:
-            worker.start()
-        if round_:
-            time.sleep(0.03 * round_)
-            workers[0].kill()
-        for worker in workers:
-            worker.join()
-        assert all(worker.exitcode == 0 for worker in workers[1:])
-        assert files_of(folder) == unbroken
 
 
 class TestDuplicates:

@@ -1,0 +1,147 @@
+"""F8: an object store that errs, resets, dawdles and cuts, and loses parts of uploads without a word."""
+
+import hashlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+
+from benchmarks.faults.row import Row, Trial, require
+from rglcd.data.manifest import FileEntry, read_manifest, sha256_of
+from rglcd.data.storage import upload
+from rglcd.errors import StateSaved
+from tests.object_store import CREDENTIALS, Fault, FaultProxy, open_bucket, start_object_store
+from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
+
+_STAGES = {"shard": "shards", "cache": "latents", "pretrain": "reward_model"}
+_RATE, _LOSS_RATE = 0.05, 0.01
+_PART_LOSS_RATE = 0.35
+_UPLOAD_BYTES = 70 << 20  # three parts
+_EVERY_LINE = 5
+"""Of so many rounds one is a whole line; the others are uploads in parts."""
+_SLOWER = 2.0
+
+
+@contextmanager
+def _failing_store(scratch: Path, seed: int) -> Iterator[Trial]:
+    server, upstream = start_object_store()
+    proxy = FaultProxy(upstream)
+    environment = CREDENTIALS | {"AWS_ENDPOINT_URL": proxy.endpoint}
+    try:
+        with _environment(environment):
+            unbroken = scratch / "unbroken"
+            up_to_latents(unbroken, tiny_config())
+            run(unbroken, tiny_config(), "pretrain")
+
+            def trial(number: int) -> str:
+                proxy.restart(random.Random(f"{seed}/{number}").randrange(1 << 30))
+                bucket = open_bucket(upstream)
+                act = _line if number % _EVERY_LINE == 0 else _parts
+                said = act(scratch, bucket, proxy, number)
+                _empty(upstream, bucket)
+                return said
+
+            yield trial
+    finally:
+        proxy.close()
+        server.stop()
+
+
+def _line(scratch: Path, bucket: str, proxy: FaultProxy, number: int) -> str:
+    """Shard, cache and pretrain, once with a store that does its work and once with one that fails."""
+    seconds = {}
+    for name, rate, loss_rate in (("clean", 0.0, 0.0), ("faulty", _RATE, _LOSS_RATE)):
+        root = scratch / name
+        shutil.rmtree(root, ignore_errors=True)
+        write_tiny_source(root / "data")
+        write_pretrained_artifact(root / "pretrained")
+        with _environment({"RGLCD_STORE": f"{bucket}/{name}"}):
+            proxy.rate, proxy.loss_rate = rate, loss_rate
+            started = time.perf_counter()
+            for stage in _STAGES:
+                run(root, tiny_config(), stage)
+                shutil.rmtree(root / ".cache", ignore_errors=True)  # so that the next stage reads the store
+            seconds[name] = time.perf_counter() - started
+            proxy.rate = proxy.loss_rate = 0.0
+        for artifact in _STAGES.values():
+            made, expected = (read_manifest(at / artifact, made_by="?").digest for at in (root, scratch / "unbroken"))
+            require(made == expected, f"{artifact} differs from an unbroken run's")
+    damaged = _damaged(bucket, proxy)
+    require(not damaged, f"objects that are not what their address says: {', '.join(damaged[:3])}")
+    ratio = seconds["faulty"] / seconds["clean"]
+    faults = {name: count for name, count in proxy.seen.items() if name != "requests"}
+    said = f"the line: {proxy.seen['requests']} requests, faults {faults}; digests equal, all objects whole"
+    require(ratio <= _SLOWER, f"{said}; took {ratio:.2f} times as long ({seconds['faulty']:.1f} s)")
+    return f"{said}; {ratio:.2f} times as long"
+
+
+def _damaged(bucket: str, proxy: FaultProxy) -> list[str]:
+    """Objects whose bytes are not those that their address names."""
+    client, name = boto3.client("s3", endpoint_url=proxy.upstream), bucket.removeprefix("s3://")
+    found = []
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page.get("Contents", ()):
+            parts = item["Key"].split("/")
+            if "files" in parts:
+                body = client.get_object(Bucket=name, Key=item["Key"])["Body"].read()
+                if hashlib.sha256(body).hexdigest() != parts[parts.index("files") + 1]:
+                    found.append(item["Key"])
+    return found
+
+
+def _parts(scratch: Path, bucket: str, proxy: FaultProxy, number: int) -> str:
+    """One file in three parts, of which any may be lost without a word."""
+    path = scratch / "large.bin"
+    path.write_bytes(random.Random(number).randbytes(1 << 20) * (_UPLOAD_BYTES >> 20))
+    entry, uri = FileEntry(sha256_of(path), path.stat().st_size), f"{bucket}/large.bin"
+    proxy.loss_rate = _PART_LOSS_RATE
+    try:
+        upload(path, uri, entry)
+        ended = "whole"
+    except StateSaved:
+        ended = "told"
+    proxy.loss_rate = 0.0
+    body = boto3.client("s3", endpoint_url=proxy.upstream).get_object(Bucket=bucket.removeprefix("s3://"), Key="large.bin")["Body"].read()
+    is_whole = hashlib.sha256(body).hexdigest() == entry.sha256
+    require(is_whole or ended == "told", "a part was lost, and the upload counted as done")
+    ended = "it stood whole" if is_whole else "it was told"
+    return f"70 MiB in parts: {proxy.seen[Fault.LOST_PART.value]} parts lost, all found; in the end {ended}"
+
+
+def _empty(upstream: str, bucket: str) -> None:
+    client, name = boto3.client("s3", endpoint_url=upstream), bucket.removeprefix("s3://")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page.get("Contents", ()):
+            client.delete_object(Bucket=name, Key=item["Key"])
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+FAILING_STORE = Row(
+    name="F8",
+    fault="an S3 store: 5 % of requests end in 500, 503, a reset, a pause or half a body, 1 % of uploads lose a part without a word; "
+    "of files in parts, 35 % of the parts",
+    must="shard, cache and pretrain end in the digests of folders, every object is what its address says, in at most twice the time; "
+    "every lost part found",
+    unit="rounds",
+    num_rounds=100,
+    sample=range(1),
+    open=_failing_store,
+)

@@ -1,0 +1,96 @@
+"""F20: another clock, zone, locale, umask, home and hash seed change nothing."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.faults.kills import MicroLine
+from benchmarks.faults.likeness import require_equal
+from benchmarks.faults.row import Row, Suite, Trial, require
+from rglcd.config import dump
+from rglcd.stages.table import stages_of
+
+_ZONES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Kiritimati", ":nowhere")
+_LOCALES = ("C", "POSIX", "tr_TR.UTF-8", "C.UTF-8")
+_UMASKS = (0o000, 0o022, 0o027, 0o077)
+_PLAIN_TEXT = ({}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+"""With the second, Python takes the locale at its word: in C, text is ASCII."""
+_SECONDS = 1800
+
+_CLOCK = '''
+"""The wall clock of this process jumps at every look: years ahead, back before 1980, and what it was."""
+import itertools, time
+_jumps = itertools.cycle([0, 10 * 365 * 86400, -3600, -60 * 365 * 86400, 86400 * 30])
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: abs(_time() + next(_jumps))
+time.time_ns = lambda: abs(_time_ns() + next(_jumps) * 10**9)
+'''
+
+
+@contextmanager
+def _surroundings(scratch: Path, seed: int) -> Iterator[Trial]:
+    line = MicroLine(scratch / "unbroken")
+    line.upto(stages_of(line.config)[-1].name)
+    params, clock, locales = scratch / "params.yaml", scratch / "clock", scratch / "locales"
+    params.write_text(dump(line.config), encoding="utf-8")
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(_CLOCK, encoding="utf-8")
+    has_turkish = _install_turkish(locales)
+
+    def trial(number: int) -> str:
+        rng, root = random.Random(f"{seed}/{number}"), scratch / "moved"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        homes = {"no HOME": None, "HOME=/proc": "/proc", "HOME=/nonexistent": "/nonexistent"}
+        home, zone, locale = rng.choice(list(homes)), rng.choice(_ZONES), rng.choice(_LOCALES)
+        umask, jumps, plain = rng.choice(_UMASKS), bool(rng.randrange(2)), rng.choice(_PLAIN_TEXT)
+        hash_seed = str(rng.randrange(1 << 32))
+        paths = [*([str(clock)] if jumps else []), "src", "."]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONHASHSEED": hash_seed,
+        }
+        environment |= {"TZ": zone, "LC_ALL": locale, "LOCPATH": str(locales)} | plain
+        environment |= {} if homes[home] is None else {"HOME": str(homes[home])}
+        outputs = [stage.outputs[0] for stage in stages_of(line.config)]
+        places = {"source": line.root / "data"} | {name: root / name for name in outputs}
+        command = [sys.executable, "-m", "rglcd", "run", "all", "--params", str(params)]
+        command += [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
+        ran = subprocess.run(command, env=environment, umask=umask, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
+        turkish = "" if has_turkish or not locale.startswith("tr") else " (not installed here)"
+        said = f"TZ={zone}, LC_ALL={locale}{turkish}{', ASCII text' if plain else ''}, umask {umask:03o}, {home}, hash seed {hash_seed}"
+        said += ", a clock that jumps" if jumps else ""
+        require(ran.returncode == 0, f"{said}: exit code {ran.returncode}: {ran.stderr[-300:]}")
+        num_files = sum(require_equal(root / name, line.root / name) for name in outputs)
+        return f"{said}: {num_files} files of all six stages as unbroken"
+
+    yield trial
+
+
+def _install_turkish(folder: Path) -> bool:
+    """Turkish, whose capital of i is another letter, for processes that look in ``folder``; False where it cannot be had."""
+    folder.mkdir()
+    if shutil.which("localedef") is None:
+        return False
+    made = subprocess.run(["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")], capture_output=True)
+    return made.returncode == 0
+
+
+SURROUNDINGS = Row(
+    name="F20",
+    fault="the micro line with another zone, locale (C, Turkish), umask and hash seed, without a home or with one that cannot be written, "
+    "and a wall clock that jumps",
+    must="the files of all six stages byte-identical",
+    unit="surroundings",
+    num_rounds=20,
+    sample=range(1),
+    open=_surroundings,
+    suite=Suite.SLOW,
+)
