@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv has its own word for what pip calls PIP_FIND_LINKS.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# A line is dozens of processes: where the environment forbids it, each would compile torch's and diffusers' sources anew (10 s).
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo results results-quick bench faults test test-slow test-cluster test-debian check format golden images image-requirements clean

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md.
+"""``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md, one after the other.
 
 A seed is that of the latent reward model's pretraining and of the distillation; world, frozen models and the noise that pictures
 are drawn from are shared. Every run goes through the stages and is found done the next time, so a stopped command goes on.
@@ -36,17 +36,21 @@ Cells = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Run what is not done yet, then write the page."""
+    """Run what is not done yet; the page is written after each claim, and says which are still to come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default 3)")
     seeds = range(parser.parse_args().seeds)
-    runs = list(dict.fromkeys([MAIN, *(run for study in STUDIES for run in study.runs)]))
+    claims = [(MAIN,), *(study.runs for study in STUDIES)]
+    total = len(seeds) * len({run for runs in claims for run in runs})
+    finished: set[tuple[Run, int]] = set()
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
-        for done, (seed, run) in enumerate((seed, run) for seed in seeds for run in runs):
-            report("runs", done=done, total=len(seeds) * len(runs), unit="runs")
-            _run(run, seed)
-    PAGE.write_text(_page(seeds), encoding="utf-8")
-    print(f"{PAGE} is written")
+        for done, runs in enumerate(claims):
+            for run, seed in ((run, seed) for run in runs for seed in seeds):
+                report("runs", done=len(finished), total=total, unit="runs")
+                _run(run, seed)
+                finished.add((run, seed))
+            PAGE.write_text(_page(seeds, STUDIES[:done]), encoding="utf-8")
+            print(f"{PAGE} says what {len(finished)} of {total} runs showed")
 
 
 def _run(run: Run, seed: int) -> None:
@@ -85,7 +89,7 @@ def _artifact(name: str, config: Config, own: Path) -> Path:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _page(seeds: Sequence[int]) -> str:
+def _page(seeds: Sequence[int], studied: Sequence[Study]) -> str:
     lineage = read_manifest(_folder(MAIN, seeds[0]) / "report", made_by="evaluate").lineage
     arms = read_manifest(_folder(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
     seeds_said = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
@@ -102,7 +106,8 @@ architecture, other data) saw neither. `checker` is the mean of five attributes,
 feature network and compares with nothing outside this page; `diversity` is the distance between its features of two images of one
 caption.""",
         _main(seeds, arms),
-        *(_study(study, seeds) for study in STUDIES),
+        *(_study(study, seeds) for study in studied),
+        *(f"## {study.title}\n\nNot run yet: the command above goes on here." for study in STUDIES[len(studied) :]),
     ]
     return "\n\n".join(parts) + "\n"
 
