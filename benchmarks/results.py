@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dots import dots_svg
 from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
 from rglcd.config import Config, load_params
 from rglcd.data.manifest import digest_of, read_manifest
-from rglcd.evaluation.plots import HEIGHT, WIDTH, Panel, Point, Series, panel_svg
+from rglcd.evaluation.plots import HEIGHT, WIDTH, Level, Panel, Point, Series, panel_svg
 from rglcd.evaluation.style import STYLE
 from rglcd.launch.console import drawing
 from rglcd.launch.execute import execute, process_boundary
@@ -136,6 +137,8 @@ against {arms["rg"]["num_steps"]}).
 |---|--:|{"--:|" * len(MAIN_COLUMNS)}
 {chr(10).join(rows)}
 
+{_drawn("steps", "Judge and checker against the number of steps", _main_plot(seeds))}
+
 Share of images on which `rg` wins by the judge, a tie being half a win, with its 95 % interval, seed by seed:
 
 | steps | against lcm | against the teacher's fifty |
@@ -154,25 +157,54 @@ def _study(study: Study, seeds: Sequence[int]) -> str:
     for run in study.runs:
         of = [_metrics(run, seed)[run.arm][str(STEPS)] for seed in seeds]
         rows.append(f"| {run.label} | {' | '.join(_figure(of, column) for column in study.columns)} |")
-    text = f"""## {study.title}
+    drawn = _weights_plot(study, seeds) if study.name == "over-optimisation" else _dots_plot(study, seeds)
+    return f"""## {study.title}
 
 {study.question} At {STEPS} steps.
 
 | | {" | ".join(_head(column) for column in study.columns)} |
 |---|{"--:|" * len(study.columns)}
-{chr(10).join(rows)}"""
-    if study.name == "over-optimisation":
-        path = PAGE.parent / "images" / "over-optimisation.svg"
-        path.write_text(_plot(seeds), encoding="utf-8")
-        text += f"\n\n![Scores against the reward's weight]({path.relative_to(PAGE.parent)})"
-    return text
+{chr(10).join(rows)}
+
+{_drawn(study.name, study.title, drawn)}"""
 
 
-def _plot(seeds: Sequence[int]) -> str:
+def _drawn(name: str, title: str, svg: str) -> str:
+    """The Markdown of a plot that is written beside the page."""
+    path = PAGE.parent / "images" / f"{name}.svg"
+    path.write_text(svg, encoding="utf-8")
+    return f"![{title}]({path.relative_to(PAGE.parent)})"
+
+
+def _main_plot(seeds: Sequence[int]) -> str:
+    """Judge and checker against the number of steps, the teacher's as a line across; seeds' means, and from the least to the most."""
+    return _beside([_steps_panel(scorer, seeds) for scorer in ("judge", "checker")])
+
+
+def _steps_panel(scorer: str, seeds: Sequence[int]) -> Panel:
+    def points(who: str) -> tuple[Point, ...]:
+        of = {steps: [_value(_metrics(MAIN, seed)[who][steps], scorer) for seed in seeds] for steps in _steps(who, seeds)}
+        return tuple(Point(float(steps), statistics.mean(values), min(values), max(values)) for steps, values in of.items())
+
+    (teacher,) = points("teacher")
+    level = Level("teacher", "arm-teacher", teacher.y, teacher.low, teacher.high)
+    arms = tuple(Series(who, f"arm-{who}", points(who)) for who in ("lcm", "rg"))
+    ticks = tuple(point.x for point in arms[0].points)
+    return Panel(scorer, "mean score; whiskers from the least seed to the most", arms, (level,), ticks, "steps", logarithmic=True)
+
+
+def _dots_plot(study: Study, seeds: Sequence[int]) -> str:
+    def values(column: str) -> list[list[float]]:
+        return [[_value(_metrics(run, seed)[run.arm][str(STEPS)], column) for seed in seeds] for run in study.runs]
+
+    return dots_svg([run.label for run in study.runs], {_head(column): values(column) for column in study.columns[:3]})
+
+
+def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
     """Expert and judge against the weight, in pixels and through the proxy, side by side; seeds' means."""
     panels = []
     for kind in ("pixel", "latent"):
-        runs = [run for run in STUDIES[0].runs if run.name.startswith(f"{kind}-")]
+        runs = [run for run in study.runs if run.name.startswith(f"{kind}-")]
         series = []
         for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-teacher")):
             points = []
