@@ -9,24 +9,27 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dots import dots_svg
 from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
-from rglcd.config import Config, load_params
+from rglcd.config import Config, Section, load_params
 from rglcd.data.manifest import digest_of, read_manifest
 from rglcd.evaluation.plots import HEIGHT, WIDTH, Level, Panel, Point, Series, panel_svg
 from rglcd.evaluation.style import STYLE
 from rglcd.launch.console import drawing
 from rglcd.launch.execute import execute, process_boundary
 from rglcd.progress import report, reporting_to
+from rglcd.stages.run import standing_outcome
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
 
 ROOT = Path("artifacts/results")
 NUM_IMAGES = 1080
 """Ten of each held-out caption: with the demo's 256, chance moves the share of right pictures by two points."""
+MOST_SEEDS = 3
 SHARED = frozenset({"shards", "pretrained", "latents"})
 PAGE = Path("docs/results.md")
 MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
@@ -39,33 +42,48 @@ Cells = dict[str, dict[str, Any]]
 def main() -> None:
     """Run what is not done yet; the page is written after each claim, and says which are still to come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default 3)")
+    parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS + 1), default=MOST_SEEDS, help="how many seeds, from 0")
     seeds = range(parser.parse_args().seeds)
-    claims = [(MAIN,), *(study.runs for study in STUDIES)]
-    total = len(seeds) * len({run for runs in claims for run in runs})
-    finished: set[tuple[Run, int]] = set()
+    studied = dict.fromkeys(run for study in STUDIES for run in study.runs)
+    # A stopped command leaves every claim with one seed before any study has two.
+    todo = [*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied)]
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
-        for done, runs in enumerate(claims):
-            for run, seed in ((run, seed) for run in runs for seed in seeds):
-                report("runs", done=len(finished), total=total, unit="runs")
-                _run(run, seed)
-                finished.add((run, seed))
-            PAGE.write_text(_page(seeds, STUDIES[:done]), encoding="utf-8")
-            print(f"{PAGE} says what {len(finished)} of {total} runs showed")
+        for done, (run, seed) in enumerate(todo):
+            report("runs", done=done, total=len(todo), unit="runs")
+            _run(run, seed)
+            PAGE.write_text(_page(), encoding="utf-8")
+    print(f"{PAGE} is written")
+
+
+def _stages(run: Run, seed: int) -> Iterator[tuple[str, dict[str, Section], dict[str, Path]]]:
+    """Names, sections and artifacts of the stages of a run."""
+    config, own = _config(run, seed), _folder(run, seed)
+    for stage in stages_of(config):
+        artifacts = {name: _artifact(name, config, own) for name in (*inputs_of(stage, config), *stage.outputs)}
+        yield stage.name, {name: config.section(name) for name in stage.sections}, artifacts
+
+
+def _seeds(runs: Sequence[Run]) -> list[int]:
+    """Those with which every one of ``runs`` is done, as it would be done now."""
+    return [seed for seed in range(MOST_SEEDS) if all(_is_done(run, seed) for run in runs)]
+
+
+@cache
+def _is_done(run: Run, seed: int) -> bool:
+    """Remembered for as long as nothing runs: asking reads every byte of what a run made."""
+    return (_folder(run, seed) / "report" / "manifest.json").is_file() and all(standing_outcome(*stage) for stage in _stages(run, seed))
 
 
 def _run(run: Run, seed: int) -> None:
     """The line of ``run`` with ``seed``, every stage through the door that every way in uses."""
-    config = _config(run, seed)
     own = _folder(run, seed)
     # Teacher and real images are those of the first run: evaluate takes them over from the report that lies there.
     measured = _folder(MAIN, 0) / "report"
     if own / "report" != measured and not (own / "report").exists():
         shutil.copytree(measured, own / "report")
-    for stage in stages_of(config):
-        sections = {name: config.section(name) for name in stage.sections}
-        artifacts = {name: _artifact(name, config, own) for name in (*inputs_of(stage, config), *stage.outputs)}
-        execute(stage.name, sections=sections, artifacts=artifacts)
+    for name, sections, artifacts in _stages(run, seed):
+        execute(name, sections=sections, artifacts=artifacts)
+    _is_done.cache_clear()
 
 
 def _config(run: Run, seed: int) -> Config:
@@ -90,30 +108,32 @@ def _artifact(name: str, config: Config, own: Path) -> Path:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _page(seeds: Sequence[int], studied: Sequence[Study]) -> str:
-    lineage = read_manifest(_folder(MAIN, seeds[0]) / "report", made_by="evaluate").lineage
-    arms = read_manifest(_folder(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
-    seeds_said = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
-    command = "make results" if len(seeds) == 3 else f"python -m benchmarks.results --seeds {len(seeds)}"
+def _page() -> str:
     parts = [
         f"""# Results at toy size
 
-Made by `{command}` with the `params.yaml` of the same commit; {seeds_said} of the latent reward model and the distillation.
-World, teacher, scorers and noise are shared, so a spread (± standard deviation) is that of training only. Held-out captions,
-{lineage["evaluate"]["facts"]["images"]} images a cell.
+Made by `make results` (three seeds; `make results-quick`: one) with the `params.yaml` of the same commit. Each figure says which seeds
+it is of: a seed is that of the latent reward model and the distillation. World, teacher, scorers and noise are shared, so a spread
+(± standard deviation) is that of training only. Held-out captions, {NUM_IMAGES} images a cell.
 
 `expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
 architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. FID is on the toy's
 feature network and compares with nothing outside this page; `diversity` is the distance between its features of two images of one
 caption.""",
-        _main(seeds, arms),
-        *(_study(study, seeds) for study in studied),
-        *(f"## {study.title}\n\nNot run yet: the command above goes on here." for study in STUDIES[len(studied) :]),
     ]
+    parts.append(_main(seeds) if (seeds := _seeds([MAIN])) else "No run is finished yet.")
+    for study in STUDIES:
+        seeds = _seeds(study.runs)
+        parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
     return "\n\n".join(parts) + "\n"
 
 
-def _main(seeds: Sequence[int], arms: dict[str, Any]) -> str:
+def _said(seeds: Sequence[int]) -> str:
+    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+
+
+def _main(seeds: Sequence[int]) -> str:
+    arms = read_manifest(_folder(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
     cells = {
         (who, steps): [_metrics(MAIN, seed)[who][steps] for seed in seeds]
         for who in ("teacher", "lcm", "rg")
@@ -131,7 +151,7 @@ def _main(seeds: Sequence[int], arms: dict[str, Any]) -> str:
     return f"""## Two guided steps against the teacher's fifty, and against steps without a reward
 
 `lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations ({arms["lcm"]["num_steps"]}
-against {arms["rg"]["num_steps"]}).
+against {arms["rg"]["num_steps"]}). {_said(seeds).capitalize()}.
 
 | who | steps | {" | ".join(_head(column) for column in MAIN_COLUMNS)} |
 |---|--:|{"--:|" * len(MAIN_COLUMNS)}
@@ -160,7 +180,7 @@ def _study(study: Study, seeds: Sequence[int]) -> str:
     drawn = _weights_plot(study, seeds) if study.name == "over-optimisation" else _dots_plot(study, seeds)
     return f"""## {study.title}
 
-{study.question} At {STEPS} steps.
+{study.question} At {STEPS} steps, {_said(seeds)}.
 
 | | {" | ".join(_head(column) for column in study.columns)} |
 |---|{"--:|" * len(study.columns)}

@@ -45,14 +45,14 @@ def _plain(name: str, label: str, num_steps: int, *overrides: str) -> Run:
 def _weights(kind: str, weights: Sequence[float]) -> tuple[Run, ...]:
     reward = {"pixel": "{kind: pixel, weight: %g, chunk_size: 32}"}
     return tuple(
-        _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 100, f"reward={reward[kind] % weight}")
+        _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, f"reward={reward[kind] % weight}")
         if kind in reward
-        else _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 100, f"reward.weight={weight:g}")
+        else _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, f"reward.weight={weight:g}")
         for weight in weights
     )
 
 
-UNGUIDED = _plain("unguided", "no reward", 100)
+UNGUIDED = _plain("unguided", "no reward", 200)
 
 STUDIES: tuple[Study, ...] = (
     Study(
@@ -68,10 +68,10 @@ STUDIES: tuple[Study, ...] = (
         "The checker is a program. Does a proxy tuned on its answers guide better than one left as it was, or tuned on the answers of "
         "other captions?",
         (
-            _guided("checker-online", "tuned on the checker", 200, "reward.expert=checker"),
-            _guided("checker-frozen", "left as pretrained", 200, "reward.expert=checker", "reward.tuning={kind: frozen}"),
+            _guided("checker-online", "tuned on the checker", 400, "reward.expert=checker"),
+            _guided("checker-frozen", "left as pretrained", 400, "reward.expert=checker", "reward.tuning={kind: frozen}"),
             _guided(
-                "checker-shuffled", "tuned on other captions' answers", 200, "reward.expert=checker", "reward.tuning.pairing=other_captions"
+                "checker-shuffled", "tuned on other captions' answers", 400, "reward.expert=checker", "reward.tuning.pairing=other_captions"
             ),
         ),
         ("checker", "judge", "expert", "fid"),
@@ -79,18 +79,18 @@ STUDIES: tuple[Study, ...] = (
     Study(
         "ict",
         "Improved consistency training's choices, one at a time",
-        "Song and Dhariwal's techniques (ICLR 2024) on latent consistency distillation without a reward, 100 steps each.",
+        "Song and Dhariwal's techniques (ICLR 2024) on latent consistency distillation without a reward, 200 steps each.",
         (
             UNGUIDED,
-            _plain("ict-target", "stop-gradient target", 100, "distillation.target={kind: stop_gradient}"),
-            _plain("ict-pseudo-huber", "pseudo-Huber", 100, "distillation.distance={kind: pseudo_huber}"),
-            _plain("ict-cauchy", "Cauchy", 100, "distillation.distance={kind: cauchy}"),
-            _plain("ict-lognormal", "lognormal timesteps", 100, "distillation.timesteps={kind: lognormal, p_mean: -0.41}"),
-            _plain("ict-mixed", "half lognormal", 100, "distillation.timesteps={kind: lognormal, p_mean: -0.41, uniform_share: 0.5}"),
-            _plain("ict-weighting", "1/gap weighting", 100, "distillation.weighting=inverse_gap"),
-            _plain("ict-constant-grid", "constant grid", 100, "distillation.grid={kind: constant}"),
-            _plain("ict-dropout", "shared dropout 0.1", 100, "distillation.dropout=0.1"),
-            _plain("ict-training", "consistency training", 100, "distillation.neighbour=data"),
+            _plain("ict-target", "stop-gradient target", 200, "distillation.target={kind: stop_gradient}"),
+            _plain("ict-pseudo-huber", "pseudo-Huber", 200, "distillation.distance={kind: pseudo_huber}"),
+            _plain("ict-cauchy", "Cauchy", 200, "distillation.distance={kind: cauchy}"),
+            _plain("ict-lognormal", "lognormal timesteps", 200, "distillation.timesteps={kind: lognormal, p_mean: -0.41}"),
+            _plain("ict-mixed", "half lognormal", 200, "distillation.timesteps={kind: lognormal, p_mean: -0.41, uniform_share: 0.5}"),
+            _plain("ict-weighting", "1/gap weighting", 200, "distillation.weighting=inverse_gap"),
+            _plain("ict-constant-grid", "constant grid", 200, "distillation.grid={kind: constant}"),
+            _plain("ict-dropout", "shared dropout 0.1", 200, "distillation.dropout=0.1"),
+            _plain("ict-training", "consistency training", 200, "distillation.neighbour=data"),
         ),
         ("checker", "judge", "fid", "fid_to_teacher", "diversity"),
     ),
@@ -99,8 +99,8 @@ STUDIES: tuple[Study, ...] = (
         "What pretraining the proxy is worth",
         "The same guided run from a proxy contrasted on the cached latents, and from one with random weights.",
         (
-            _guided("proxy-pretrained", "pretrained", 200),
-            _guided("proxy-random", "random", 200, "reward.initial=random"),
+            _guided("proxy-pretrained", "pretrained", 400),
+            _guided("proxy-random", "random", 400, "reward.initial=random"),
         ),
         ("expert", "judge", "checker", "fid"),
     ),
