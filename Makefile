@@ -45,7 +45,7 @@ faults: install ## faults done on purpose, thousands of times, into docs/reliabi
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS)
 
 test: install ## the default suite (under 10 minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: install ## the whole micro line by every way in, kills and process groups
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
