@@ -63,9 +63,11 @@ def _run(row: Row, *, num_rounds: int, seed: int) -> None:
 
 
 def _commit() -> str:
-    """The commit of the checkout, and a plus where it was changed."""
+    """The commit of the checkout, and a plus where anything but the page was changed."""
     head = subprocess.run(["git", "rev-parse", "--short=9", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "-uno", "--", ".", f":!{PAGE}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     return f"{head}+" if changed else head
 
 
