@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,12 @@ with process_boundary():
                 print("Traceback: no", file=sys.stderr, flush=True)
                 os._exit(9)
             time.sleep(60)
+        case "freeze":
+            if rank == "1":
+                time.sleep(1)
+                os._exit(9)
+            print("frozen", os.getpid(), flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "save":
             def stop(*_):
                 time.sleep(1)
@@ -105,6 +112,20 @@ def test_told_to_stop_it_lets_the_ranks_save_shows_progress_and_ends_with_75(tmp
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 75
+
+
+def test_told_to_stop_while_a_frozen_rank_is_being_ended_it_leaves_none_behind(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "2")
+    process = start(tmp_path, "freeze")
+    assert process.stdout is not None
+    said = ""
+    while "closing signal" not in said:  # rank 1 has failed, and elastic waits for rank 0
+        said += process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 75
+    (rank,) = re.findall(r"frozen (\d+)", said)
+    assert not Path(f"/proc/{rank}").exists()
 
 
 def test_a_line_arrives_whole_whoever_writes_it_in_pieces() -> None:

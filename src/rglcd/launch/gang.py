@@ -4,9 +4,16 @@ torchrun itself ends with 1 whatever befell a rank, and the schedulers above it 
 decide by the exit code whether the job is worth running again. Arguments are torchrun's.
 """
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
+
+import psutil
 
 from rglcd.errors import StateSaved
 
@@ -26,21 +33,57 @@ def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
     Raises :class:`StateSaved` when this process was told to stop: the ranks were told too, and given time to save. Were it
     too short, the last checkpoint is still there to go on from.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    try:
-        torchrun(list(arguments))
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        said = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
-        message = said.get("message") if isinstance(said, dict) else None
-        return RankFailure(rank, code if code > 0 else 128 - code, message)
-    except SignalException as signalled:
-        raise StateSaved(f"told to stop by signal {signalled.sigval}; run the same command to go on") from None
+    with _stop_requests() as asked:
+        try:
+            torchrun(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])  # the others are ours
+        except ChildFailedError as error:
+            if asked.is_set():
+                raise StateSaved("told to stop; run the same command to go on") from None
+            rank, failure = error.get_first_failure()
+            code = failure.exitcode
+            said = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
+            message = said.get("message") if isinstance(said, dict) else None
+            return RankFailure(rank, code if code > 0 else 128 - code, message)
     return None
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. They are handed on to the ranks, which are killed if they do not end in time.
+
+    Elastic's own handler raises an exception wherever the signal finds it. Where that is a line of its log, Python swallows it;
+    where elastic is ending its ranks already, for one of them has failed, the others are never killed.
+    """
+    asked = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            return
+        asked.set()
+        ranks = psutil.Process().children()
+        if not ranks:
+            raise StateSaved("told to stop before the ranks began; run the same command to go on")
+        _each(psutil.Process.terminate, ranks)
+        seconds = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        too_late = threading.Timer(seconds, _each, (psutil.Process.kill, ranks))
+        too_late.daemon = True
+        too_late.start()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _each(act: Callable[[psutil.Process], None], ranks: list[psutil.Process]) -> None:
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            act(rank)
 
 
 def main(arguments: Sequence[str]) -> int:
