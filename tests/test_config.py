@@ -53,6 +53,7 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
         ("model.resolution=64", "they must be equal"),
         ("model.teacher.uri=some-folder", "neither a hub id"),
         ("model.teacher.uri=org/name", "name the revision"),
+        ("model.teacher={uri: org/name, revision: v1.0}", "may move: name its commit"),
         ("reward.kind=pixle", "does not match any of the expected tags: 'none', 'pixel', 'latent'"),
         ("distillation.arms=[rg, rg]", "each once"),
         ("nonsense", "--set takes section.key=value"),

@@ -8,6 +8,7 @@ compiler check any run in milliseconds. Choices are tagged unions (``kind: ...``
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -30,6 +31,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 # --- what is fetched -----------------------------------------------------------------------------
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelSource(Section):
@@ -55,6 +59,9 @@ class ModelSource(Section):
             raise ValueError(f"{self.uri!r} is neither a hub id (org/name), s3://bucket/prefix, nor a path beginning with ./ ../ or /")
         if is_hub and self.revision is None:
             raise ValueError(f"{self.uri!r} is a hub id: name the revision (commit) too")
+        # A tag moves: what it meant when the models were fetched is not what it means today, and nothing would tell.
+        if is_hub and self.sha256 is None and not _COMMIT.fullmatch(str(self.revision)):
+            raise ValueError(f"{self.uri!r} at {self.revision!r} may move: name its commit (40 hexadecimal digits), or the sha256 too")
         return self
 
 
