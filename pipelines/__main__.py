@@ -55,11 +55,11 @@ def run(config: Config, *, root: Path) -> None:
     print(f"done; the report is {store / 'report' / 'index.html'}")
 
 
-def compile_(config: Config, *, root: Path, out: Path | None) -> None:
+def compile_(config: Config, *, root: Path, out: Path | None, store: str = STORE) -> None:
     """Write the pipeline's IR YAML to ``out``, or to stdout."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_pipeline(config, path, source=source_reference(root, uri=f"{STORE}/data"))
+        compile_pipeline(config, path, source=source_reference(root, uri=f"{STORE}/data"), store=store)
         text = path.read_text(encoding="utf-8")
     if out is None:
         sys.stdout.write(text)
@@ -67,7 +67,7 @@ def compile_(config: Config, *, root: Path, out: Path | None) -> None:
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rglcd") -> None:
+def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rglcd", store: str = STORE) -> None:
     """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` without one."""
     if host is None:
         raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
@@ -80,7 +80,7 @@ def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rg
     try:
         started = Client(host=host, namespace=namespace).create_run_from_pipeline_func(
             pipeline(config, placement=Placement.CLUSTER),
-            arguments=arguments(config, source=source, store=STORE),
+            arguments=arguments(config, source=source, store=store),
             namespace=namespace,
             service_account=SERVICE_ACCOUNT,
             enable_caching=False,
@@ -97,10 +97,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; may be repeated")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("run", help="run on this machine, a process per task")
-    verbs.add_parser("compile", help="write the pipeline as IR YAML").add_argument("--out", type=Path, help="file (default: stdout)")
+    compiling = verbs.add_parser("compile", help="write the pipeline as IR YAML")
+    compiling.add_argument("--out", type=Path, help="file (default: stdout)")
     submitting = verbs.add_parser("submit", help="start a run on a cluster")
     submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
     submitting.add_argument("--namespace", default="rglcd", help="namespace of the run (default: rglcd)")
+    for verb in (compiling, submitting):
+        verb.add_argument("--store", default=STORE, help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
     given = parser.parse_args(words)
     with process_boundary():
         config, root = load_params(given.params, overrides=given.set), Path.cwd()
@@ -108,9 +111,9 @@ def main(words: Sequence[str] | None = None) -> None:
             case "run":
                 run(config, root=root)
             case "compile":
-                compile_(config, root=root, out=given.out)
+                compile_(config, root=root, out=given.out, store=given.store)
             case "submit":
-                submit(config, root=root, host=given.host, namespace=given.namespace)
+                submit(config, root=root, host=given.host, namespace=given.namespace, store=given.store)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from components.end_jobs import end_jobs
 from components.shard_part import shard_part
 from rglcd.config import SECTIONS, Config
 from rglcd.launch.dvc_file import source_md5, source_place
+from rglcd.launch.placement import IDENTITY, STORE_KEYS
 from rglcd.launch.resources import RESOURCES
 from rglcd.stages.table import SOURCE, Profile, Stage, inputs_of, stages_of
 
@@ -29,12 +30,15 @@ LAUNCH_SECONDS = 8 * 24 * 3600
 """Longer than a job may wait and work (:class:`rglcd.launch.placement.Placement`): the job's own deadlines say more when they end it."""
 END_SECONDS = 900
 
-_OWN_FIELDS = {
+_STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+
+OWN_FIELDS = {
     "RGLCD_RUN": "metadata.labels['pipeline/runid']",
     "RGLCD_NAMESPACE": "metadata.namespace",
     "RGLCD_LAUNCHER_NAME": "metadata.name",
     "RGLCD_LAUNCHER_UID": "metadata.uid",
 }
+"""What a task that launches jobs is told of itself: variable, and field of its pod."""
 
 
 class Placement(StrEnum):
@@ -83,9 +87,9 @@ def arguments(config: Config, *, source: str, store: str) -> dict[str, Any]:
     return {"source": source, "store": store, **sections}
 
 
-def compile_pipeline(config: Config, path: Path, *, source: str) -> None:
-    """Write the pipeline for a cluster as IR YAML, ``config`` as its defaults."""
-    defaults = arguments(config, source=source, store=STORE)
+def compile_pipeline(config: Config, path: Path, *, source: str, store: str = STORE) -> None:
+    """Write the pipeline for a cluster as IR YAML, ``config`` as its defaults; ``store`` is the folder of the claim, or a URL."""
+    defaults = arguments(config, source=source, store=store)
     Compiler().compile(pipeline(config, placement=Placement.CLUSTER), str(path), pipeline_parameters=defaults)
 
 
@@ -161,6 +165,9 @@ def _place(task: dsl.PipelineTask, profile: Profile) -> None:
         _ask(task, cpu=str(asked.cpus), memory=f"{asked.memory_gib}Gi", seconds=CPU_SECONDS)
         kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=f"{asked.disk_gib}Gi")  # noqa: S108
     kubernetes.mount_pvc(task, pvc_name=STORE_CLAIM, mount_path=STORE)
+    # For artifacts in an object store: what is read of them and unfinished work stay on the claim, keys come from a Secret if there is one.
+    task.set_env_variable("RGLCD_CACHE", f"{STORE}/.cache")
+    kubernetes.use_secret_as_env(task, STORE_KEYS, {name: name for name in _STORE_VARIABLES}, optional=True)
 
 
 def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None:
@@ -170,6 +177,8 @@ def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None
     kubernetes.add_node_affinity(task, match_expressions=[{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}])
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, seconds=seconds)
+    for label, value in IDENTITY.items():
+        kubernetes.add_pod_label(task, label, value)
 
 
 def _launches(task: dsl.PipelineTask) -> None:
@@ -177,5 +186,5 @@ def _launches(task: dsl.PipelineTask) -> None:
     task.set_env_variable("RGLCD_RUNTIME", "torchx:kubernetes")
     # Kubeflow starts a failed task again: what must not be tried again is then not tried again.
     task.set_env_variable("RGLCD_EARLIER_ATTEMPTS", "counted")
-    for variable, path in _OWN_FIELDS.items():
+    for variable, path in OWN_FIELDS.items():
         kubernetes.use_field_path_as_env(task, env_name=variable, field_path=path)

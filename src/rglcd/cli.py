@@ -19,6 +19,8 @@ ARTIFACTS = Path("artifacts")
 DATA = Path("data")
 DVC_FILE = Path("dvc.yaml")
 IMAGES = Path("images/lock.yaml")
+_MOUNT = Path("/store")
+"""Where pods mount the claim of the artifacts, or of unfinished work where those lie in an object store."""
 _ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
 
 _EPILOG = """\
@@ -185,9 +187,13 @@ def _add_launch(verbs: Any) -> None:
     launch.add_argument("stage", choices=[stage.name for stage in STAGES], metavar="STAGE", help="shard, cache, distill, ...")
     launch.add_argument("--params", type=Path, default=PARAMS, metavar="FILE", help="the configuration in force (default: params.yaml)")
     launch.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, as section.key=value")
-    launch.add_argument("--store", default="/store", metavar="DIR", help="where the pods find the artifacts (default: /store)")
-    launch.add_argument("--claim", default="rglcd-store", metavar="NAME", help="the volume claim mounted there (default: rglcd-store)")
-    launch.add_argument("--source", metavar="DIR", help="where the pods find the source (default: STORE/data)")
+    launch.add_argument(
+        "--store", default=str(_MOUNT), metavar="WHERE", help=f"where the pods find the artifacts: a folder (default: {_MOUNT}) or a URL"
+    )
+    launch.add_argument(
+        "--claim", default="rglcd-store", metavar="NAME", help=f"the volume claim mounted there, or at {_MOUNT} (default: rglcd-store)"
+    )
+    launch.add_argument("--source", metavar="WHERE", help="where the pods find the source (default: STORE/data)")
     launch.add_argument("--image", help="what the pods run, by digest (default: train in images/lock.yaml)")
     launch.add_argument("--run", help="the run's id (default: a digest of what the stage is asked)")
     launch.add_argument("--nodes", type=int, metavar="N", help="nodes of a gang (default: 1)")
@@ -203,11 +209,10 @@ def _launch(options: argparse.Namespace) -> None:
     stage, config = stage_named(options.stage), load_params(options.params, overrides=options.set)
     if stage not in stages_of(config):
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
-    store = Path(options.store)
     names = (*inputs_of(stage, config), *stage.outputs)
     request: dict[str, Any] = {
         "sections": {name: config.section(name) for name in stage.sections},
-        "artifacts": {name: Path(options.source or store / "data") if name == SOURCE else store / name for name in names},
+        "artifacts": {name: _place_in_cluster(name, options) for name in names},
         "variables": _variables(options),
     }
     if options.dry_run:
@@ -215,16 +220,26 @@ def _launch(options: argparse.Namespace) -> None:
         return
     with drawing(sys.stderr) as sink, reporting_to(sink):
         launch(stage.name, **request)
-    print(f"{stage.name}: done; {store / stage.outputs[0]}")
+    print(f"{stage.name}: done; {_place_in_cluster(stage.outputs[0], options)}")
+
+
+def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
+    from rglcd.data.storage import is_remote
+
+    store = options.store.rstrip("/")
+    place = (options.source or f"{store}/data") if artifact == SOURCE else f"{store}/{artifact}"
+    return place if is_remote(place) else Path(place)
 
 
 def _variables(options: argparse.Namespace) -> dict[str, str]:
     """What the options say, as the environment would."""
+    from rglcd.data.storage import is_remote
+
     said = {
         "RGLCD_IMAGE": options.image or _locked_image(),
         "RGLCD_RUN": options.run,
         "RGLCD_NUM_NODES": str(options.nodes) if options.nodes is not None else None,
-        "RGLCD_STORE_CLAIM": f"{options.claim}={options.store}",
+        "RGLCD_STORE_CLAIM": f"{options.claim}={_MOUNT if is_remote(options.store) else options.store}",
     }
     return {name: value for name, value in said.items() if value is not None}
 

@@ -33,6 +33,9 @@ def test_what_the_environment_says_is_taken() -> None:
         "RGLCD_HAND_ON": "AWS_ENDPOINT_URL,NOT_SET",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "RGLCD_GIT_COMMIT": "abc",
+        "RGLCD_STORE": "s3://bucket/run",
+        "RGLCD_DEVICES": "vpc.amazonaws.com/efa=4,hugepages-2Mi=5120Mi",
+        "RGLCD_PATIENCE": "60",
     }
     placement = placement_from(environment, stage=DISTILL, request={})
     assert (placement.run, placement.namespace, placement.num_nodes, placement.processes_per_node) == ("r1", "elsewhere", 2, 4)
@@ -40,11 +43,14 @@ def test_what_the_environment_says_is_taken() -> None:
     assert (placement.owner, placement.accelerators) == (Owner("pod-1", "u-1"), Accelerators.SIMULATED)
     assert placement.environment == {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     assert placement.provenance["git-commit"] == "abc"
+    assert (placement.object_store, placement.patience_seconds) == ("s3://bucket/run", 60)
+    assert placement.devices == {"vpc.amazonaws.com/efa": "4", "hugepages-2Mi": "5120Mi"}
 
 
-def test_only_a_gang_has_several_nodes() -> None:
-    environment = {"RGLCD_IMAGE": IMAGE, "RGLCD_NUM_NODES": "2"}
-    assert placement_from(environment, stage=EVALUATE, request={}).num_nodes == 1
+def test_only_a_gang_has_several_nodes_and_a_network_between_them() -> None:
+    environment = {"RGLCD_IMAGE": IMAGE, "RGLCD_NUM_NODES": "2", "RGLCD_DEVICES": "vpc.amazonaws.com/efa=4"}
+    placement = placement_from(environment, stage=EVALUATE, request={})
+    assert (placement.num_nodes, placement.devices) == (1, {})
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,9 @@ def test_only_a_gang_has_several_nodes() -> None:
         ("RGLCD_RUN", "No Name"),
         ("RGLCD_RUN", "x" * 64),
         ("RGLCD_ACCELERATORS", "imagined"),
+        ("RGLCD_DEVICES", "vpc.amazonaws.com/efa"),
+        ("RGLCD_DEVICES", "=4"),
+        ("RGLCD_PATIENCE", "0"),
     ],
 )
 def test_a_wrong_word_is_refused(variable: str, value: str) -> None:

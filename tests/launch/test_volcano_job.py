@@ -78,6 +78,9 @@ class TestEveryStage:
     def test_no_token_of_the_api_server_is_mounted(self, stage: Stage) -> None:
         assert all(pod["spec"]["automountServiceAccountToken"] is False for pod in self.pods(stage))
 
+    def test_a_cloud_s_webhook_finds_its_label(self, stage: Stage) -> None:
+        assert all(pod["metadata"]["labels"]["azure.workload.identity/use"] == "true" for pod in self.pods(stage))
+
     def test_the_run_is_on_every_object(self, stage: Stage) -> None:
         job = rendered(stage)
         for labels in (job["metadata"]["labels"], *(pod["metadata"]["labels"] for pod in self.pods(stage))):
@@ -115,6 +118,27 @@ def test_simulated_accelerators_are_promised_to_no_pod() -> None:
     assert json.loads(variables["RGLCD_PREFLIGHT"]) == {"gpus": 0, "shared_memory_gib": 0}
 
 
+def only_container(job: dict[str, Any]) -> dict[str, Any]:
+    (container,) = job["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    return container
+
+
+def test_pods_are_told_the_object_store_and_keep_unfinished_work_on_the_claim() -> None:
+    placement = replace(PLACEMENT, object_store="s3://bucket/run")
+    container = only_container(rendered(stage_named("distill"), placement))
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (variables["RGLCD_STORE"], variables["RGLCD_CACHE"]) == ("s3://bucket/run", "/store/.cache")
+    assert {"secretRef": {"name": "rglcd-store", "optional": True}} in container["envFrom"]
+    claimless = only_container(rendered(stage_named("distill"), replace(placement, store=None)))
+    assert {entry["name"]: entry.get("value") for entry in claimless["env"]}["RGLCD_CACHE"] == "/cache/.cache"
+
+
+def test_what_the_network_between_nodes_is_made_of_is_asked_for() -> None:
+    asked = only_container(rendered(stage_named("distill"), replace(PLACEMENT, devices={"vpc.amazonaws.com/efa": "4"})))["resources"]
+    assert asked["limits"]["vpc.amazonaws.com/efa"] == asked["requests"]["vpc.amazonaws.com/efa"] == "4"
+    assert asked["limits"]["nvidia.com/gpu"] == "8"
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -131,6 +155,13 @@ def test_dry_run_prints_the_job_and_asks_nobody(checkout: Path, capsys) -> None:
     job = yaml.safe_load(capsys.readouterr().out)
     assert job["metadata"]["name"] == "rglcd-distill-r1-1"
     assert job["spec"]["minAvailable"] == 2
+
+
+def test_artifacts_in_an_object_store_are_named_by_url(checkout: Path, capsys) -> None:
+    main(["launch", "distill", "--dry-run", "--image", PLACEMENT.image, "--store", "s3://bucket/run/"])
+    container = only_container(yaml.safe_load(capsys.readouterr().out))
+    assert "latents=s3://bucket/run/latents" in container["command"]
+    assert {"name": "store", "mountPath": "/store"} in container["volumeMounts"]
 
 
 def test_the_image_is_the_locked_one(checkout: Path, capsys) -> None:

@@ -91,6 +91,7 @@ class TestEveryTask:
         (affinity,) = platform["nodeAffinity"]
         assert affinity["matchExpressions"] == [{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}]
         assert int(platform["activeDeadlineSeconds"]) > 0
+        assert platform["podMetadata"]["labels"] == {"azure.workload.identity/use": "true"}
 
     def test_only_what_launches_is_light_and_knows_its_run_and_itself(self, toy: tuple[dict, dict], name: str) -> None:
         launches = name == "end-jobs" or RESOURCES[stage_named(name).profile].gpus > 0
@@ -187,6 +188,18 @@ def test_compile_writes_to_a_file_or_stdout(checkout: Path, capsys) -> None:
     main(["compile"])
     written, printed = ((yaml.safe_load_all(text)) for text in ((checkout / "ir.yaml").read_text(), capsys.readouterr().out))
     assert list(printed) == list(written)
+
+
+def test_artifacts_may_lie_in_an_object_store(checkout: Path, capsys) -> None:
+    main(["compile", "--store", "s3://bucket/run"])
+    ir, platform = yaml.safe_load_all(capsys.readouterr().out)
+    assert ir["root"]["inputDefinitions"]["parameters"]["store"]["defaultValue"] == "s3://bucket/run"
+    for name, executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
+        if name != "exec-end-jobs":
+            (keys,) = executor["secretAsEnv"]
+            assert (keys["secretName"], keys["optional"]) == ("rglcd-store", True)
+            variables = {entry["name"]: entry["value"] for entry in ir["deploymentSpec"]["executors"][name]["container"]["env"]}
+            assert variables["RGLCD_CACHE"] == "/store/.cache"
 
 
 def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:

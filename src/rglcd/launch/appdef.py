@@ -12,6 +12,7 @@ from rglcd.config import Section
 from rglcd.errors import InputError
 from rglcd.launch.placement import Accelerators, Placement
 from rglcd.launch.resources import RESOURCES, Resources
+from rglcd.stages.run import Artifacts
 from rglcd.stages.table import Stage
 
 TERMINATION_MESSAGE = "/dev/termination-log"
@@ -25,7 +26,7 @@ def stage_app(
     stage: Stage,
     *,
     sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Mapping[str, Path],
+    artifacts: Artifacts,
     image: str,
     num_processes: int,
     python: str = "python",
@@ -41,7 +42,7 @@ def stage_app(
 
 
 def cluster_app(
-    stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path], placement: Placement
+    stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, placement: Placement
 ) -> specs.AppDef:
     """The app that runs ``stage`` in a cluster: a replica for each node, with :mod:`rglcd.launch.pod` around the ranks.
 
@@ -93,7 +94,7 @@ def _app(stage: Stage, *, image: str, entrypoint: str, args: list[str]) -> specs
     return specs.AppDef(name=f"rglcd-{stage.name}", roles=[role])
 
 
-def _command(stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> list[str]:
+def _command(stage: Stage, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> list[str]:
     run = ["rglcd", "run", stage.name, "--sections", inline_json({name: _plain(sections[name]) for name in stage.sections})]
     for name in (*stage.inputs, *stage.outputs):
         if name in artifacts:
@@ -119,7 +120,7 @@ def _plain(section: Mapping[str, Any] | Section) -> Any:
     return section.model_dump(mode="json") if isinstance(section, Section) else dict(section)
 
 
-def _literal(name: str, path: Path) -> str:
-    if "$" in str(path) or "{{" in str(path):
-        raise InputError(f"artifact {name} lies in {path}: launchers expand '$' and '{{{{'; use a folder without them")
-    return str(path)
+def _literal(name: str, place: Path | str) -> str:
+    if "$" in str(place) or "{{" in str(place):
+        raise InputError(f"artifact {name} lies in {place}: launchers expand '$' and '{{{{'; use a folder without them")
+    return str(place)

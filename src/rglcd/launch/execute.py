@@ -5,6 +5,7 @@
 ``RGLCD_NUM_PROCESSES``  processes of such an app on each node (default: on this machine 2 for ``a100-gang``, otherwise 1; in a
                          cluster one for each GPU)
 ``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
+``RGLCD_PATIENCE``       seconds after which a rank whose peers do not answer gives them up (default: torch's own)
 ``RGLCD_PROGRESS``       file that receives progress as JSON lines, for whoever started this process
 ``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
 
@@ -17,23 +18,24 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
-from rglcd.data.manifest import MANIFEST, read_manifest
+from rglcd.data.artifacts import Place
 from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.launch.console import drawing, following
 from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
-from rglcd.launch.placement import NUM_PROCESSES, Placement, placement_from, whole_number
+from rglcd.launch.placement import NUM_PROCESSES, PATIENCE, Placement, placement_from, whole_number
 from rglcd.launch.reference import read_reference, source_folder, write_reference
-from rglcd.stages.run import Outcome, assist_stage, run_part, run_stage, standing_outcome
+from rglcd.stages.run import Artifacts, Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def execute(
     stage_name: str,
     *,
     sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Mapping[str, Path | str],
+    artifacts: Artifacts,
     part: int | None = None,
 ) -> Outcome | None:
     """Run a stage where the environment says; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
@@ -73,22 +75,15 @@ def execute(
     stage = stage_named(stage_name)
     runtime = _runtime()
     if runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
-        run_job = _execute_as_job if runtime is Runtime.LOCAL else _execute_in_cluster
-        return run_job(stage, sections, _folders(artifacts))
-    with _reporting_to_file():
+        here = partial(_run_here, num_processes=_num_processes(stage))
+        return _execute_as_job(stage, sections, artifacts, run_job=here if runtime is Runtime.LOCAL else launch)
+    with _reporting_to_file(), _patience():
         if PREFLIGHT in os.environ:
-            _check_machine(_folders(artifacts)[stage.outputs[0]].parent)
+            _check_machine(Place.of(stage.outputs[0], artifacts[stage.outputs[0]]))
         if _leads():
             return run_stage(stage_name, sections, artifacts)
         assist_stage(stage_name, sections, artifacts)
         return None
-
-
-def _folders(artifacts: Mapping[str, Path | str]) -> dict[str, Path]:
-    for name, place in artifacts.items():
-        if is_remote(place):
-            raise InputError(f"{name} is {place}: a job's artifacts are named by folder, and their store by RGLCD_STORE")
-    return {name: Path(place) for name, place in artifacts.items()}
 
 
 @contextmanager
@@ -201,28 +196,42 @@ def children_reporting() -> Iterator[Channel]:
             yield channel
 
 
-def _execute_as_job(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome:
+def _execute_as_job(
+    stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, run_job: "_RunJob"
+) -> Outcome:
+    # Asked here too: eight GPUs are not waited for to find out that there is nothing to do.
+    standing = standing_outcome(stage.name, sections, artifacts)
+    if standing is not None:
+        return standing
+    started = time.perf_counter()
+    with _job_progress():
+        run_job(stage.name, sections=sections, artifacts=artifacts)
+    made = standing_outcome(stage.name, sections, artifacts)
+    if made is None:
+        raise JobError(f"the job of {stage.name} ended well, and {artifacts[stage.outputs[0]]} does not hold its result here", exit_code=1)
+    return replace(made, was_done=False, seconds=time.perf_counter() - started)
+
+
+class _RunJob(Protocol):
+    """Runs a stage as a job to its end, elsewhere."""
+
+    def __call__(self, stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> None: ...
+
+
+def _run_here(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, num_processes: int) -> None:
     # Here, not above: TorchX takes a second to import, and most processes never submit anything.
     from rglcd.launch.appdef import stage_app
     from rglcd.launch.local_job import run_local_job
 
-    app = stage_app(
-        stage, sections=sections, artifacts=artifacts, image=str(Path.cwd()), num_processes=_num_processes(stage), python=sys.executable
-    )
-    return _outcome_of(lambda: run_local_job(app), stage, artifacts)
-
-
-def _execute_in_cluster(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome:
-    # Asked here too: eight GPUs are not waited for to find out that there is nothing to do.
-    standing = standing_outcome(stage.name, sections, artifacts)
-    return standing or _outcome_of(lambda: launch(stage.name, sections=sections, artifacts=artifacts), stage, artifacts)
+    stage, image = stage_named(stage_name), str(Path.cwd())
+    run_local_job(stage_app(stage, sections=sections, artifacts=artifacts, image=image, num_processes=num_processes, python=sys.executable))
 
 
 def launch(
     stage_name: str,
     *,
     sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Mapping[str, Path],
+    artifacts: Artifacts,
     variables: Mapping[str, str] | None = None,
 ) -> None:
     """Run a stage as a job in a cluster and stay with it until it ends; ``variables`` go before the environment's.
@@ -234,7 +243,7 @@ def launch(
 
     stage = stage_named(stage_name)
     app, placement = _cluster_app(stage, sections, artifacts, variables or {})
-    output = artifacts[stage.outputs[0]]
+    output = Path(artifacts[stage.outputs[0]])
     failure_file = output.with_name(f"{output.name}.failure.json") if output.parent.is_dir() else None
     run_kubernetes_job(app, stage=stage, placement=placement, api=cluster_client(), failure_file=failure_file)
 
@@ -255,7 +264,7 @@ def job_manifest(
     stage_name: str,
     *,
     sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Mapping[str, Path],
+    artifacts: Artifacts,
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The very object that :func:`launch` would submit first; no cluster is asked."""
@@ -269,7 +278,7 @@ def job_manifest(
 def _cluster_app(
     stage: Stage,
     sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Mapping[str, Path],
+    artifacts: Artifacts,
     variables: Mapping[str, str],
 ) -> tuple["specs.AppDef", Placement]:
     from rglcd.launch.appdef import cluster_app
@@ -279,28 +288,12 @@ def _cluster_app(
     return cluster_app(stage, sections=sections, artifacts=artifacts, placement=placement), placement
 
 
-def _check_machine(store: Path) -> None:
+def _check_machine(output: Place) -> None:
     from rglcd.launch.preflight import preflight
 
-    found = preflight(os.environ[PREFLIGHT], store=store)
+    found = preflight(os.environ[PREFLIGHT], output=output)
     if _leads():
         print("preflight: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), file=sys.stderr, flush=True)
-
-
-def _outcome_of(job: Callable[[], None], stage: Stage, artifacts: Mapping[str, Path]) -> Outcome:
-    (output,) = stage.outputs
-    folder = artifacts[output]
-    before = _published_at(folder)
-    started = time.perf_counter()
-    with _job_progress():
-        job()
-    manifest = read_manifest(folder, made_by=stage.name)
-    return Outcome(manifest, folder, was_done=before == _published_at(folder), seconds=time.perf_counter() - started)
-
-
-def _published_at(folder: Path) -> int | None:
-    manifest = folder / MANIFEST
-    return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
 def _runtime() -> Runtime:
@@ -330,6 +323,18 @@ def _reporting_to_file() -> Iterator[None]:
         yield
         return
     with progress.reporting_to(progress.json_lines_sink(Path(path)) if _leads() else _unheard):
+        yield
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """How long the ranks of this process's group wait for one another, if the environment says it."""
+    if PATIENCE not in os.environ:
+        yield
+        return
+    from rglcd.training.distributed import waiting_at_most  # torch, which not every stage needs
+
+    with waiting_at_most(whole_number(os.environ, PATIENCE)):
         yield
 
 

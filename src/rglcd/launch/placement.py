@@ -13,6 +13,14 @@ from rglcd.launch.resources import RESOURCES
 from rglcd.stages.table import Profile, Stage
 
 NUM_PROCESSES = "RGLCD_NUM_PROCESSES"
+PATIENCE = "RGLCD_PATIENCE"
+
+IDENTITY = {"azure.workload.identity/use": "true"}
+"""What pods must be labelled with for a cloud to tell them who they are: Azure's webhook looks for it, the others' agents for nothing.
+https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html"""
+
+STORE_KEYS = "rglcd-store"
+"""Secret of the namespace, for an object store that knows no workload identity: its keys are variables of every pod. It may be absent."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_RUN_IN_A_NAME = 20
@@ -46,10 +54,13 @@ class Placement:
     """Everything a job needs to know of the cluster, beside its stage.
 
     ``run`` names the run on every object; ``image`` is what the pods run, by digest; ``store`` a mount path and the
-    claim mounted there, for artifacts that lie in a volume and not in an object store. Times are in seconds:
+    claim mounted there, for artifacts that lie in a volume, and for checkpoints. ``object_store`` is where the artifacts' bytes go
+    instead (``RGLCD_STORE``). Times are in seconds:
     ``queue_seconds`` a job may wait for its nodes, ``run_seconds`` it may work, ``grace_seconds`` it has to save its
-    state when told to stop, ``keep_seconds`` it stays visible when done. ``num_failures`` is how many times a real
-    failure may be tried again; evictions are not counted. ``environment`` is handed on to the pods.
+    state when told to stop, ``keep_seconds`` it stays visible when done, ``patience_seconds`` a rank waits for
+    its peers before it gives them up (None: torch's own time). ``num_failures`` is how many times a real
+    failure may be tried again; evictions are not counted. ``devices`` is what each node of a gang asks for beside its GPUs, by Kubernetes'
+    name of it (``vpc.amazonaws.com/efa``). ``environment`` is handed on to the pods.
     Raises :class:`InputError` for a run id that Kubernetes would not take in a name.
     """
 
@@ -61,11 +72,14 @@ class Placement:
     num_nodes: int = 1
     processes_per_node: int = 1
     store: tuple[str, str] | None = None
+    object_store: str | None = None
     queue_seconds: int = 6 * 3600
     run_seconds: int = 7 * 24 * 3600
     grace_seconds: int = 300
     keep_seconds: int = 24 * 3600
+    patience_seconds: int | None = None
     num_failures: int = 2
+    devices: Mapping[str, str] = field(default_factory=dict)
     rendezvous_port: int = 29500
     metrics_port: int = 9400
     accelerators: Accelerators = Accelerators.REAL
@@ -96,12 +110,14 @@ _WORDS = {
     "namespace": "RGLCD_NAMESPACE",
     "queue": "RGLCD_QUEUE",
     "service_account": "RGLCD_SERVICE_ACCOUNT",
+    "object_store": "RGLCD_STORE",
 }
 _NUMBERS = {
     "queue_seconds": "RGLCD_QUEUE_SECONDS",
     "run_seconds": "RGLCD_RUN_SECONDS",
     "grace_seconds": "RGLCD_GRACE_SECONDS",
     "num_failures": "RGLCD_FAILURES",
+    "patience_seconds": PATIENCE,
     "rendezvous_port": "RGLCD_RENDEZVOUS_PORT",
 }
 _PROVENANCE = {"git-commit": "RGLCD_GIT_COMMIT", "dvc-lock": "RGLCD_DVC_LOCK"}
@@ -116,7 +132,10 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
     ``RGLCD_NUM_NODES``      nodes of an ``a100-gang``
     ``RGLCD_NUM_PROCESSES``  processes on each node (default: one for each GPU)
     ``RGLCD_STORE_CLAIM``    ``claim=/path``: the volume claim that holds the artifacts, and where everybody mounts it
-    ``RGLCD_QUEUE_SECONDS``, ``RGLCD_RUN_SECONDS``, ``RGLCD_GRACE_SECONDS``, ``RGLCD_FAILURES``, ``RGLCD_RENDEZVOUS_PORT``
+    ``RGLCD_STORE``          the object store that holds the artifacts' bytes (:mod:`rglcd.data.storage`)
+    ``RGLCD_QUEUE_SECONDS``, ``RGLCD_RUN_SECONDS``, ``RGLCD_GRACE_SECONDS``, ``RGLCD_FAILURES``, ``RGLCD_PATIENCE``,
+    ``RGLCD_RENDEZVOUS_PORT``
+    ``RGLCD_DEVICES``        ``name=amount`` of what a gang's pods ask for beside GPUs, separated by commas (``vpc.amazonaws.com/efa=4``)
     ``RGLCD_ACCELERATORS``   ``real`` (default) or ``simulated``
     ``RGLCD_EARLIER_ATTEMPTS``  ``forgotten`` (default) or ``counted``
     ``RGLCD_LAUNCHER_NAME``, ``RGLCD_LAUNCHER_UID``  the pod that launches, for the job to go when it goes
@@ -138,6 +157,7 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
         num_nodes=whole_number(environment, "RGLCD_NUM_NODES", default=1) if stage.profile is Profile.A100_GANG else 1,
         processes_per_node=whole_number(environment, NUM_PROCESSES, default=max(1, RESOURCES[stage.profile].gpus)),
         store=_store(environment.get("RGLCD_STORE_CLAIM")),
+        devices=_devices(environment.get("RGLCD_DEVICES", "")) if stage.profile is Profile.A100_GANG else {},
         accelerators=Accelerators(_choice(environment, "RGLCD_ACCELERATORS", Accelerators)),
         earlier_attempts=EarlierAttempts(_choice(environment, "RGLCD_EARLIER_ATTEMPTS", EarlierAttempts)),
         owner=_owner(environment),
@@ -162,6 +182,13 @@ def _store(word: str | None) -> tuple[str, str] | None:
     if not claim or not path.startswith("/"):
         raise InputError(f"RGLCD_STORE_CLAIM is {word!r}; it takes the form claim=/path")
     return path, claim
+
+
+def _devices(word: str) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in word.split(",") if entry]
+    if not all(name and amount for name, _, amount in pairs):
+        raise InputError(f"RGLCD_DEVICES is {word!r}; it takes the form name=amount, separated by commas")
+    return {name: amount for name, _, amount in pairs}
 
 
 def _choice(environment: Mapping[str, str], variable: str, choices: type[StrEnum]) -> str:

@@ -6,6 +6,8 @@ import time
 import uuid
 from pathlib import Path
 
+from rglcd.data.artifacts import Place
+from rglcd.data.storage import write_object
 from rglcd.launch.failure import JobError
 
 EXIT_CODE = 69
@@ -17,15 +19,18 @@ _SLOWEST_GIB_PER_SECOND = 0.005
 """Below this, an all-reduce of a gigabyte takes minutes: some link is not what it should be."""
 
 
-def preflight(expected: str, *, store: Path) -> dict[str, float]:
+def preflight(expected: str, *, output: Place) -> dict[str, float]:
     """Check what ``expected`` (JSON: ``gpus``, ``shared_memory_gib``) promises; return what was measured.
 
-    GPUs are counted and computed on, ``/dev/shm`` is measured, ``store`` is written to and read back, and where there
-    are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69 that says what is missing.
+    GPUs are counted and computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are written to
+    and read back, and where there are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69 that says
+    what is missing; for an object store :class:`InputError` when it refuses, :class:`StateSaved` when it does not answer.
     """
     promised = json.loads(expected)
     found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}
-    _check_store(store)
+    _check_folder(output.folder.parent)
+    if output.uri is not None:  # by every rank, the same words at the same place: none is in another's way
+        write_object(f"{output.uri}/.preflight", b"written to see whether it can be")
     return found | _check_peers()
 
 
@@ -52,17 +57,17 @@ def _check_shared_memory(gib: int) -> float:
     return found
 
 
-def _check_store(store: Path) -> None:
-    probe = store / f".preflight-{uuid.uuid4().hex}"
+def _check_folder(folder: Path) -> None:
+    probe = folder / f".preflight-{uuid.uuid4().hex}"
     try:
-        store.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(probe.name.encode())
         is_same = probe.read_bytes() == probe.name.encode()
         probe.unlink()
     except OSError as error:
-        raise _refuse(f"{store} cannot be written to: {error}") from None
+        raise _refuse(f"{folder} cannot be written to: {error}") from None
     if not is_same:
-        raise _refuse(f"{store} does not give back what is written to it")
+        raise _refuse(f"{folder} does not give back what is written to it")
 
 
 def _check_peers() -> dict[str, float]:

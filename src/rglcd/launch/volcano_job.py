@@ -14,7 +14,7 @@ from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
 
 from rglcd.errors import InputError, StateSaved, TrainingDiverged
 from rglcd.launch.appdef import TERMINATION_MESSAGE
-from rglcd.launch.placement import Placement, job_name
+from rglcd.launch.placement import IDENTITY, PATIENCE, STORE_KEYS, Placement, job_name
 from rglcd.launch.resources import ACCELERATOR, ACCELERATOR_LABEL, RESOURCES, Resources
 from rglcd.stages.table import Profile, Stage
 
@@ -101,7 +101,7 @@ def _complete_pod(
 ) -> None:
     metadata, spec = template["metadata"], template["spec"]
     # TorchX makes a random name for the app; the job has a better one.
-    metadata["labels"] |= {**labels, "app.kubernetes.io/instance": name}
+    metadata["labels"] |= {**labels, "app.kubernetes.io/instance": name, **IDENTITY}
     spec |= {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -124,7 +124,7 @@ def _complete_pod(
     volumes, mounts = _volumes(asked, placement)
     spec["volumes"] = volumes
     (container,) = spec["containers"]
-    limits = _limits(asked)
+    limits = _limits(asked, placement)
     container |= {
         "resources": {"limits": limits, "requests": dict(limits)},
         "volumeMounts": mounts,
@@ -139,15 +139,15 @@ def _complete_pod(
             {"name": "rendezvous", "containerPort": placement.rendezvous_port},
             {"name": "metrics", "containerPort": placement.metrics_port},
         ],
-        "envFrom": [{"configMapRef": {"name": NETWORK, "optional": True}}],
+        "envFrom": [{"configMapRef": {"name": NETWORK, "optional": True}}, {"secretRef": {"name": STORE_KEYS, "optional": True}}],
         # First: an argument may refer to them.
         "env": [*_environment(placement), *container.get("env", [])],
     }
 
 
-def _limits(asked: Resources) -> dict[str, str]:
+def _limits(asked: Resources, placement: Placement) -> dict[str, str]:
     limits = {"cpu": str(asked.cpus), "memory": f"{asked.memory_gib}Gi", "ephemeral-storage": f"{asked.disk_gib}Gi"}
-    return limits | ({ACCELERATOR: str(asked.gpus)} if asked.gpus else {})
+    return {**limits, **({ACCELERATOR: str(asked.gpus)} if asked.gpus else {}), **placement.devices}
 
 
 def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -197,10 +197,19 @@ def _environment(placement: Placement) -> list[dict[str, Any]]:
         "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "/cache/nccl-flight-recorder-",
+        **_store_environment(placement),
+        **({} if placement.patience_seconds is None else {PATIENCE: str(placement.patience_seconds)}),
         **placement.environment,
     }
     from_fields = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
     return from_fields + [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _store_environment(placement: Placement) -> dict[str, str]:
+    """Where the object store is, and where its files and unfinished work lie meanwhile: on the claim they outlive the pod."""
+    cache = SCRATCH["cache"] if placement.store is None else placement.store[0]
+    store = {} if placement.object_store is None else {"RGLCD_STORE": placement.object_store}
+    return {**store, "RGLCD_CACHE": f"{cache}/.cache"}
 
 
 def _plain(resource: Any) -> dict[str, Any]:

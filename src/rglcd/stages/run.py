@@ -143,7 +143,7 @@ class _Input:
     url: str | None = None
 
 
-def standing_outcome(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Mapping[str, Path]) -> Outcome | None:
+def standing_outcome(name: str, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
     """What :func:`run_stage` would find done already; ``None`` when there is work to do. Raises as it does."""
     work = _plan(name, sections, artifacts)
     standing = _standing(work)

@@ -6,7 +6,9 @@ A run is defined by its global batch. Ranks take their slice of the batch *and o
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -103,6 +105,20 @@ _LEFT: list[dist.ProcessGroup | None] = []
 interpreter's lock, it would wait forever for its worker thread, which may want that lock to let go of a tensor. So we own it too."""
 
 
+_PATIENCE: ContextVar[timedelta | None] = ContextVar("patience", default=None)
+
+
+@contextmanager
+def waiting_at_most(seconds: int) -> Iterator[None]:
+    """Within this context, a rank whose peers do not answer for ``seconds`` gives them up and fails: one frozen rank must not hold
+    the others for ever. Otherwise the time is torch's own, 10 minutes with NCCL and 30 with gloo."""
+    token = _PATIENCE.set(timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(token)
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
     """The world that torchrun made, or a world of one. Each rank takes the GPU of its local number, if there are any."""
@@ -110,7 +126,7 @@ def join_world() -> Iterator[World]:
     if not dist.is_torchelastic_launched():
         yield World(0, 1, device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE.get())
     try:
         if device.type == "cuda":
             device = torch.device("cuda", dist.get_node_local_rank())
