@@ -1,13 +1,14 @@
 """A stand-in for a machine with its kubelet: a Node whose pods are processes of this machine.
 
 What it does as a kubelet does: it registers and heartbeats the node; runs init containers, then the container, with the
-environment (values, fields, ConfigMaps, ``$(NAME)`` expansion), emptyDir and ConfigMap volumes in a folder of the pod's own;
+environment (values, fields, ConfigMaps, Secrets, ``$(NAME)`` expansion), emptyDir and ConfigMap volumes in a folder of the pod's own;
 reports phases, exit codes, reasons and termination messages; sends SIGTERM, and SIGKILL after the grace period; ends pods at
 their active deadline; serves their logs to the API server. What it does not: images (a name with ``unpullable`` in it cannot
 be pulled), isolation, limits (see :meth:`KubeletStandIn.kill_for_memory`), probes, and the network: a pod's address is one of
 127.0.0.0/8 that follows from its name, and the host names that Volcano's svc plugin hands out are replaced by it.
 """
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -315,6 +316,8 @@ class PodProcess:
 
     def _variables(self, container: Mapping[str, Any]) -> dict[str, str]:
         values: dict[str, str] = {}
+        for source in container.get("envFrom", []):
+            values |= self._variables_from(source)
         for entry in container.get("env", []):
             source = entry.get("valueFrom", {})
             if "fieldRef" in source:
@@ -329,16 +332,32 @@ class PodProcess:
     def _field(self, path: str) -> str:
         if path == "status.podIP":
             return address_of(self.name)
+        match = re.fullmatch(r"(metadata\.(?:labels|annotations))\['([^']+)'\]", path)
         node: Any = self._pod
-        for key in path.split("."):
+        for key in (*match[1].split("."), match[2]) if match else path.split("."):
             node = node[key]
         return str(node)
 
+    def _variables_from(self, source: Mapping[str, Any]) -> dict[str, str]:
+        ((word, reference),) = source.items()
+        try:
+            if word == "configMapRef":
+                return self._config_map(reference["name"])
+            found = self._object("secrets", reference["name"])
+            return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+        except LookupError:
+            if reference.get("optional"):
+                return {}
+            raise
+
     def _config_map(self, name: str) -> dict[str, str]:
-        found = self._rest.get(f"/api/v1/namespaces/{self.namespace}/configmaps/{name}")
+        return dict(self._object("configmaps", name)["data"])
+
+    def _object(self, kind: str, name: str) -> Any:
+        found = self._rest.get(f"/api/v1/namespaces/{self.namespace}/{kind}/{name}")
         if found is None:
-            raise LookupError(f'configmap "{name}" not found')
-        return dict(found["data"])
+            raise LookupError(f'{kind.removesuffix("s")} "{name}" not found')
+        return found
 
     # --- reporting ---
 

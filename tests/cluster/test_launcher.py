@@ -4,6 +4,7 @@ Pods are processes of this machine (``node.py``), Volcano's job controller is a 
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from torchx import specs
 
+from pipelines.rg_lcd import OWN_FIELDS
 from rglcd.errors import InputError, StateSaved, TrainingDiverged
 from rglcd.launch.failure import JobError
 from rglcd.launch.kubernetes_job import run_kubernetes_job
@@ -261,26 +263,28 @@ def test_an_evicted_job_goes_on_and_no_failure_is_counted(
 # --- the launcher comes and goes ------------------------------------------------------------------
 
 LAUNCHER = """
-import sys
+import os, sys
 from kubernetes import client, config
 from rglcd.launch.execute import process_boundary
 from rglcd.launch.kubernetes_job import run_kubernetes_job
-from rglcd.launch.placement import Placement
-from rglcd.launch.volcano_job import volcano_job
+from rglcd.launch.placement import placement_from
 from rglcd.stages.table import stage_named
 from tests.cluster.test_launcher import app
-kubeconfig, run, namespace, body = sys.argv[1:]
+kubeconfig, body = sys.argv[1:]
 configuration = client.Configuration()
 config.load_kube_config(kubeconfig, client_configuration=configuration)
-placement = Placement(run=run, image="rg-lcd/train@sha256:0", namespace=namespace, grace_seconds=10)
+stage = stage_named("distill")
+placement = placement_from(os.environ, stage=stage, request=body)
 with process_boundary():
-    run_kubernetes_job(app(body), stage=stage_named("distill"), placement=placement, api=client.ApiClient(configuration), poll_seconds=0.3)
+    run_kubernetes_job(app(body), stage=stage, placement=placement, api=client.ApiClient(configuration), poll_seconds=0.3)
 """
 
 
 def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), placement.run, placement.namespace, body]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=process_environment(), cwd=ROOT)
+    words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), body]
+    told = {"RGLCD_RUN": placement.run, "RGLCD_NAMESPACE": placement.namespace}
+    environment = process_environment(**told, RGLCD_IMAGE=placement.image, RGLCD_GRACE_SECONDS="10")
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
 
 def read_until_attached(launcher: subprocess.Popen[str]) -> None:
@@ -331,3 +335,23 @@ def test_another_s_work_under_the_same_run_is_refused(cluster: Cluster, placemen
         launch(app("pass"))
     launcher.terminate()
     launcher.wait(timeout=60)
+
+
+def test_a_launcher_s_pod_takes_its_job_with_it(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
+    """Killed too suddenly to delete its job: Kubernetes' garbage collector does, by what Kubeflow's tasks are told of themselves."""
+    own = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in OWN_FIELDS.items()]
+    said = [{"name": "RGLCD_IMAGE", "value": placement.image}, {"name": "RGLCD_GRACE_SECONDS", "value": "10"}]
+    words = ["python", "-c", LAUNCHER, str(cluster.kubeconfig), "import time; time.sleep(600)"]
+    container = {"name": "main", "image": "rg-lcd/step@sha256:0", "command": words, "env": [*own, *said]}
+    metadata = {"name": "launcher", "namespace": placement.namespace, "labels": {"pipeline/runid": placement.run}}
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"restartPolicy": "Never", "containers": [container]}})
+    wait_until(lambda: running(cluster, placement), "the job's pod runs")
+    launcher = cluster.get("pod", "launcher", "-n", placement.namespace)
+    (job,) = jobs(cluster, placement)
+    assert [owner["uid"] for owner in job["metadata"]["ownerReferences"]] == [launcher["metadata"]["uid"]]
+
+    os.kill(nodes[launcher["spec"]["nodeName"]].process_of(launcher), signal.SIGKILL)
+    wait_until(lambda: cluster.get("pod", "launcher", "-n", placement.namespace)["status"]["phase"] == "Failed", "the launcher is dead")
+    assert jobs(cluster, placement), "as long as its pod is there, another try may find the job"
+    cluster.kubectl("delete", "pod", "launcher", "-n", placement.namespace)
+    wait_until(lambda: not jobs(cluster, placement) and not pods(cluster, placement), "job and pods are gone")

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,11 @@ from rglcd.data.manifest import read_manifest
 from tests.cluster.control_plane import Cluster, free_port
 from tests.cluster.node import KubeletStandIn
 from tests.cluster.test_launcher import wait_until
-from tests.end_to_end.conftest import Checkout, make_checkout
+from tests.end_to_end.conftest import Checkout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes", "volcano", "claim")]
 
 IMAGE = "rg-lcd/train@sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which everything before the distillation is done."""
-    made = make_checkout(tmp_path_factory.mktemp("cluster") / "checkout")
-    for stage in ("shard", "prepare", "cache", "pretrain"):
-        done = made.run("rglcd", "run", stage)
-        assert done.returncode == 0, done.stderr
-    return made
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Launch:
     checkout: Checkout
     store: Path
     run: str
+    told: Mapping[str, str] = field(default_factory=dict)
 
     def start(self) -> subprocess.Popen[str]:
         environment = self.checkout.environment(
@@ -53,7 +44,7 @@ class Launch:
             RGLCD_ACCELERATORS="simulated",
             RGLCD_RENDEZVOUS_PORT=str(free_port()),
             RGLCD_FAILURES="1",
-            RGLCD_GRACE_SECONDS="60",
+            **{"RGLCD_GRACE_SECONDS": "60", **self.told},
         )
         words = (
             "rglcd",
@@ -103,15 +94,16 @@ class Launch:
         return read_manifest(self.store / "student", made_by="distill").digest
 
 
-def launch_on(cluster: Cluster, checkout: Checkout, tmp_path: Path, run: str) -> Launch:
+def launch_on(cluster: Cluster, checkout: Checkout, tmp_path: Path, run: str, **told: str) -> Launch:
+    """A launch on a store that holds what is made before the distillation, and nothing of that."""
     store = tmp_path / "store"
-    shutil.copytree(checkout.root / "artifacts", store)
-    return Launch(cluster, checkout, store, run)
+    shutil.copytree(checkout.root / "artifacts", store, ignore=shutil.ignore_patterns("student", "report"))
+    return Launch(cluster, checkout, store, run, told)
 
 
 @pytest.fixture(scope="module")
-def unbroken(cluster: Cluster, checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, claim: None) -> Iterator[Launch]:
-    launched = launch_on(cluster, checkout, tmp_path_factory.mktemp("unbroken"), "unbroken")
+def unbroken(cluster: Cluster, micro_line: Checkout, tmp_path_factory: pytest.TempPathFactory, claim: None) -> Iterator[Launch]:
+    launched = launch_on(cluster, micro_line, tmp_path_factory.mktemp("unbroken"), "unbroken")
     process = launched.start()
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
@@ -125,8 +117,10 @@ def test_two_pods_train_one_student(unbroken: Launch) -> None:
     assert unbroken.digest()
 
 
-def test_evicted_in_the_middle_it_ends_in_the_same_student(cluster: Cluster, checkout: Checkout, unbroken: Launch, tmp_path: Path) -> None:
-    launched = launch_on(cluster, checkout, tmp_path, "evicted")
+def test_evicted_in_the_middle_it_ends_in_the_same_student(
+    cluster: Cluster, micro_line: Checkout, unbroken: Launch, tmp_path: Path
+) -> None:
+    launched = launch_on(cluster, micro_line, tmp_path, "evicted")
     process = launched.start()
     wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
     before = {pod["metadata"]["uid"] for pod in launched.pods()}
@@ -144,9 +138,9 @@ def test_evicted_in_the_middle_it_ends_in_the_same_student(cluster: Cluster, che
 
 
 def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
-    cluster: Cluster, checkout: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
+    cluster: Cluster, micro_line: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
 ) -> None:
-    launched = launch_on(cluster, checkout, tmp_path, "killed")
+    launched = launch_on(cluster, micro_line, tmp_path, "killed")
     process = launched.start()
     wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
     pod = next(pod for pod in launched.pods() if pod["metadata"]["name"].endswith("distill-1-0"))
@@ -154,6 +148,25 @@ def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert "ended with exit code 137" in said
+    assert {job["metadata"]["labels"]["rg-lcd/attempt"]: job["status"]["state"]["phase"] for job in launched.jobs()} == {
+        "1": "Terminated",
+        "2": "Completed",
+    }
+    assert launched.digest() == unbroken.digest()
+
+
+def test_a_frozen_rank_is_given_up_and_the_next_attempt_goes_on(
+    cluster: Cluster, micro_line: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
+) -> None:
+    """It does not fail, it does not answer: the other one's patience ends, and with it the job."""
+    launched = launch_on(cluster, micro_line, tmp_path, "frozen", RGLCD_PATIENCE="15", RGLCD_GRACE_SECONDS="20")
+    process = launched.start()
+    wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
+    ranks = [_rank_of(nodes[pod["spec"]["nodeName"]].process_of(pod)) for pod in launched.pods()]
+    os.kill(ranks[-1], signal.SIGSTOP)
+    wait_until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), "both ranks are gone", seconds=60)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
     assert {job["metadata"]["labels"]["rg-lcd/attempt"]: job["status"]["state"]["phase"] for job in launched.jobs()} == {
         "1": "Terminated",
         "2": "Completed",

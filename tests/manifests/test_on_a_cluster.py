@@ -31,6 +31,13 @@ KUBEFLOW_TASK: dict[Resource, set[str]] = {("argoproj.io", "workflowtaskresults"
 NAMED: set[tuple[Resource, str]] = {(("", "configmaps", ""), "kfp-launcher"), (("", "secrets", ""), "mlpipeline-minio-artifact")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_there(cluster: Cluster) -> None:
+    """Whatever other tests have put where the overlays go."""
+    ours = ["namespace/rglcd", "queue.scheduling.volcano.sh/rglcd", "priorityclass/rglcd-training", "priorityclass/rglcd-evaluation"]
+    cluster.kubectl("delete", *ours, "--ignore-not-found", "--timeout=120s")
+
+
 @pytest.mark.parametrize("name", APPLIED)
 def test_it_applies_with_strict_validation(cluster: Cluster, name: str, tmp_path: Path) -> None:
     folder = kustomization(name, tmp_path)

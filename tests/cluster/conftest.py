@@ -1,0 +1,23 @@
+"""The micro line, run on this machine by one process: what jobs begin with, and what they must equal."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Checkout, make_checkout
+
+
+@pytest.fixture(scope="session")
+def micro_line(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which `rglcd run all` is through. Read it, do not write it."""
+    made = make_checkout(tmp_path_factory.mktemp("micro-line") / "checkout")
+    done = made.run("rglcd", "run", "all")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def checkout_like(made: Checkout, root: Path) -> Checkout:
+    """The same checkout with nothing made in it yet."""
+    shutil.copytree(made.root, root, ignore=lambda folder, _: {"artifacts"} if Path(folder) == made.root else set())
+    return Checkout(root)
