@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint, write_latents
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from tests.publishing import publish
 
 
 def write_cache(folder: Path, columns: Mapping[str, Tensor], *, scorers: Sequence[str] = ()) -> LatentCache:
@@ -17,6 +17,4 @@ def write_cache(folder: Path, columns: Mapping[str, Tensor], *, scorers: Sequenc
     rows = [{"key": f"{row:09d}", "caption": ""} for row in range(num_samples)]
     write_latents(folder, "00000", columns, rows=rows, fingerprint=fingerprint)
     write_fingerprint(folder, fingerprint)
-    files = scan(folder)
-    write_manifest(folder, Manifest("latents", "cache", 1, "key", results_digest(files), {}, {}, files))
-    return LatentCache.open(folder)
+    return LatentCache.open(publish(folder, stage="cache"))

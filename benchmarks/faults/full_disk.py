@@ -6,13 +6,13 @@ import random
 import re
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.faults.apart import apart
 from benchmarks.faults.likeness import require_equal
-from benchmarks.faults.row import Row, Trial, require
+from benchmarks.faults.row import CriterionMissed, Row, Trial, require
 from rglcd.config import Config
 from rglcd.data.manifest import read_verified
 from rglcd.errors import StateSaved
@@ -34,104 +34,116 @@ _ENOUGH = 256 << 20
 
 @contextmanager
 def _full_disk(scratch: Path, seed: int) -> Iterator[Trial]:
-    with ExitStack() as stack:
-        server = stack.enter_context(HostileServer())
-        line = scratch / "unbroken"
-        write_tiny_source(line / "data")
-        write_pretrained_artifact(line / "pretrained")
-        _list_urls(line / "web", server)
-        made: list[str] = []
-
-        def make_upto(stage: str) -> None:
-            """What an unbroken run makes, and the good state of before."""
-            for each, override in _OVERRIDES.items():
-                if stage in made:
-                    break
-                if each not in made:
-                    run(line, tiny_config(), each)
-                    _run_at(line, scratch / "older", tiny_config(override), each)
-                    made.append(each)
+    with HostileServer() as server:
+        lines = _Lines(scratch, server)
 
         def trial(number: int) -> str:
             what, rng = _STAGES[number % len(_STAGES)], random.Random(f"{seed}/{number}")
-            stage, on_tmpfs = what.partition(",")[0], number // len(_STAGES) % 2 == 1
-            (output,) = stage_named(stage).outputs
-            is_web = what != stage
-            make_upto(stage)
-            if is_web and not (scratch / "unbroken-web").exists():  # its bytes differ from those of the local pictures
-                _run_at(line, scratch / "unbroken-web", _web(scratch / "unbroken-store"), "shard", source="web")
-            whole = (scratch / "unbroken-web" if is_web else line) / output
-            sizes = [path.stat().st_size for path in whole.rglob("*") if path.is_file()]
-            share = rng.uniform(0.02, 0.98)
-
-            def work() -> str:
-                place = scratch / "full"
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir()
-                room = _Disk(place) if on_tmpfs else _FileSize()
-                config = _web(place / "store") if is_web else tiny_config()
-                source = "web" if is_web else "data"
-                for attempt in range(_TRIES):
-                    room.open()
-                    shutil.rmtree(place / output, ignore_errors=True)
-                    shutil.rmtree(place / "store", ignore_errors=True)
-                    shutil.copytree(scratch / "older" / output, place / output)
-                    size = int((sum(sizes) if on_tmpfs else max(sizes)) * share * 0.7**attempt) + 1
-                    _link_inputs(line, place, stage, source=source)
-                    room.close_to(size)
-                    try:
-                        run(place, config, stage)
-                    except StateSaved as full:
-                        said = str(full)
-                        break
-                else:
-                    return f"MISSED: {what} never ran out of room"
-                room.open()
-                read_verified(place / output, made_by=stage)
-                run(place, config, stage)
-                shutil.rmtree(place / "store", ignore_errors=True)
-                num_files = require_equal(place / output, whole)
-                said = said.replace(str(place), "")
-                return f"{what}, {room.said(size)}: {said} · the artifact before stood; then {num_files} files as unbroken"
-
-            ended = apart(work, within=300)
+            whole = lines.unbroken(what)
+            kind, share = (_FileSize, _Disk)[number // len(_STAGES) % 2], rng.uniform(0.02, 0.98)
+            ended = apart(lambda: _exhausted(lines, what, whole, kind, share=share), within=300)
+            if isinstance(ended.error, CriterionMissed):
+                raise ended.error
             require(ended.error is None and ended.value is not None, f"{what}: {ended.error!r}, exit code {ended.exit_code}")
-            said = str(ended.value)
-            require(not said.startswith("MISSED"), said)
-            require(
-                "it needs " in said and re.search(r"[\d,]+ bytes (are free|here)", said) is not None,
-                f"the message does not say how much is wanted: {said}",
-            )
-            return said
+            return str(ended.value)
 
         yield trial
 
 
-def _run_at(line: Path, place: Path, config: Config, stage_name: str, *, source: str = "data") -> None:
-    """Run a stage on the unbroken line's artifacts, its output below ``place``."""
-    _link_inputs(line, place, stage_name, source=source)
-    run(place, config, stage_name)
+class _Lines:
+    """The tiny line, unbroken, and one of an older configuration: each stage made when it is first wanted."""
+
+    def __init__(self, scratch: Path, server: HostileServer) -> None:
+        self.scratch, self.line, self.older = scratch, scratch / "unbroken", scratch / "older"
+        write_tiny_source(self.line / "data")
+        write_pretrained_artifact(self.line / "pretrained")
+        (self.line / "web").mkdir()
+        rows = [f"{server.url(f'image/{seed}')}\tcaption {seed}\n" for seed in range(NUM_IMAGES)]
+        (self.line / "web" / "index.tsv").write_text("".join(rows))
+        self._made: set[str] = set()
+
+    def unbroken(self, what: str) -> Path:
+        """The artifact that ``what`` makes when there is room; the older one of its stage is made too."""
+        stage = what.partition(",")[0]
+        for each, override in _OVERRIDES.items():
+            if stage in self._made:
+                break
+            if each not in self._made:
+                run(self.line, tiny_config(), each)
+                self.link_inputs(self.older, each)
+                run(self.older, tiny_config(override), each)
+                self._made.add(each)
+        if what == stage:
+            return self.line / _output_of(what)
+        if what not in self._made:  # what comes from the web has bytes of its own
+            self.link_inputs(self.scratch / "web", what)
+            run(self.scratch / "web", _config(what, self.scratch / "web"), stage)
+            self._made.add(what)
+        return self.scratch / "web" / _output_of(what)
+
+    def link_inputs(self, place: Path, what: str) -> None:
+        """Let ``place`` have what ``what`` reads."""
+        place.mkdir(exist_ok=True)
+        stage, _, of_the_web = what.partition(",")
+        for name in stage_named(stage).inputs:
+            link = place / ("data" if name == SOURCE else name)
+            if not link.exists():
+                link.symlink_to(self.line / ("web" if of_the_web else "data") if name == SOURCE else self.line / name)
 
 
-def _link_inputs(line: Path, place: Path, stage_name: str, *, source: str) -> None:
-    place.mkdir(exist_ok=True)
-    for name in stage_named(stage_name).inputs:
-        link = place / ("data" if name == SOURCE else name)
-        if not link.exists():
-            link.symlink_to(line / (source if name == SOURCE else name))
+def _output_of(what: str) -> str:
+    return stage_named(what.partition(",")[0]).outputs[0]
 
 
-def _list_urls(folder: Path, server: HostileServer) -> None:
-    folder.mkdir()
-    (folder / "index.tsv").write_text("".join(f"{server.url(f'image/{seed}')}\tcaption {seed}\n" for seed in range(NUM_IMAGES)))
+def _config(what: str, place: Path) -> Config:
+    if "," not in what:
+        return tiny_config()
+    return tiny_config(f"sharding.download={{kind: web, store: {place / 'store'}, allowed_networks: ['{OPEN}/32']}}")
 
 
-def _web(store: Path) -> Config:
-    return tiny_config(f"sharding.download={{kind: web, store: {store}, allowed_networks: ['{OPEN}/32']}}")
+def _exhausted(lines: _Lines, what: str, whole: Path, kind: "type[_FileSize] | type[_Disk]", *, share: float) -> str:
+    """Make ``what`` with too little room, then with enough. For a process of its own, which cannot take the limits back."""
+    place, stage = lines.scratch / "full", what.partition(",")[0]
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    room = kind(place)
+    size, said = _run_out_of_room(lines, what, whole, place, room, share=share)
+    require("it needs " in said and re.search(r"[\d,]+ bytes (are free|here)", said) is not None, f"how much is wanted is not said: {said}")
+    room.open()
+    read_verified(place / _output_of(what), made_by=stage)
+    run(place, _config(what, place), stage)
+    shutil.rmtree(place / "store", ignore_errors=True)
+    num_files = require_equal(place / _output_of(what), whole)
+    return f"{what}, {room.said(size)}: {said.replace(str(place), '')} · the artifact before stood; then {num_files} files as unbroken"
+
+
+def _run_out_of_room(lines: _Lines, what: str, whole: Path, place: Path, room: "_FileSize | _Disk", *, share: float) -> tuple[int, str]:
+    """The size that was too little, at most ``share`` of what the artifact takes, and what was said."""
+    sizes = [path.stat().st_size for path in whole.rglob("*") if path.is_file()]
+    taken = room.taken_by(sizes)
+    for attempt in range(_TRIES):
+        room.open()
+        for name in (_output_of(what), "store"):
+            shutil.rmtree(place / name, ignore_errors=True)
+        shutil.copytree(lines.older / _output_of(what), place / _output_of(what))
+        lines.link_inputs(place, what)
+        size = int(taken * share * 0.7**attempt) + 1
+        room.close_to(size)
+        try:
+            run(place, _config(what, place), what.partition(",")[0])
+        except StateSaved as full:
+            return size, str(full)
+    raise CriterionMissed(f"{what} never ran out of room")
 
 
 class _FileSize:
     """A limit on the size of any one file, as a quota or a job's ulimit sets it."""
+
+    def __init__(self, place: Path) -> None:
+        pass
+
+    def taken_by(self, sizes: Sequence[int]) -> int:
+        return max(sizes)
 
     def close_to(self, size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -158,6 +170,9 @@ class _Disk:
             Path("/proc/self/gid_map").write_text(f"0 {group} 1")
         self._call("mount", b"none", b"/", None, self._PRIVATE | self._RECURSIVE, None)
         self._mount(_ENOUGH, 0)
+
+    def taken_by(self, sizes: Sequence[int]) -> int:
+        return sum(sizes)
 
     def close_to(self, size: int) -> None:
         status = os.statvfs(self.place)

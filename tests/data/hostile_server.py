@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import logging
 import socket
 import threading
 from collections import Counter
@@ -92,6 +93,7 @@ class HostileServer:
         return f"http://{OPEN}:{self.port}/{path}"
 
     async def _start(self) -> None:
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # clients hang up on it: that is what it is for
         app = web.Application()
         app.router.add_route("GET", "/{tail:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)

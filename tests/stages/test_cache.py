@@ -26,6 +26,7 @@ from rglcd.rewards.registry import load_scorer
 from rglcd.stages.cache import cache, fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
+from tests.publishing import publish
 from tests.tiny_models import MAX_TOKENS, PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, write_tiny_clip, write_tiny_pretrained
 
 MODEL = Model(teacher=ModelSource(uri="./teacher"), resolution=RESOLUTION)
@@ -43,12 +44,6 @@ def png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
-
-
-def publish(folder: Path, *, stage: str) -> Path:
-    files = scan(folder)
-    write_manifest(folder, Manifest(folder.name, stage, 1, "key", results_digest(files), {}, {}, files))
-    return folder
 
 
 @pytest.fixture(scope="module")
