@@ -18,14 +18,25 @@ from rglcd.data.manifest import read_verified
 from rglcd.errors import StateSaved
 from rglcd.stages.table import SOURCE, stage_named
 from tests.data.hostile_server import OPEN, HostileServer
-from tests.tiny_line import NUM_IMAGES, run, tiny_config, write_pretrained_artifact, write_tiny_source
+from tests.publishing import publish
+from tests.tiny_line import (
+    NUM_IMAGES,
+    TINY_EVALUATION,
+    run,
+    tiny_config,
+    write_pretrained_artifact,
+    write_tiny_exhibition,
+    write_tiny_features,
+    write_tiny_source,
+)
 
-_STAGES = ("shard", "shard, from the web", "cache", "pretrain", "distill")
+_STAGES = ("shard", "shard, from the web", "cache", "pretrain", "distill", "evaluate")
 _OVERRIDES = {
     "shard": "sharding.max_rows=7",
     "cache": "caching.text_embeddings=true",
     "pretrain": "pretraining.seed=1",
     "distill": "distillation.seed=1",
+    "evaluate": "evaluation.seed=1",
 }
 """What the good state that must survive was made with."""
 _TRIES = 12
@@ -56,7 +67,10 @@ class _Lines:
     def __init__(self, scratch: Path, server: HostileServer) -> None:
         self.scratch, self.line, self.older = scratch, scratch / "unbroken", scratch / "older"
         write_tiny_source(self.line / "data")
+        write_tiny_exhibition(self.line / "data")
         write_pretrained_artifact(self.line / "pretrained")
+        write_tiny_features(self.line / "pretrained" / "features")
+        publish(self.line / "pretrained", stage="prepare")
         (self.line / "web").mkdir()
         rows = [f"{server.url(f'image/{seed}')}\tcaption {seed}\n" for seed in range(NUM_IMAGES)]
         (self.line / "web" / "index.tsv").write_text("".join(rows))
@@ -69,9 +83,9 @@ class _Lines:
             if stage in self._made:
                 break
             if each not in self._made:
-                run(self.line, tiny_config(), each)
+                run(self.line, _config(each, self.line), each)
                 self.link_inputs(self.older, each)
-                run(self.older, tiny_config(override), each)
+                run(self.older, tiny_config(*TINY_EVALUATION, override), each)
                 self._made.add(each)
         if what == stage:
             return self.line / _output_of(what)
@@ -97,7 +111,7 @@ def _output_of(what: str) -> str:
 
 def _config(what: str, place: Path) -> Config:
     if "," not in what:
-        return tiny_config()
+        return tiny_config(*TINY_EVALUATION)
     return tiny_config(f"sharding.download={{kind: web, store: {place / 'store'}, allowed_networks: ['{OPEN}/32']}}")
 
 
@@ -195,7 +209,7 @@ class _Disk:
 
 FULL_DISK = Row(
     name="F9",
-    fault="no room left at a random write of shard (local and from the web), cache, pretrain, distill: half a full disk, "
+    fault="no room left at a random write of shard (local and from the web), cache, pretrain, distill, evaluate: half a full disk, "
     "half a limit on file sizes",
     must="exit code 75 with the bytes wanted and free; the artifact before intact; with room, the same command ends byte-identical",
     unit="writes",
