@@ -150,6 +150,12 @@ def test_of_any_copies_the_oldest_go_that_may_and_none_in_vain(
     assert not gone or total + uses[gone[-1]].num_bytes > allowed
 
 
+def of_view(path: Path) -> tuple[Path, str]:
+    """The view of ``path``, and its name there."""
+    view = next(parent for parent in path.parents if parent.name == "view")
+    return view, path.relative_to(view).as_posix()
+
+
 class TestPassedThrough:
     @pytest.fixture
     def files(self, tmp_path: Path) -> Iterator[list[Path]]:
@@ -157,7 +163,8 @@ class TestPassedThrough:
         view = tmp_path / "view"
         with held(view):
             view.mkdir()
-            paths = [view / name for name in "abc"]
+            paths = [view / name for name in ("deep/a", "deep/b", "c")]
+            (view / "deep").mkdir()
             for path in paths:
                 path.write_bytes(bytes(100))
             yield paths
@@ -165,20 +172,20 @@ class TestPassedThrough:
     def test_a_file_goes_once_it_was_read_if_no_other_like_it_would_fit(self, files: list[Path], limit: Limit) -> None:
         limit(300)
         for path in files:
-            with passed_through(path):
+            with passed_through(*of_view(path)):
                 assert path.is_file()
         assert [path.exists() for path in files] == [False, True, True]
 
     def test_it_stays_while_there_is_room(self, files: list[Path], limit: Limit) -> None:
         limit(400)
-        with passed_through(files[0]):
+        with passed_through(*of_view(files[0])):
             pass
         assert files[0].exists()
 
     def test_it_stays_while_another_reads_it(self, files: list[Path], limit: Limit) -> None:
         limit(1)
-        with passed_through(files[0]):
-            with passed_through(files[0]):
+        with passed_through(*of_view(files[0])):
+            with passed_through(*of_view(files[0])):
                 pass
             assert files[0].exists()
         assert not files[0].exists()

@@ -262,7 +262,7 @@ def file_in_passing(folder: Path, manifest: Manifest, name: str) -> Iterator[Pat
     if manifest.store is None:
         yield folder / name
         return
-    with passed_through(folder / name):
+    with passed_through(folder, name):
         yield local_file(folder, manifest, name)
 
 

@@ -54,18 +54,17 @@ def make_room(folder: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def passed_through(path: Path) -> Iterator[None]:
-    """While ``path``, a file of a view, is read the one time that it is wanted; afterwards it goes if no other like it would fit.
-
-    Not while another process reads it too.
+def passed_through(view: Path, name: str) -> Iterator[None]:
+    """While the file called ``name`` of a held view is read the one time that it is wanted; afterwards it goes if no other like it
+    would fit, unless another process reads it too.
     """
-    reading = path.with_name(f".{path.name}.reading")
-    reading.parent.mkdir(parents=True, exist_ok=True)
+    view.mkdir(parents=True, exist_ok=True)
+    reading = view / f".{name.replace('/', '_')}.reading"
     with shared(reading):
         yield
     with claimed(reading, wait=False) as is_mine, suppress(FileNotFoundError):
-        if is_mine and path.stat().st_size + sum(copy.num_bytes for copy in _copies(path.parent.parent)) > cache_limit():
-            path.unlink()
+        if is_mine and (view / name).stat().st_size + sum(copy.num_bytes for copy in _copies(view.parent)) > cache_limit():
+            (view / name).unlink()
 
 
 @dataclass(frozen=True)
