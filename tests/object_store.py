@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -180,3 +181,13 @@ def start_object_store() -> tuple[Any, str]:
     server.start()
     host, port = server.get_host_and_port()
     return server, f"http://{host}:{port}"
+
+
+def put_folder(folder: Path, uri: str) -> None:
+    """Upload the files of ``folder`` below ``uri``, as anybody's tool would."""
+    import boto3
+
+    client, (bucket, _, prefix) = boto3.client("s3"), uri.removeprefix("s3://").partition("/")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")

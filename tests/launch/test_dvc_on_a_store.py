@@ -16,6 +16,7 @@ from rglcd.launch import dvc_file
 from rglcd.launch.dvc_file import adopt, render, source_md5, source_place
 from rglcd.stages.run import run_stage
 from rglcd.stages.table import SOURCE, stage_named
+from tests.object_store import put_folder
 from tests.tiny_line import run, tiny_config, write_pretrained_artifact, write_tiny_source
 
 CONFIG = tiny_config("reward={kind: none}", "distillation.arms=[lcm]")
@@ -87,10 +88,7 @@ def test_a_run_made_elsewhere_is_adopted_pushed_and_pulled(repository: Path, tmp
 def test_a_source_imported_without_a_download_is_read_where_it_is(repository: Path, bucket: str, tmp_path: Path) -> None:
     """The source by `dvc import-url --no-download`."""
     write_tiny_source(tmp_path / "source")
-    client, name = boto3.client("s3"), bucket.removeprefix("s3://")
-    for path in sorted((tmp_path / "source").rglob("*")):
-        if path.is_file():
-            client.upload_file(str(path), name, f"cc/{path.relative_to(tmp_path / 'source').as_posix()}")
+    put_folder(tmp_path / "source", f"{bucket}/cc")
     artifacts_of(repository)
     with Repo(str(repository)) as repo:
         repo.imp_url(f"{bucket}/cc", "data", no_download=True)
@@ -105,6 +103,6 @@ def test_a_source_imported_without_a_download_is_read_where_it_is(repository: Pa
     locked = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]["shard"]["deps"]
     assert locked[0]["md5"] == source_md5(repository)
     assert not (repository / "data").exists()
-    client.put_object(Bucket=name, Key="cc/index.tsv", Body=b"images/00000.png\tanother\n")
+    boto3.client("s3").put_object(Bucket=bucket.removeprefix("s3://"), Key="cc/index.tsv", Body=b"images/00000.png\tanother\n")
     with pytest.raises(InputError, match="stage shard"):
         adopt(CONFIG, repository)

@@ -12,6 +12,7 @@ from rglcd.data.manifest import MANIFEST, Manifest, read_manifest
 from rglcd.errors import InputError, StateSaved
 from rglcd.stages.run import Outcome, run_part, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
+from tests.object_store import put_folder
 from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
 
 CONFIG = tiny_config()
@@ -92,17 +93,14 @@ def test_what_was_made_in_a_folder_moves_to_the_store_without_being_made_again(
 
 def test_a_source_in_the_store_is_the_source(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGLCD_CACHE", str(workspace / "cache"))
-    client = boto3.client("s3")
-    for path in sorted((workspace / "data").rglob("*")):
-        if path.is_file():
-            client.upload_file(str(path), bucket.removeprefix("s3://"), f"cc/{path.relative_to(workspace / 'data').as_posix()}")
+    put_folder(workspace / "data", f"{bucket}/cc")
     sections = {"sharding": CONFIG.sharding}
     here = run(workspace, CONFIG, "shard").manifest
     artifacts: dict[str, Path | str] = {"source": f"{bucket}/cc", "shards": workspace / "from-store"}
     there = run_stage("shard", sections, artifacts)
     assert (there.manifest.digest, there.manifest.key == here.key) == (here.digest, False)
     assert run_stage("shard", sections, artifacts).was_done
-    client.put_object(Bucket=bucket.removeprefix("s3://"), Key="cc/index.tsv", Body=b"images/00000.png\tanother\n")
+    boto3.client("s3").put_object(Bucket=bucket.removeprefix("s3://"), Key="cc/index.tsv", Body=b"images/00000.png\tanother\n")
     assert run_stage("shard", sections, artifacts).manifest.digest != here.digest
 
 

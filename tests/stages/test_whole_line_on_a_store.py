@@ -16,6 +16,7 @@ from rglcd.data.manifest import MANIFEST, read_manifest
 from rglcd.launch.reference import read_reference
 from rglcd.stages.run import run_part, run_stage
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
+from tests.object_store import put_folder
 from tests.tiny_line import (
     TINY_EVALUATION,
     run,
@@ -94,9 +95,10 @@ def test_what_an_evaluation_measured_is_taken_over_from_the_store(
 def test_kubeflow_s_tasks_work_on_a_store_with_nothing_shared_but_it(
     line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each task on a disk of its own, handing nothing on but what Kubeflow does: small references."""
+    """Each task on a disk of its own, the source in the bucket too, nothing handed on but what Kubeflow does: small references."""
+    put_folder(line / "data", f"{bucket}/source")
     config = config_of(line, "sharding.parts=2")
-    given = arguments(config, source=f"{line / 'data'}@md5", store=f"{bucket}/run")
+    given = arguments(config, source=f"{bucket}/source@md5", store=f"{bucket}/run")
     for part in range(2):
         monkeypatch.setenv("RGLCD_CACHE", str(tmp_path / f"worker{part}"))
         shard_part.python_func(sharding=given["sharding"], source=given[SOURCE], store=given["store"], part=part)
