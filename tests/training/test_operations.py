@@ -1,0 +1,34 @@
+"""The count of operations that arms are matched by."""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from rglcd.training.operations import count_flops
+
+BATCH, HEADS, LENGTH, WIDTH = 1, 2, 64, 16
+PRODUCT = 2 * BATCH * HEADS * LENGTH * LENGTH * WIDTH
+"""Operations of one of attention's matrix products."""
+
+
+def attend(backend: SDPBackend, *, backward: bool) -> int:
+    query = torch.randn(BATCH, HEADS, LENGTH, WIDTH, requires_grad=backward)
+
+    def work() -> Tensor:
+        attended = scaled_dot_product_attention(query, query, query)
+        if backward:
+            attended.sum().backward()
+        return attended
+
+    with sdpa_kernel(backend):
+        return count_flops(work)
+
+
+def test_a_fused_attention_counts_as_its_matrix_products() -> None:
+    assert attend(SDPBackend.FLASH_ATTENTION, backward=False) == attend(SDPBackend.MATH, backward=False) == 2 * PRODUCT
+
+
+def test_going_back_through_it_makes_the_scores_once_more() -> None:
+    assert attend(SDPBackend.MATH, backward=True) == (2 + 4) * PRODUCT
+    assert attend(SDPBackend.FLASH_ATTENTION, backward=True) == (2 + 5) * PRODUCT
