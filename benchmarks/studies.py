@@ -56,6 +56,18 @@ UNGUIDED = _plain("unguided", "no reward", 200)
 
 STUDIES: tuple[Study, ...] = (
     Study(
+        "control-length",
+        "Is the control held back by its length?",
+        "Matched by compute, the control takes more steps than the guided student. Fewer of them, as many, and those of the first table.",
+        (
+            _plain("lcm-250", "no reward, 250 steps", 250),
+            _plain("lcm-500", "no reward, as many as guided: 500", 500),
+            Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm"),
+            Run(MAIN.name, "guided, 500 steps", MAIN.overrides),
+        ),
+        ("judge", "checker", "whole", "fid", "expert"),
+    ),
+    Study(
         "over-optimisation",
         "A reward followed too far, in pixels and through the latent proxy",
         "With the weight raised, the expert's score rises; do the judge, the checker and the pictures themselves follow?",
