@@ -12,6 +12,7 @@ from benchmarks.faults.machine import machine
 from benchmarks.faults.matrix import MATRIX, row_named
 from benchmarks.faults.page import page
 from benchmarks.faults.row import Row, run_rounds
+from rglcd.data.claims import claimed
 from rglcd.launch.console import drawing
 from rglcd.launch.execute import process_boundary
 from rglcd.progress import report, reporting_to
@@ -29,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     options = parser.parse_args(arguments)
     rows = [] if options.page else [row_named(name) for name in options.row] if options.row else list(MATRIX)
+    ROOT.mkdir(parents=True, exist_ok=True)
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
         for row in rows:
-            _run(row, num_rounds=options.rounds or row.num_rounds, seed=options.seed)
+            with claimed(ROOT / f".{row.name}.claim", wait=True):  # two commands would share its scratch folder
+                _run(row, num_rounds=options.rounds or row.num_rounds, seed=options.seed)
     journals = {row.name: _journal(row).entries(options.seed) for row in MATRIX}
     PAGE.write_text(page(MATRIX, journals, seed=options.seed), encoding="utf-8")
     failed = [(name, entry) for name, entries in journals.items() for entry in entries if not entry.finished.passed]

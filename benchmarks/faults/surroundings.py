@@ -65,7 +65,8 @@ def _surroundings(scratch: Path, seed: int) -> Iterator[Trial]:
         command += [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
         ran = subprocess.run(command, env=environment, umask=umask, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
         turkish = "" if has_turkish or not locale.startswith("tr") else " (not installed here)"
-        said = f"TZ={zone}, LC_ALL={locale}{turkish}{', ASCII text' if plain else ''}, umask {umask:03o}, {home}, hash seed {hash_seed}"
+        said = f"TZ={zone}, LC_ALL={locale}{turkish}, umask {umask:03o}, {home}, hash seed {hash_seed}"
+        said += ", text as the locale has it" if plain else ""
         said += ", a clock that jumps" if jumps else ""
         require(ran.returncode == 0, f"{said}: exit code {ran.returncode}: {ran.stderr[-300:]}")
         num_files = sum(require_equal(root / name, line.root / name) for name in outputs)
