@@ -65,6 +65,8 @@ from rglcd.launch.execute import process_boundary
 Path(sys.argv[1], os.environ["RANK"]).touch()
 with process_boundary():
     if os.environ["RANK"] == "1":
+        while not Path(sys.argv[1], "0").exists():
+            time.sleep(0.05)
         raise TrainingDiverged("step 12: the loss is nan")
     time.sleep(30)
 """
