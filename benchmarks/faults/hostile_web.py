@@ -16,21 +16,15 @@ from rglcd.config import WebDownload
 from rglcd.data.accounting import Reason
 from rglcd.data.addresses import AddressPolicy
 from rglcd.data.content_store import ContentStore
-from rglcd.data.download import Downloader, DownloadLimits
+from rglcd.data.download import Downloader
+from rglcd.stages.shard import limits_of
 from tests.data.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding
 
 _SECONDS_OVER = 1.0
 _IN_FLIGHT = 12 << 20
 """What two kernels' buffers may hold of a body that nobody reads any more."""
 
-_DEFAULTS = WebDownload()
-_LIMITS = DownloadLimits(
-    user_agent=_DEFAULTS.user_agent,
-    max_bytes=_DEFAULTS.max_bytes,
-    total_seconds=_DEFAULTS.total_seconds,
-    min_bytes_per_second=_DEFAULTS.min_bytes_per_second,
-    num_retries=_DEFAULTS.num_retries,
-)
+_LIMITS = limits_of(WebDownload())
 
 _REFUSED = frozenset({Reason.FORBIDDEN_ADDRESS, Reason.MALFORMED_URL, Reason.UNRESOLVED})
 _PRIVATE = (

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import torch
 
 from rglcd.progress import Event, reporting_to
 
@@ -62,6 +64,7 @@ class Finished:
 def run_rounds(row: Row, rounds: Iterable[int], *, seed: int, scratch: Path) -> Iterator[Finished]:
     """Run ``rounds`` of ``row``, one after another. Whatever a round raises is a criterion missed."""
     with ExitStack() as stack:
+        stack.enter_context(_one_thread())
         with reporting_to(_unheard):
             trial = stack.enter_context(row.open(scratch, seed))
         for number in rounds:
@@ -75,6 +78,17 @@ def run_rounds(row: Row, rounds: Iterable[int], *, seed: int, scratch: Path) -> 
                 passed, said = False, f"{type(error).__name__}: {error}"
             said = " ".join(said.replace(f"{scratch}/", "").split())  # the same words on any machine
             yield Finished(seed, number, passed, said[:400], round(time.perf_counter() - started, 2))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch: OpenMP's others are not in a fork, which would crash in search of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _unheard(event: Event) -> None:

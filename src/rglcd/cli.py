@@ -225,10 +225,13 @@ def _launch(options: argparse.Namespace) -> None:
 
 def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
     from rglcd.data.storage import is_remote
+    from rglcd.launch.execute import place_in
 
-    store = options.store.rstrip("/")
-    place = (options.source or f"{store}/data") if artifact == SOURCE else f"{store}/{artifact}"
-    return place if is_remote(place) else Path(place)
+    if artifact != SOURCE:
+        return place_in(options.store, artifact)
+    if options.source is None:
+        return place_in(options.store, "data")
+    return options.source if is_remote(options.source) else Path(options.source)
 
 
 def _variables(options: argparse.Namespace) -> dict[str, str]:

@@ -5,16 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Checkout, make_checkout
+from tests.end_to_end.conftest import Checkout, make_line
 
 
 @pytest.fixture(scope="session")
 def micro_line(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which `rglcd run all` is through. Read it, do not write it."""
-    made = make_checkout(tmp_path_factory.mktemp("micro-line") / "checkout")
-    done = made.run("rglcd", "run", "all")
-    assert done.returncode == 0, done.stderr
-    return made
+    return make_line(tmp_path_factory.mktemp("micro-line") / "checkout")
 
 
 def checkout_like(made: Checkout, root: Path) -> Checkout:

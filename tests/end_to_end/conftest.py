@@ -69,6 +69,14 @@ def make_checkout(root: Path) -> Checkout:
     return checkout
 
 
+def make_line(root: Path) -> Checkout:
+    """A checkout in which `rglcd run all` is through. Read it, do not write it."""
+    made = make_checkout(root)
+    done = made.run("rglcd", "run", "all")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return make_checkout(tmp_path / "checkout")
@@ -77,7 +85,4 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The micro line, run through by `rglcd run all`: what every other way must equal. Read it, do not write it."""
-    checkout = make_checkout(tmp_path_factory.mktemp("unbroken") / "checkout")
-    done = checkout.run("rglcd", "run", "all")
-    assert done.returncode == 0, done.stderr
-    return checkout
+    return make_line(tmp_path_factory.mktemp("unbroken") / "checkout")

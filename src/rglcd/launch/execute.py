@@ -131,7 +131,7 @@ def execute_component(
         artifacts: dict[str, Path | str] = {
             name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None
         }
-        artifacts[output] = _place_in(store, output)
+        artifacts[output] = place_in(store, output)
         if source is not None:
             artifacts[SOURCE] = source_folder(source)
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
@@ -151,13 +151,14 @@ def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any
     """The body of a worker's component: make one part of the stage's work and publish nothing; the stage's own task does."""
     with process_boundary():
         (output,) = stage_named(stage_name).outputs
-        artifacts = {SOURCE: source_folder(source), output: _place_in(store, output)}
+        artifacts = {SOURCE: source_folder(source), output: place_in(store, output)}
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
             execute(stage_name, sections=sections, artifacts=artifacts, part=part)
         print(f"part {part} is made", flush=True)
 
 
-def _place_in(store: str, artifact: str) -> Path | str:
+def place_in(store: str, artifact: str) -> Path | str:
+    """Where ``artifact`` lies in ``store``, a folder or a URL."""
     return f"{store.rstrip('/')}/{artifact}" if is_remote(store) else Path(store) / artifact
 
 

@@ -5,7 +5,6 @@ decide by the exit code whether the job is worth running again. Arguments are to
 """
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from types import FrameType
 import psutil
 
 from rglcd.errors import StateSaved
+from rglcd.signals import handling_stops
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,8 @@ def _stop_requests() -> Iterator[threading.Event]:
         too_late.daemon = True
         too_late.start()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling_stops(end):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _each(act: Callable[[psutil.Process], None], ranks: list[psutil.Process]) -> None:

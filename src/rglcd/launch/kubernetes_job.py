@@ -8,10 +8,9 @@ is :data:`VERBS`.
 import contextlib
 import hashlib
 import json
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from rglcd.launch.failure import JobError, exception_of
 from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of, has_started, reason_of, stuck, why_waiting
 from rglcd.launch.placement import EarlierAttempts, Placement
 from rglcd.launch.volcano_job import LABEL, volcano_job
+from rglcd.signals import handling_stops
 from rglcd.stages.table import Stage
 
 GROUP, VERSION, PLURAL = "batch.volcano.sh", "v1alpha1", "jobs"
@@ -408,14 +408,8 @@ def _stop_requests() -> Iterator[threading.Event]:
     def note(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before: dict[signal.Signals, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
+    with handling_stops(note):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def cluster_client() -> client.ApiClient:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rglcd import progress
-from rglcd.config import NoDownload, Sharding
+from rglcd.config import NoDownload, Sharding, WebDownload
 from rglcd.data.accounting import Reason, RowRejectedError, Tally, total_of
 from rglcd.data.addresses import AddressPolicy
 from rglcd.data.content_store import ContentStore
@@ -71,7 +71,14 @@ def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
     ranges = split_rows(source / INDEX, sharding.samples_per_shard, max_rows=sharding.max_rows)
     if isinstance(download, NoDownload) or store is None:
         return IndexSource(source / INDEX, ranges, None)
-    limits = DownloadLimits(
+    policy = AddressPolicy.parse(download.allowed_networks)
+    downloader = Downloader(store, limits_of(download), policy, round=download.round)
+    return IndexSource(source / INDEX, ranges, stack.enter_context(downloader))
+
+
+def limits_of(download: WebDownload) -> DownloadLimits:
+    """What the configuration allows a fetch to take."""
+    return DownloadLimits(
         user_agent=download.user_agent,
         max_bytes=download.max_bytes,
         total_seconds=download.total_seconds,
@@ -80,8 +87,6 @@ def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
         connections_per_host=download.connections_per_host,
         num_retries=download.num_retries,
     )
-    policy = AddressPolicy.parse(download.allowed_networks)
-    return IndexSource(source / INDEX, ranges, stack.enter_context(Downloader(store, limits, policy, round=download.round)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ What is trained is behind :class:`Trainable`; the loop knows neither students no
 
 import json
 import math
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from rglcd import progress
 from rglcd.errors import StateSaved, TrainingDiverged
+from rglcd.signals import handling_stops
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
 
@@ -117,9 +117,5 @@ def _stop_requests() -> Iterator[list[int]]:
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling_stops(note):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
