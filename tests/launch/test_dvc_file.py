@@ -45,7 +45,8 @@ def finish(stage: Stage, config: Config, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.bin").write_text(f"{stage.name} {config.distillation.num_steps}")
     if output == "report":
-        (folder / "metrics.json").write_text('{"rg": {"2": {"judge": 0.9}}}')
+        (folder / "metrics").mkdir(exist_ok=True)
+        (folder / "metrics" / "rg-2.json").write_text('{"judge": 0.9}')
         (folder / "quality.csv").write_text("steps,rg judge,lcm judge\n1,.2,.1\n2,.3,.2\n")
     made_from = {
         name: folder_digest(root / "data") if name == SOURCE else read_manifest(root / "artifacts" / name, made_by="").digest
@@ -83,7 +84,7 @@ def test_after_adopting_nothing_has_changed(checkout: Path, monkeypatch) -> None
         assert repo.status() == {}
         assert repo.reproduce() == []  # nothing ran
         (metrics,) = repo.metrics.show()[""]["data"].values()
-        assert metrics["data"] == {"rg": {"2": {"judge": 0.9}}}
+        assert metrics["data"] == {"judge": 0.9}
     locked = yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]
     assert set(locked) == {stage.name for stage in stages_of(WITH_LRM)}
     assert locked["distill"]["params"]["params.yaml"]["distillation"] == WITH_LRM.distillation.model_dump(mode="json")

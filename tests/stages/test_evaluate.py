@@ -68,11 +68,15 @@ def drawn_again(root: Path, *overrides: str) -> set[str]:
 
 def test_every_file_is_there_and_the_numbers_are_of_every_subject(line: Path) -> None:
     report = line / "report"
-    assert {path.name for path in report.iterdir()} == {
-        *{"index.html", "report.md", "metrics.json", "quality.csv", "grid.png", "speed.json", "draws", "manifest.json", "timings.json"}
-    }
+    files = {"index.html", "report.md", "metrics.json", "quality.csv", "grid.png", "speed.json", "manifest.json", "timings.json"}
+    assert {path.name for path in report.iterdir()} == files | {"metrics", "draws"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {who: list(steps) for who, steps in metrics.items() if who != "real"} == {"lcm": ["1", "2"], "rg": ["1", "2"], "teacher": ["3"]}
+    assert {path.stem for path in (report / "metrics").iterdir()} == {"real", "teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"}
+    told = json.loads((report / "metrics" / "rg-2.json").read_text())
+    assert told["expert"] == metrics["rg"]["2"]["expert"]["mean"]
+    assert told["fid"] == metrics["rg"]["2"]["fid"]
+    assert any(name.startswith("wins over lcm, ") for name in told)
     assert metrics["real"]["expert"]["mean"] == pytest.approx(sum(_scores(report, "real")) / 6, abs=1e-6)
     assert all(json.loads((report / "speed.json").read_text())[who] for who in ("teacher", "lcm", "rg"))
 

@@ -70,8 +70,8 @@ def test_every_stage_works_on_a_store_in_a_cache_too_small_for_two_artifacts(
             assert len(list((tmp_path / ".cache").glob("shards-*/*.tar"))) < len(tars), "they were let go, one by one"
     assert digests(tmp_path) == digests(line)
     assert files(tmp_path / "pretrained") == {MANIFEST}
-    assert files(tmp_path / "report") == {MANIFEST, *stage_named("evaluate").kept}
-    for kept in ("metrics.json", "quality.csv"):
+    assert files(tmp_path / "report") == {MANIFEST, *read_manifest(line / "report", made_by="?").matching(stage_named("evaluate").kept)}
+    for kept in ("metrics.json", "metrics/rg-2.json", "quality.csv"):
         assert (tmp_path / "report" / kept).read_bytes() == (line / "report" / kept).read_bytes()
     shutil.rmtree(tmp_path / ".cache")
     assert all(run(tmp_path, config_of(line), name).was_done for name in NAMES)

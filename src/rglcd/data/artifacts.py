@@ -164,17 +164,17 @@ class Place:
         return cache_folder(beside=self.folder) / f"{manifest.artifact}-{_mark(manifest_text(manifest))}"
 
     def mirror(self, manifest: Manifest, *, kept: Iterable[str]) -> None:
-        """Put ``manifest``, which stands in the store, into the folder, with the files ``kept``, in place of what is there."""
+        """Put ``manifest``, which stands in the store, into the folder, with the files that ``kept`` matches, in place of what is there."""
         aside, retired = (self.folder.with_name(f".{self.folder.name}.{word}") for word in ("mirror", "retired"))
         for stale in (aside, retired):
             shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir(parents=True)
+        names = manifest.matching(kept)
         with held(view := self.readable(manifest)):
-            fetch_view(view, manifest, wanted=lambda name: name in set(kept))
-            for name in kept:
-                if name in manifest.files:
-                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(view / name, aside / name)
+            fetch_view(view, manifest, wanted=lambda name: name in names)
+            for name in names:
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(view / name, aside / name)
         write_manifest(aside, manifest)
         if self.folder.exists():
             self.folder.rename(retired)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Manifest:
     facts: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
     store: str | None = None
+
+    def matching(self, patterns: Iterable[str]) -> list[str]:
+        """The files whose names one of ``patterns`` (as a shell's) matches."""
+        wanted = list(patterns)
+        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in wanted)]
 
 
 def sha256_of(path: Path) -> str:

@@ -242,7 +242,7 @@ def duration(seconds: float) -> str:
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
-    """``metrics.json``: nested by subject and steps for ``dvc metrics show``; results only, no times."""
+    """``metrics.json``: nested by subject and steps, with every interval; results only, no times."""
     nested: dict[str, Any] = {}
     for summary in comparison.summaries:
         numbers: dict[str, Any] = {"high_frequency": summary.high_frequency, "saturation": summary.saturation}
@@ -258,6 +258,18 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
             nested[summary.subject.who] = numbers
     rounded: dict[str, Any] = _rounded(nested)
     return rounded
+
+
+def headlines(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """``metrics/<subject>.json``: what the table says of each subject, flat, so that ``dvc metrics show`` has a row for each."""
+    judge = comparison.judges[0]
+    told: dict[str, dict[str, float]] = {}
+    for summary in comparison.summaries:
+        figures = {name: score.mean.value for name, score in summary.scores.items()}
+        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        figures |= {f"wins over {opponent}, {judge}": rate.value for opponent, rate in summary.scores[judge].win_rates.items()}
+        told[summary.subject.name] = _rounded(figures)
+    return told
 
 
 def speeds(comparison: Comparison) -> dict[str, dict[str, float]]:

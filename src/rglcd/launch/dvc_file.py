@@ -72,7 +72,7 @@ def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
         }
         for score in (*config.evaluation.scorers, "fid")
     ]
-    shown = {"metrics": [f"{report}/metrics.json"], "plots": plots}
+    shown = {"metrics": [f"{report}/metrics"], "plots": plots}
     return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)
 
 

@@ -41,7 +41,7 @@ from rglcd.evaluation.measurement import (
     take_over,
 )
 from rglcd.evaluation.page import Pictures, Provenance, page
-from rglcd.evaluation.report import PLAIN_ARM, Comparison, compare, grid_png, markdown, metrics, quality_csv, speeds, verdict
+from rglcd.evaluation.report import PLAIN_ARM, Comparison, compare, grid_png, headlines, markdown, metrics, quality_csv, speeds, verdict
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
 from rglcd.models.student import Student
@@ -54,7 +54,7 @@ from rglcd.stages.table import STAGES, stage_named
 from rglcd.training.distributed import join_world
 
 RECORD = "rglcd.json"
-DRAWS = "draws"
+METRICS, DRAWS = "metrics", "draws"
 _SHEET_IMAGES = 64
 """Pictures kept of each subject, or the grid's if these are more; the scores cover all."""
 
@@ -302,7 +302,7 @@ def _is_whole(previous: Path, subject: Subject) -> bool:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed run was in the middle of writing."""
-    for stale in [*folder.glob(".*.aside"), *(folder / DRAWS).glob(".*.aside")]:
+    for stale in [path for place in (folder, folder / DRAWS, folder / METRICS) for path in place.glob(".*.aside")]:
         if stale.is_dir():
             shutil.rmtree(stale)
         else:
@@ -320,6 +320,9 @@ def _trained_on(student: Path, arms: Sequence[str]) -> str | None:
 
 def _write_numbers(folder: Path, comparison: Comparison) -> None:
     write_json(folder / "metrics.json", metrics(comparison))
+    (folder / METRICS).mkdir(exist_ok=True)
+    for name, figures in headlines(comparison).items():
+        write_json(folder / METRICS / f"{name}.json", figures)
     write_json(folder / "speed.json", speeds(comparison))
     (folder / "quality.csv").write_text(quality_csv(comparison), encoding="utf-8")
     (folder / "report.md").write_text(markdown(comparison), encoding="utf-8")

@@ -294,7 +294,7 @@ def _standing(work: _Work) -> Manifest | None:
 
 def _is_whole(folder: Path, manifest: Manifest, *, kept: tuple[str, ...]) -> bool:
     """Whether every file that should lie in ``folder`` does, with its size."""
-    names = manifest.files if manifest.store is None else [name for name in kept if name in manifest.files]
+    names = manifest.files if manifest.store is None else manifest.matching(kept)
     paths = {folder / name: manifest.files[name].bytes for name in names}
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 

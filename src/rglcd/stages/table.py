@@ -39,7 +39,7 @@ class Stage:
 
     Three fields matter when bytes lie in an object store. ``streams``: inputs whose files are fetched when they are first
     read, not all before the stage begins. ``reuses``: the stage may take parts over from what it published before, which
-    is then fetched. ``kept``: files that stay beside the manifest, because people and DVC read them there.
+    is then fetched. ``kept``: patterns of files that stay beside the manifest, because people and DVC read them there.
     """
 
     name: str
@@ -122,9 +122,9 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student"),
         outputs=("report",),
         profile=Profile.GPU,
-        version=2,
+        version=3,  # 3: metrics/, a file for each subject
         reuses=("report",),
-        kept=("metrics.json", "quality.csv", "index.html", "report.md"),
+        kept=("metrics.json", "metrics/*.json", "quality.csv", "index.html", "report.md"),
     ),
 )
 
