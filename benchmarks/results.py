@@ -1,18 +1,26 @@
-"""``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md, one after the other.
+"""``python -m benchmarks.results [--seeds N]``: the claims at toy size, written to docs/results.md as they are finished.
 
 A seed is that of the latent reward model's pretraining and of the distillation; world, frozen models and the noise that pictures
 are drawn from are shared. Every run goes through the stages and is found done the next time, so a stopped command goes on.
+Runs are made in processes of one thread each, as many at once as there are cores: the figures do not depend on how many.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.dots import dots_svg
 from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
@@ -35,6 +43,8 @@ PAGE = Path("docs/results.md")
 MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
 HEADS = {"fid": "FID", "fid_to_teacher": "FID to teacher", "high_frequency": "fine detail", "whole": "all five right"}
 
+_DONE: set[tuple[Run, int]] = set()
+
 Cells = dict[str, dict[str, Any]]
 """What ``metrics.json`` says of an arm, by number of steps."""
 
@@ -43,16 +53,34 @@ def main() -> None:
     """Run what is not done yet; the page is written after each claim, and says which are still to come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS + 1), default=MOST_SEEDS, help="how many seeds, from 0")
-    seeds = range(parser.parse_args().seeds)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many runs at once (default: %(default)s)")
+    arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
     studied = dict.fromkeys(run for study in STUDIES for run in study.runs)
     # A stopped command leaves every claim with one seed before any study has two.
-    todo = [*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied)]
+    todo = dict.fromkeys([*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied)])
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
-        for done, (run, seed) in enumerate(todo):
-            report("runs", done=done, total=len(todo), unit="runs")
-            _run(run, seed)
-            PAGE.write_text(_page(), encoding="utf-8")
-    print(f"{PAGE} is written")
+        started = time.perf_counter()
+        first, *others = todo
+        with _workers(arguments.processes) as pool:
+            pool.submit(_run, *first).result()  # it makes what all share
+            finished = as_completed([pool.submit(_run, *which) for which in others])
+            for done, future in enumerate(chain([None], finished), start=1):
+                if future is not None:
+                    future.result()
+                report("runs", done=done, total=len(todo), unit="runs")
+                PAGE.write_text(_page(), encoding="utf-8")
+        print(f"{PAGE} is written, after {(time.perf_counter() - started) / 60:.1f} min")
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that begin as new interpreters do, of one thread each; what is not begun when one fails is left."""
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _stages(run: Run, seed: int) -> Iterator[tuple[str, dict[str, Section], dict[str, Path]]]:
@@ -68,10 +96,13 @@ def _seeds(runs: Sequence[Run]) -> list[int]:
     return [seed for seed in range(MOST_SEEDS) if all(_is_done(run, seed) for run in runs)]
 
 
-@cache
 def _is_done(run: Run, seed: int) -> bool:
-    """Remembered for as long as nothing runs: asking reads every byte of what a run made."""
-    return (_folder(run, seed) / "report" / "manifest.json").is_file() and all(standing_outcome(*stage) for stage in _stages(run, seed))
+    """What is found done is not asked about again: asking reads every byte of what a run made."""
+    if (run, seed) not in _DONE:
+        there = (_folder(run, seed) / "report" / "manifest.json").is_file()
+        if there and all(standing_outcome(*stage) for stage in _stages(run, seed)):
+            _DONE.add((run, seed))
+    return (run, seed) in _DONE
 
 
 def _run(run: Run, seed: int) -> None:
@@ -83,7 +114,6 @@ def _run(run: Run, seed: int) -> None:
         shutil.copytree(measured, own / "report")
     for name, sections, artifacts in _stages(run, seed):
         execute(name, sections=sections, artifacts=artifacts)
-    _is_done.cache_clear()
 
 
 def _config(run: Run, seed: int) -> Config:

@@ -7,6 +7,7 @@ from benchmarks.faults.hostile_web import HOSTILE_WEB
 from benchmarks.faults.kills import KILLS
 from benchmarks.faults.malformed import MALFORMED
 from benchmarks.faults.many_rows import MANY_ROWS
+from benchmarks.faults.ranks import RANKS
 from benchmarks.faults.row import Row
 from benchmarks.faults.stale_cache import STALE_CACHE
 from benchmarks.faults.surroundings import SURROUNDINGS
@@ -14,7 +15,7 @@ from benchmarks.faults.workers import WORKERS
 
 MATRIX: tuple[Row, ...] = (
     *(CUTS, FLIPS, STALE_CACHE, MALFORMED, MEMBERS, HOSTILE_WEB, FULL_DISK, MANY_ROWS),
-    *(WORKERS, FAILING_STORE, SURROUNDINGS, KILLS),
+    *(WORKERS, FAILING_STORE, RANKS, SURROUNDINGS, KILLS),
 )
 """Cheapest first."""
 

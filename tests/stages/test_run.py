@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,16 @@ def test_what_was_published_and_is_not_whole_is_made_anew(line: Path, own: Path,
     assert results(published) == results(line / "shards")
     assert outcome.manifest.files == read_manifest(published, made_by="shard").files
     assert hidden(own) == []
+
+
+def test_of_two_who_make_the_same_at_once_one_waits_and_finds_it_done(line: Path, tmp_path: Path, capsys) -> None:
+    write_tiny_source(tmp_path / "data")
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda _: run(tmp_path, tiny_config(), "shard"), range(2)))
+    assert sorted(outcome.was_done for outcome in outcomes) == [False, True]
+    assert capsys.readouterr().err == f"rglcd: another process is making {tmp_path / 'shards'}; this one waits for it\n"
+    assert results(tmp_path / "shards") == results(line / "shards")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "shards"}
 
 
 def test_another_configuration_replaces_what_was_published_whole(own: Path) -> None:
@@ -301,7 +312,7 @@ def test_a_stage_killed_again_and_again_ends_byte_identical(
     for events in moments:
         assert run_until_killed(own, stage, events=events) == -signal.SIGKILL
         assert not (own / output).exists()
-        assert len(hidden(own)) == 1
+        assert len(list(own.glob(f".{output}.*.aside"))) == 1
     outcome = run(own, tiny_config(), stage)
     assert not outcome.was_done
     assert outcome.manifest.digest == read_manifest(line / output, made_by=stage).digest

@@ -29,6 +29,9 @@ from rglcd.rewards.protocol import Reward
 TEACHER = "teacher"
 REAL = "real"
 
+MEASURED_AS = 2
+"""Raise it when what draws or measures changes: what an older one measured is then not taken over. A new page needs no new pictures."""
+
 SHEET_COLUMNS = 8
 
 DrawFn = Callable[[Sequence[int]], Tensor]

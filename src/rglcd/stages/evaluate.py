@@ -27,6 +27,7 @@ from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
 from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
 from rglcd.evaluation.measurement import (
+    MEASURED_AS,
     REAL,
     TEACHER,
     DrawFn,
@@ -155,7 +156,7 @@ class Exhibition:
             weights = digest_of(exported_weights({name: entry.sha256 for name, entry in files.items()}, subject.who))
         return digest_of(
             {
-                "version": stage_named("evaluate").version,
+                "version": MEASURED_AS,
                 "subject": subject.name,
                 "compared_with": [ruler.name for ruler in self.rulers if subject not in self.rulers],
                 "weights": weights,

@@ -8,6 +8,7 @@ moment, the same command goes on: the folder aside is named after the computatio
 import importlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 from rglcd.config import Section, validate_section
 from rglcd.data.artifacts import ArtifactStore, Place, fetch_source, fetch_view, source_view, units_handed_in
+from rglcd.data.claims import claimed
 from rglcd.data.local_cache import held, make_room
 from rglcd.data.manifest import (
     MANIFEST,
@@ -79,8 +81,21 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
     disk that is full.
     """
     work = _plan(name, sections, artifacts)
-    with room_for(work.published):
+    with room_for(work.published), _alone(work):
         return _run(work)
+
+
+@contextmanager
+def _alone(work: "_Work") -> Iterator[None]:
+    """While no other process makes the same artifact as a whole; what the one before it made is then found standing."""
+    lock = work.published.with_name(f".{work.published.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if not stack.enter_context(claimed(lock, wait=False)):
+            print(f"rglcd: another process is making {work.published}; this one waits for it", file=sys.stderr)
+            stack.enter_context(claimed(lock, wait=True))
+        stack.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 def _run(work: "_Work") -> Outcome:
