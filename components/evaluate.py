@@ -18,6 +18,7 @@ def evaluate(
     metrics: Output[Metrics],
     page: Output[HTML],
     summary: Output[Markdown],
+    reward_model: Input[Model] = None,
 ) -> None:
     """Draw with teacher and students, score, and write the report."""
     from rglcd.launch.execute import execute_component
@@ -27,7 +28,7 @@ def evaluate(
         sections={"model": model, "evaluation": evaluation},
         source=source,
         store=store,
-        inputs={"pretrained": pretrained, "student": student},
+        inputs={"pretrained": pretrained, "student": student, "reward_model": reward_model},
         outputs={"report": report},
         cards={"metrics.json": metrics, "index.html": page, "report.md": summary},
     )

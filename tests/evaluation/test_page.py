@@ -44,9 +44,10 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def rendered(captions=("a red circle", "a blue square"), *, side=SIDE, curves=None, **changes) -> str:
+def rendered(captions=("a red circle", "a blue square"), *, side=SIDE, curves=None, pretraining=(), **changes) -> str:
     found = comparison({**constant(0.7, "expert"), **constant(0.7, "judge")})
-    return page(found, pictures=pictures(list(captions), side=side), provenance=provenance(**changes), curves=curves or {})
+    shown = pictures(list(captions), side=side)
+    return page(found, pictures=shown, provenance=provenance(**changes), curves=curves or {}, pretraining=pretraining)
 
 
 def test_the_page_is_well_formed_and_says_the_verdict_first():
@@ -94,6 +95,17 @@ def test_small_pictures_are_embedded_pixel_for_pixel():
 def test_large_pictures_are_shrunk():
     (first, *_) = re.findall(r'src="data:image/webp;base64,([^"]*)"', rendered(["a"], side=512))
     assert Image.open(io.BytesIO(base64.b64decode(first))).size == (320, 320)
+
+
+def test_the_proxys_learning_is_drawn_by_itself():
+    records = [{"step": n, "images": 128 * n, "loss": 1 / (n + 1), "grad_norm": 1.0} for n in range(50)]
+    text = rendered(
+        pretraining=[*records, {"step": 50, "images": 6400, "retrieval_accuracy": 0.8}, records[-1] | {"retrieval_accuracy": 0.9}]
+    )
+    assert "Proxy finds the caption" in text
+    assert "Contrastive loss" in text
+    assert "Gradient norm" not in text
+    assert "Training" not in Reader(rendered()).text
 
 
 def test_curves_are_drawn_for_the_figures_there_are():

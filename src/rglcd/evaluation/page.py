@@ -18,6 +18,7 @@ from PIL import Image
 from rglcd.evaluation.measurement import REAL, TEACHER, Subject, sheet_image
 from rglcd.evaluation.plots import Level, Panel, Point, Series, panel_svg, thinned
 from rglcd.evaluation.report import (
+    LRM,
     Comparison,
     Summary,
     duration,
@@ -42,6 +43,10 @@ _PREVIEW_SIDE = 320
 
 _LONGEST_CAPTION = 240
 
+_PRETRAINING = {
+    "retrieval_accuracy": ("Proxy finds the caption", "of held-out latents, among as many captions; before the distillation"),
+    "loss": ("Contrastive loss", "of the proxy’s pretraining"),
+}
 _CURVES = {
     "distance": ("Consistency distance", "between the student and its own average one step on"),
     "expert_reward": ("Expert’s score", "of the student’s predictions"),
@@ -50,6 +55,10 @@ _CURVES = {
     "lrm_agreement": ("Proxy and expert agree", "on pairs of pictures, before each update"),
     "grad_norm": ("Gradient norm", "before clipping"),
 }
+
+
+Records = Sequence[Mapping[str, float]]
+"""A training's records: ``images`` seen, then figures by name."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +92,24 @@ class Pictures:
     scores: Mapping[Subject, Sequence[float]]
 
 
-def page(comparison: Comparison, *, pictures: Pictures, provenance: Provenance, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """The whole report. ``curves`` are each arm's training records (``images`` seen, then figures by name)."""
+def page(
+    comparison: Comparison,
+    *,
+    pictures: Pictures,
+    provenance: Provenance,
+    curves: Mapping[str, Records],
+    pretraining: Records = (),
+) -> str:
+    """The whole report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model."""
     sections = [
         _section("pictures", "Same prompt, same noise", _grid_note(pictures), _grid(pictures)),
         _section("plot", "Quality against steps", _PLOT_NOTE, _quality_panels(comparison)),
         _section("numbers", "Every number", _table_note(comparison), _table(comparison)),
     ]
-    panels = _curve_panels(curves)
+    panels = [*_curve_panels({LRM: pretraining}, _PRETRAINING), *_curve_panels(curves, _CURVES)]
     if panels:
-        sections.append(_section("training", "Training", "As each student’s own records have it.", panels))
+        drawn = f'<div class="panels">{"".join(map(panel_svg, panels))}</div>'
+        sections.append(_section("training", "Training", "As the records of each run have it.", drawn))
     sections.append(_section("run", "What was run", "", _run(provenance)))
     sections.append(_section("again", "How to make it again", "", _again(provenance)))
     title = verdict(comparison)
@@ -257,9 +274,9 @@ def _exact(value: float | None) -> Estimate:
     return Estimate(value, value, value)
 
 
-def _curve_panels(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def _curve_panels(curves: Mapping[str, Records], panels_by_key: Mapping[str, tuple[str, str]]) -> list[Panel]:
     panels = []
-    for key, (title, note) in _CURVES.items():
+    for key, (title, note) in panels_by_key.items():
         series = []
         for arm, records in curves.items():
             held = [record for record in records if key in record]
@@ -269,7 +286,7 @@ def _curve_panels(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         if series:
             end = max(point.x for line in series for point in line.points)
             panels.append(Panel(title, note, tuple(series), (), (0.0, end / 2, end), "images seen", logarithmic=False))
-    return f'<div class="panels">{"".join(panel_svg(panel) for panel in panels)}</div>' if panels else ""
+    return panels
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
 PLAIN_ARM = "lcm"
 """The arm that no reward guides: what a guided arm is compared with, beside the teacher."""
 
-LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", "rg": "RG-LCM"}
+LRM = "lrm"
+LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", "rg": "RG-LCM", LRM: "LRM"}
 
 _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 10: "ten", 20: "twenty", 50: "fifty"}
 

@@ -66,6 +66,8 @@ table{border-collapse:collapse}
 .dot.arm-rg,.end.arm-rg{fill:var(--rg)}
 .line.arm-lcm,.whisker.arm-lcm{stroke:var(--lcm)}
 .dot.arm-lcm,.end.arm-lcm{fill:var(--lcm)}
+.line.arm-lrm{stroke:var(--ink)}
+.dot.arm-lrm,.end.arm-lrm{fill:var(--ink)}
 .level.arm-teacher{stroke:var(--teacher)}
 .band.arm-teacher,.end.arm-teacher{fill:var(--teacher)}
 .numbers,.stages{width:100%;font-size:.88rem}

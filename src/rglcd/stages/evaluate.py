@@ -41,7 +41,7 @@ from rglcd.evaluation.measurement import (
     save,
     take_over,
 )
-from rglcd.evaluation.page import Pictures, Provenance, page
+from rglcd.evaluation.page import Pictures, Provenance, Records, page
 from rglcd.evaluation.report import PLAIN_ARM, Comparison, compare, grid_png, headlines, markdown, metrics, quality_csv, speeds, verdict
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
@@ -60,8 +60,12 @@ _SHEET_IMAGES = 64
 """Pictures kept of each subject, or the grid's if these are more; the scores cover all."""
 
 
-def evaluate(model: Model, evaluation: Evaluation, *, source: Path, pretrained: Path, student: Path, report: Output) -> Mapping[str, Any]:
+def evaluate(
+    model: Model, evaluation: Evaluation, *, source: Path, pretrained: Path, student: Path, reward_model: Path | None, report: Output
+) -> Mapping[str, Any]:
     """Measure the real images, the teacher and every arm of ``student`` at every number of steps; write the report.
+
+    Of ``reward_model`` the page shows how it learned.
 
     Each subject's measurement is a folder of its own in ``draws/``. What a killed run finished is kept, and what the
     report published before has measured is taken over where teacher or arm, prompts and settings are the same.
@@ -76,7 +80,8 @@ def evaluate(model: Model, evaluation: Evaluation, *, source: Path, pretrained: 
         measurements = [_measurement(subject, exhibition, report) for subject in exhibition.subjects]
     comparison = compare(measurements, seed=evaluation.seed, trained_on=_trained_on(student, exhibition.arms))
     _write_numbers(report.folder, comparison)
-    _write_pages(report.folder, comparison, measurements, exhibition, seconds=time.perf_counter() - started)
+    pretraining = [] if reward_model is None else _curve(reward_model)
+    _write_pages(report.folder, comparison, measurements, exhibition, pretraining, seconds=time.perf_counter() - started)
     return {"verdict": verdict(comparison), "images": comparison.num_images, "arms": exhibition.arms, "subjects": len(measurements)}
 
 
@@ -330,7 +335,13 @@ def _write_numbers(folder: Path, comparison: Comparison) -> None:
 
 
 def _write_pages(
-    folder: Path, comparison: Comparison, measurements: Sequence[Measurement], exhibition: Exhibition, *, seconds: float
+    folder: Path,
+    comparison: Comparison,
+    measurements: Sequence[Measurement],
+    exhibition: Exhibition,
+    pretraining: Records,
+    *,
+    seconds: float,
 ) -> None:
     drawn = [subject for subject in exhibition.subjects if subject.who != REAL]
     sheets = {subject: Image.open(folder / DRAWS / subject.name / "images.png") for subject in drawn}
@@ -344,8 +355,8 @@ def _write_pages(
     )
     grid_png(sheets, pictures.captions, side=pictures.side).save(folder / "grid.png")
     provenance = _provenance(exhibition, seconds=seconds)
-    curves = {arm: _curve(exhibition.student / arm / "curves.jsonl") for arm in exhibition.arms}
-    text = page(comparison, pictures=pictures, provenance=provenance, curves=curves)
+    curves = {arm: _curve(exhibition.student / arm) for arm in exhibition.arms}
+    text = page(comparison, pictures=pictures, provenance=provenance, curves=curves, pretraining=pretraining)
     (folder / "index.html").write_text(text, encoding="utf-8")
 
 
@@ -369,6 +380,8 @@ def _provenance(exhibition: Exhibition, *, seconds: float) -> Provenance:
     )
 
 
-def _curve(path: Path) -> list[dict[str, float]]:
+def _curve(folder: Path) -> list[dict[str, float]]:
+    """The records of the training that made ``folder``."""
+    path = folder / "curves.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]

@@ -119,10 +119,10 @@ STAGES: tuple[Stage, ...] = (
         entry="rglcd.stages.evaluate:evaluate",
         summary="draw with teacher and students, score, and write the report",
         sections=("model", "evaluation"),
-        inputs=(SOURCE, "pretrained", "student"),
+        inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
         profile=Profile.GPU,
-        version=3,  # 3: metrics/, a file for each subject
+        version=3,  # 3: metrics/, a file for each subject; the proxy's curve on the page
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "index.html", "report.md"),
     ),
