@@ -7,11 +7,15 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+import psutil
 from kfp import local
 
 from pipelines.rg_lcd import STORE, Placement, arguments, compile_pipeline, pipeline, source_reference
@@ -25,6 +29,7 @@ SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
 
 _LOG_LINES_SHOWN = 40
+_SHELLS = frozenset({"sh", "dash", "bash"})
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,13 +45,19 @@ def run(config: Config, *, root: Path) -> None:
     log = io.StringIO()
     try:
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(kfp_root))
-        with drawing(sys.stderr) as draw, children_reporting() as channel, following(channel.progress, draw), _kfp_quiet(log):
+        with (
+            drawing(sys.stderr) as draw,
+            children_reporting() as channel,
+            following(channel.progress, draw),
+            _kfp_quiet(log),
+            _terminating_as_interrupted(),
+        ):
             try:
                 pipeline(config, placement=Placement.LOCAL)(**values)
             except RuntimeError as error:
                 failure = channel.failure()
                 raise exception_of(failure) if failure else _crash(error, log) from None
-            except KeyboardInterrupt:  # the terminal told the task of the moment too
+            except KeyboardInterrupt:  # the task of the moment has been told too
                 _wait_for_task()
                 failure = channel.failure()
                 raise exception_of(failure) if failure else StateSaved("interrupted; the same command goes on from here") from None
@@ -125,6 +136,24 @@ def _kfp_quiet(log: io.StringIO) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _terminating_as_interrupted() -> Iterator[None]:
+    """Within this context SIGTERM, which comes to this process alone, goes to the task of the moment too, as a terminal's Ctrl-C does."""
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() not in _SHELLS:  # they wait for the task that they have started
+                    process.terminate()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_for_task() -> None:

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from tests.end_to_end.conftest import Checkout
@@ -29,14 +31,25 @@ def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Chec
     assert left == []
 
 
+def _session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
+
+
 def test_kubeflows_line_interrupted_in_each_stage_goes_on(checkout: Checkout, unbroken: Checkout) -> None:
-    for _ in range(3):
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         process = checkout.start("python", "-m", "pipelines", "run")
         time.sleep(12)
         if process.poll() is not None:
             break
-        os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=180)
+        if stop == signal.SIGINT:
+            os.killpg(process.pid, stop)  # as a terminal sends it
+        else:
+            process.send_signal(stop)
+        said, _ = process.communicate(timeout=180)
+        assert process.returncode == 75, said
+        assert [other for other in psutil.process_iter() if _session(other.pid) == process.pid] == []
     done = checkout.run("python", "-m", "pipelines", "run")
     assert done.returncode == 0, done.stderr
     assert checkout.digests() == unbroken.digests()
