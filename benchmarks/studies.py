@@ -19,13 +19,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A claim of the method, the runs that could show it, and the columns that would."""
+    """A claim of the method, the runs that could show it, and the columns that would.
+
+    Every other run is compared with the one whose label is ``baseline``.
+    """
 
     name: str
     title: str
     question: str
     runs: tuple[Run, ...]
     columns: tuple[str, ...]
+    baseline: str
 
 
 MAIN = Run("main", "the demo's line", ())
@@ -66,6 +70,7 @@ STUDIES: tuple[Study, ...] = (
             Run(MAIN.name, "guided, 500 steps", MAIN.overrides),
         ),
         ("judge", "checker", "whole", "fid", "expert"),
+        baseline="guided, 500 steps",
     ),
     Study(
         "over-optimisation",
@@ -73,6 +78,7 @@ STUDIES: tuple[Study, ...] = (
         "With the weight raised, the expert's score rises; do the judge, the checker and the pictures themselves follow?",
         (UNGUIDED, *_weights("pixel", (0.1, 1.0, 10.0)), *_weights("latent", (0.1, 1.0, 10.0))),
         ("expert", "judge", "checker", "fid_to_teacher", "high_frequency", "saturation", "diversity"),
+        baseline=UNGUIDED.label,
     ),
     Study(
         "checker-as-expert",
@@ -87,6 +93,7 @@ STUDIES: tuple[Study, ...] = (
             ),
         ),
         ("checker", "judge", "expert", "fid"),
+        baseline="tuned on the checker",
     ),
     Study(
         "ict",
@@ -105,6 +112,7 @@ STUDIES: tuple[Study, ...] = (
             _plain("ict-training", "consistency training", 200, "distillation.neighbour=data"),
         ),
         ("checker", "judge", "fid", "fid_to_teacher", "diversity"),
+        baseline=UNGUIDED.label,
     ),
     Study(
         "proxy-start",
@@ -115,5 +123,6 @@ STUDIES: tuple[Study, ...] = (
             _guided("proxy-random", "random", 400, "reward.initial=random"),
         ),
         ("expert", "judge", "checker", "fid"),
+        baseline="random",
     ),
 )
