@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.dots import dots_svg
+from benchmarks.step import RECORDS
 from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
 from rglcd.config import Config, Section, load_params
 from rglcd.data.manifest import digest_of, read_manifest
@@ -155,6 +156,8 @@ caption.""",
     for study in STUDIES:
         seeds = _seeds(study.runs)
         parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
+    if RECORDS.is_file():
+        parts.append(_step_costs([json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -231,6 +234,28 @@ Difference to “{study.baseline}”, seed by seed:
 {chr(10).join(gaps)}
 
 {_drawn(study.name, study.title, drawn)}"""
+
+
+def _step_costs(records: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for record in records:
+        device, versions = record["hardware"], record["versions"]
+        machine = device.get("gpu") or f"{device['cpu']}, {device['threads']} thread{'s' if device['threads'] > 1 else ''}"
+        setting = f"{record['model']}, {record['resolution']} px, {record['precision']}, {record['batch_size']}"
+        for mode, cost in record["modes"].items():
+            memory, reached = cost["memory"], "–" if cost["mfu"] is None else f"{100 * cost['mfu']:.0f} %"
+            flops = f"{cost['gflop_per_sample']:,} / {cost['needed_gflop_per_sample']:,}"
+            figures = f"{cost['ms_per_step']:,} | {cost['samples_per_s']:,} | {flops} | {memory['peak_mib']:,} | {reached}"
+            rows.append(f"| {setting} | {mode} | {figures} | {machine}; torch {versions['torch']} |")
+    return f"""## What a training step costs
+
+`make bench BENCH=--record`: random weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on
+labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
+themselves.
+
+| model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
+|---|---|--:|--:|--:|--:|--:|---|
+{chr(10).join(rows)}"""
 
 
 def _drawn(name: str, title: str, svg: str) -> str:

@@ -57,6 +57,7 @@ from rglcd.training.operations import count_flops
 from rglcd.training.optimization import LearningRate
 
 MODES = ("plain", "pixel", "latent")
+RECORDS = Path("docs/step.jsonl")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Dense bfloat16 TFLOP/s by the vendor's data sheet, by a word of the device's name; others have no utilisation here.
@@ -494,6 +495,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--memory-gib", type=float, default=80.0, help="for the largest batch")
+    parser.add_argument("--record", action="store_true", help=f"append the line to {RECORDS}, which docs/results.md shows")
     asked = parser.parse_args(argv)
     sizes = SIZES[asked.model]()
     setting = Setting(
@@ -514,7 +516,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for mode in asked.modes:
         modes[mode] = measure(bench, mode, flops[mode])
         print(f"{mode:7} {modes[mode]}", file=sys.stderr)
-    print(json.dumps({**vars(setting), "modes": modes, "hardware": hardware(bench.world.device), "versions": versions()}))
+    line = json.dumps({**vars(setting), "modes": modes, "hardware": hardware(bench.world.device), "versions": versions()})
+    print(line)
+    if asked.record:
+        with RECORDS.open("a", encoding="utf-8") as stream:
+            stream.write(f"{line}\n")
 
 
 if __name__ == "__main__":
