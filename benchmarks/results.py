@@ -205,7 +205,7 @@ Difference `rg` - `lcm`, seed by seed:
 |--:|{"---|" * len(compared)}
 {chr(10).join(gaps)}
 
-The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} of the judge and ±{_chance(seeds, "checker"):.3f} of
+The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} by the judge and ±{_chance(seeds, "checker"):.3f} by
 the checker (95 %). Here and below, a difference whose sign is another with another seed shows nothing."""
 
 
