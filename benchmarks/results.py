@@ -63,6 +63,7 @@ def main() -> None:
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
         started = time.perf_counter()
         first, *others = todo
+        report("runs", done=0, total=len(todo), unit="runs")
         with _workers(arguments.processes) as pool:
             pool.submit(_run, *first).result()  # it makes what all share
             finished = as_completed([pool.submit(_run, *which) for which in others])
@@ -295,7 +296,7 @@ def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
     for kind in ("pixel", "latent"):
         runs = [run for run in study.runs if run.name.startswith(f"{kind}-")]
         series = []
-        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-teacher")):
+        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-lrm")):
             points = []
             for run in runs:
                 mean = statistics.mean(_value(_metrics(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
