@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from contextlib import suppress
 
@@ -31,6 +32,15 @@ def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Chec
     assert left == []
 
 
+def _wait_for_a_task(process: subprocess.Popen[str]) -> None:
+    """Until Kubeflow's runner has started one: how long imports take depends on what else the machine does."""
+    with suppress(psutil.NoSuchProcess):
+        while not any("kfp.dsl.executor_main" in child.cmdline() for child in psutil.Process(process.pid).children(recursive=True)):
+            if process.poll() is not None:
+                return
+            time.sleep(0.1)
+
+
 def _session(pid: int) -> int | None:
     with suppress(ProcessLookupError):
         return os.getsid(pid)
@@ -40,7 +50,8 @@ def _session(pid: int) -> int | None:
 def test_kubeflows_line_interrupted_in_each_stage_goes_on(checkout: Checkout, unbroken: Checkout) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         process = checkout.start("python", "-m", "pipelines", "run")
-        time.sleep(12)
+        _wait_for_a_task(process)
+        time.sleep(6)
         if process.poll() is not None:
             break
         if stop == signal.SIGINT:
