@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ Cells = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Run what is not done yet; the page is written after each claim, and says which are still to come."""
+    """Run what is not done yet; the page is written after each run, and says which claims are still to come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS + 1), default=MOST_SEEDS, help="how many seeds, from 0")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many runs at once (default: %(default)s)")
@@ -65,11 +64,10 @@ def main() -> None:
         first, *others = todo
         report("runs", done=0, total=len(todo), unit="runs")
         with _workers(arguments.processes) as pool:
-            pool.submit(_run, *first).result()  # it makes what all share
-            finished = as_completed([pool.submit(_run, *which) for which in others])
-            for done, future in enumerate(chain([None], finished), start=1):
-                if future is not None:
-                    future.result()
+            leader = pool.submit(_run, *first)
+            leader.result()  # it makes what all share
+            for done, future in enumerate(as_completed([leader, *(pool.submit(_run, *which) for which in others)]), start=1):
+                future.result()
                 report("runs", done=done, total=len(todo), unit="runs")
                 PAGE.write_text(_page(), encoding="utf-8")
         print(f"{PAGE} is written, after {(time.perf_counter() - started) / 60:.1f} min")

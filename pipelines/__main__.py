@@ -24,6 +24,7 @@ from rglcd.errors import InputError, StateSaved
 from rglcd.launch.console import drawing, following
 from rglcd.launch.execute import children_reporting, process_boundary
 from rglcd.launch.failure import JobError, exception_of
+from rglcd.signals import handling_stops
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
@@ -149,11 +150,8 @@ def _terminating_as_interrupted() -> Iterator[None]:
                     process.terminate()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with handling_stops(stop, stops=(signal.SIGTERM,)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_for_task() -> None:

@@ -22,10 +22,10 @@ from rglcd.config import dump
 from rglcd.stages.table import inputs_of, stage_named
 
 _RANKS = 4
-_PATIENCE = 15  # seconds
+_PATIENCE_SECONDS = 15
 _GONE_WITHIN = 60.0
-_SECONDS = 900.0
-_OFF = 1e-5  # what one and two ranks may differ by; after its restart DDP groups gradients anew, and sums in another order
+_DONE_WITHIN = 900.0
+_MOST_OFF = 1e-5  # what one and two ranks may differ by; after its restart DDP groups gradients anew, and sums in another order
 _SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 
@@ -35,7 +35,7 @@ def _ranks(scratch: Path, seed: int) -> Iterator[Trial]:
     line.upto("pretrain")
     (scratch / "params.yaml").write_text(dump(line.config), encoding="utf-8")
     gang = _start(scratch, line, scratch / "unbroken")
-    require(gang.wait(_SECONDS) == 0, f"four ranks fail without any fault: exit code {gang.returncode}")
+    require(gang.wait(_DONE_WITHIN) == 0, f"four ranks fail without any fault: exit code {gang.returncode}")
     num_events = _events(scratch)
 
     def trial(number: int) -> str:
@@ -43,7 +43,7 @@ def _ranks(scratch: Path, seed: int) -> Iterator[Trial]:
         shutil.rmtree(root, ignore_errors=True)
         at, rank = rng.randint(1, num_events * 4 // 5), rng.randrange(_RANKS)
         gang = _start(scratch, line, root)
-        _wait(lambda: _events(scratch) >= at or gang.poll() is not None, _SECONDS)
+        _wait(lambda: _events(scratch) >= at or gang.poll() is not None, _DONE_WITHIN)
         ranks = {int(process.environ()["RANK"]): process for process in psutil.Process(gang.pid).children()}
         ranks[rank].send_signal(sent)
         started = time.monotonic()
@@ -54,11 +54,11 @@ def _ranks(scratch: Path, seed: int) -> Iterator[Trial]:
             for process in (psutil.Process(gang.pid), *ranks.values()):
                 process.kill()
         require(gone, f"{how}: ranks are there after {_GONE_WITHIN:.0f} s")
-        require(gang.wait(_SECONDS) != 0, f"{how}: the gang ended as if nothing had been")
+        require(gang.wait(_DONE_WITHIN) != 0, f"{how}: the gang ended as if nothing had been")
         again = _start(scratch, line, root)
-        require(again.wait(_SECONDS) == 0, f"{how}: the same command ended with {again.returncode}")
+        require(again.wait(_DONE_WITHIN) == 0, f"{how}: the same command ended with {again.returncode}")
         off = _off(root / "student", scratch / "unbroken" / "student")
-        require(off <= _OFF, f"{how}: weights differ by {off:.1e} of their norm")
+        require(off <= _MOST_OFF, f"{how}: weights differ by {off:.1e} of their norm")
         return f"{how}: all gone after {seconds:.1f} s; then weights within {off:.1e} of their norm from four unbroken ranks'"
 
     yield trial
@@ -90,7 +90,7 @@ def _start(scratch: Path, line: MicroLine, root: Path) -> subprocess.Popen[bytes
     command = [sys.executable, "-m", "rglcd.launch.gang", "--standalone", "--nproc-per-node", str(_RANKS)]
     command += ["-m", "rglcd", "run", stage.name, "--params", str(scratch / "params.yaml")]
     command += [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
-    told = {"PYTHONPATH": os.pathsep.join(("src", ".")), "OMP_NUM_THREADS": "1", "RGLCD_PATIENCE": str(_PATIENCE)}
+    told = {"PYTHONPATH": os.pathsep.join(("src", ".")), "OMP_NUM_THREADS": "1", "RGLCD_PATIENCE": str(_PATIENCE_SECONDS)}
     told |= {"RGLCD_PROGRESS": str(scratch / "progress.jsonl")}
     return subprocess.Popen(command, env={**os.environ, **told}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -113,7 +113,7 @@ def _wait(holds: Callable[[], bool], seconds: float) -> bool:
 RANKS = Row(
     name="F12",
     fault="SIGKILL, or SIGSTOP, to one of four ranks at a random point of distill (micro preset)",
-    must=f"all ranks gone within {_GONE_WITHIN:.0f} s; the same command again: the weights of four unbroken ranks, to {_OFF:.0e}",
+    must=f"all ranks gone within {_GONE_WITHIN:.0f} s; the same command again: the weights of four unbroken ranks, to {_MOST_OFF:.0e}",
     unit="lost ranks",
     num_rounds=40,
     sample=(1,),

@@ -4,15 +4,23 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def handling_stops(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within this context SIGTERM and SIGINT call ``handler``; those in force before are put back. For the main thread only."""
-    before: dict[signal.Signals, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+def handling_stops(handler: Callable[[int, FrameType | None], None], *, stops: tuple[signal.Signals, ...] = STOPS) -> Iterator[None]:
+    """Within this context each of ``stops`` calls ``handler``. For the main thread only."""
+    with stops_restored():
+        for number in stops:
+            signal.signal(number, handler)
+        yield
+
+
+@contextmanager
+def stops_restored() -> Iterator[None]:
+    """After this context SIGTERM and SIGINT do what they did before it, whoever changed that. For the main thread only."""
+    before = {number: signal.getsignal(number) for number in STOPS}
     try:
         yield
     finally:

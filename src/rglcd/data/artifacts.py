@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -163,7 +163,7 @@ class Place:
             return self.folder
         return cache_folder(beside=self.folder) / f"{manifest.artifact}-{_mark(manifest_text(manifest))}"
 
-    def mirror(self, manifest: Manifest, *, kept: Iterable[str]) -> None:
+    def mirror(self, manifest: Manifest, *, kept: Collection[str]) -> None:
         """Put ``manifest``, which stands in the store, into the folder, with the files that ``kept`` matches, in place of what is there."""
         aside, retired = (self.folder.with_name(f".{self.folder.name}.{word}") for word in ("mirror", "retired"))
         for stale in (aside, retired):

@@ -8,7 +8,7 @@ not what differs between two equal runs (:data:`UNDIGESTED`), so equal digests m
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -55,10 +55,9 @@ class Manifest:
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
     store: str | None = None
 
-    def matching(self, patterns: Iterable[str]) -> list[str]:
+    def matching(self, patterns: Collection[str]) -> list[str]:
         """The files whose names one of ``patterns`` (as a shell's) matches."""
-        wanted = list(patterns)
-        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in wanted)]
+        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def sha256_of(path: Path) -> str:

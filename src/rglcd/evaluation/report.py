@@ -22,6 +22,8 @@ PLAIN_ARM = "lcm"
 """The arm that no reward guides: what a guided arm is compared with, beside the teacher."""
 
 LRM = "lrm"
+"""The latent reward model: no arm, but its training is drawn as theirs is."""
+
 LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", "rg": "RG-LCM", LRM: "LRM"}
 
 _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 10: "ten", 20: "twenty", 50: "fifty"}

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import sys
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from torchx.runner import Runner, get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
 from rglcd.launch.failure import Failure, exception_of, read_failure, says_failure
+from rglcd.signals import stops_restored
 
 SCHEDULER = "local_cwd"
 
@@ -60,9 +60,5 @@ def _signals_restored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stops_restored():
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
