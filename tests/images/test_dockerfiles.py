@@ -1,16 +1,20 @@
 """The images as they are written: what they are built on, what they install, and as whom they run."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from rglcd.config import dump
+from tests.tiny_line import tiny_config
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("step", "train")
@@ -97,6 +101,41 @@ def test_the_step_image_is_light() -> None:
     assert not [
         name for name in installed if name.startswith(("torch", "nvidia", "transformers", "diffusers")) and name != "torchx-nightly"
     ]
+
+
+WITHOUT = """
+import runpy, sys
+absent = set(sys.argv.pop(1).split(","))
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder)
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "words", ["pipelines compile", "pipelines submit", "rglcd launch distill --dry-run", "rglcd config show", "rglcd --help"]
+)
+def test_the_step_image_has_all_that_its_commands_import(words: str, tmp_path: Path) -> None:
+    """As in the image: what it does not install cannot be imported. (tests/images/test_release.py builds it, which takes minutes.)"""
+    installed = pins(ROOT / "images" / "step" / "requirements.txt").keys()
+    absent = {
+        module
+        for module, distributions in packages_distributions().items()
+        if not {canonicalize_name(name) for name in distributions} & {*installed, "rg-lcd"}
+    }
+    assert {"torch", "psutil", "numpy"} <= absent
+    (tmp_path / "params.yaml").write_text(dump(tiny_config()))
+    (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n")
+    command = [sys.executable, "-c", WITHOUT, ",".join(absent), *words.split()]
+    image = yaml.safe_load((ROOT / "images" / "lock.yaml").read_text())["train"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RGLCD_IMAGE": image}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    without_a_host = words == "pipelines submit"
+    assert (done.returncode, "--host" in done.stderr) == ((2, True) if without_a_host else (0, False)), done.stderr
 
 
 def test_the_lock_names_every_image_by_digest() -> None:
