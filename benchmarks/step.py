@@ -6,8 +6,8 @@
 
 Milliseconds are medians of steps of which each is waited for; the split is of other steps, in which each part is. Memory is what
 torch has allocated: asked of its allocator on a GPU, and on a CPU the tensors alive at any moment of a step. Two batch sizes give
-the straight line from which the largest batch follows, a third tells how straight it is. Operations are torch's own count of what
-ran, against the sum of what each network needs by itself.
+the straight line from which the largest batch follows, a third, smaller one tells how straight it is. Operations are torch's own
+count of what ran, against the sum of what each network needs by itself.
 """
 
 import argparse
@@ -409,17 +409,20 @@ def _lasting(bench: Bench, distiller: Distiller) -> list[Tensor]:
 
 
 def memory_line(bench: Bench, mode: str) -> dict[str, Any]:
-    """Bytes = fixed + per_sample x batch, from two batch sizes; how far a third is from it; the largest batch that fits."""
+    """Bytes = fixed + per_sample x batch, from the larger two of three batch sizes; how far the least is from it; the largest batch.
+
+    Small batches may have another peak: in the optimiser, or in a chunk that they do not fill.
+    """
     batch = bench.setting.batch_size
     first, second, third = (peak_bytes(bench, mode, size) for size in (batch, 2 * batch, 3 * batch))
-    per_sample = (second - first) / batch
-    fixed = first - per_sample * batch
+    per_sample = (third - second) / batch
+    fixed = second - 2 * per_sample * batch
     budget = bench.setting.memory_gib * 2**30
     return {
         "peak_mib": round(first / 2**20, 1),
         "fixed_mib": round(fixed / 2**20, 1),
         "per_sample_mib": round(per_sample / 2**20, 3),
-        "error_at_three_batches": round(third / (fixed + 3 * batch * per_sample) - 1, 4),
+        "error_at_one_batch": round((fixed + batch * per_sample) / first - 1, 4),
         "largest_batch": max(0, int((budget - fixed) / per_sample)),
     }
 

@@ -50,7 +50,7 @@ def test_it_prints_one_line_that_says_what_it_ran_on(capsys: pytest.CaptureFixtu
     assert set(line["modes"]) == set(MODES)
     for mode in line["modes"].values():
         assert sum(mode["split_ms"].values()) > 0
-        assert abs(mode["memory"]["error_at_three_batches"]) < 0.05
+        assert abs(mode["memory"]["error_at_one_batch"]) < 0.05
         assert mode["mfu"] is None
     assert line["versions"]["torch"] == torch.__version__
     assert line["hardware"]["threads"] >= 1

@@ -1,6 +1,7 @@
 """The aesthetic predictors are a head on CLIP's unit image vector, straight from their authors' few lines."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rglcd.rewards.registry import load_scorer
 from tests.rewards.published_models import CPU, FLOAT32, FLOAT64, publish_heads
 from tests.tiny_models import PROJECTION_WIDTH, RESOLUTION, write_tiny_clip
 
+HALF = torch.bfloat16
 KINDS = ("aesthetic-v1", "aesthetic-v2")
 
 
@@ -95,3 +97,11 @@ def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
     write_tiny_clip(tmp_path / "clip")
     with pytest.raises(InputError, match=r"head\.safetensors is no score head"):
         load(tmp_path / "clip")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_head_stays_in_float32_where_the_tower_does_not(folders: dict[str, Path], kind: str) -> None:
+    pixels = torch.rand(3, 3, RESOLUTION + 6, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    full, half = (reward.score(pixels, reward.encode_text(["", "", ""])) for reward in map(partial(load, folders[kind]), (FLOAT32, HALF)))
+    assert half.dtype == FLOAT32
+    torch.testing.assert_close(half, full, rtol=0.02, atol=0.02)

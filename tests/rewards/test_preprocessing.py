@@ -23,6 +23,14 @@ def test_it_is_the_references_on_real_pictures(kind: str) -> None:
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5 if picture.size == (side, side) else rounding)
 
 
+@pytest.mark.parametrize("side", [24, 30])
+@pytest.mark.parametrize("fit", list(Fit))
+def test_for_a_network_in_half_precision_it_is_rounded_once(fit: Fit, side: int) -> None:
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    whole, half = (Preprocessing.of(fit).like(torch.zeros(1, dtype=dtype))(pixels, 24) for dtype in (torch.float32, torch.bfloat16))
+    assert torch.equal(half, whole.bfloat16())
+
+
 @pytest.mark.parametrize(("height", "width"), [(30, 30), (24, 50), (51, 24), (12, 24), (24, 24), (7, 90)])
 @pytest.mark.parametrize("fit", [shortest_side_cropped, longest_side_padded])
 def test_any_picture_becomes_a_square_in_one_batch(fit, height: int, width: int) -> None:

@@ -109,6 +109,16 @@ def test_the_hinge_is_flat_above_two_and_as_steep_as_the_score_below(folders: di
     assert gradient.abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [*KINDS, "pickscore"])
+def test_in_half_precision_are_the_networks_alone(folders: dict[str, Path], kind: str, dtype: torch.dtype) -> None:
+    """Pictures of any size are resized and scores compared in float32: no two pairs get the same score by rounding."""
+    full, half = (all_pairs(open_published(kind, folders[kind], one), pixels_of_pictures()) for one in (FLOAT32, dtype))
+    assert half.dtype == FLOAT32
+    assert (half - full).abs().max() < 16 * torch.finfo(dtype).eps * full.std()
+    assert half.unique().numel() == half.numel()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_features_survive_the_caches_float32(folders: dict[str, Path], kind: str) -> None:
     reward = open_published(kind, folders[kind])

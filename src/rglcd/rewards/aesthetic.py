@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
+from rglcd.core.precision import at_least_float32
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, weights_digest
 from rglcd.rewards.head import load_head
@@ -39,7 +40,7 @@ class AestheticReward:
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device, logit_scale: float) -> "AestheticReward":
         """The ``CLIPModel`` and the head of ``folder``. Raises :class:`InputError`."""
         model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
-        head = load_head(folder).to(device=device, dtype=dtype)
+        head = load_head(folder).to(device=device, dtype=torch.promote_types(dtype, torch.float32))
         wanted = next(head.parameters()).shape[1]
         if model.config.projection_dim != wanted:
             raise InputError(f"{folder}: the head reads {wanted} numbers and the CLIP model gives {model.config.projection_dim}")
@@ -55,5 +56,5 @@ class AestheticReward:
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The rating (B,) of pixels (B, 3, H, W) in [0, 1]."""
         prepared = self._preprocessing(pixels, self.vision.config.image_size)
-        image = normalize(self.projection(self.vision(pixel_values=prepared).pooler_output), dim=-1)
+        image = normalize(at_least_float32(self.projection(self.vision(pixel_values=prepared).pooler_output)), dim=-1)
         return torch.as_tensor(self.head(image)).squeeze(1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from rglcd.core.precision import at_least_float32
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights, read_json, weights_digest
 from rglcd.rewards.preprocessing import Fit, Preprocessing
@@ -104,7 +105,7 @@ class ClipReward:
         # No attention mask: the tower is causal, so what follows the end of the text cannot reach the vector taken there.
         ids = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
         pooled = self.model.text_model(ids.to(self.model.device)).pooler_output
-        return normalize(self.model.text_projection(pooled), dim=-1)
+        return normalize(at_least_float32(self.model.text_projection(pooled)), dim=-1)
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """Cosine (B,) of pixels (B, 3, H, W) in [0, 1] and text features (B, D)."""
@@ -115,4 +116,4 @@ class ClipReward:
         """Unit vectors (B, D) of pixels (B, 3, H, W) in [0, 1]."""
         prepared = self._preprocessing(pixels, self.model.config.vision_config.image_size)
         pooled = self.model.vision_model(pixel_values=prepared).pooler_output
-        return normalize(self.model.visual_projection(pooled), dim=-1)
+        return normalize(at_least_float32(self.model.visual_projection(pooled)), dim=-1)

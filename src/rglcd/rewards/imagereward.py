@@ -22,6 +22,7 @@ from transformers import BlipTextConfig, BlipVisionConfig, PreTrainedTokenizerBa
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from rglcd.core.precision import at_least_float32
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, read_json, weights_digest
 from rglcd.rewards.head import score_head
@@ -55,7 +56,7 @@ class ImageRewardNetwork(nn.Module):
         # Given ready to be added to the attention's logits: transformers would look at a mask of ones, and wait for the device.
         bias = torch.zeros(mask.shape, dtype=image.dtype, device=image.device).masked_fill(~mask, torch.finfo(image.dtype).min)
         read = self.text_model(input_ids=ids, attention_mask=bias[:, None, None], encoder_hidden_states=image).last_hidden_state
-        return torch.as_tensor(self.head(read[:, 0])).squeeze(1)
+        return torch.as_tensor(self.head(at_least_float32(read[:, 0]))).squeeze(1)
 
     @property
     def image_size(self) -> int:
@@ -80,7 +81,10 @@ class ImageReward:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device, form: str) -> "ImageReward":
         """What ``prepare`` converted to ``folder``. Raises :class:`InputError`."""
-        network = load_network(folder).to(device=device, dtype=dtype)
+        network = load_network(folder).to(device)
+        network.vision_model.to(dtype)
+        network.text_model.to(dtype)
+        network.head.to(torch.promote_types(dtype, torch.float32))
         return cls(network, load_tokenizer(folder), form=Form(form), folder=folder)
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rglcd.core.precision import at_least_float32
 from rglcd.rewards.protocol import Reward
 
 
@@ -34,7 +35,7 @@ class MixtureReward:
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Features (B, D), D the sum of the parts' widths; in float32 at least, so that token numbers stay whole."""
         features = [part.encode_text(captions) for part, _ in self._parts]
-        return torch.cat([feature.to(torch.promote_types(feature.dtype, torch.float32)) for feature in features], dim=1)
+        return torch.cat([at_least_float32(feature) for feature in features], dim=1)
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The sum (B,)."""

@@ -65,21 +65,28 @@ _FITS: dict[Fit, Callable[[Tensor, int], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """Fit to a square, then (pixels - mean) / std per channel. ``mean`` and ``std`` are (3, 1, 1), placed once: no copy in a step."""
+    """Fit to a square, then (pixels - mean) / std per channel, in float32 at least; then given in ``dtype``.
+
+    ``mean`` and ``std`` are (3, 1, 1), placed once: no copy in a step.
+    """
 
     fit: Fit
     mean: Tensor
     std: Tensor
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, fit: Fit, *, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> "Preprocessing":
         """With one number a channel."""
-        return cls(fit, *(torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std)))
+        channels = [torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std)]
+        return cls(fit, channels[0], channels[1], torch.float64)
 
     def like(self, weights: Tensor) -> "Preprocessing":
-        """The same, for pixels of the dtype and on the device of ``weights``."""
-        return replace(self, mean=self.mean.to(weights), std=self.std.to(weights))
+        """The same, for a network of the dtype and on the device of ``weights``."""
+        wide = torch.promote_types(weights.dtype, torch.float32)
+        mean, std = (values.to(weights.device, wide) for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std, dtype=weights.dtype)
 
     def __call__(self, pixels: Tensor, size: int) -> Tensor:
         """(B, 3, S, S) of pixels (B, 3, H, W) in [0, 1]."""
-        return (_FITS[self.fit](pixels.to(self.mean.dtype), size) - self.mean) / self.std
+        return ((_FITS[self.fit](pixels.to(self.mean.dtype), size) - self.mean) / self.std).to(self.dtype)

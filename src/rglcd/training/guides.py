@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rglcd.core.distillation import reward_gradient
+from rglcd.core.precision import at_least_float32
 from rglcd.core.preference import Pairing, paired, pairwise_agreement, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
@@ -184,7 +185,7 @@ class LatentGuide:
         chunks = zip(torch.cat([*candidates]).split(self.chunk_size), text.repeat(num, 1).split(self.chunk_size), strict=True)
         scores = torch.cat([self.expert.score(self.codec.decode(chunk), rows) for chunk, rows in chunks]).view(num, -1)
         # Labels are differences of scores: not in half precision, even where the expert is.
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return at_least_float32(scores)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"reward_model": dict(self.model.state_dict()), "reward_model_optimizer": optimizer_tensors(self._optimizer, self.model)}
