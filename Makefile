@@ -38,7 +38,7 @@ results-quick: install ## the same with one seed
 	$(BIN)/rglcd toy data data
 	$(BIN)/python -m benchmarks.results --seeds 1
 
-bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16 --record" on a GPU); a JSON line
+bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16 --record" on a GPU, "--model sd21 --device meta" to count); a JSON line
 	@$(BIN)/python -m benchmarks.step $(BENCH)
 
 faults: install ## faults done on purpose, thousands of times, into docs/reliability.md (hours; goes on where it stopped; FAULTS="--row F4")

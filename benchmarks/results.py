@@ -240,17 +240,19 @@ def _step_costs(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         device, versions = record["hardware"], record["versions"]
         machine = device.get("gpu") or f"{device['cpu']}, {device['threads']} thread{'s' if device['threads'] > 1 else ''}"
+        machine = "nothing: counted" if record["device"] == "meta" else machine
         setting = f"{record['model']}, {record['resolution']} px, {record['precision']}, {record['batch_size']}"
         for mode, cost in record["modes"].items():
-            memory, reached = cost["memory"], "–" if cost["mfu"] is None else f"{100 * cost['mfu']:.0f} %"
             flops = f"{cost['gflop_per_sample']:,} / {cost['needed_gflop_per_sample']:,}"
-            figures = f"{cost['ms_per_step']:,} | {cost['samples_per_s']:,} | {flops} | {memory['peak_mib']:,} | {reached}"
-            rows.append(f"| {setting} | {mode} | {figures} | {machine}; torch {versions['torch']} |")
+            timed = [cost.get("ms_per_step"), cost.get("samples_per_s")]
+            ms, rate, peak = ("–" if figure is None else f"{figure:,}" for figure in (*timed, cost.get("memory", {}).get("peak_mib")))
+            reached = "–" if cost.get("mfu") is None else f"{100 * cost['mfu']:.0f} %"
+            rows.append(f"| {setting} | {mode} | {ms} | {rate} | {flops} | {peak} | {reached} | {machine}; torch {versions['torch']} |")
     return f"""## What a training step costs
 
 `make bench BENCH=--record`: random weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on
 labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
-themselves.
+themselves. `BENCH="--model sd21 --device meta --record"` only counts: no GPU was to be had for the rest of that model's row.
 
 | model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
 |---|---|--:|--:|--:|--:|--:|---|

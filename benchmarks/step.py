@@ -8,6 +8,9 @@ Milliseconds are medians of steps of which each is waited for; the split is of o
 torch has allocated: asked of its allocator on a GPU, and on a CPU the tensors alive at any moment of a step. Two batch sizes give
 the straight line from which the largest batch follows, a third, smaller one tells how straight it is. Operations are torch's own
 count of what ran, against the sum of what each network needs by itself.
+
+`--device meta` only counts, on any machine and at any size: its tensors have shapes and no values. As on a GPU, a step that mixed it
+with the host would end in an error.
 """
 
 import argparse
@@ -140,6 +143,9 @@ class Flops:
 
     counted: float
     needed: int
+
+    def figures(self) -> dict[str, float]:
+        return {"gflop_per_sample": round(self.counted / 1e9, 3), "needed_gflop_per_sample": round(self.needed / 1e9, 3)}
 
 
 class Bench:
@@ -447,8 +453,7 @@ def measure(bench: Bench, mode: str, flops: Flops) -> dict[str, Any]:
         "samples_per_s": round(samples_per_s, 3),
         "split_ms": split,
         "memory": memory_line(bench, mode),
-        "gflop_per_sample": round(flops.counted / 1e9, 3),
-        "needed_gflop_per_sample": round(flops.needed / 1e9, 3),
+        **flops.figures(),
         "mfu": _utilisation(setting, flops.needed * samples_per_s),
     }
 
@@ -490,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=SIZES, default="toy")
     parser.add_argument("--resolution", type=int, help="pixels a side; the model's own unless given")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default=default)
+    parser.add_argument("--device", default=default, help=f"cpu, cuda, or meta, which counts operations (default: {default})")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--chunk-size", type=int, default=2)
@@ -513,11 +518,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_steps=asked.steps,
         memory_gib=asked.memory_gib,
     )
+    counting = setting.device == "meta"
+    if counting and setting.precision != "float32":
+        parser.error("--device meta has no half precision; the count is the same in each")
     bench = Bench(setting, sizes)
     flops = {mode: bench.flops(mode) for mode in asked.modes}
     modes = {}
     for mode in asked.modes:
-        modes[mode] = measure(bench, mode, flops[mode])
+        modes[mode] = flops[mode].figures() if counting else measure(bench, mode, flops[mode])
         print(f"{mode:7} {modes[mode]}", file=sys.stderr)
     line = json.dumps({**vars(setting), "modes": modes, "hardware": hardware(bench.world.device), "versions": versions()})
     print(line)

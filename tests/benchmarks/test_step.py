@@ -24,10 +24,14 @@ def test_sd21_has_the_sizes_of_stable_diffusion_2_1_and_hpsv2s_image_tower() -> 
     assert count(vision) == pytest.approx(631e6, rel=0.005)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_step_does_no_operation_twice(mode: str) -> None:
-    """Every network runs as often as the equations name it: teacher twice, target once, student forth and back, and the reward's own."""
-    setting = Setting("toy", 32, "float32", "cpu", 2, 1, "eager", "contiguous", 1, 1.0)
+def test_a_step_does_no_operation_twice_and_mixes_no_devices(mode: str, device: str) -> None:
+    """Every network runs as often as the equations name it: teacher twice, target once, student forth and back, and the reward's own.
+
+    The meta device has no values. Like a GPU it refuses the host's tensors among its own.
+    """
+    setting = Setting("toy", 32, "float32", device, 2, 1, "eager", "contiguous", 1, 1.0)
     flops = Bench(setting, toy_sizes()).flops(mode)
     assert flops.counted == pytest.approx(flops.needed, rel=1e-6)
 

@@ -73,12 +73,13 @@ class Student:
         """A trainable copy, in float32 whatever the teacher's precision, with a guidance embedding that starts at zero."""
         # Private keys hold where the teacher was loaded from: no business of the student's config.json.
         shape = {name: value for name, value in teacher.unet.config.items() if not name.startswith("_")}
-        unet = UNet2DConditionModel.from_config({**shape, "time_cond_proj_dim": omega_embedding_dim})
+        with teacher.unet.device:
+            unet = UNet2DConditionModel.from_config({**shape, "time_cond_proj_dim": omega_embedding_dim})
         missing, unexpected = unet.load_state_dict(teacher.unet.state_dict(), strict=False)
         assert missing == ["time_embedding.cond_proj.weight"], missing
         assert not unexpected, unexpected
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)
-        return cls(unet.to(teacher.unet.device), teacher.schedule, teacher.kind)
+        return cls(unet, teacher.schedule, teacher.kind)
 
     @classmethod
     def adapting(cls, teacher: Teacher, adapter: AdapterShape, *, seed: int) -> "Student":

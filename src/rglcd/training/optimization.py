@@ -28,8 +28,10 @@ class LearningRate:
 
 
 def adamw(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW in one fused pass; its rate is set before each step by :func:`optimise`."""
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    """AdamW in one fused pass, for parameters that have values; its rate is set before each step by :func:`optimise`."""
+    moved = list(parameters)
+    fused = not any(parameter.is_meta for parameter in moved)
+    return torch.optim.AdamW(moved, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8, fused=fused)
 
 
 def optimise(optimizer: torch.optim.AdamW, parameters: list[nn.Parameter], *, rate: float, max_grad_norm: float | None) -> Tensor:
