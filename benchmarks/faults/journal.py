@@ -1,7 +1,7 @@
 """Rounds that were run, a line of JSON each: a stopped command goes on, and the page is written from nothing else."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +24,17 @@ class Journal:
     path: Path
 
     def entries(self, seed: int) -> list[Entry]:
-        """The rounds that were run for ``seed``, by number. A line that a kill has cut is as if it had not been written."""
-        found: dict[int, Entry] = {}
+        """The rounds that were run for ``seed``, by number."""
+        found = {entry.finished.round: entry for entry in self._all(seed)}
+        return [found[number] for number in sorted(found)]
+
+    def failed_at_first(self, seed: int) -> list[Entry]:
+        """What failed in rounds that passed when they were run again."""
+        passed = {entry.finished.round for entry in self.entries(seed) if entry.finished.passed}
+        return [entry for entry in self._all(seed) if not entry.finished.passed and entry.finished.round in passed]
+
+    def _all(self, seed: int) -> Iterator[Entry]:
+        """In the order in which they were run. A line that a kill has cut is as if it had not been written."""
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ():
             try:
                 values = json.loads(line)
@@ -33,8 +42,7 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 continue
             if entry.finished.seed == seed:
-                found[entry.finished.round] = entry
-        return [found[number] for number in sorted(found)]
+                yield entry
 
     def unfinished(self, rounds: Sequence[int], *, seed: int) -> list[int]:
         """Those of ``rounds`` that were never run, or failed when they were."""

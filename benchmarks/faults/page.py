@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.faults.journal import Entry
+from benchmarks.faults.journal import Entry, Journal
 from benchmarks.faults.row import Row
 
 _HEAD = """# Reliability
@@ -19,11 +19,19 @@ row. A round is a function of its number and of a seed (here {seed}). CI runs a 
 _NEVER = "not run"
 
 
-def page(rows: Sequence[Row], journals: Mapping[str, Sequence[Entry]], *, seed: int) -> str:
-    """The page for ``rows`` and, by name, the entries of each."""
+def page(rows: Sequence[Row], journals: Mapping[str, Journal], *, seed: int) -> str:
+    """The page for ``rows`` and, by name, the journal of each."""
     ordered = sorted(rows, key=lambda row: int(row.name[1:]))
-    lines = [_line(row, journals[row.name]) for row in ordered]
-    return "".join([_HEAD.format(seed=seed), *lines, _machines(journals), _failures(ordered, journals), _last(ordered, journals)])
+    entries = {row.name: journals[row.name].entries(seed) for row in ordered}
+    lines = [_line(row, entries[row.name]) for row in ordered]
+    failed = {name: [entry for entry in run if not entry.finished.passed] for name, run in entries.items()}
+    failed_at_first = {row.name: journals[row.name].failed_at_first(seed) for row in ordered}
+    sections = [
+        _said("What did not hold", failed),
+        _said("What did not hold at first, and held when it was run again", failed_at_first),
+        _said("The last round of each", {name: run[-1:] for name, run in entries.items()}),
+    ]
+    return "".join([_HEAD.format(seed=seed), *lines, _machines(entries), *sections])
 
 
 def _line(row: Row, entries: Sequence[Entry]) -> str:
@@ -36,19 +44,12 @@ def _line(row: Row, entries: Sequence[Entry]) -> str:
     return f"| {row.name} | {row.fault} | {row.must} | {result} | {seconds} | {commits} |\n"
 
 
-def _machines(journals: Mapping[str, Sequence[Entry]]) -> str:
-    machines = dict.fromkeys(entry.machine for entries in journals.values() for entry in entries)
+def _machines(entries: Mapping[str, Sequence[Entry]]) -> str:
+    machines = dict.fromkeys(entry.machine for run in entries.values() for entry in run)
     return f"\nRun on: {'; '.join(machines)}. Seconds are those of the rounds, on cores shared with other work.\n" if machines else ""
 
 
-def _failures(rows: Sequence[Row], journals: Mapping[str, Sequence[Entry]]) -> str:
-    said = [
-        f"- {row.name}, round {e.finished.round}: {e.finished.said}\n" for row in rows for e in journals[row.name] if not e.finished.passed
-    ]
-    return "".join(["\n## What did not hold\n\n", *said]) if said else ""
-
-
-def _last(rows: Sequence[Row], journals: Mapping[str, Sequence[Entry]]) -> str:
-    """What one round of each row said: what was done, in the concrete."""
-    said = [f"- {row.name}: {journals[row.name][-1].finished.said}\n" for row in rows if journals[row.name]]
-    return "".join(["\n## The last round of each\n\n", *said]) if said else ""
+def _said(title: str, entries: Mapping[str, Sequence[Entry]]) -> str:
+    """A section of what rounds said, by row, if any did: what was done, in the concrete."""
+    said = [f"- {name}, round {entry.finished.round}: {entry.finished.said}\n" for name, run in entries.items() for entry in run]
+    return "".join([f"\n## {title}\n\n", *said]) if said else ""

@@ -58,19 +58,31 @@ class TestJournal:
 
 
 class TestPage:
-    def test_it_says_how_many_rounds_held_of_how_many_and_which_did_not(self) -> None:
+    def page_of(self, folder: Path, row: Row, *entries: Entry) -> str:
+        """The page when ``row`` alone was run."""
+        journals = {each.name: Journal(folder / f"{each.name}.jsonl") for each in MATRIX}
+        for each in entries:
+            journals[row.name].add(each)
+        return page(MATRIX, journals, seed=0)
+
+    def test_it_says_how_many_rounds_held_of_how_many_and_which_did_not(self, tmp_path: Path) -> None:
         row = MATRIX[0]
-        journals = {each.name: [] for each in MATRIX} | {row.name: [entry(0), entry(1, passed=False), entry(2)]}
-        text = page(MATRIX, journals, seed=0)
+        text = self.page_of(tmp_path, row, entry(0), entry(1, passed=False), entry(2))
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {row.name} ")]
         assert f"2 of 3 {row.unit} ({row.num_rounds:,} are the full figure)" in line
-        assert f"- {row.name}, round 1: round 1" in text
+        assert f"## What did not hold\n\n- {row.name}, round 1: round 1\n" in text
         assert text.count("not run") == len(MATRIX) - 1
 
-    def test_what_is_whole_says_no_more(self) -> None:
-        row = MATRIX[-1]
-        journals = {each.name: [] for each in MATRIX} | {row.name: [entry(number) for number in range(row.num_rounds)]}
-        text = page(MATRIX, journals, seed=0)
+    def test_what_held_only_when_it_was_run_again_is_told(self, tmp_path: Path) -> None:
+        row = MATRIX[0]
+        text = self.page_of(tmp_path, row, entry(0, passed=False), entry(1), entry(0))
+        assert f"2 of 2 {row.unit}" in text
+        assert "What did not hold\n" not in text
+        assert f"## What did not hold at first, and held when it was run again\n\n- {row.name}, round 0: round 0\n" in text
+
+    def test_what_is_whole_says_no_more(self, tmp_path: Path) -> None:
+        row = min(MATRIX, key=lambda row: row.num_rounds)
+        text = self.page_of(tmp_path, row, *(entry(number) for number in range(row.num_rounds)))
         assert f"| {row.num_rounds:,} of {row.num_rounds:,} {row.unit} |" in text
         assert "did not hold" not in text
 
