@@ -66,3 +66,6 @@ def test_the_seeds_decide_the_weights(built: Path, tmp_path: Path) -> None:
     build(tmp_path, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
     build(built, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
     assert weights(tmp_path) == weights(built)
+    # Nor does a config tell where it was made: a folder is pinned by the digest of all its files.
+    configs = [path.relative_to(built) for path in built.rglob("*.json") if path.name != "build.json"]
+    assert all((tmp_path / name).read_bytes() == (built / name).read_bytes() for name in configs)

@@ -15,6 +15,7 @@ from diffusers import __version__ as diffusers_version
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rglcd.toy.checker import check
@@ -195,7 +196,11 @@ def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
 
 
 def _read_codec(folder: Path) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(folder / "teacher" / "vae").eval().requires_grad_(False)
+    """As it was made: ``from_pretrained`` would write the folder's place into the config of whatever is saved with it."""
+    place = folder / "teacher" / "vae"
+    codec = AutoencoderKL.from_config(AutoencoderKL.load_config(place))
+    codec.load_state_dict(load_file(place / "diffusion_pytorch_model.safetensors"))
+    return codec.eval().requires_grad_(False)
 
 
 def _write_preprocessor(folder: Path) -> None:
