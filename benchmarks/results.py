@@ -252,7 +252,9 @@ def _step_costs(records: Sequence[dict[str, Any]]) -> str:
 
 `make bench BENCH=--record`: random weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on
 labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
-themselves. `BENCH="--model sd21 --device meta --record"` only counts: no GPU was to be had for the rest of that model's row.
+themselves; fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta
+--record"` only counts, on any machine. No GPU was to be had: Stable Diffusion's sizes were timed on a CPU, which shows that the step runs
+and how its parts compare, not what it costs where it is meant to run.
 
 | model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
 |---|---|--:|--:|--:|--:|--:|---|

@@ -61,6 +61,7 @@ from rglcd.training.optimization import LearningRate
 
 MODES = ("plain", "pixel", "latent")
 RECORDS = Path("docs/step.jsonl")
+_FARTHEST = 4
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Dense bfloat16 TFLOP/s by the vendor's data sheet, by a word of the device's name; others have no utilisation here.
@@ -417,19 +418,20 @@ def _lasting(bench: Bench, distiller: Distiller) -> list[Tensor]:
 def memory_line(bench: Bench, mode: str) -> dict[str, Any]:
     """Bytes = fixed + per_sample x batch, from the larger two of three batch sizes; how far the least is from it; the largest batch.
 
-    Small batches may have another peak: in the optimiser, or in a chunk that they do not fill.
+    Small batches have another peak: where all gradients are there and activations are not, or in a chunk that they do not fill. So
+    what follows of batches much larger than those measured is no figure.
     """
     batch = bench.setting.batch_size
     first, second, third = (peak_bytes(bench, mode, size) for size in (batch, 2 * batch, 3 * batch))
     per_sample = (third - second) / batch
     fixed = second - 2 * per_sample * batch
-    budget = bench.setting.memory_gib * 2**30
+    largest = max(0, int((bench.setting.memory_gib * 2**30 - fixed) / per_sample))
     return {
         "peak_mib": round(first / 2**20, 1),
         "fixed_mib": round(fixed / 2**20, 1),
         "per_sample_mib": round(per_sample / 2**20, 3),
         "error_at_one_batch": round((fixed + batch * per_sample) / first - 1, 4),
-        "largest_batch": max(0, int((budget - fixed) / per_sample)),
+        "largest_batch": largest if largest <= _FARTHEST * 3 * batch else None,
     }
 
 
@@ -497,12 +499,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default=default, help=f"cpu, cuda, or meta, which counts operations (default: {default})")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4, help="memory is measured at once, twice and three times as much (default: 4)")
     parser.add_argument("--chunk-size", type=int, default=2)
     parser.add_argument("--execution", choices=("eager", "compiled"), default="eager")
     parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--memory-gib", type=float, default=80.0, help="for the largest batch")
+    parser.add_argument(
+        "--memory-gib", type=float, default=80.0, help=f"for the largest batch; told up to {_FARTHEST} times the largest measured"
+    )
     parser.add_argument("--record", action="store_true", help=f"append the line to {RECORDS}, which docs/results.md shows")
     asked = parser.parse_args(argv)
     sizes = SIZES[asked.model]()

@@ -1,13 +1,14 @@
 """The benchmark of the step: its networks have the published sizes, and the step does no work that its networks do not need."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel
 
-from benchmarks.step import MODES, Bench, LiveBytes, Setting, main, sd21_sizes, toy_sizes
+from benchmarks.step import MODES, Bench, LiveBytes, Setting, main, memory_line, sd21_sizes, toy_sizes
 
 
 def count(module: torch.nn.Module) -> int:
@@ -45,6 +46,16 @@ def test_the_bytes_alive_are_counted_and_those_given_back_are_not() -> None:
     assert live.peak == pytest.approx(1_004_000, abs=64)
     assert live.now == pytest.approx(4000, abs=64)
     assert len(view) == 10
+
+
+@pytest.mark.parametrize(("budget", "largest"), [(40, 30), (130, 120), (131, None)])
+def test_the_largest_batch_is_told_near_what_was_measured_only(budget: float, largest: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 GiB and one a sample, and never less than 25; measured are 10, 20 and 30 samples."""
+    monkeypatch.setattr("benchmarks.step.peak_bytes", lambda bench, mode, batch: 2**30 * max(10 + batch, 25))
+    setting = Setting("toy", 32, "float32", "cpu", 10, 1, "eager", "contiguous", 1, budget)
+    line = memory_line(SimpleNamespace(setting=setting), "plain")
+    assert (line["fixed_mib"], line["per_sample_mib"], line["largest_batch"]) == (10 * 2**10, 2**10, largest)
+    assert line["error_at_one_batch"] == pytest.approx(20 / 25 - 1, abs=1e-4)
 
 
 @pytest.mark.slow
