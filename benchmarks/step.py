@@ -61,8 +61,10 @@ from rglcd.training.optimization import LearningRate
 
 MODES = ("plain", "pixel", "latent")
 RECORDS = Path("docs/step.jsonl")
-_FARTHEST = 4
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_FARTHEST = 4
+"""How many times the largest batch measured the line of memory is followed."""
 
 # Dense bfloat16 TFLOP/s by the vendor's data sheet, by a word of the device's name; others have no utilisation here.
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _run(row, num_rounds=options.rounds or row.num_rounds, seed=options.seed)
     journals = {row.name: _journal(row) for row in MATRIX}
     PAGE.write_text(page(MATRIX, journals, seed=options.seed), encoding="utf-8")
-    failed = [(name, entry) for name, journal in journals.items() for entry in journal.entries(options.seed) if not entry.finished.passed]
+    failed = [(name, entry) for name, journal in journals.items() for entry in journal.failed(options.seed)]
     for name, entry in failed:
         print(f"{name} round {entry.finished.round} failed: {entry.finished.said}")
     print(f"{PAGE} is written")

@@ -28,6 +28,10 @@ class Journal:
         found = {entry.finished.round: entry for entry in self._all(seed)}
         return [found[number] for number in sorted(found)]
 
+    def failed(self, seed: int) -> list[Entry]:
+        """The rounds that did not pass."""
+        return [entry for entry in self.entries(seed) if not entry.finished.passed]
+
     def failed_at_first(self, seed: int) -> list[Entry]:
         """What failed in rounds that passed when they were run again."""
         passed = {entry.finished.round for entry in self.entries(seed) if entry.finished.passed}

@@ -24,11 +24,11 @@ def page(rows: Sequence[Row], journals: Mapping[str, Journal], *, seed: int) -> 
     ordered = sorted(rows, key=lambda row: int(row.name[1:]))
     entries = {row.name: journals[row.name].entries(seed) for row in ordered}
     lines = [_line(row, entries[row.name]) for row in ordered]
-    failed = {name: [entry for entry in run if not entry.finished.passed] for name, run in entries.items()}
-    failed_at_first = {row.name: journals[row.name].failed_at_first(seed) for row in ordered}
     sections = [
-        _said("What did not hold", failed),
-        _said("What did not hold at first, and held when it was run again", failed_at_first),
+        _said("What did not hold", {name: journals[name].failed(seed) for name in entries}),
+        _said(
+            "What did not hold at first, and held when it was run again", {name: journals[name].failed_at_first(seed) for name in entries}
+        ),
         _said("The last round of each", {name: run[-1:] for name, run in entries.items()}),
     ]
     return "".join([_HEAD.format(seed=seed), *lines, _machines(entries), *sections])

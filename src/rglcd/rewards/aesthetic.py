@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from rglcd.core.precision import at_least_float32
+from rglcd.core.precision import at_least_float32, widened
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, weights_digest
 from rglcd.rewards.head import load_head
@@ -40,7 +40,7 @@ class AestheticReward:
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device, logit_scale: float) -> "AestheticReward":
         """The ``CLIPModel`` and the head of ``folder``. Raises :class:`InputError`."""
         model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
-        head = load_head(folder).to(device=device, dtype=torch.promote_types(dtype, torch.float32))
+        head = load_head(folder).to(device=device, dtype=widened(dtype))
         wanted = next(head.parameters()).shape[1]
         if model.config.projection_dim != wanted:
             raise InputError(f"{folder}: the head reads {wanted} numbers and the CLIP model gives {model.config.projection_dim}")

@@ -22,7 +22,7 @@ from transformers import BlipTextConfig, BlipVisionConfig, PreTrainedTokenizerBa
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from rglcd.core.precision import at_least_float32
+from rglcd.core.precision import at_least_float32, widened
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, read_json, weights_digest
 from rglcd.rewards.head import score_head
@@ -84,7 +84,7 @@ class ImageReward:
         network = load_network(folder).to(device)
         network.vision_model.to(dtype)
         network.text_model.to(dtype)
-        network.head.to(torch.promote_types(dtype, torch.float32))
+        network.head.to(widened(dtype))
         return cls(network, load_tokenizer(folder), form=Form(form), folder=folder)
 
     @property

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from rglcd.core.precision import widened
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation (openai/CLIP, clip/clip.py); every published model here uses it."""
@@ -78,12 +80,12 @@ class Preprocessing:
     @classmethod
     def of(cls, fit: Fit, *, mean: Sequence[float] = OPENAI_MEAN, std: Sequence[float] = OPENAI_STD) -> "Preprocessing":
         """With one number a channel."""
-        channels = [torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std)]
-        return cls(fit, channels[0], channels[1], torch.float64)
+        means, stds = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
+        return cls(fit, means, stds, torch.float64)
 
     def like(self, weights: Tensor) -> "Preprocessing":
         """The same, for a network of the dtype and on the device of ``weights``."""
-        wide = torch.promote_types(weights.dtype, torch.float32)
+        wide = widened(weights.dtype)
         mean, std = (values.to(weights.device, wide) for values in (self.mean, self.std))
         return replace(self, mean=mean, std=std, dtype=weights.dtype)
 
