@@ -155,7 +155,7 @@ def compare_sharding(folder: Path, theirs: str, *, num_images: int, pictures: li
 def compare_decoding(pictures: dict[tuple[int, int], list[bytes]]) -> None:
     import torch
 
-    from rglcd.data.images import Fitting, open_picture
+    from rglcd.sharding.decoding import Fitting, open_picture
 
     torch.set_num_threads(1)
 

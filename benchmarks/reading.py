@@ -30,11 +30,11 @@ from webdataset import WebDataset
 from webdataset.writer import TarWriter
 
 from benchmarks.step import sd21_sizes
-from rglcd.data.artifacts import ArtifactStore, Place, fetch_view
-from rglcd.data.latents import Fingerprint, LatentBatch, LatentCache, StoredBatch, to_columns, write_fingerprint, write_latents
-from rglcd.data.local_cache import held
-from rglcd.data.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
-from rglcd.data.order import sample_indices
+from rglcd.latents.cache import Fingerprint, LatentBatch, LatentCache, StoredBatch, to_columns, write_fingerprint, write_latents
+from rglcd.latents.order import sample_indices
+from rglcd.store.artifacts import ArtifactStore, Place, fetch_view
+from rglcd.store.local_cache import held
+from rglcd.store.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
 from rglcd.training.operations import count_flops
 
 BATCH, ROUNDS, SHARD = 32, 5, 512

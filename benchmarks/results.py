@@ -25,7 +25,6 @@ from benchmarks.dots import dots_svg
 from benchmarks.step import RECORDS
 from benchmarks.studies import MAIN, STEPS, STUDIES, Run, Study
 from rglcd.config import Config, Section, load_params
-from rglcd.data.manifest import digest_of, read_manifest
 from rglcd.evaluation.plots import HEIGHT, WIDTH, Level, Panel, Point, Series, panel_svg
 from rglcd.evaluation.style import STYLE
 from rglcd.launch.console import drawing
@@ -33,6 +32,7 @@ from rglcd.launch.execute import execute, process_boundary
 from rglcd.progress import report, reporting_to
 from rglcd.stages.run import standing_outcome
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
+from rglcd.store.manifest import digest_of, read_manifest
 
 ROOT = Path("artifacts/results")
 NUM_IMAGES = 1080

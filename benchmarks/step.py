@@ -42,8 +42,7 @@ from rglcd.core.prediction import PredictionType
 from rglcd.core.preference import Pairing
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.timesteps import even_weights, uniform_weights
-from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint, write_latents
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint, write_latents
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape
@@ -52,12 +51,13 @@ from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, TextTower
 from rglcd.rewards.clip import ClipReward
 from rglcd.rewards.preprocessing import Fit, Preprocessing
+from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
 from rglcd.training.distiller import Distiller, EmaTarget, Recipe, SharedPrediction
 from rglcd.training.distributed import World
 from rglcd.training.execution import Execution
-from rglcd.training.guides import Guide, LatentGuide, PixelGuide, Tuning
 from rglcd.training.operations import count_flops
 from rglcd.training.optimization import LearningRate
+from rglcd.training.reward_guidance import Guide, LatentGuide, PixelGuide, Tuning
 
 MODES = ("plain", "pixel", "latent")
 RECORDS = Path("docs/step.jsonl")

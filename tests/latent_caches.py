@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint, write_latents
+from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint, write_latents
 from tests.publishing import publish
 
 

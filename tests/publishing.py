@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
 
 
 def publish(folder: Path, *, stage: str) -> Path:

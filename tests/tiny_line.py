@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetModel
 
 from rglcd.config import Config, resolve
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
+from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
 from tests.tiny_models import RESOLUTION, write_tiny_clip, write_tiny_pretrained, write_tiny_teacher
 
 NUM_IMAGES = 12

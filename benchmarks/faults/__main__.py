@@ -12,10 +12,10 @@ from benchmarks.faults.machine import machine
 from benchmarks.faults.matrix import MATRIX, row_named
 from benchmarks.faults.page import page
 from benchmarks.faults.row import Row, run_rounds
-from rglcd.data.claims import claimed
 from rglcd.launch.console import drawing
 from rglcd.launch.execute import process_boundary
 from rglcd.progress import report, reporting_to
+from rglcd.store.locks import claimed
 
 ROOT = Path("artifacts/faults")
 PAGE = Path("docs/reliability.md")

@@ -13,14 +13,14 @@ import torch
 
 from benchmarks.faults.apart import apart
 from benchmarks.faults.row import Row, Trial, evenly, require
-from rglcd.data.intake import use
-from rglcd.data.latents import LatentCache
-from rglcd.data.manifest import FileEntry, read_verified, sha256_of
-from rglcd.data.ready_shards import LISTING, ReadyShards
-from rglcd.data.shards import Sample, ShardEntry, read_shard, sample_key, shard_entries, write_shard
-from rglcd.data.source import Candidate
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
+from rglcd.sharding.import_source import use
+from rglcd.sharding.shards import Sample, ShardEntry, read_shard, sample_key, shard_entries, write_shard
+from rglcd.sharding.source import Candidate
+from rglcd.sharding.third_party_tars import LISTING, ReadyShards
 from rglcd.stages.run import TIMINGS
+from rglcd.store.manifest import FileEntry, read_verified, sha256_of
 from rglcd.training.checkpoint import Checkpointer
 from tests.publishing import publish
 from tests.tiny_line import run, tiny_config, up_to_latents

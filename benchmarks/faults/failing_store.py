@@ -13,9 +13,9 @@ from unittest.mock import patch
 import boto3
 
 from benchmarks.faults.row import Row, Trial, require
-from rglcd.data.manifest import FileEntry, read_manifest, sha256_of
-from rglcd.data.storage import upload
 from rglcd.errors import StateSaved
+from rglcd.store.files import upload
+from rglcd.store.manifest import FileEntry, read_manifest, sha256_of
 from tests.object_store import CREDENTIALS, Fault, FaultProxy, open_bucket, start_object_store
 from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
 

@@ -14,11 +14,11 @@ from benchmarks.faults.apart import apart
 from benchmarks.faults.likeness import require_equal
 from benchmarks.faults.row import CriterionMissed, Row, Trial, require
 from rglcd.config import Config
-from rglcd.data.manifest import read_verified
 from rglcd.errors import StateSaved
 from rglcd.stages.table import SOURCE, stage_named
-from tests.data.hostile_server import OPEN, HostileServer
+from rglcd.store.manifest import read_verified
 from tests.publishing import publish
+from tests.sharding.hostile_server import OPEN, HostileServer
 from tests.tiny_line import (
     NUM_IMAGES,
     TINY_EVALUATION,

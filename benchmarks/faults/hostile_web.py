@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 from benchmarks.faults.row import Row, Suite, Trial, evenly, require
 from rglcd.config import WebDownload
-from rglcd.data.accounting import Reason
-from rglcd.data.addresses import AddressPolicy
-from rglcd.data.content_store import ContentStore
-from rglcd.data.download import Downloader
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.addresses import AddressPolicy
+from rglcd.sharding.content_store import ContentStore
+from rglcd.sharding.download import Downloader
 from rglcd.stages.shard import limits_of
-from tests.data.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding
+from tests.sharding.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding
 
 _SECONDS_OVER = 1.0
 _IN_FLIGHT = 12 << 20

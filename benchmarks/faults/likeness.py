@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.faults.row import require
-from rglcd.data.manifest import MANIFEST, UNDIGESTED, read_manifest, sha256_of
+from rglcd.store.manifest import MANIFEST, UNDIGESTED, read_manifest, sha256_of
 
 
 def files_of(folder: Path) -> dict[str, str]:

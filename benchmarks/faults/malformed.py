@@ -16,12 +16,12 @@ from PIL import Image, ImageCms, PngImagePlugin
 from benchmarks.faults.apart import apart
 from benchmarks.faults.row import Row, Trial, require
 from rglcd.config import Sharding
-from rglcd.data.accounting import Reason
-from rglcd.data.images import MAX_PIXELS
-from rglcd.data.latents import LatentCache
-from rglcd.data.shards import Sample, write_shard
-from rglcd.data.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.decoding import MAX_PIXELS
+from rglcd.sharding.shards import Sample, write_shard
+from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES
 from rglcd.stages.run import run_stage
 from tests.publishing import publish
 from tests.tiny_line import run, tiny_config, write_pretrained_artifact

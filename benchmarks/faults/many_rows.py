@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.data import Cost, ours, write_many_rows
 from benchmarks.faults.row import Row, Suite, Trial, require
-from rglcd.data.manifest import read_manifest
+from rglcd.store.manifest import read_manifest
 
 _SIZES = ((2_000, 20_000), (10_000, 100_000), (100_000, 1_000_000))
 _GROWTH = 1.1

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.faults.row import CriterionMissed, Row, Trial, require
 from rglcd.config import Config
-from rglcd.data.latents import FINGERPRINT, FORMAT_VERSION, read_fingerprint
 from rglcd.errors import InputError
+from rglcd.latents.cache import FINGERPRINT, FORMAT_VERSION, read_fingerprint
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from tests.publishing import publish

@@ -155,8 +155,8 @@ def _sections_of(text: str) -> Mapping[str, Any]:
 
 
 def _artifact_places(overrides: Sequence[str]) -> Callable[[str], Path | str]:
-    from rglcd.data.storage import is_remote
     from rglcd.launch.dvc_file import source_place
+    from rglcd.store.files import is_remote
 
     named: dict[str, Path | str] = {}
     for override in overrides:
@@ -224,8 +224,8 @@ def _launch(options: argparse.Namespace) -> None:
 
 
 def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
-    from rglcd.data.storage import is_remote
     from rglcd.launch.execute import place_in
+    from rglcd.store.files import is_remote
 
     if artifact != SOURCE:
         return place_in(options.store, artifact)
@@ -236,7 +236,7 @@ def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
 
 def _variables(options: argparse.Namespace) -> dict[str, str]:
     """What the options say, as the environment would."""
-    from rglcd.data.storage import is_remote
+    from rglcd.store.files import is_remote
 
     said = {
         "RGLCD_IMAGE": options.image or _locked_image(),
@@ -323,7 +323,7 @@ def _add_data(verbs: Any) -> None:
 
 
 def _data_use(options: argparse.Namespace) -> None:
-    from rglcd.data.intake import use
+    from rglcd.sharding.import_source import use
 
     print(use(options.what, options.folder))
 
@@ -362,7 +362,7 @@ def _toy_build(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from rglcd.data.manifest import read_manifest
+    from rglcd.store.manifest import read_manifest
 
     folder = options.artifacts / "report"
     read_manifest(folder, made_by="evaluate")

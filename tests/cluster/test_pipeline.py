@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.data.manifest import read_manifest
 from rglcd.stages.table import Profile, stages_of
+from rglcd.store.manifest import read_manifest
 from tests.cluster.conftest import checkout_like
 from tests.cluster.control_plane import Cluster, free_port
 from tests.end_to_end.conftest import ARTIFACTS, MICRO, Checkout

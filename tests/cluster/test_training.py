@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rglcd.data.manifest import read_manifest
+from rglcd.store.manifest import read_manifest
 from tests.cluster.control_plane import Cluster, free_port
 from tests.cluster.node import KubeletStandIn
 from tests.cluster.test_launcher import wait_until

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rglcd.config import load_preset
-from rglcd.data.manifest import read_manifest
 from rglcd.stages.table import stages_of
+from rglcd.store.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_preset("micro")

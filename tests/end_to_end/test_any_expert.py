@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rglcd.data.manifest import read_manifest
 from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.store.manifest import read_manifest
 from tests.end_to_end.conftest import Checkout
 
 HARD = "reward.tuning={kind: online, learning_rate: 3e-4, labels: {kind: hard}, real_image: privileged}"

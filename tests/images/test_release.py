@@ -14,7 +14,7 @@ import yaml
 
 from rglcd import __version__
 from rglcd.config import Config, dump
-from rglcd.data.manifest import read_manifest
+from rglcd.store.manifest import read_manifest
 from tests.images.conftest import Engine, Release
 from tests.tiny_line import run, tiny_config, up_to_latents
 

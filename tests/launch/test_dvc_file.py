@@ -9,11 +9,11 @@ import yaml
 from dvc.repo import Repo
 
 from rglcd.config import Config, dump, load_preset
-from rglcd.data.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
 from rglcd.errors import InputError
 from rglcd.launch.dvc_file import adopt, render
 from rglcd.stages.run import stage_key
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
+from rglcd.store.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
 
 WITH_LRM = load_preset("toy")
 WITHOUT_LRM = load_preset("toy", overrides=["reward={kind: none}"])

@@ -10,12 +10,12 @@ import yaml
 from dvc.repo import Repo
 
 from rglcd.config import dump
-from rglcd.data.manifest import MANIFEST, read_manifest
 from rglcd.errors import InputError
 from rglcd.launch import dvc_file
 from rglcd.launch.dvc_file import adopt, render, source_md5, source_place
 from rglcd.stages.run import run_stage
 from rglcd.stages.table import SOURCE, stage_named
+from rglcd.store.manifest import MANIFEST, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import run, tiny_config, write_pretrained_artifact, write_tiny_source
 

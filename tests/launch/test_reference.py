@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.data.manifest import Manifest, write_manifest
 from rglcd.errors import InputError
 from rglcd.launch.reference import read_reference, source_folder, write_reference
+from rglcd.store.manifest import Manifest, write_manifest
 
 
 def published(folder: Path, digest: str) -> Manifest:

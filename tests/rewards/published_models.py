@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rglcd.models.foreign import read_foreign
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.rewards.conversion import CONVERTERS
 from tests.assets.rewards.published import pictures, weights
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPModel
 
 from rglcd.errors import InputError
-from rglcd.models.foreign import read_foreign
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.rewards.registry import load_scorer

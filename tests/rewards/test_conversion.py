@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPConfig
 
 from rglcd.errors import InputError
-from rglcd.models.foreign import read_foreign
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.rewards import conversion
 from rglcd.rewards.conversion import CONVERTERS, convert_clip, convert_imagereward, convert_open_clip
 from tests.rewards.published_models import layout, publish, publish_heads, state

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rglcd.errors import InputError
-from rglcd.models.foreign import read_foreign
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.hpsv2_process import Hpsv2ProcessReward
 from rglcd.rewards.registry import load_scorer

@@ -12,7 +12,7 @@ import yaml
 
 from rglcd.config import Preparation, ScorerSource
 from rglcd.errors import InputError
-from rglcd.models.foreign import read_foreign
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.rewards.clip import ClipReward
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.protocol import DifferentiableReward, Reward

@@ -14,18 +14,18 @@ from safetensors.torch import load_file, save_file
 
 from rglcd import progress
 from rglcd.config import Caching, Model, ModelSource
-from rglcd.data.accounting import Reason
-from rglcd.data.latents import Fingerprint, LatentCache, write_fingerprint
-from rglcd.data.manifest import Manifest, results_digest, scan, write_manifest
-from rglcd.data.shards import Refusal, Sample, sample_key, write_shard
-from rglcd.data.work_unit import Part
 from rglcd.errors import InputError
+from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint
 from rglcd.models.codec import Codec
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.registry import load_scorer
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.shards import Refusal, Sample, sample_key, write_shard
 from rglcd.stages.cache import cache, fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
+from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.store.work_unit import Part
 from tests.publishing import publish
 from tests.tiny_models import MAX_TOKENS, PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, write_tiny_clip, write_tiny_pretrained
 

@@ -99,7 +99,7 @@ def test_diffusers_opens_the_folder_and_draws_what_our_sampler_draws(line: Path,
 
 
 def test_a_foreign_cache_is_refused_with_both_fingerprints(own: Path) -> None:
-    from rglcd.data.manifest import read_manifest, results_digest, scan, write_manifest
+    from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
     from tests.tiny_models import write_tiny_teacher
 
     shutil.rmtree(own / "pretrained" / "teacher")

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from rglcd import progress
-from rglcd.data.manifest import UNDIGESTED
 from rglcd.errors import InputError
 from rglcd.progress import Event
+from rglcd.store.manifest import UNDIGESTED
 from tests.publishing import publish
 from tests.tiny_line import (
     NUM_IMAGES,

@@ -11,10 +11,10 @@ import torch
 
 from rglcd import progress
 from rglcd.config import Config
-from rglcd.data.manifest import folder_digest, read_manifest
 from rglcd.errors import InputError
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
+from rglcd.store.manifest import folder_digest, read_manifest
 from tests.rewards.published_models import ASSETS, publish, publish_heads
 from tests.tiny_line import run, shelf_settings, tiny_config, write_shelf
 from tests.tiny_models import PROJECTION_WIDTH

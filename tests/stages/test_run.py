@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from rglcd import progress
 from rglcd.config import Sharding
-from rglcd.data.manifest import MANIFEST, UNDIGESTED, digest_of, read_manifest, results_digest, scan, write_manifest
 from rglcd.errors import InputError
 from rglcd.stages.run import TIMINGS, Outcome, assist_stage, run_stage, stage_key
 from rglcd.stages.table import STAGES, stage_named
+from rglcd.store.manifest import MANIFEST, UNDIGESTED, digest_of, read_manifest, results_digest, scan, write_manifest
 from tests.tiny_line import run, tiny_config, up_to_latents, write_tiny_source
 
 SHARDING = tiny_config().sharding

@@ -7,11 +7,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from rglcd.data.artifacts import ArtifactStore
-from rglcd.data.manifest import MANIFEST, Manifest, read_manifest
 from rglcd.errors import InputError, StateSaved
 from rglcd.stages.run import Outcome, run_part, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
+from rglcd.store.artifacts import ArtifactStore
+from rglcd.store.manifest import MANIFEST, Manifest, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
 
@@ -172,7 +172,7 @@ class TestTwoPublishers:
 def _again(folder: Path, manifest: Manifest) -> Manifest:
     from dataclasses import replace
 
-    from rglcd.data.manifest import results_digest, scan
+    from rglcd.store.manifest import results_digest, scan
 
     found = scan(folder)
     return replace(manifest, files=found, digest=results_digest(found))
@@ -192,7 +192,7 @@ class TestRefusals:
         name = bucket.removeprefix("s3://")
         key = f"run/shards/files/{manifest.files['00001.tar'].sha256}/00001.tar"
         boto3.client("s3").put_object(Bucket=name, Key=key, Body=bytes(manifest.files["00001.tar"].bytes))
-        monkeypatch.setattr("rglcd.data.storage._ATTEMPTS", 2)
+        monkeypatch.setattr("rglcd.store.files._ATTEMPTS", 2)
         with pytest.raises(InputError, match=r"00001\.tar has sha256 .*, not .* damaged"):
             run(workspace, CONFIG, "cache")
 
@@ -212,7 +212,7 @@ class TestRefusals:
     def test_a_store_that_is_away_keeps_what_was_made(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import fsspec
 
-        monkeypatch.setattr("rglcd.data.storage._ATTEMPTS", 2)
+        monkeypatch.setattr("rglcd.store.files._ATTEMPTS", 2)
         monkeypatch.setenv("RGLCD_STORE", "s3://nowhere/run")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             monkeypatch.setenv(name, "any")

@@ -15,18 +15,18 @@ from PIL import Image
 
 from rglcd import progress
 from rglcd.config import Sharding, WebDownload
-from rglcd.data.accounting import Reason
-from rglcd.data.images import decode
-from rglcd.data.intake import use
-from rglcd.data.manifest import Manifest, results_digest, scan, sha256_of, write_manifest
-from rglcd.data.shards import Sample, read_shard, shard_entries
-from rglcd.data.work_unit import Part
 from rglcd.errors import InputError
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.decoding import decode
+from rglcd.sharding.import_source import use
+from rglcd.sharding.shards import Sample, read_shard, shard_entries
 from rglcd.stages.run import Output, run_stage
 from rglcd.stages.shard import shard
-from tests.data.hostile_server import FORBIDDEN, OPEN, HostileServer, picture_bytes
-from tests.data.test_ready_shards import sample as ready_sample
-from tests.data.test_ready_shards import write_tar
+from rglcd.store.manifest import Manifest, results_digest, scan, sha256_of, write_manifest
+from rglcd.store.work_unit import Part
+from tests.sharding.hostile_server import FORBIDDEN, OPEN, HostileServer, picture_bytes
+from tests.sharding.test_third_party_tars import sample as ready_sample
+from tests.sharding.test_third_party_tars import write_tar
 
 SHARDING = Sharding(resolution=8, image_format="png", samples_per_shard=4)
 

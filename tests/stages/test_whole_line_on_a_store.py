@@ -12,10 +12,10 @@ from kfp import dsl
 from components.shard_part import shard_part
 from pipelines.rg_lcd import arguments
 from rglcd.config import Config
-from rglcd.data.manifest import MANIFEST, read_manifest
 from rglcd.launch.reference import read_reference
 from rglcd.stages.run import run_part, run_stage
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
+from rglcd.store.manifest import MANIFEST, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import (
     TINY_EVALUATION,

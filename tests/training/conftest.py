@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rglcd.config import Config
-from rglcd.data.latents import LatentCache
+from rglcd.latents.cache import LatentCache
 from rglcd.stages.distill import Materials
 from rglcd.stages.pretrained import Pretrained
 from rglcd.training.distributed import World

@@ -9,8 +9,8 @@ import torch
 from rglcd.config import FrozenProxy, LatentReward, NoReward, OnlineProxy, PixelReward
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import consistency_output
-from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
+from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Moments
 from rglcd.stages.distill import _distiller
 from rglcd.training.operations import flops_of_step

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rglcd.data.latents import LatentCache
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape

@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 
 from rglcd.config import Config, dump
-from rglcd.data.artifacts import ArtifactStore, Place, source_view
-from rglcd.data.manifest import folder_digest, read_manifest
-from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.stages.run import stage_key
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
+from rglcd.store.artifacts import ArtifactStore, Place, source_view
+from rglcd.store.files import is_remote
+from rglcd.store.manifest import folder_digest, read_manifest
 
 DVC_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"

@@ -1,4 +1,4 @@
-"""Run a stage where the environment says. Here, and in ``data/storage.py`` alone, the environment is read.
+"""Run a stage where the environment says. Here, and in ``store/files.py`` alone, the environment is read.
 
 ``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd`` and ``torchx:kubernetes``: stages with a GPU
                          profile as TorchX apps, on this machine or in a cluster
@@ -28,8 +28,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
-from rglcd.data.artifacts import Place
-from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.launch.console import drawing, following
 from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
@@ -37,6 +35,8 @@ from rglcd.launch.placement import NUM_PROCESSES, PATIENCE, Placement, placement
 from rglcd.launch.reference import read_reference, source_folder, write_reference
 from rglcd.stages.run import Artifacts, Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
+from rglcd.store.artifacts import Place
+from rglcd.store.files import is_remote
 
 if TYPE_CHECKING:
     from torchx import specs

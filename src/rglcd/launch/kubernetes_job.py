@@ -25,7 +25,6 @@ from torchx import specs
 from torchx.schedulers.kubernetes_scheduler import KubernetesJob, KubernetesScheduler, Opts
 
 from rglcd import progress
-from rglcd.data.manifest import write_json
 from rglcd.errors import InputError, StateSaved, TrainingDiverged
 from rglcd.launch.failure import JobError, exception_of
 from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of, has_started, reason_of, stuck, why_waiting
@@ -33,6 +32,7 @@ from rglcd.launch.placement import EarlierAttempts, Placement
 from rglcd.launch.volcano_job import LABEL, volcano_job
 from rglcd.signals import handling_stops
 from rglcd.stages.table import Stage
+from rglcd.store.manifest import write_json
 
 GROUP, VERSION, PLURAL = "batch.volcano.sh", "v1alpha1", "jobs"
 

@@ -132,7 +132,7 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
     ``RGLCD_NUM_NODES``      nodes of an ``a100-gang``
     ``RGLCD_NUM_PROCESSES``  processes on each node (default: one for each GPU)
     ``RGLCD_STORE_CLAIM``    ``claim=/path``: the volume claim that holds the artifacts, and where everybody mounts it
-    ``RGLCD_STORE``          the object store that holds the artifacts' bytes (:mod:`rglcd.data.storage`)
+    ``RGLCD_STORE``          the object store that holds the artifacts' bytes (:mod:`rglcd.store.files`)
     ``RGLCD_QUEUE_SECONDS``, ``RGLCD_RUN_SECONDS``, ``RGLCD_GRACE_SECONDS``, ``RGLCD_FAILURES``, ``RGLCD_PATIENCE``,
     ``RGLCD_RENDEZVOUS_PORT``
     ``RGLCD_DEVICES``        ``name=amount`` of what a gang's pods ask for beside GPUs, separated by commas (``vpc.amazonaws.com/efa=4``)

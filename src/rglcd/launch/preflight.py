@@ -6,9 +6,9 @@ import time
 import uuid
 from pathlib import Path
 
-from rglcd.data.artifacts import Place
-from rglcd.data.storage import write_object
 from rglcd.launch.failure import JobError
+from rglcd.store.artifacts import Place
+from rglcd.store.files import write_object
 
 EXIT_CODE = 69
 """sysexits' EX_UNAVAILABLE: this machine, not the input, is at fault; another attempt may land elsewhere."""

@@ -7,11 +7,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from rglcd.data.artifacts import Place
-from rglcd.data.manifest import Manifest, manifest_text, write_json
-from rglcd.data.storage import is_remote
 from rglcd.errors import InputError
 from rglcd.stages.table import maker_of
+from rglcd.store.artifacts import Place
+from rglcd.store.files import is_remote
+from rglcd.store.manifest import Manifest, manifest_text, write_json
 
 
 def write_reference(path: Path, manifest: Manifest, *, at: Path | str) -> None:

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from rglcd import progress
 from rglcd.config import Caching, Model
-from rglcd.data.accounting import RowRejectedError
-from rglcd.data.artifacts import file_in_passing
-from rglcd.data.images import decode, to_array
-from rglcd.data.latents import (
+from rglcd.errors import InputError
+from rglcd.latents.cache import (
     Fingerprint,
     LatentBatch,
     finished_latents,
@@ -26,15 +24,17 @@ from rglcd.data.latents import (
     write_fingerprint,
     write_latents,
 )
-from rglcd.data.manifest import digest_of, folder_digest, read_manifest
-from rglcd.data.shards import Sample, ShardEntry, read_shard, shard_entries
-from rglcd.data.work_unit import Part, sweep_aside
-from rglcd.errors import InputError
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
+from rglcd.sharding.accounting import RowRejectedError
+from rglcd.sharding.decoding import decode, to_array
+from rglcd.sharding.shards import Sample, ShardEntry, read_shard, shard_entries
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
+from rglcd.store.artifacts import file_in_passing
+from rglcd.store.manifest import digest_of, folder_digest, read_manifest
+from rglcd.store.work_unit import Part, sweep_aside
 from rglcd.training.distributed import join_world
 
 _TASK = "encode images and captions"

@@ -37,10 +37,9 @@ from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import Distance, cauchy, huber, pseudo_huber, squared_l2
 from rglcd.core.preference import Pairing, hard_preferences
 from rglcd.core.timesteps import doubling_curriculum, even_weights, inverse_gap_weights, lognormal_weights, mixture, uniform_weights
-from rglcd.data.latents import LatentCache
-from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
-from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.models.latent_reward import LatentRewardModel
@@ -52,15 +51,16 @@ from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.stages.table import stage_named
+from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.training import distiller as training
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distiller import Distiller, Recipe
 from rglcd.training.distributed import World, join_world
 from rglcd.training.execution import Execution
-from rglcd.training.guides import REAL, Guide, LatentGuide, PixelGuide, Tuning
 from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.operations import flops_of_step
 from rglcd.training.optimization import LearningRate
+from rglcd.training.reward_guidance import REAL, Guide, LatentGuide, PixelGuide, Tuning
 
 RECORD = "rglcd.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

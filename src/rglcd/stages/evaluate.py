@@ -19,10 +19,6 @@ from torch import Tensor
 from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.data.accounting import RowRejectedError
-from rglcd.data.images import decode, square, to_array
-from rglcd.data.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
-from rglcd.data.source import parse_row, read_image, read_lines
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
 from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
@@ -48,10 +44,14 @@ from rglcd.models.export import exported_weights
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from rglcd.sharding.accounting import RowRejectedError
+from rglcd.sharding.decoding import decode, square, to_array
+from rglcd.sharding.source import parse_row, read_image, read_lines
 from rglcd.stages.distill import adapter_shape
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import TIMINGS, Output
 from rglcd.stages.table import STAGES, stage_named
+from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified, write_json
 from rglcd.training.distributed import join_world
 
 RECORD = "rglcd.json"

@@ -10,17 +10,17 @@ import torch
 
 from rglcd import progress
 from rglcd.config import Model, ModelSource, Preparation, Scorer, WeightsSource
-from rglcd.data.manifest import folder_digest, sha256_of, write_json
-from rglcd.data.storage import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
+from rglcd.models.checkpoint_import import read_foreign
 from rglcd.models.codec import Codec
-from rglcd.models.foreign import read_foreign
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.run import Output
+from rglcd.store.files import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
+from rglcd.store.manifest import folder_digest, sha256_of, write_json
 
 SCORERS = "scorers.json"
 

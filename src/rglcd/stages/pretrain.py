@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from rglcd.config import Model, Pretraining, ResNetTower, VitTower
-from rglcd.data.latents import LatentCache
-from rglcd.data.order import sample_indices
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import ResNetShape, VitShape

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from rglcd.data.manifest import digest_of, folder_digest, read_verified
 from rglcd.errors import InputError
 from rglcd.models.loading import read_json
 from rglcd.rewards.protocol import Reward
 from rglcd.rewards.registry import Catalogue, has_weights, open_scorer
+from rglcd.store.manifest import digest_of, folder_digest, read_verified
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.config import Section, validate_section
-from rglcd.data.artifacts import ArtifactStore, Place, fetch_source, fetch_view, source_view, units_handed_in
-from rglcd.data.claims import claimed
-from rglcd.data.local_cache import held, make_room
-from rglcd.data.manifest import (
+from rglcd.errors import InputError
+from rglcd.stages.table import SOURCE, Stage, maker_of, may_be_absent, stage_named
+from rglcd.store.artifacts import ArtifactStore, Place, fetch_source, fetch_view, source_view, units_handed_in
+from rglcd.store.disk_space import room_for
+from rglcd.store.files import is_remote
+from rglcd.store.local_cache import held, make_room
+from rglcd.store.locks import claimed
+from rglcd.store.manifest import (
     MANIFEST,
     Manifest,
     altered_files,
@@ -33,11 +37,7 @@ from rglcd.data.manifest import (
     write_json,
     write_manifest,
 )
-from rglcd.data.room import room_for
-from rglcd.data.storage import is_remote
-from rglcd.data.work_unit import WHOLE, Part, release_held
-from rglcd.errors import InputError
-from rglcd.stages.table import SOURCE, Stage, maker_of, may_be_absent, stage_named
+from rglcd.store.work_unit import WHOLE, Part, release_held
 
 TIMINGS = "timings.json"
 

@@ -9,19 +9,19 @@ from typing import Any
 
 from rglcd import progress
 from rglcd.config import NoDownload, Sharding, WebDownload
-from rglcd.data.accounting import Reason, RowRejectedError, Tally, total_of
-from rglcd.data.addresses import AddressPolicy
-from rglcd.data.content_store import ContentStore
-from rglcd.data.download import Downloader, DownloadLimits
-from rglcd.data.duplicates import Seen, difference_hash, digest_hash
-from rglcd.data.images import EXTENSIONS, Fit, Fitting, encode, open_picture
-from rglcd.data.ready_shards import LISTING, ReadyShards
-from rglcd.data.shards import Refusal, Sample, finished_shard, sample_key, shard_claimed, shard_record, write_shard
-from rglcd.data.source import INDEX, Candidate, IndexSource, split_rows
-from rglcd.data.survival import previews_per_shard, render, survival_of
-from rglcd.data.work_unit import WHOLE, sweep_aside, written_aside
 from rglcd.errors import InputError
+from rglcd.sharding.accounting import Reason, RowRejectedError, Tally, total_of
+from rglcd.sharding.addresses import AddressPolicy
+from rglcd.sharding.content_store import ContentStore
+from rglcd.sharding.decoding import EXTENSIONS, Fit, Fitting, encode, open_picture
+from rglcd.sharding.download import Downloader, DownloadLimits
+from rglcd.sharding.duplicates import Seen, difference_hash, digest_hash
+from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_claimed, shard_record, write_shard
+from rglcd.sharding.source import INDEX, Candidate, IndexSource, split_rows
+from rglcd.sharding.survival import previews_per_shard, render, survival_of
+from rglcd.sharding.third_party_tars import LISTING, ReadyShards
 from rglcd.stages.run import Output
+from rglcd.store.work_unit import WHOLE, sweep_aside, written_aside
 
 SURVIVAL = "survival.json"
 PAGE = "index.html"

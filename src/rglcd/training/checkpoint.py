@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rglcd.data.manifest import sha256_of, write_json
-from rglcd.data.room import room_for
+from rglcd.store.disk_space import room_for
+from rglcd.store.manifest import sha256_of, write_json
 
 COMMIT = "COMMIT"
 STATE = "state.json"

@@ -29,9 +29,9 @@ from rglcd.core.ema import ema_update
 from rglcd.core.prediction import Prediction
 from rglcd.core.solver import DDIMSolver
 from rglcd.core.timesteps import weighted_index
-from rglcd.data.latents import LatentCache
-from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.dropout import drop_in
 from rglcd.models.student import Student
@@ -41,8 +41,8 @@ from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World
 from rglcd.training.draws import draw_batch, draw_prediction, draw_seeds
 from rglcd.training.execution import Execution
-from rglcd.training.guides import Guidance, Guide, Scores, Texts
 from rglcd.training.optimization import LearningRate, adamw, optimise
+from rglcd.training.reward_guidance import Guidance, Guide, Scores, Texts
 
 Timesteps = Callable[[Tensor], Tensor]
 """Probabilities (N,) of the grid steps between the rising noise levels (N + 1,) at their ends."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rglcd.core.preference import contrastive_loss
-from rglcd.data.latents import LatentBatch, LatentCache
-from rglcd.data.order import sample_indices
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentBatch, LatentCache
+from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.latent_reward import Embedded, LatentRewardModel
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer

@@ -1,0 +1,266 @@
+"""Images from the open web: what their hosts give, within limits, to public addresses only.
+
+Urls are hostile text and servers hostile programs. A fetch ends within its wall-clock limit with bytes in the content
+store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a few network buffers for each connection.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+from weakref import WeakValueDictionary
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from rglcd.sharding.accounting import Reason, RowRejectedError
+from rglcd.sharding.addresses import AddressPolicy, ForbiddenAddressError
+from rglcd.sharding.content_store import HEAD_BYTES, ContentStore, Fetched
+from rglcd.sharding.decoding import looks_like_image
+from rglcd.store.disk_space import is_no_room
+
+MAX_REDIRECTS: Final = 3
+
+OPT_OUT: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+"""Directives of ``X-Robots-Tag`` by which a host keeps its images out of data sets: those that img2dataset honours."""
+
+ROBOT: Final = "rglcd"
+"""The name by which a host may address us in ``X-Robots-Tag``."""
+
+_VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_PASSING: Final = frozenset({Reason.UNREACHABLE, Reason.HOST_BUSY, Reason.SERVER_ERROR, Reason.CUT_SHORT})
+"""Reasons that another attempt may undo."""
+
+_CHUNK_BYTES: Final = 64 << 10
+_WAITING_PER_CONNECTION: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadLimits:
+    """How much of everything a fetch may take."""
+
+    user_agent: str
+    max_bytes: int = 20 << 20
+    total_seconds: float = 15.0
+    """For one url: resolving, connecting, redirects, retries and body together."""
+    grace_seconds: float = 5.0
+    min_bytes_per_second: int = 4096
+    """Below it on average, once ``grace_seconds`` have passed, a body is given up."""
+    num_connections: int = 64
+    connections_per_host: int = 4
+    num_retries: int = 2
+    backoff_seconds: float = 0.5
+    """Before the first retry; doubled for each that follows."""
+
+
+class Downloader:
+    """Fetches urls side by side, in a thread of its own, and hands their outcomes back in order.
+
+    A context manager. ``resolver`` replaces the system's name resolution; what it answers is judged like any other answer.
+    """
+
+    def __init__(
+        self,
+        store: ContentStore,
+        limits: DownloadLimits,
+        policy: AddressPolicy,
+        *,
+        round: int = 1,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self.store, self.limits, self.policy, self.round = store, limits, policy, round
+        self._resolver = resolver
+        self._loop = asyncio.new_event_loop()
+        # Names are resolved in threads; a few slow ones must not hold up every connection.
+        self._resolving = ThreadPoolExecutor(max_workers=limits.num_connections, thread_name_prefix="resolve")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="download", daemon=True)
+
+    def __enter__(self) -> "Downloader":
+        self._loop.set_default_executor(self._resolving)
+        self._thread.start()
+        self._submit(self._open()).result()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._submit(self._close()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._resolving.shutdown(wait=False, cancel_futures=True)
+        self._loop.close()
+
+    def fetch_in_order(self, urls: Iterable[str | None]) -> Iterator[Fetched | None]:
+        """What each of ``urls`` gave, in their order; ``None`` for ``None``. A bounded number are ahead of what was taken."""
+        ahead: deque[Future[Fetched] | None] = deque()
+        most = _WAITING_PER_CONNECTION * self.limits.num_connections
+        for url in urls:
+            ahead.append(None if url is None else self._submit(self._fetch(url)))
+            if len(ahead) >= most:
+                yield _outcome(ahead.popleft())
+        while ahead:
+            yield _outcome(ahead.popleft())
+
+    def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _open(self) -> None:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # counted here, before a fetch's clock starts
+            limit_per_host=self.limits.connections_per_host,
+            resolver=self._resolver,
+            use_dns_cache=False,  # aiohttp's keeps every host it ever met
+            socket_factory=self.policy.open_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": self.limits.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            auto_decompress=False,  # no image needs it, and a bomb does
+            timeout=aiohttp.ClientTimeout(total=None),
+            trust_env=False,
+        )
+        self._connections = asyncio.Semaphore(self.limits.num_connections)
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._same: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def _close(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._session.close()
+
+    async def _fetch(self, url: str) -> Fetched:
+        same = self._same.setdefault(url, asyncio.Lock())
+        async with same:  # a url that occurs twice is asked for once
+            known = self.store.recall(url, round=self.round)
+            if known is not None:
+                return known
+            host = self._hosts.setdefault(_host(url), asyncio.Semaphore(self.limits.connections_per_host))
+            # The host's turn first: rows that wait for a slow host then hold no connection from the others.
+            async with host, self._connections:
+                try:
+                    sha256 = await self._within_limits(url)
+                except RowRejectedError as rejected:
+                    return self.store.remember(Fetched(url, None, rejected.reason, self.round))
+            return self.store.remember(Fetched(url, sha256, None, self.round))
+
+    async def _within_limits(self, url: str) -> str:
+        last = Reason.TIMED_OUT
+        try:
+            async with asyncio.timeout(self.limits.total_seconds):
+                for attempt in range(self.limits.num_retries + 1):
+                    try:
+                        return await self._attempt(url)
+                    except RowRejectedError as rejected:
+                        last = rejected.reason
+                    if last not in _PASSING or attempt == self.limits.num_retries:
+                        break
+                    await asyncio.sleep(self.limits.backoff_seconds * 2**attempt)
+        except TimeoutError:
+            pass
+        raise RowRejectedError(last)
+
+    async def _attempt(self, url: str) -> str:
+        try:
+            return await self._follow(url)
+        except ForbiddenAddressError:
+            raise RowRejectedError(Reason.FORBIDDEN_ADDRESS) from None
+        except aiohttp.ClientConnectorDNSError:
+            raise RowRejectedError(Reason.UNRESOLVED) from None
+        except (aiohttp.InvalidURL, UnicodeError):
+            raise RowRejectedError(Reason.MALFORMED_URL) from None
+        except aiohttp.ClientPayloadError:
+            raise RowRejectedError(Reason.CUT_SHORT) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError) or is_no_room(error):  # OSErrors too: the clock's and the disk's, not the network's
+                raise
+            raise RowRejectedError(Reason.UNREACHABLE) from None
+
+    async def _follow(self, url: str) -> str:
+        for _ in range(MAX_REDIRECTS + 1):
+            _check_scheme(url)
+            async with self._session.get(url, allow_redirects=False) as response:
+                if opted_out(response.headers.getall("X-Robots-Tag", ())):
+                    raise RowRejectedError(Reason.OPTED_OUT)
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    return await self._body(response)
+                url = urljoin(str(response.url), location)
+        raise RowRejectedError(Reason.TOO_MANY_REDIRECTS)
+
+    async def _body(self, response: aiohttp.ClientResponse) -> str:
+        if response.status != 200:
+            raise RowRejectedError(_reason_of_status(response.status))
+        if (response.content_length or 0) > self.limits.max_bytes:
+            raise RowRejectedError(Reason.TOO_LARGE)
+        start, grace = asyncio.get_running_loop().time(), self.limits.grace_seconds
+        try:
+            with self.store.incoming() as incoming:
+                async with asyncio.timeout_at(start + grace) as patience:
+                    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                        incoming.write(chunk)
+                        if incoming.num_bytes > self.limits.max_bytes:
+                            raise RowRejectedError(Reason.TOO_LARGE)
+                        if len(incoming.head) == HEAD_BYTES and not looks_like_image(incoming.head):
+                            raise RowRejectedError(Reason.UNKNOWN_FORMAT)  # the rest of a web page or a film is not wanted
+                        patience.reschedule(start + grace + incoming.num_bytes / self.limits.min_bytes_per_second)
+        except TimeoutError:
+            raise RowRejectedError(Reason.TOO_SLOW) from None
+        return incoming.state.hexdigest()
+
+
+def opted_out(tags: Iterable[str]) -> bool:
+    """Whether one of the ``X-Robots-Tag`` values holds a directive of :data:`OPT_OUT` that is addressed to everyone or to us.
+
+    A value such as ``googlebot: noindex`` is addressed to that robot alone; some directives (``unavailable_after: DATE``)
+    have a colon of their own.
+    """
+    for tag in tags:
+        first, separator, rest = tag.partition(":")
+        robot = first.strip().lower()
+        if separator and "," not in first and robot not in _VALUED:
+            if robot not in (ROBOT, "*"):
+                continue
+            tag = rest
+        if {word.strip().lower() for word in tag.split(",")} & OPT_OUT:
+            return True
+    return False
+
+
+def _outcome(future: "Future[Fetched] | None") -> Fetched | None:
+    return None if future is None else future.result()
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _check_scheme(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname)
+    except ValueError:
+        raise RowRejectedError(Reason.MALFORMED_URL) from None
+    if parts.scheme not in ("http", "https"):
+        raise RowRejectedError(Reason.FORBIDDEN_SCHEME)
+    if not has_host:
+        raise RowRejectedError(Reason.MALFORMED_URL)
+
+
+def _reason_of_status(status: int) -> Reason:
+    if status in (404, 410):
+        return Reason.GONE
+    if status in (401, 403, 451):
+        return Reason.REFUSED
+    if status in (408, 425, 429):
+        return Reason.HOST_BUSY
+    return Reason.SERVER_ERROR if status >= 500 else Reason.UNEXPECTED_ANSWER

@@ -1,0 +1,208 @@
+"""The manifest: what a stage made, from what, and how to know that it is still whole.
+
+Every artifact is a folder with ``manifest.json`` in it, written last: a folder without one was
+never published. Its ``digest`` covers the results (weights, caches, images, ``metrics.json``) and
+not what differs between two equal runs (:data:`UNDIGESTED`), so equal digests mean equal results.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rglcd.errors import InputError
+from rglcd.store.locks import claimed
+
+MANIFEST = "manifest.json"
+
+UNDIGESTED = frozenset({"timings.json", "speed.json", "index.html", "report.md"})
+"""File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
+
+_CHUNK = 1 << 20
+_UNSEALED = "0" * 64
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact: lowercase hexadecimal SHA-256 and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage made. ``key`` names the computation (code version, sections, input digests); ``digest`` its result.
+
+    ``lineage`` holds, for this stage and every one before it, its key, digest, version and sections:
+    enough to say where a student came from when only its folder is left. ``store`` is the object-store folder in which
+    the files lie (:class:`rglcd.store.artifacts.ArtifactStore`), None when they lie beside the manifest.
+    """
+
+    artifact: str
+    stage: str
+    version: int
+    key: str
+    digest: str
+    inputs: dict[str, str]
+    sections: dict[str, Any]
+    files: dict[str, FileEntry]
+    facts: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    store: str | None = None
+
+    def matching(self, patterns: Collection[str]) -> list[str]:
+        """The files whose names one of ``patterns`` (as a shell's) matches."""
+        return [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, lowercase hexadecimal."""
+    state = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def scan(folder: Path) -> dict[str, FileEntry]:
+    """Every regular file under ``folder`` but its manifest, by relative POSIX path, in sorted order.
+
+    Raises :class:`InputError` on a link: an artifact is made of files.
+    """
+    entries: dict[str, FileEntry] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; an artifact may hold regular files only")
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST:
+            entries[name] = FileEntry(sha256_of(path), path.stat().st_size)
+    return entries
+
+
+def results_digest(files: Mapping[str, FileEntry]) -> str:
+    """One digest over the result files: names and contents, :data:`UNDIGESTED` left out."""
+    return digest_of({name: entry.sha256 for name, entry in files.items() if Path(name).name not in UNDIGESTED})
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest of a folder that has no manifest (a source, a model folder): names and contents of its files."""
+    return digest_of({name: entry.sha256 for name, entry in scan(folder).items()})
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """``manifest`` as it is written: JSON with a seal, the digest of its own text with the seal's place left at zeros."""
+    text = _json_text(asdict(manifest) | {"seal": _UNSEALED})
+    return text.replace(_seal_line(_UNSEALED), _seal_line(_sha256(text)), 1)
+
+
+def parse_manifest(text: str, *, where: str, made_by: str) -> Manifest:
+    """The manifest that :func:`manifest_text` wrote as ``text``. Raises :class:`InputError` if one bit of it is another."""
+    try:
+        fields = json.loads(text)
+        seal = fields.pop("seal")
+        if _sha256(text.replace(_seal_line(seal), _seal_line(_UNSEALED), 1)) != seal:
+            raise ValueError("its text is not what its seal says")
+        files = {name: FileEntry(**entry) for name, entry in fields.pop("files").items()}
+        return Manifest(files=files, **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{where} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish ``manifest`` in ``folder``: written aside, then renamed, so that it is whole or absent."""
+    _write_text(folder / MANIFEST, manifest_text(manifest))
+
+
+def read_manifest(folder: Path, *, made_by: str) -> Manifest:
+    """The manifest of an artifact.
+
+    Raises :class:`InputError` when the folder holds none, naming the stage that makes it, or when it cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is missing or unfinished; make it with: rglcd run {made_by}")
+    try:
+        text = path.read_bytes().decode()
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+    return parse_manifest(text, where=str(path), made_by=made_by)
+
+
+def alteration(path: Path, entry: FileEntry) -> str | None:
+    """How the file at ``path`` is not what ``entry`` says, or None: size first, so a cut file costs nothing to find."""
+    if not path.is_file():
+        return "is missing"
+    if (size := path.stat().st_size) != entry.bytes:
+        return f"has {size} bytes, not {entry.bytes}"
+    if (found := sha256_of(path)) != entry.sha256:
+        return f"has sha256 {found[:12]}…, not {entry.sha256[:12]}…"
+    return None
+
+
+def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | None = None) -> list[str]:
+    """What is missing, cut or altered among ``names`` (default: all files): one line each, with what was expected."""
+    named = manifest.files if names is None else names
+    problems = ((name, alteration(folder / name, manifest.files[name])) for name in named)
+    return [f"{name} {problem}" for name, problem in problems if problem is not None]
+
+
+def missized_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What is missing or cut among all files, without reading one of them."""
+    problems = []
+    for name, entry in manifest.files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.bytes:
+            problems.append(f"{name} is missing" if size is None else f"{name} has {size} bytes, not {entry.bytes}")
+    return problems
+
+
+def read_verified(folder: Path, *, made_by: str) -> Manifest:
+    """The manifest of an artifact each of whose files is what it says.
+
+    Raises :class:`InputError` as :func:`read_manifest` does, and naming the first file that is not.
+    """
+    manifest = read_manifest(folder, made_by=made_by)
+    altered = altered_files(folder, manifest)
+    if altered:
+        raise InputError(f"{folder}: {altered[0]}; make it again: rglcd run {made_by}")
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON: aside, flushed to disk, then renamed over ``path``."""
+    _write_text(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    # Claimed, so that another worker of the folder who sweeps it sees that this one lives.
+    with claimed(aside, wait=True):
+        with aside.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+
+
+def _seal_line(seal: str) -> str:
+    return f'\n "seal": "{seal}"'
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

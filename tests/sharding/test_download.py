@@ -1,0 +1,243 @@
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.addresses import AddressPolicy
+from rglcd.sharding.content_store import ContentStore, Fetched
+from rglcd.sharding.download import OPT_OUT, Downloader, DownloadLimits, opted_out
+from tests.sharding.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding, picture_bytes
+
+LIMITS = DownloadLimits(
+    user_agent="test-robot", max_bytes=200_000, total_seconds=1.5, grace_seconds=0.3, min_bytes_per_second=10_000, backoff_seconds=0.01
+)
+POLICY = AddressPolicy.parse([f"{OPEN}/32"])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HostileServer]:
+    with HostileServer() as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return ContentStore(tmp_path / "store")
+
+
+def fetch(
+    store: ContentStore, *urls: str, limits: DownloadLimits = LIMITS, round: int = 1, policy: AddressPolicy = POLICY
+) -> list[Fetched]:
+    with Downloader(store, limits, policy, round=round) as downloader:
+        found = list(downloader.fetch_in_order(urls))
+    assert all(fetched is not None for fetched in found)
+    return [fetched for fetched in found if fetched is not None]
+
+
+def reason_of(store: ContentStore, url: str) -> Reason | None:
+    (fetched,) = fetch(store, url)
+    assert fetched.address == url
+    return fetched.reason
+
+
+def test_bytes_arrive_whole_and_in_the_order_asked_for(server: HostileServer, store: ContentStore) -> None:
+    seeds = [*range(40), 3, 3, 7]
+    found = fetch(store, *(server.url(f"image/{seed}") for seed in seeds))
+    assert [store.read(fetched.sha256 or "") for fetched in found] == [picture_bytes(seed) for seed in seeds]
+    assert all(server.requests[f"image/{seed}"] == 1 for seed in range(40))
+
+
+def test_none_stays_none(store: ContentStore) -> None:
+    with Downloader(store, LIMITS, POLICY) as downloader:
+        assert list(downloader.fetch_in_order([None, None])) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("status/404", Reason.GONE),
+        ("status/410", Reason.GONE),
+        ("status/403", Reason.REFUSED),
+        ("status/429", Reason.HOST_BUSY),
+        ("status/500", Reason.SERVER_ERROR),
+        ("status/206", Reason.UNEXPECTED_ANSWER),
+        ("status/204", Reason.UNEXPECTED_ANSWER),
+        ("redirect/4", Reason.TOO_MANY_REDIRECTS),
+        ("tag/noai", Reason.OPTED_OUT),
+        ("tag/all, NoImageAI", Reason.OPTED_OUT),
+        ("page", Reason.UNKNOWN_FORMAT),
+        ("announced-giant", Reason.TOO_LARGE),
+        ("endless", Reason.TOO_LARGE),
+        ("gzip", Reason.UNKNOWN_FORMAT),
+        ("drip", Reason.TOO_SLOW),
+    ],
+)
+def test_each_fault_has_its_reason(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
+    started = time.monotonic()
+    assert reason_of(store, server.url(path)) == reason
+    assert time.monotonic() - started < LIMITS.total_seconds + 1
+    assert list((store.folder / "objects").glob("*/*")) == []
+    assert list((store.folder / "incoming").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("truncated", Reason.CUT_SHORT),
+        ("bad-length", Reason.UNREACHABLE),
+        ("garbage", Reason.UNREACHABLE),
+        ("endless-headers", Reason.UNREACHABLE),
+        ("reset", Reason.UNREACHABLE),
+        ("silent", Reason.TIMED_OUT),
+    ],
+)
+def test_answers_that_are_not_http_have_theirs(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
+    started = time.monotonic()
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/{path}") == reason
+    assert time.monotonic() - started < LIMITS.total_seconds + 1
+
+
+@pytest.mark.parametrize("path", ["redirect/3", "tag/googlebot: noai", "cookie", "flaky"])
+def test_what_is_no_fault(server: HostileServer, store: ContentStore, path: str) -> None:
+    assert reason_of(store, server.url(path)) is None
+
+
+def test_cookies_are_not_kept(server: HostileServer, store: ContentStore) -> None:
+    assert [fetched.reason for fetched in fetch(store, server.url("cookie/a"), server.url("cookie/b"))] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", Reason.FORBIDDEN_SCHEME),
+        ("ftp://example.com/a", Reason.FORBIDDEN_SCHEME),
+        ("http:///nothing", Reason.MALFORMED_URL),
+        ("http://[::1", Reason.MALFORMED_URL),
+        ("http://a b/", Reason.UNRESOLVED),
+        ("http://host:notaport/", Reason.MALFORMED_URL),
+        ("http://host.invalid/", Reason.UNRESOLVED),
+        (f"http://{OPEN}:1/closed", Reason.UNREACHABLE),
+    ],
+)
+def test_urls_that_lead_nowhere(store: ContentStore, url: str, reason: Reason) -> None:
+    assert reason_of(store, url) == reason
+
+
+@pytest.mark.parametrize("host", FORBIDDEN_SPELLINGS)
+@pytest.mark.parametrize("way", ["directly", "by redirect"])
+def test_no_spelling_reaches_a_forbidden_address(server: HostileServer, store: ContentStore, host: str, way: str) -> None:
+    url = f"http://{host}:{server.forbidden_port}/secret"
+    if way == "by redirect":
+        url = server.url(f"redirect-to?url={quote(url, safe='')}")
+    refused = (Reason.FORBIDDEN_ADDRESS, Reason.MALFORMED_URL, Reason.UNRESOLVED)
+    assert reason_of(store, url) in refused
+    assert server.intrusions == 0
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "gopher://127.0.0.1/", "data:image/png;base64,AA"])
+def test_a_redirect_to_another_scheme_is_refused(server: HostileServer, store: ContentStore, url: str) -> None:
+    assert reason_of(store, server.url(f"redirect-to?url={quote(url, safe='')}")) == Reason.FORBIDDEN_SCHEME
+
+
+def test_a_name_that_changes_its_mind_is_judged_at_each_connection(server: HostileServer, store: ContentStore) -> None:
+    """The first answer is an allowed address where nothing listens; the retry's answers lead inside."""
+    resolver = Rebinding(["127.0.0.2"], [FORBIDDEN], ["10.0.0.1"])
+    with Downloader(store, LIMITS, POLICY, resolver=resolver) as downloader:
+        (fetched,) = downloader.fetch_in_order([f"http://rebinding.example:{server.forbidden_port}/"])
+    assert fetched is not None
+    assert fetched.reason == Reason.FORBIDDEN_ADDRESS
+    assert resolver.asked == 2
+    assert server.intrusions == 0
+
+
+def test_nothing_is_allowed_by_default(server: HostileServer, store: ContentStore) -> None:
+    (fetched,) = fetch(store, server.url("image/0"), policy=AddressPolicy())
+    assert fetched.reason == Reason.FORBIDDEN_ADDRESS
+
+
+def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_not(server: HostileServer, store: ContentStore) -> None:
+    fetch(store, server.url("flaky/x"), server.url("status/503"), server.url("status/404/once"))
+    assert server.requests["flaky/x"] == 2
+    assert server.requests["status/503"] == LIMITS.num_retries + 1
+    assert server.requests["status/404/once"] == 1
+
+
+def test_no_host_is_asked_for_more_than_its_share_at_a_time(store: ContentStore) -> None:
+    with HostileServer() as server:
+        limits = DownloadLimits(user_agent="x", num_connections=16, connections_per_host=3)
+        found = fetch(store, *(server.url(f"slow-image/{seed}") for seed in range(24)), limits=limits)
+        assert all(fetched.reason is None for fetched in found)
+        assert server.most_open == 3
+
+
+def test_we_say_who_we_are(server: HostileServer, store: ContentStore) -> None:
+    fetch(store, server.url("agent"))
+    assert server.agents == [LIMITS.user_agent]
+
+
+def test_the_second_time_nobody_is_asked(server: HostileServer, store: ContentStore) -> None:
+    urls = [server.url("image/99"), server.url("status/404/again"), f"http://{FORBIDDEN}:{server.forbidden_port}/"]
+    first = fetch(store, *urls)
+    asked = server.requests.copy()
+    assert fetch(store, *urls) == first
+    assert server.requests == asked
+
+
+def test_a_new_round_asks_again_for_what_failed_only(server: HostileServer, store: ContentStore) -> None:
+    urls = [server.url("image/98"), server.url("status/404/rounds")]
+    fetch(store, *urls)
+    fetch(store, *urls, round=2)
+    assert (server.requests["image/98"], server.requests["status/404/rounds"]) == (1, 2)
+    fetch(store, *urls, round=1)
+    assert server.requests["status/404/rounds"] == 2
+
+
+def test_a_damaged_object_is_fetched_again(server: HostileServer, store: ContentStore) -> None:
+    (fetched,) = fetch(store, server.url("image/97"))
+    assert fetched.sha256 is not None
+    store.path(fetched.sha256).write_bytes(b"damaged")
+    assert store.read(fetched.sha256) is None
+    assert fetch(store, server.url("image/97")) == [fetched]
+    assert store.read(fetched.sha256) == picture_bytes(97)
+
+
+def test_endless_bodies_side_by_side_cost_no_memory(server: HostileServer, store: ContentStore) -> None:
+    limits = DownloadLimits(user_agent="x", max_bytes=8 << 20, total_seconds=10, num_connections=16, connections_per_host=16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = fetch(store, *(server.url(f"endless/{number}") for number in range(16)), limits=limits)
+    assert {fetched.reason for fetched in found} == {Reason.TOO_LARGE}
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown_mib < 100  # server and client both live in this process; the bodies are 128 MiB
+
+
+@pytest.mark.parametrize(
+    ("tags", "out"),
+    [
+        ([], False),
+        (["all"], False),
+        (["noai"], True),
+        (["NOINDEX, nofollow"], True),
+        (["nofollow", "noimageai"], True),
+        (["googlebot: noindex"], False),
+        (["googlebot: noindex, noai"], False),
+        (["rglcd: noai"], True),
+        (["rglcd: nofollow"], False),
+        (["*: noimageindex"], True),
+        (["noai, unavailable_after: 25 Jun 2010 15:00:00 PST"], True),
+        (["max-snippet: 5, noai"], True),
+        (["noairport"], False),
+    ],
+)
+def test_opting_out(tags: list[str], out: bool) -> None:
+    assert opted_out(tags) is out
+
+
+@given(st.lists(st.text()))
+def test_any_tag_is_read(tags: list[str]) -> None:
+    assert opted_out([*tags, sorted(OPT_OUT)[0]])

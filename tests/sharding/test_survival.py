@@ -1,0 +1,99 @@
+import json
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rglcd.sharding.accounting import Reason
+from rglcd.sharding.decoding import encode
+from rglcd.sharding.survey import LOCAL, OTHERS, Survey, domain_of, lot
+from rglcd.sharding.survival import NUM_PREVIEWS, previews_per_shard, render, survival_of
+from tests.sharding.test_decoding import picture
+
+IMAGE = encode(picture(16, 16), "png")
+FACTS = {"url": "https://www.example.com/a.jpg", "original_width": 640, "original_height": 480}
+
+
+def record(survey: Survey, **reasons: int) -> dict[str, Any]:
+    return {"survey": survey.record(), "status_dict": {"success": survey.num_samples} | reasons}
+
+
+def surveyed(num_samples: int, *, first: int = 0, num_previews: int = 4) -> Survey:
+    survey = Survey(num_previews)
+    for number in range(first, first + num_samples):
+        survey.add_sample(f"{number:09d}", IMAGE, f"caption {number}", FACTS)
+    return survey
+
+
+def test_the_waterfall_leads_from_rows_to_samples() -> None:
+    survey = surveyed(5)
+    for _ in range(6):
+        survey.add_refusal("http://gone.example/x")
+    survival = survival_of([record(survey, gone=3, malformed_row=2, undecodable=1)])
+    assert [step["count"] for step in survival["waterfall"]] == [11, 9, 6, 5]
+    assert (survival["rows"], survival["samples"], survival["reasons"]) == (11, 5, {"gone": 3, "malformed_row": 2, "undecodable": 1})
+    assert survival["domains"] == {"gone.example": {"rows": 6, "samples": 0}, "example.com": {"rows": 5, "samples": 5}}
+    assert survival["short_sides"]["384"] == 5
+    assert survival["aspects"]["1.2"] == 5
+
+
+def test_every_reason_is_lost_at_one_place() -> None:
+    survival = survival_of([record(surveyed(1), **{reason.value: 1 for reason in Reason})])
+    assert survival["waterfall"][-1]["count"] == 1
+    assert survival["rows"] == 1 + len(Reason)
+
+
+def test_previews_are_the_draw_from_all_samples() -> None:
+    shards = [surveyed(60, first=60 * number, num_previews=previews_per_shard(20)) for number in range(20)]
+    survival = survival_of(record(shard) for shard in shards)
+    expected = sorted((f"{number:09d}" for number in range(1200)), key=lot)[:NUM_PREVIEWS]
+    assert [preview["key"] for preview in survival["previews"]] == expected
+
+
+def test_domains() -> None:
+    urls = ["https://WWW.Example.com:8/a", "http://[::1", "images/a.png", None, "http://" + "x" * 300]
+    assert [domain_of(url) for url in urls] == ["example.com", LOCAL, LOCAL, LOCAL, "x" * 253]
+
+
+def test_memory_is_bounded_however_many_domains_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rglcd.sharding.survival.MAX_DOMAINS", 500)
+
+    def records(num_shards: int) -> Iterator[dict[str, Any]]:
+        for number in range(num_shards):
+            survey = Survey()
+            for domain in range(400):
+                for _ in range(2):
+                    survey.add_refusal(f"http://{number}-{domain}.example/")
+            survey.add_refusal(f"http://once-{number}.example/")
+            yield record(survey, gone=801)
+
+    def peak_bytes(num_shards: int) -> int:
+        tracemalloc.start()
+        survival = survival_of(records(num_shards))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(counts["rows"] for counts in survival["domains"].values()) == 801 * num_shards
+        assert survival["domains"][OTHERS]["rows"] == num_shards
+        assert len(survival["domains"]) <= 502
+        return peak
+
+    assert peak_bytes(32) < 1.3 * peak_bytes(8)
+
+
+def test_hostile_captions_and_domains_stay_text() -> None:
+    survey = Survey(4)
+    payload = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    survey.add_sample("000", IMAGE, payload, {**FACTS, "url": "http://<script>alert(2)</script>/"})
+    survey.add_sample("001", IMAGE, payload, {**FACTS, "url": "http://<script>alert(2)</script>/"})
+    page = render(survival_of([record(survey, gone=1)]))
+    assert "<script" not in page
+    assert "onerror=alert(1)>" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert "default-src 'none'" in page
+
+
+def test_the_report_is_a_function_of_the_records() -> None:
+    made = [survival_of([record(surveyed(9)), record(surveyed(9, first=9))]) for _ in range(2)]
+    assert json.dumps(made[0]) == json.dumps(made[1])
+    assert render(made[0]) == render(made[1])

@@ -1,0 +1,189 @@
+"""Model folders from wherever they are: text and safetensors come along, everything else stays, and a failure is one line."""
+
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import boto3
+import fsspec
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+
+from rglcd.errors import InputError
+from rglcd.store.files import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
+from tests.object_store import CREDENTIALS
+
+BUCKET = "models"
+CONTENT = {
+    "model_index.json": b"{}",
+    "unet/config.json": b"[1]",
+    "unet/diffusion_pytorch_model.safetensors": bytes(range(256)) * 40,
+    "tokenizer/merges.txt": b"a b",
+}
+PICKLES = ("unet/diffusion_pytorch_model.bin", "model.ckpt", "weights.pt", "text_encoder/run.py")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(uri: str, tmp_path: Path, *, revision: str | None = None) -> str:
+    with pytest.raises(InputError) as refused:
+        fetch_model_folder(uri, tmp_path / "fetched", revision=revision)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+# --- a folder of this machine --------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "local"
+    for name, content in CONTENT.items() | {(name, b"\x80\x04.") for name in PICKLES}:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def test_a_local_folder_is_copied_without_its_pickles(folder: Path, tmp_path: Path) -> None:
+    fetch_model_folder(str(folder), tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+    assert {".bin", ".pt", ".ckpt", ".pkl", ".py", ".npz"}.isdisjoint(MODEL_FILES)
+
+
+def test_a_relative_folder_counts_from_where_one_stands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetch_model_folder("./local", tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+    assert f"looked in {tmp_path}" in refusal("./nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_a_link_in_it_is_refused(folder: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.txt").write_text("secret")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret" / ("key.txt" if target == "file" else ""))
+    assert "notes.txt is a link" in refusal(str(folder), tmp_path)
+    assert b"secret" not in files_of(tmp_path / "fetched").values()
+
+
+# --- an object store -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket with the folder ``sd``, its pickles, and a neighbour whose name begins alike; the environment says where."""
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    for name, content in CONTENT.items():
+        client.put_object(Bucket=BUCKET, Key=f"teachers/sd/{name}", Body=content)
+    for name in PICKLES:
+        client.put_object(Bucket=BUCKET, Key=f"teachers/sd/{name}", Body=b"\x80\x04.")
+    client.put_object(Bucket=BUCKET, Key="teachers/sd-other/model_index.json", Body=b"other")
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("uri", [f"s3://{BUCKET}/teachers/sd", f"s3://{BUCKET}/teachers/sd/"])
+def test_a_folder_of_an_object_store_is_fetched_without_its_pickles_and_neighbours(uri: str, tmp_path: Path) -> None:
+    fetch_model_folder(uri, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == CONTENT
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("uri", ["s3://no-such-bucket/teachers/sd", f"s3://{BUCKET}/teachers/none"])
+def test_a_missing_bucket_or_prefix_is_refused_by_its_url(uri: str, tmp_path: Path) -> None:
+    assert refusal(uri, tmp_path).startswith(uri)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_key_that_climbs_out_of_the_folder_writes_nothing_outside(tmp_path: Path) -> None:
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="evil/a/../../../escaped.json", Body=b"{}")
+    assert "climbs out" in refusal(f"s3://{BUCKET}/evil", tmp_path)
+    assert not list(tmp_path.rglob("escaped.json"))
+
+
+NAMED = ("weights.pt", "unet/config.json", "not_there.json")
+
+
+def test_named_files_come_alone_and_whatever_their_suffix(folder: Path, tmp_path: Path) -> None:
+    fetch_named_files(str(folder), NAMED, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
+
+
+@pytest.mark.usefixtures("store")
+def test_named_files_of_an_object_store_come_alone(tmp_path: Path) -> None:
+    fetch_named_files(f"s3://{BUCKET}/teachers/sd/", NAMED, tmp_path / "fetched", revision=None)
+    assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
+
+
+def test_named_files_come_over_http(folder: Path, tmp_path: Path) -> None:
+    (folder / "sac+logos.pth").write_bytes(b"head")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetch_named_files(f"http://127.0.0.1:{server.server_port}", ("sac+logos.pth", "none.pt"), tmp_path / "fetched", revision=None)
+        server.shutdown()
+    assert files_of(tmp_path / "fetched") == {"sac+logos.pth": b"head"}
+
+
+@pytest.mark.usefixtures("store")
+def test_a_folder_without_any_of_the_named_files_is_refused(folder: Path, tmp_path: Path) -> None:
+    for uri in (str(folder), f"s3://{BUCKET}/teachers/sd"):
+        with pytest.raises(InputError, match=r"has no a\.pt and no b\.pt$"):
+            fetch_named_files(uri, ("a.pt", "b.pt"), tmp_path / "fetched", revision=None)
+    (folder / "link.pt").symlink_to(folder / "weights.pt")
+    with pytest.raises(InputError, match=r"link\.pt is a link"):
+        fetch_named_files(str(folder), ("link.pt",), tmp_path / "fetched", revision=None)
+
+
+FETCH = "import sys; from pathlib import Path; from rglcd.store.files import fetch_model_folder as f; "
+FETCH += "from rglcd.launch.execute import process_boundary\nwith process_boundary(): f(sys.argv[1], Path(sys.argv[2]), revision='0' * 40)"
+
+
+@pytest.mark.parametrize(
+    ("environment", "uri"),
+    [
+        # No credentials, and nobody to ask for them.
+        ({"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/prefix"),
+        # Credentials, and nobody there.
+        (
+            {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+            "s3://bucket/prefix",
+        ),
+        # A model hub that cannot be reached.
+        ({"HF_HUB_OFFLINE": "1"}, "org/model"),
+        ({}, "gopher://bucket/prefix"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment: dict[str, str], uri: str, tmp_path: Path) -> None:
+    """In a process of its own, for the libraries read their environment once."""
+    plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FETCH, uri, str(tmp_path / "fetched")]
+    ran = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=False, timeout=100)
+    assert ran.returncode == 2, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"rglcd: {uri}")
+    if uri == "org/model":
+        for alternative in ("a mirror", "s3:// folder", "local diffusers folder"):
+            assert alternative in line
+
+
+def test_of_a_published_teacher_only_the_pipelines_parts_are_fetched() -> None:
+    # The listing of stable-diffusion-v1-5/stable-diffusion-v1-5 and, in its root, of SD 2.1's and SDXL's repositories.
+    parts = ["model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
+    parts += ["tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    parts += ["vae/config.json", "vae/diffusion_pytorch_model.safetensors", "text_encoder_2/model.safetensors", "README.md"]
+    beside = ["v1-5-pruned.safetensors", "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"]
+    beside += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/model.onnx"]
+    beside += ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt", "vae_decoder/openvino_model.xml"]
+    allowed = [f"*{suffix}" for suffix in MODEL_FILES]
+    kept = filter_repo_objects([*parts, *beside], allow_patterns=allowed, ignore_patterns=list(UNUSED_ON_THE_HUB))
+    assert sorted(kept) == sorted(parts)
