@@ -1,14 +1,18 @@
-"""The exported folder says what diffusers needs to know, and nothing of the machine that made it."""
+"""Export for diffusers: the folder loads without this package, and holds nothing of the machine that made it."""
 
+import ast
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline, LCMScheduler
 
-from rglcd.models.export import CardFacts, SamplingGrid, export_student, exported_weights
+from rglcd.models.export import CardFacts, SamplingGrid, export_student, exported_weights, model_card
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 
@@ -43,7 +47,7 @@ def read(path: Path) -> dict[str, object]:
     return content
 
 
-def test_the_index_names_every_part_and_each_is_there(exported: Path) -> None:
+def test_model_index_names_every_part_and_each_exists(exported: Path) -> None:
     index = read(exported / "model_index.json")
     assert index["_class_name"] == "LatentConsistencyModelPipeline"
     parts = {name: value for name, value in index.items() if isinstance(value, list) and value[0] is not None}
@@ -53,7 +57,7 @@ def test_the_index_names_every_part_and_each_is_there(exported: Path) -> None:
     assert all((exported / name).is_dir() for name in parts)
 
 
-def test_the_scheduler_is_the_teachers_on_the_students_grid(exported: Path, teacher_folder: Path) -> None:
+def test_scheduler_has_the_teachers_noise_and_the_students_grid(exported: Path, teacher_folder: Path) -> None:
     ours, theirs = read(exported / "scheduler" / "scheduler_config.json"), read(teacher_folder / "scheduler" / "scheduler_config.json")
     assert ours["_class_name"] == "LCMScheduler"
     assert (ours["original_inference_steps"], ours["timestep_scaling"], ours["clip_sample"]) == (40, 7.0, False)
@@ -63,7 +67,7 @@ def test_the_scheduler_is_the_teachers_on_the_students_grid(exported: Path, teac
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_prediction_type_is_kept(teacher_folder: Path, tmp_path: Path, kind: str) -> None:
+def test_prediction_type_is_the_teachers(teacher_folder: Path, tmp_path: Path, kind: str) -> None:
     teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
     path = teacher / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(read(path) | {"prediction_type": kind}))
@@ -71,7 +75,7 @@ def test_the_prediction_type_is_kept(teacher_folder: Path, tmp_path: Path, kind:
     assert read(tmp_path / "student" / "scheduler" / "scheduler_config.json")["prediction_type"] == kind
 
 
-def test_no_json_file_holds_a_path_of_this_machine(exported: Path, teacher_folder: Path) -> None:
+def test_no_json_file_holds_a_local_path(exported: Path, teacher_folder: Path) -> None:
     files = list(exported.rglob("*.json"))
     assert len(files) > 5
     for path in files:
@@ -87,18 +91,18 @@ def _strings(node: object) -> list[str]:
     return [text for child in children for text in _strings(child)]
 
 
-def test_it_is_made_of_text_and_safetensors(exported: Path) -> None:
+def test_export_holds_only_text_and_safetensors(exported: Path) -> None:
     assert {path.suffix for path in exported.rglob("*") if path.is_file()} == {".json", ".md", ".safetensors"}
 
 
-def test_exported_twice_it_is_the_same_bytes(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
+def test_two_exports_are_the_same_bytes(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
     export(teacher_folder, tmp_path)
     for path in exported.rglob("*"):
         if path.is_file():
             assert (tmp_path / path.relative_to(exported)).read_bytes() == path.read_bytes(), path.name
 
 
-def test_diffusers_opens_it_with_the_students_weights(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
+def test_diffusers_loads_the_students_weights(exported: Path, teacher_folder: Path, tmp_path: Path) -> None:
     student = export(teacher_folder, tmp_path)
     pipeline = DiffusionPipeline.from_pretrained(exported)
     assert pipeline.unet.config.time_cond_proj_dim == 16
@@ -106,13 +110,31 @@ def test_diffusers_opens_it_with_the_students_weights(exported: Path, teacher_fo
     assert all(torch.equal(opened[name], tensor) for name, tensor in student.unet.state_dict().items())
 
 
-def test_the_card_says_this_runs_figures(exported: Path) -> None:
+def test_card_holds_the_figures_of_the_run(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     for words in ("library_name: diffusers", "# tiny · rg", "`./toy/teacher`", "`expert`, weight 1", "| 12,000 |", "| 1,920,000 |"):
         assert words in card, words
     assert "| 1 to 5.5 |" in card
     assert "guidance_scale=4.25" in card
     assert "between 2 and 6.5" in card
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "adapter"])
+def test_card_shows_hostile_names_as_text(kind: Literal["pipeline", "adapter"]) -> None:
+    def lines(**changes: str) -> list[str]:
+        return model_card(replace(CARD, **changes), kind=kind).splitlines()
+
+    hostile = 'a|b`c`\n| d | <b onclick="x">"); import os\n```'
+    text = lines(title=hostile, teacher=hostile, arm=hostile, reward=f"`{hostile}`, weight 1")
+    assert [line[:2] for line in text] == [line[:2] for line in lines()]
+    (title,) = (re.sub(r"\\.", "", line) for line in text if line.startswith("# "))
+    assert not {"<", "`"} & set(title)
+    table = [re.sub(r"\\.", "", line) for line in text if line.startswith("|")]
+    assert {line.count("|") for line in table} == {3}
+    if kind == "adapter":
+        code = "\n".join(text).split("```python\n")[1].split("\n```")[0]
+        (teacher,) = (node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and "import os" in str(node.value))
+        assert teacher == hostile
 
 
 # --- adapters and SDXL ---------------------------------------------------------------------------
@@ -129,7 +151,7 @@ def adapter_of(teacher_folder: Path) -> Student:
 
 
 @pytest.mark.parametrize("name", ["teacher_folder", "xl_folder"])
-def test_an_adapter_is_one_small_file_with_a_scheduler_and_a_card(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_adapter_export_is_weights_scheduler_and_card(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     teacher = request.getfixturevalue(name)
     for folder in ("first", "second"):
         export_student(adapter_of(teacher), teacher=teacher, folder=tmp_path / folder, grid=SamplingGrid(40, 7.0), card=CARD)
@@ -144,7 +166,7 @@ def test_an_adapter_is_one_small_file_with_a_scheduler_and_a_card(name: str, req
     assert "guidance_scale=1)" in card
 
 
-def test_an_adapters_file_carries_its_scale_in_its_second_factor(teacher_folder: Path) -> None:
+def test_adapter_weights_include_alpha_over_rank_in_lora_b(teacher_folder: Path) -> None:
     student = adapter_of(teacher_folder)
     tensors = student.adapter_tensors()
     assert all(name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight")) for name in tensors)
@@ -154,7 +176,7 @@ def test_an_adapters_file_carries_its_scale_in_its_second_factor(teacher_folder:
         torch.testing.assert_close(stored, parameter.detach() * (SHAPE.alpha / SHAPE.rank if ".lora_B." in name else 1))
 
 
-def test_a_whole_student_of_sdxl_brings_both_encoders_along(xl_folder: Path, tmp_path: Path) -> None:
+def test_sdxl_export_includes_both_text_encoders(xl_folder: Path, tmp_path: Path) -> None:
     export(xl_folder, tmp_path)
     index = read(tmp_path / "model_index.json")
     assert index["_class_name"] == "StableDiffusionXLPipeline"
@@ -166,6 +188,6 @@ def test_a_whole_student_of_sdxl_brings_both_encoders_along(xl_folder: Path, tmp
     assert pipeline.unet.config.time_cond_proj_dim == 16
 
 
-def test_what_draws_is_named_and_nothing_else() -> None:
+def test_exported_weights_are_those_of_one_arm_only() -> None:
     files = {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2", "rg/README.md": "3", "lcm/unet/a": "4"}
     assert exported_weights(files, "rg") == {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2"}

@@ -7,7 +7,7 @@ import pytest
 
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.decoding import encode
-from rglcd.sharding.survey import LOCAL, OTHERS, Survey, domain_of, lot
+from rglcd.sharding.survey import LOCAL, OTHERS, Survey, domain_of, stable_random
 from rglcd.sharding.survival import NUM_PREVIEWS, previews_per_shard, render, survival_of
 from tests.sharding.test_decoding import picture
 
@@ -26,7 +26,7 @@ def surveyed(num_samples: int, *, first: int = 0, num_previews: int = 4) -> Surv
     return survey
 
 
-def test_the_waterfall_leads_from_rows_to_samples() -> None:
+def test_waterfall_counts_rows_left_after_each_step() -> None:
     survey = surveyed(5)
     for _ in range(6):
         survey.add_refusal("http://gone.example/x")
@@ -38,25 +38,25 @@ def test_the_waterfall_leads_from_rows_to_samples() -> None:
     assert survival["aspects"]["1.2"] == 5
 
 
-def test_every_reason_is_lost_at_one_place() -> None:
+def test_waterfall_counts_every_reason_once() -> None:
     survival = survival_of([record(surveyed(1), **{reason.value: 1 for reason in Reason})])
     assert survival["waterfall"][-1]["count"] == 1
     assert survival["rows"] == 1 + len(Reason)
 
 
-def test_previews_are_the_draw_from_all_samples() -> None:
+def test_previews_are_a_random_draw_from_all_samples() -> None:
     shards = [surveyed(60, first=60 * number, num_previews=previews_per_shard(20)) for number in range(20)]
     survival = survival_of(record(shard) for shard in shards)
-    expected = sorted((f"{number:09d}" for number in range(1200)), key=lot)[:NUM_PREVIEWS]
+    expected = sorted((f"{number:09d}" for number in range(1200)), key=stable_random)[:NUM_PREVIEWS]
     assert [preview["key"] for preview in survival["previews"]] == expected
 
 
-def test_domains() -> None:
+def test_domain_is_the_host_without_www() -> None:
     urls = ["https://WWW.Example.com:8/a", "http://[::1", "images/a.png", None, "http://" + "x" * 300]
     assert [domain_of(url) for url in urls] == ["example.com", LOCAL, LOCAL, LOCAL, "x" * 253]
 
 
-def test_memory_is_bounded_however_many_domains_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rglcd.sharding.survival.MAX_DOMAINS", 500)
 
     def records(num_shards: int) -> Iterator[dict[str, Any]]:
@@ -81,7 +81,7 @@ def test_memory_is_bounded_however_many_domains_there_are(monkeypatch: pytest.Mo
     assert peak_bytes(32) < 1.3 * peak_bytes(8)
 
 
-def test_hostile_captions_and_domains_stay_text() -> None:
+def test_page_escapes_captions_and_domains() -> None:
     survey = Survey(4)
     payload = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     survey.add_sample("000", IMAGE, payload, {**FACTS, "url": "http://<script>alert(2)</script>/"})
@@ -93,7 +93,7 @@ def test_hostile_captions_and_domains_stay_text() -> None:
     assert "default-src 'none'" in page
 
 
-def test_the_report_is_a_function_of_the_records() -> None:
+def test_equal_records_give_equal_reports() -> None:
     made = [survival_of([record(surveyed(9)), record(surveyed(9, first=9))]) for _ in range(2)]
     assert json.dumps(made[0]) == json.dumps(made[1])
     assert render(made[0]) == render(made[1])

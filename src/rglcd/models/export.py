@@ -1,11 +1,12 @@
-"""The student as the field expects it, opened with no code of ours: a diffusers pipeline folder, or an adapter that
-``load_lora_weights`` puts onto the teacher's own pipeline and ``fuse_lora`` merges."""
+"""Exports a student for diffusers: a pipeline folder, or a LoRA adapter that ``load_lora_weights`` puts onto the teacher's own
+pipeline and ``fuse_lora`` merges. Neither needs this package."""
 
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from diffusers import LCMScheduler
 from safetensors.torch import save_file
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from rglcd.models.loading import read_json
 from rglcd.models.student import ADAPTER_FILE, Student
 from rglcd.models.text import is_xl, text_parts
+from rglcd.rendering import markdown_environment
 
 _SD_PIPELINE = "LatentConsistencyModelPipeline"
 _XL_PIPELINE = "StableDiffusionXLPipeline"
@@ -20,7 +22,7 @@ _XL_PIPELINE = "StableDiffusionXLPipeline"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the model card says; every figure is this run's."""
+    """What the model card says; every figure is this run's. ``reward`` is a line of Markdown, all else plain text."""
 
     title: str
     teacher: str
@@ -49,16 +51,16 @@ def export_student(student: Student, *, teacher: Path, folder: Path, grid: Sampl
     _write_scheduler(teacher, folder, grid)
     if student.adapter is None:
         _write_pipeline(student, teacher, folder)
-        use = _PIPELINE_USE
+        text = model_card(card, kind="pipeline")
     else:
         # One key of metadata: safetensors writes several in an order that changes from run to run.
         save_file(student.adapter_tensors(), str(folder / ADAPTER_FILE), metadata={"format": "pt"})
-        use = _ADAPTER_USE
-    (folder / "README.md").write_text(_card(card, use), encoding="utf-8")
+        text = model_card(card, kind="adapter")
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def exported_weights(files: Mapping[str, str], arm: str) -> dict[str, str]:
-    """Those of an artifact's ``files`` (digests by name) that make the student of ``arm`` draw as it does."""
+    """The weights of the student of ``arm`` among an artifact's ``files`` (digests by name)."""
     return {name: digest for name, digest in files.items() if name.startswith(f"{arm}/unet/") or name == f"{arm}/{ADAPTER_FILE}"}
 
 
@@ -93,49 +95,6 @@ def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(head | entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-_PIPELINE_USE = """```python
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("this folder")
-image = pipeline("a prompt", num_inference_steps=2, guidance_scale={scale:g}).images[0]
-```
-
-`guidance_scale` is omega + 1: keep it between {low_scale:g} and {high_scale:g}, the range seen in training."""
-
-_ADAPTER_USE = """```python
-from diffusers import DiffusionPipeline, LCMScheduler
-
-pipeline = DiffusionPipeline.from_pretrained("{teacher}")
-pipeline.scheduler = LCMScheduler.from_pretrained("this folder", subfolder="scheduler")
-pipeline.load_lora_weights("this folder")  # and pipeline.fuse_lora() to merge it
-image = pipeline("a prompt", num_inference_steps=4, guidance_scale=1).images[0]
-```
-
-The adapter was trained under guidance and is told none: `guidance_scale=1` draws what it learnt; more guides it once again."""
-
-
-def _card(facts: CardFacts, use: str) -> str:
-    low, high = facts.omega
-    example = use.format(scale=facts.guidance_scale, low_scale=low + 1, high_scale=high + 1, teacher=facts.teacher)
-    return f"""---
-library_name: diffusers
-pipeline_tag: text-to-image
-tags: [lcm, rg-lcd, diffusers]
----
-
-# {facts.title}
-
-A latent consistency model that draws in 1 to 8 steps, distilled from `{facts.teacher}`
-by reward guided latent consistency distillation (Li, Feng, Chen and Wang, TMLR 2024, arXiv 2403.11027).
-
-| | |
-|---|---|
-| arm | `{facts.arm}` |
-| reward | {facts.reward} |
-| training steps | {facts.num_steps:,} |
-| images seen | {facts.images_seen:,} |
-| guidance weights seen (omega) | {low:g} to {high:g} |
-
-{example} `rglcd.json` beside this
-file holds the configuration and the digests of everything that the student was made from. Weights inherit the teacher's licence.
-"""
+def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"]) -> str:
+    """The README of an export: what the student is, and how diffusers samples it."""
+    return markdown_environment("rglcd.models").get_template("card.md").render(card=card, kind=kind)

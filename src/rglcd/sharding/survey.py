@@ -1,4 +1,4 @@
-"""What rows are like, shard by shard: domains, sizes, a few previews. Small enough to lie in each shard's record."""
+"""Statistics of one shard's rows: domains, sizes, a few previews. Small enough to be part of the shard's record."""
 
 import hashlib
 import heapq
@@ -26,7 +26,7 @@ _MAX_TEXT: Final = 200
 
 @dataclass
 class Survey:
-    """Of one shard. ``num_previews`` samples are shown: those whose keys' digests are the smallest, so chance has chosen them."""
+    """The statistics of one shard. The previews are a random draw: the samples with the smallest :func:`stable_random` keys."""
 
     num_previews: int = 0
     num_samples: int = 0
@@ -47,7 +47,7 @@ class Survey:
             self.sides[max(side for side in SIDES if side <= short)] += 1
             self.aspects[max(aspect for aspect in ASPECTS if aspect <= long / short)] += 1
         if self.num_previews:
-            candidate = (-lot(key), key, image, caption)
+            candidate = (-stable_random(key), key, image, caption)
             if len(self._chosen) < self.num_previews:
                 heapq.heappush(self._chosen, candidate)
             else:
@@ -70,8 +70,8 @@ class Survey:
         return {"domains": domains, "short_sides": sides, "aspects": aspects, "previews": previews}
 
 
-def lot(key: str) -> int:
-    """A number that ``key`` draws: the same each time, and no pattern in it."""
+def stable_random(key: str) -> int:
+    """A deterministic pseudo-random number for ``key``."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
