@@ -80,8 +80,8 @@ def write_tiny_features(folder: Path) -> None:
     ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")).save_pretrained(folder)
 
 
-def write_tiny_exhibition(data: Path) -> None:
-    """What ``evaluate`` reads of a source folder: prompts, and its images once more as reference."""
+def write_tiny_evaluation_data(data: Path) -> None:
+    """The part of a source folder that ``evaluate`` reads: prompts, and the images once more as reference."""
     (data / "prompts").mkdir()
     (data / "prompts" / "heldout.txt").write_text("a red circle\n\na <b>blue</b> square\nsomething else\n")
     shutil.copytree(data / "images", data / "reference" / "images")

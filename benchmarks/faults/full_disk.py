@@ -25,7 +25,7 @@ from tests.tiny_line import (
     run,
     tiny_config,
     write_pretrained_artifact,
-    write_tiny_exhibition,
+    write_tiny_evaluation_data,
     write_tiny_features,
     write_tiny_source,
 )
@@ -67,7 +67,7 @@ class _Lines:
     def __init__(self, scratch: Path, server: HostileServer) -> None:
         self.scratch, self.line, self.older = scratch, scratch / "unbroken", scratch / "older"
         write_tiny_source(self.line / "data")
-        write_tiny_exhibition(self.line / "data")
+        write_tiny_evaluation_data(self.line / "data")
         write_pretrained_artifact(self.line / "pretrained")
         write_tiny_features(self.line / "pretrained" / "features")
         publish(self.line / "pretrained", stage="prepare")

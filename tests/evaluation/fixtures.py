@@ -2,9 +2,10 @@
 
 import torch
 
-from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Subject, contact_sheet
-from rglcd.evaluation.page import Pictures, Provenance
-from rglcd.evaluation.report import Comparison, compare
+from rglcd.evaluation.comparison import Comparison, compare
+from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, contact_sheet
+from rglcd.evaluation.pictures import Pictures
+from rglcd.evaluation.report_data import Provenance
 
 NUM_IMAGES = 64
 SIDE = 16
@@ -12,7 +13,7 @@ SIDE = 16
 
 def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Measurement:
     return Measurement(
-        subject=Subject(who, num_steps),
+        sampler=Sampler(who, num_steps),
         scores=scores,
         full_marks={name: sum(value >= 1 for value in values) / len(values) for name, values in scores.items()},
         high_frequency=[0.02] * NUM_IMAGES,
@@ -28,23 +29,25 @@ def constant(value: float, *names: str) -> dict[str, list[float]]:
     return {name: [value] * NUM_IMAGES for name in names}
 
 
-def measurements(student: dict[str, list[float]], *, plain: float = 0.2, num_steps: tuple[int, ...] = (1, 2)) -> list[Measurement]:
-    """Real images at 1, a teacher at 0.5, a plain LCM at ``plain`` and RG-LCM with the scores ``student``, at every step count."""
+def measurements(
+    student: dict[str, list[float]], *, plain: float = 0.2, num_steps: tuple[int, ...] = (1, 2), arm: str = "rg"
+) -> list[Measurement]:
+    """Real images at 1, a teacher at 0.5, a plain LCM at ``plain`` and ``arm`` with the scores ``student``, at every step count."""
     names = tuple(student)
     few = [measurement("lcm", steps, constant(plain, *names)) for steps in num_steps]
-    few += [measurement("rg", steps, student) for steps in num_steps]
+    few += [measurement(arm, steps, student) for steps in num_steps]
     return [measurement(REAL, 0, constant(1.0, *names)), measurement(TEACHER, 50, constant(0.5, *names)), *few]
 
 
-def comparison(student: dict[str, list[float]], *, trained_on: str | None = "expert", plain: float = 0.2) -> Comparison:
-    return compare(measurements(student, plain=plain), seed=0, trained_on=trained_on)
+def comparison(student: dict[str, list[float]], *, trained_on: str | None = "expert", plain: float = 0.2, arm: str = "rg") -> Comparison:
+    return compare(measurements(student, plain=plain, arm=arm), seed=0, trained_on=trained_on)
 
 
-def pictures(captions: list[str], *, side: int = SIDE) -> Pictures:
-    subjects = [m.subject for m in measurements(constant(0.7, "judge")) if m.subject.who != REAL]
+def pictures(captions: list[str], *, side: int = SIDE, arm: str = "rg", judge: str = "judge") -> Pictures:
+    samplers = [m.sampler for m in measurements(constant(0.7, judge), arm=arm) if m.sampler.who != REAL]
     images = torch.arange(len(captions), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, side, side) * 20
     sheet = contact_sheet(images)
-    return Pictures(dict.fromkeys(subjects, sheet), side, captions, "judge", {s: [0.5] * len(captions) for s in subjects})
+    return Pictures(dict.fromkeys(samplers, sheet), side, captions, judge, {s: [0.5] * len(captions) for s in samplers})
 
 
 def provenance(**changes: object) -> Provenance:

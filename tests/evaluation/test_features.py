@@ -32,12 +32,12 @@ def test_features_are_the_pooled_output_of_the_normalised_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("size", [24, {"shortest_edge": 24}, {"height": 24, "width": 24}])
-def test_pixels_are_resized_to_the_side_the_model_was_trained_at(tmp_path, size):
+def test_pixels_are_resized_to_the_models_training_size(tmp_path, size):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
     assert read_preprocessing(tmp_path)(torch.rand(2, 3, 16, 16)).shape == (2, 3, 24, 24)
 
 
-def test_without_a_preprocessor_pixels_pass_as_they_are(tmp_path):
+def test_pixels_are_unchanged_without_a_preprocessor_config(tmp_path):
     pixels = torch.rand(2, 3, 16, 16)
     assert torch.equal(read_preprocessing(tmp_path)(pixels), pixels)
 
@@ -47,12 +47,12 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
         load_features("inception", tmp_path, device=CPU)
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be opened"):
         load_features("auto", tmp_path, device=CPU)
 
 
-def test_a_model_whose_pooling_was_never_trained_is_refused(tmp_path):
+def test_model_with_untrained_pooling_is_refused(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=8)
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"lacks .* tensors, pooler"):

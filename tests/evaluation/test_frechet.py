@@ -19,13 +19,13 @@ def exact_moments(mean: torch.Tensor, covariance: torch.Tensor, count: int = 100
     return FeatureMoments(count, count * mean, (count - 1) * covariance + count * torch.outer(mean, mean))
 
 
-def test_equal_sets_have_distance_zero_even_with_fewer_images_than_features():
+def test_distance_of_equal_sets_is_zero_even_with_fewer_images_than_features():
     for count in (3, 200):
         moments = FeatureMoments.of(features(0, count=count))
         assert frechet_distance(moments, moments) == pytest.approx(0, abs=1e-6)
 
 
-def test_commuting_gaussians_have_the_closed_form():
+def test_distance_of_commuting_gaussians_is_the_closed_form():
     generator = torch.Generator().manual_seed(1)
     axes = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64)).Q
     a, b = torch.rand(2, 5, generator=generator, dtype=torch.float64) + 0.1
@@ -37,7 +37,7 @@ def test_commuting_gaussians_have_the_closed_form():
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_equals_the_form_with_a_general_matrix_root(seed):
+def test_distance_equals_the_formula_with_a_general_matrix_square_root(seed):
     a, b = FeatureMoments.of(features(seed)), FeatureMoments.of(features(seed + 1))
     root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
     gap = np.square((a.mean - b.mean).numpy()).sum()
@@ -48,7 +48,7 @@ def test_equals_the_form_with_a_general_matrix_root(seed):
 
 @given(st.permutations(range(200)), st.integers(1, 199))
 @settings(max_examples=20, deadline=None)
-def test_neither_order_nor_the_cut_into_batches_matters(order, cut):
+def test_moments_do_not_depend_on_order_or_batches(order, cut):
     rows, other = features(3), FeatureMoments.of(features(4))
     shuffled = rows[list(order)]
     merged = FeatureMoments.of(shuffled[:cut]) + FeatureMoments.of(shuffled[cut:])
@@ -57,6 +57,6 @@ def test_neither_order_nor_the_cut_into_batches_matters(order, cut):
     assert frechet_distance(merged, other) == pytest.approx(frechet_distance(FeatureMoments.of(rows), other), rel=1e-9)
 
 
-def test_one_image_has_no_covariance():
+def test_distance_of_a_single_image_is_refused():
     with pytest.raises(ValueError, match="at least two"):
         frechet_distance(FeatureMoments.of(features(0, count=1)), FeatureMoments.of(features(0)))

@@ -1,4 +1,4 @@
-"""Our samplers draw what diffusers' pipelines draw from the same noise."""
+"""From the same noise, our sampling gives the images of diffusers' pipelines."""
 
 import json
 from pathlib import Path
@@ -56,8 +56,8 @@ ADAPTER = AdapterShape(rank=2, alpha=6, targets=("to_q", "to_v", "ff.net.2", "co
 KINDS = ["epsilon", "v_prediction", "sample"]
 
 
-def shelve(folder: Path, *, xl: bool, kind: str) -> Path:
-    """A teacher of ``kind``, and of it a whole student and an adapter, as if they had learnt."""
+def export_students(folder: Path, *, xl: bool, kind: str) -> Path:
+    """A teacher of prediction type ``kind``, a whole student and an adapter of it with random changes."""
     (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher")
     path = folder / "teacher" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": kind}))
@@ -74,9 +74,9 @@ def shelve(folder: Path, *, xl: bool, kind: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=[(False, kind) for kind in KINDS] + [(True, "epsilon")], ids=lambda p: "xl" if p[0] else p[1])
-def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     xl, kind = request.param
-    return shelve(tmp_path_factory.mktemp("shelf"), xl=xl, kind=kind)
+    return export_students(tmp_path_factory.mktemp("exported"), xl=xl, kind=kind)
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +87,22 @@ def text(teacher_folder) -> TextEncoder:
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def test_noise_belongs_to_the_image_not_to_its_batch():
+def test_noise_of_an_image_does_not_depend_on_its_batch():
     together = seeded_noises(range(6), SHAPE, seed=3, count=2)
-    apart = [seeded_noises([index], SHAPE, seed=3, count=2) for index in range(6)]
+    alone = [seeded_noises([index], SHAPE, seed=3, count=2) for index in range(6)]
     for number in range(2):
-        assert torch.equal(together[number], torch.cat([noises[number] for noises in apart]))
+        assert torch.equal(together[number], torch.cat([noises[number] for noises in alone]))
     backwards = seeded_noises(range(5, -1, -1), SHAPE, seed=3, count=2)
     assert torch.equal(backwards[1].flip(0), together[1])
 
 
-def test_every_sampler_starts_from_the_same_noise():
+def test_first_noise_does_not_depend_on_the_number_of_steps():
     few, many = seeded_noises([7], SHAPE, seed=0, count=1), seeded_noises([7], SHAPE, seed=0, count=8)
     assert torch.equal(few[0], many[0])
     assert len({noise.sum().item() for noise in many}) == 8
 
 
-def test_neighbouring_seeds_share_no_image():
+def test_neighbouring_seeds_share_no_noise():
     assert not torch.equal(*(seeded_noises([1 - seed], SHAPE, seed=seed, count=1)[0] for seed in (0, 1)))
 
 
@@ -115,7 +115,7 @@ def test_noise_is_standard_normal():
 # --- the teacher ---------------------------------------------------------------------------------
 
 
-def test_sdxls_teacher_draws_as_diffusers_does_from_zeros_for_no_caption(tmp_path: Path) -> None:
+def test_sdxl_teacher_equals_diffusers_with_zeros_for_the_empty_prompt(tmp_path: Path) -> None:
     write_tiny_xl(tmp_path)
     (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
     teacher, text = (kind.load(tmp_path, dtype=torch.float32, device=CPU) for kind in (Teacher, TextEncoder))
@@ -130,7 +130,7 @@ def test_sdxls_teacher_draws_as_diffusers_does_from_zeros_for_no_caption(tmp_pat
 
 
 @pytest.mark.parametrize("num_steps", [4, 10])
-def test_the_teacher_draws_as_diffusers_does_on_the_trailing_grid(teacher_folder, text, num_steps):
+def test_teacher_equals_diffusers_ddim_with_trailing_timesteps(teacher_folder, text, num_steps):
     (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
     teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
     cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.null()
@@ -148,7 +148,7 @@ def test_the_teacher_draws_as_diffusers_does_on_the_trailing_grid(teacher_folder
 
 
 @pytest.mark.parametrize("num_steps", range(1, 9))
-def test_the_student_draws_as_diffusers_does(student_folder, text, num_steps):
+def test_student_equals_the_diffusers_lcm_pipeline(student_folder, text, num_steps):
     noises = seeded_noises(range(2), SHAPE, seed=0, count=num_steps)
     pipeline = LatentConsistencyModelPipeline.from_pretrained(student_folder, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -162,34 +162,34 @@ def test_the_student_draws_as_diffusers_does(student_folder, text, num_steps):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
-def test_whatever_the_teacher_predicts_its_whole_student_draws_the_images_that_diffusers_draws(shelf: Path, num_steps: int) -> None:
-    student = Student.load(shelf / "whole", dtype=torch.float32, device=CPU)
-    pipeline = DiffusionPipeline.from_pretrained(shelf / "whole", safety_checker=None)
+def test_exported_student_draws_the_same_images_in_diffusers(exported: Path, num_steps: int) -> None:
+    student = Student.load(exported / "whole", dtype=torch.float32, device=CPU)
+    pipeline = DiffusionPipeline.from_pretrained(exported / "whole", safety_checker=None)
     assert isinstance(pipeline, StableDiffusionXLPipeline if student.unet.config.addition_embed_type else LatentConsistencyModelPipeline)
-    _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=3.0)
+    _compare(exported, student, pipeline, num_steps=num_steps, guidance_scale=3.0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
-def test_an_adapter_on_the_stock_pipeline_draws_the_images_that_we_draw_fused_or_not(shelf: Path, num_steps: int) -> None:
-    teacher = Teacher.load(shelf / "teacher", dtype=torch.float32, device=CPU)
-    student = Student.load_adapter(shelf / "adapter", teacher, ADAPTER)
-    pipeline = DiffusionPipeline.from_pretrained(shelf / "teacher", safety_checker=None)
-    pipeline.scheduler = LCMScheduler.from_pretrained(shelf / "adapter", subfolder="scheduler")
+def test_exported_adapter_draws_the_same_images_in_diffusers_fused_or_not(exported: Path, num_steps: int) -> None:
+    teacher = Teacher.load(exported / "teacher", dtype=torch.float32, device=CPU)
+    student = Student.load_adapter(exported / "adapter", teacher, ADAPTER)
+    pipeline = DiffusionPipeline.from_pretrained(exported / "teacher", safety_checker=None)
+    pipeline.scheduler = LCMScheduler.from_pretrained(exported / "adapter", subfolder="scheduler")
     without = _drawn_by_diffusers(pipeline, seeded_noises(range(2), SHAPE, seed=0, count=num_steps), num_steps, guidance_scale=1.0)[0]
-    pipeline.load_lora_weights(shelf / "adapter")
-    theirs = _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
+    pipeline.load_lora_weights(exported / "adapter")
+    theirs = _compare(exported, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
     assert not torch.allclose(theirs, without, atol=1e-2), "the adapter does something"
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
-    _compare(shelf, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
+    _compare(exported, student, pipeline, num_steps=num_steps, guidance_scale=1.0)
 
 
-def _compare(shelf: Path, student: Student, pipeline, *, num_steps: int, guidance_scale: float) -> torch.Tensor:
+def _compare(exported: Path, student: Student, pipeline, *, num_steps: int, guidance_scale: float) -> torch.Tensor:
     """Our latents and pictures are the pipeline's, from the same noise; the latents."""
     pipeline.set_progress_bar_config(disable=True)
     noises = seeded_noises(range(2), SHAPE, seed=0, count=num_steps)
     theirs, drawn = _drawn_by_diffusers(pipeline, noises, num_steps, guidance_scale=guidance_scale)
-    text, codec = (kind.load(shelf / "teacher", dtype=torch.float32, device=CPU) for kind in (TextEncoder, Codec))
+    text, codec = (kind.load(exported / "teacher", dtype=torch.float32, device=CPU) for kind in (TextEncoder, Codec))
     cond = text.encode(text.tokenise(CAPTIONS)).with_time_ids(text.drawing_sizes(RESOLUTION))
     noises = [noises[0], *drawn]
     ours = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=guidance_scale - 1)
@@ -214,7 +214,7 @@ def _drawn_by_diffusers(pipeline, noises, num_steps, *, guidance_scale: float = 
     return theirs, [torch.randn(noises[0].shape, generator=generator) for _ in range(num_steps - 1)]
 
 
-def test_the_guidance_weight_reaches_the_student(student_folder, text):
+def test_student_output_depends_on_the_guidance_weight(student_folder, text):
     student = Student.load(student_folder, dtype=torch.float32, device=CPU)
     cond, noises = text.encode(text.tokenise(CAPTIONS)), seeded_noises(range(2), SHAPE, seed=0, count=1)
     weak, strong = (
@@ -223,7 +223,7 @@ def test_the_guidance_weight_reaches_the_student(student_folder, text):
     assert not torch.allclose(weak, strong, atol=1e-4)
 
 
-def test_drawing_is_sampling_and_decoding_without_a_graph(teacher_folder, student_folder, text):
+def test_drawn_pixels_are_decoded_latents_without_gradient(teacher_folder, student_folder, text):
     teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
     student = Student.load(student_folder, dtype=torch.float32, device=CPU)
     codec = Codec.load(teacher_folder, dtype=torch.float32, device=CPU)
@@ -242,7 +242,7 @@ def test_drawing_is_sampling_and_decoding_without_a_graph(teacher_folder, studen
 # --- what a file would hold ----------------------------------------------------------------------
 
 
-def test_rounding_is_that_of_diffusers_image_files(teacher_folder):
+def test_rounding_equals_that_of_diffusers_images(teacher_folder):
     pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None)
     latents = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -252,6 +252,6 @@ def test_rounding_is_that_of_diffusers_image_files(teacher_folder):
     assert np.array_equal(as_png(pixels).permute(0, 2, 3, 1).numpy(), np.stack(theirs))
 
 
-def test_every_grey_level_survives_the_file():
+def test_every_grey_level_survives_rounding():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(as_png(from_png(levels)), levels)

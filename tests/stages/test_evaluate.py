@@ -1,7 +1,8 @@
-"""Stage evaluate: what the report holds, what is kept after a kill, what is taken over, what is refused."""
+"""Stage evaluate: what the report holds, what is kept after a kill, what is reused, what is refused."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from rglcd import progress
 from rglcd.errors import InputError
 from rglcd.progress import Event
-from rglcd.store.manifest import UNDIGESTED
+from rglcd.store.manifest import UNDIGESTED, read_manifest, results_digest, scan, write_manifest
 from tests.publishing import publish
 from tests.tiny_line import (
     NUM_IMAGES,
@@ -18,7 +19,7 @@ from tests.tiny_line import (
     run,
     tiny_config,
     up_to_latents,
-    write_tiny_exhibition,
+    write_tiny_evaluation_data,
     write_tiny_features,
 )
 
@@ -37,7 +38,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     up_to_latents(root, config())
     run(root, config(), "pretrain")
     run(root, config(), "distill")
-    write_tiny_exhibition(root / "data")
+    write_tiny_evaluation_data(root / "data")
     write_tiny_features(root / "pretrained" / "features")
     publish(root / "pretrained", stage="prepare")
     run(root, config(), "evaluate")
@@ -56,7 +57,7 @@ def results(report: Path) -> dict[str, bytes]:
 
 
 def drawn_again(root: Path, *overrides: str) -> set[str]:
-    """Runs evaluate, and the subjects that it had to draw."""
+    """Runs evaluate, and the samplers whose images it had to draw."""
     tasks: set[str] = set()
     with progress.reporting_to(lambda event: tasks.add(event.task.removeprefix("draw "))):
         run(root, config(*overrides), "evaluate")
@@ -66,22 +67,22 @@ def drawn_again(root: Path, *overrides: str) -> set[str]:
 # --- what the report holds -----------------------------------------------------------------------
 
 
-def test_every_file_is_there_and_the_numbers_are_of_every_subject(line: Path) -> None:
+def test_report_holds_every_file_and_the_numbers_of_every_sampler(line: Path) -> None:
     report = line / "report"
     files = {"index.html", "report.md", "metrics.json", "quality.csv", "grid.png", "speed.json", "manifest.json", "timings.json"}
     assert {path.name for path in report.iterdir()} == files | {"metrics", "draws"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {who: list(steps) for who, steps in metrics.items() if who != "real"} == {"lcm": ["1", "2"], "rg": ["1", "2"], "teacher": ["3"]}
     assert {path.stem for path in (report / "metrics").iterdir()} == {"real", "teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"}
-    told = json.loads((report / "metrics" / "rg-2.json").read_text())
-    assert told["expert"] == metrics["rg"]["2"]["expert"]["mean"]
-    assert told["fid"] == metrics["rg"]["2"]["fid"]
-    assert any(name.startswith("wins over lcm, ") for name in told)
+    headlines = json.loads((report / "metrics" / "rg-2.json").read_text())
+    assert headlines["expert"] == metrics["rg"]["2"]["expert"]["mean"]
+    assert headlines["fid"] == metrics["rg"]["2"]["fid"]
+    assert any(name.startswith("wins over lcm, ") for name in headlines)
     assert metrics["real"]["expert"]["mean"] == pytest.approx(sum(_scores(report, "real")) / 6, abs=1e-6)
     assert all(json.loads((report / "speed.json").read_text())[who] for who in ("teacher", "lcm", "rg"))
 
 
-def test_the_page_holds_prompts_pictures_and_lineage(line: Path) -> None:
+def test_page_shows_prompts_pictures_and_lineage(line: Path) -> None:
     page = (line / "report" / "index.html").read_text()
     assert "a &lt;b&gt;blue&lt;/b&gt; square" in page
     assert page.count("data:image/png") == 2 * len(DRAWN)
@@ -89,7 +90,20 @@ def test_the_page_holds_prompts_pictures_and_lineage(line: Path) -> None:
         assert f"rglcd run {stage}" in page
 
 
-def test_pictures_are_drawn_for_the_prompts_in_turn(line: Path) -> None:
+def test_hostile_arm_name_stays_text(own: Path) -> None:
+    """An arm is named by its folder, which may be another person's."""
+    hostile = 'x" onmouseover="alert(1)'
+    (own / "student" / "rg").rename(own / "student" / hostile)
+    files = scan(own / "student")
+    manifest = read_manifest(own / "student", made_by="distill")
+    write_manifest(own / "student", replace(manifest, files=files, digest=results_digest(files)))
+    assert drawn_again(own) == {f"{hostile}-1", f"{hostile}-2"}
+    page = (own / "report" / "index.html").read_text()
+    assert 'onmouseover="' not in page
+    assert "x&#34; onmouseover=&#34;alert(1)" in page
+
+
+def test_prompts_are_drawn_in_turn_each_time_from_another_noise(line: Path) -> None:
     assert len(_scores(line / "report", "rg-2")) == 6
     with Image.open(line / "report" / "draws" / "rg-2" / "images.png") as sheet:
         assert sheet.size == (8 * 16, 16)
@@ -98,19 +112,19 @@ def test_pictures_are_drawn_for_the_prompts_in_turn(line: Path) -> None:
     assert len(set(pictures)) == 6
 
 
-def _scores(report: Path, subject: str) -> list[float]:
-    found: list[float] = json.loads((report / "draws" / subject / "scores.json").read_text())["scores"]["expert"]
+def _scores(report: Path, sampler: str) -> list[float]:
+    found: list[float] = json.loads((report / "draws" / sampler / "scores.json").read_text())["scores"]["expert"]
     return found
 
 
 # --- what is done once ---------------------------------------------------------------------------
 
 
-def test_the_same_command_again_finds_it_done(own: Path) -> None:
+def test_second_run_of_the_same_command_does_nothing(own: Path) -> None:
     assert run(own, config(), "evaluate").was_done
 
 
-def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
+def test_same_inputs_give_the_same_bytes(own: Path) -> None:
     before = results(own / "report")
     shutil.rmtree(own / "report")
     assert drawn_again(own) == {"score the real images", *DRAWN}
@@ -119,7 +133,7 @@ def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
     assert before.keys() == after.keys()
 
 
-def test_what_a_killed_run_had_measured_makes_the_same_tables(own: Path) -> None:
+def test_measurements_of_a_killed_run_give_the_same_tables(own: Path) -> None:
     """With scorers that are not in alphabetical order, as JSON is."""
     shutil.copytree(own / "pretrained" / "scorers" / "expert", own / "pretrained" / "scorers" / "another")
     (own / "pretrained" / "scorers.json").write_text(
@@ -137,12 +151,12 @@ def test_what_a_killed_run_had_measured_makes_the_same_tables(own: Path) -> None
     assert results(own / "report") == before
 
 
-def test_another_teacher_is_another_ruler_for_every_arm(own: Path) -> None:
+def test_another_number_of_teacher_steps_measures_every_arm_again(own: Path) -> None:
     assert drawn_again(own, "evaluation.teacher_steps=2") == {"teacher-2", *DRAWN} - {"teacher-3"}
-    taken_over = results(own / "report")
+    reused = results(own / "report")
     shutil.rmtree(own / "report")
     drawn_again(own, "evaluation.teacher_steps=2")
-    assert results(own / "report")["metrics.json"] == taken_over["metrics.json"]
+    assert results(own / "report")["metrics.json"] == reused["metrics.json"]
 
 
 class KilledError(Exception):
@@ -150,7 +164,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(("task", "again"), [("score the real images", 6), ("draw teacher-3", 5), ("draw rg-1", 2)])
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(own: Path, task: str, again: int) -> None:
+def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, again: int) -> None:
     before = results(own / "report")
     shutil.rmtree(own / "report")
 
@@ -169,7 +183,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(own: Path, task: str, a
     assert results(own / "report") == before
 
 
-def test_a_new_reward_draws_only_the_guided_arm_again(own: Path) -> None:
+def test_another_reward_draws_only_the_guided_arm_again(own: Path) -> None:
     before = results(own / "report")
     run(own, config("reward.weight=50.0"), "distill")
     assert drawn_again(own, "reward.weight=50.0") == {"rg-1", "rg-2"}
@@ -178,22 +192,22 @@ def test_a_new_reward_draws_only_the_guided_arm_again(own: Path) -> None:
     assert changed == {"rg-1", "rg-2"}
 
 
-def test_another_number_of_steps_is_drawn_beside_the_others(own: Path) -> None:
+def test_another_number_of_student_steps_draws_only_the_new_ones(own: Path) -> None:
     assert drawn_again(own, "evaluation.num_steps=[1,4]") == {"lcm-4", "rg-4"}
     assert not (own / "report" / "draws" / "rg-2").exists()
 
 
 @pytest.mark.parametrize("setting", ["seed=1", "guidance_scale=4.0", "num_images=5"])
-def test_another_setting_draws_all_again(own: Path, setting: str) -> None:
+def test_other_sampling_settings_draw_everything_again(own: Path, setting: str) -> None:
     assert drawn_again(own, f"evaluation.{setting}") >= set(DRAWN)
 
 
-def test_another_prompt_draws_all_again(own: Path) -> None:
+def test_other_prompts_draw_everything_again(own: Path) -> None:
     (own / "data" / "prompts" / "heldout.txt").write_text("a red circle\nwords of another kind\n")
     assert drawn_again(own) >= set(DRAWN)
 
 
-def test_an_altered_measurement_is_not_taken_over(own: Path) -> None:
+def test_altered_measurement_is_not_reused(own: Path) -> None:
     before = results(own / "report")
     path = own / "report" / "draws" / "teacher-3" / "scores.json"
     record = json.loads(path.read_text())
@@ -238,19 +252,19 @@ def _with_one_reference(root: Path) -> None:
         (_with_one_reference, "at least two"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_one_clear_line(own: Path, spoil, message: str) -> None:
+def test_unusable_inputs_are_refused_with_a_one_line_message(own: Path, spoil, message: str) -> None:
     spoil(own)
     with pytest.raises(InputError, match=message) as refusal:
         run(own, config("evaluation.seed=9"), "evaluate")
     assert "\n" not in str(refusal.value)
 
 
-def test_more_steps_than_the_grid_has_are_refused(own: Path) -> None:
+def test_more_steps_than_the_ddim_grid_has_are_refused(own: Path) -> None:
     with pytest.raises(InputError, match="60 steps of a grid of 50"):
         run(own, config("evaluation.num_steps=[60]"), "evaluate")
 
 
-def test_the_reference_is_cut_to_the_images_drawn(line: Path) -> None:
+def test_reference_images_are_limited_to_the_number_drawn(line: Path) -> None:
     assert NUM_IMAGES > 6
     assert len(_scores(line / "report", "real")) == 6
 
@@ -258,7 +272,7 @@ def test_the_reference_is_cut_to_the_images_drawn(line: Path) -> None:
 # --- adapters ------------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_drawn_on_the_teacher_it_was_made_for(own: Path) -> None:
+def test_adapter_is_sampled_on_its_teacher(own: Path) -> None:
     adapter = ["distillation.arms=[lcm]", "distillation.student={kind: lora, rank: 2, alpha: 4, targets: [to_q, conv1]}"]
     run(own, config(*adapter), "distill")
     assert drawn_again(own, *adapter, "evaluation.num_steps=[1]") == {"lcm-1"}

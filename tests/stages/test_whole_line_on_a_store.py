@@ -23,7 +23,7 @@ from tests.tiny_line import (
     shelf_settings,
     tiny_config,
     write_shelf,
-    write_tiny_exhibition,
+    write_tiny_evaluation_data,
     write_tiny_source,
 )
 
@@ -36,7 +36,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Source, shelf, and the whole line made in folders; read it, do not write it."""
     root = tmp_path_factory.mktemp("line")
     write_tiny_source(root / "data")
-    write_tiny_exhibition(root / "data")
+    write_tiny_evaluation_data(root / "data")
     write_shelf(root / "shelf")
     for name in NAMES:
         run(root, config_of(root), name)

@@ -1,1 +1,1 @@
-"""Drawing, scoring and telling: what the students are worth, and a page that says so."""
+"""Sampling, scoring and comparing the students, and the report of it."""

@@ -1,4 +1,4 @@
-"""The network whose features the Fréchet distance compares, by the ``kind`` that the configuration names."""
+"""The vision model whose features the Fréchet distance compares, chosen by ``kind`` in the configuration."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ def load_features(kind: str, folder: Path, *, device: torch.device) -> FeatureFn
     """The feature network of ``kind`` whose weights are in ``folder``.
 
     ``auto`` is any vision model that transformers' ``AutoModel`` opens and that pools its output. Raises
-    :class:`InputError` for an unknown kind or a model that is not of that sort.
+    :class:`InputError` for an unknown kind or a folder that holds no such model.
     """
     if kind not in _LOADERS:
         raise InputError(f"features.kind {kind!r} is unknown; there are: {', '.join(sorted(_LOADERS))}")
@@ -76,7 +76,7 @@ def _auto(folder: Path, device: torch.device) -> FeatureFn:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be opened as a vision model: {' '.join(str(error).split())[:300]}") from None
     if report["missing_keys"]:
-        # Left alone, they would be random: features of nothing.
+        # transformers would fill them with random numbers, and the distance would mean nothing.
         raise InputError(f"{folder} lacks {len(report['missing_keys'])} tensors, {min(report['missing_keys'])} the first")
     model: nn.Module = opened.to(device).eval().requires_grad_(False)
     preprocess = read_preprocessing(folder)

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of images, as their features' Gaussians have it (FID: Heusel et al., arXiv 1706.08500).
+"""The Fréchet distance between two sets of images: that of Gaussians fitted to their features (FID: Heusel et al., arXiv 1706.08500).
 
 Shapes: features (B, D)    total (D,)    outer (D, D), everything kept in float64
 """

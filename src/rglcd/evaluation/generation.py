@@ -1,9 +1,9 @@
-"""Drawing with the teacher and with its students, from the same noise.
+"""Sampling from the teacher (DDIM) and from its students (multistep consistency sampling), from the same noise.
 
 Shapes: B batch, (C, h, w) latents.
 
     noise, noises  (B, C, h, w) standard normal, a function of (seed, image index) alone
-    pixels         (B, 3, H, W) in [0, 1], as the codec decodes them; rounded by :func:`as_png` before anybody scores them
+    pixels         (B, 3, H, W) in [0, 1], as the codec decodes them; rounded by :func:`as_png` before they are scored
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def student_latents(
     omega: float,
     original_steps: int = 50,
 ) -> Tensor:
-    """z0 (B, C, h, w) after one step per noise of multistep consistency sampling, told the guidance weight ``omega``.
+    """z0 (B, C, h, w) after one step per noise of multistep consistency sampling, conditioned on the guidance weight ``omega``.
 
     Equal to diffusers' ``LatentConsistencyModelPipeline`` with ``LCMScheduler`` for the same noises, where
     ``original_steps`` is the scheduler's ``original_inference_steps``.
@@ -118,5 +118,5 @@ def as_png(pixels: Tensor) -> Tensor:
 
 
 def from_png(values: Tensor) -> Tensor:
-    """float32 pixels in [0, 1] of uint8 ``values``, as a reader of the file would have them."""
+    """float32 pixels in [0, 1] of uint8 ``values``, as one reads them from the file."""
     return values.float() / 255

@@ -1,7 +1,7 @@
-"""One subject under measurement: who draws in how many steps, what every scorer says of each image, how long it took.
+"""The measurement of one sampler: its images' scores by every scorer, their statistics, and how long they took.
 
-A measurement is stored as a folder of its own, written aside and renamed, with the key of the computation in it. So a
-killed evaluation goes on where it was, and one whose teacher has not changed takes the teacher's over.
+A measurement is stored as a folder of its own, written to a staging folder and renamed, with the key of the computation in
+it. So a killed evaluation goes on where it was, and one whose teacher has not changed reuses the teacher's.
 """
 
 import json
@@ -30,7 +30,7 @@ TEACHER = "teacher"
 REAL = "real"
 
 MEASURED_AS = 2
-"""Raise it when what draws or measures changes: what an older one measured is then not taken over. A new page needs no new pictures."""
+"""Raise it when what draws or measures changes: older measurements are then not reused. A new page needs no new pictures."""
 
 SHEET_COLUMNS = 8
 
@@ -39,28 +39,28 @@ DrawFn = Callable[[Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The teacher, an arm, or the real images (drawn by nobody, in 0 steps)."""
+class Sampler:
+    """A model and its number of sampling steps: the teacher or an arm. The real images stand beside them, in 0 steps."""
 
     who: str
     num_steps: int
 
     @property
     def name(self) -> str:
-        """``teacher-50``, ``rg-2``, ``real``: of its folder, too."""
+        """``teacher-50``, ``rg-2``, ``real``; its folder has the same name."""
         return f"{self.who}-{self.num_steps}" if self.num_steps else self.who
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is known of one subject.
+    """What is known of one sampler.
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
     ``fid`` is the Fréchet distance to the real images (None for these), ``fid_to_teacher`` that to the teacher's (None for
-    these too), ``diversity`` how far apart the images of one prompt are. Seconds are kept apart from results.
+    these too), ``diversity`` how far apart the images of one prompt are. Seconds are stored in a file of their own.
     """
 
-    subject: Subject
+    sampler: Sampler
     scores: dict[str, list[float]]
     full_marks: dict[str, float]
     high_frequency: list[float]
@@ -78,7 +78,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ScoringPanel:
-    """Everything that looks at an image: scorers with the text features of each caption, encoded once, and the feature network."""
+    """All networks that rate an image: scorers with the text features of each caption, encoded once, and the feature network."""
 
     scorers: Mapping[str, Reward]
     text: Mapping[str, Tensor]
@@ -105,7 +105,7 @@ class ScoringPanel:
 
 @dataclass(frozen=True)
 class Observed:
-    """A subject's images as they went by: per-image values (N,), features (N, D), the first images for the contact sheet."""
+    """What is kept of a sampler's images: per-image values (N,), features (N, D), the first images for the contact sheet."""
 
     scores: dict[str, Tensor]
     high_frequency: Tensor
@@ -120,7 +120,7 @@ class Observed:
 
 
 def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch_size: int, sheet_images: int, task: str) -> Observed:
-    """Draw an image for each of ``captions`` in batches and show it, rounded as a PNG would be, to the whole panel.
+    """Draw an image for each of ``captions`` in batches and rate it, rounded as a PNG would be, by the whole panel.
 
     Time is taken around ``draw`` only, and its median over batches is given: the first batch warms up.
     """
@@ -129,7 +129,7 @@ def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch
     for start in range(0, len(captions), batch_size):
         indices = range(start, min(start + batch_size, len(captions)))
         drawn, seconds = _timed(draw, indices, panel.device)
-        batches.append(_look(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
+        batches.append(_rate(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
         progress.report(task, done=indices.stop, total=len(captions), unit="images")
     return Observed(
         scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in panel.scorers},
@@ -141,7 +141,7 @@ def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch
     )
 
 
-def _look(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_images: int, seconds: float) -> Observed:
+def _rate(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_images: int, seconds: float) -> Observed:
     png = as_png(drawn)
     pixels = from_png(png)
     return Observed(
@@ -155,7 +155,7 @@ def _look(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_
 
 
 def measured(
-    subject: Subject,
+    sampler: Sampler,
     observed: Observed,
     scorers: Mapping[str, Reward],
     captions: Sequence[str],
@@ -165,7 +165,7 @@ def measured(
 ) -> Measurement:
     """The record of what was observed for ``captions``. The real images' and the teacher's feature sums are None for themselves."""
     return Measurement(
-        subject=subject,
+        sampler=sampler,
         scores={name: observed.scores[name].tolist() for name in scorers},
         full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
@@ -188,22 +188,27 @@ def _timed(draw: DrawFn, indices: Sequence[int], device: torch.device) -> tuple[
 # --- on disk -------------------------------------------------------------------------------------
 
 
+_STORED_AS = "subject"
+"""The key of the sampler in ``scores.json``; measurements of earlier versions stay usable."""
+
+
 def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, moments: FeatureMoments | None) -> None:
     """Publish a measurement as ``folder``: whole or absent.
 
-    ``moments`` are kept for the real images and the teacher, which later subjects are compared with.
+    ``moments`` are kept for the real images and the teacher, which the arms are compared with.
     """
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
-    aside.mkdir(parents=True)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+    staging.mkdir(parents=True)
     record = asdict(measurement)
-    write_json(aside / "speed.json", {"seconds_per_image": record.pop("seconds_per_image")})
-    write_json(aside / "scores.json", record | {"key": key})
-    contact_sheet(sheet).save(aside / "images.png")
+    record[_STORED_AS] = record.pop("sampler")
+    write_json(staging / "speed.json", {"seconds_per_image": record.pop("seconds_per_image")})
+    write_json(staging / "scores.json", record | {"key": key})
+    contact_sheet(sheet).save(staging / "images.png")
     if moments is not None:
         tensors = {"count": torch.tensor(moments.count), "total": moments.total, "outer": moments.outer.contiguous()}
-        save_file(tensors, aside / "moments.safetensors")
+        save_file(tensors, staging / "moments.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    staging.rename(folder)
 
 
 def load(folder: Path, *, key: str) -> Measurement | None:
@@ -214,7 +219,8 @@ def load(folder: Path, *, key: str) -> Measurement | None:
     if record.pop("key", None) != key:
         return None
     speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
-    return Measurement(**record | speed | {"subject": Subject(**record["subject"])})
+    sampler = Sampler(**record.pop(_STORED_AS))
+    return Measurement(sampler=sampler, **record, **speed)
 
 
 def load_moments(folder: Path) -> FeatureMoments:
@@ -223,13 +229,13 @@ def load_moments(folder: Path) -> FeatureMoments:
     return FeatureMoments(int(tensors["count"]), tensors["total"], tensors["outer"])
 
 
-def take_over(folder: Path, previous: Path, *, key: str) -> None:
+def reuse(folder: Path, previous: Path, *, key: str) -> None:
     """Copy the measurement that an earlier evaluation published as ``previous`` to ``folder``, if it is of the computation ``key``."""
     if load(folder, key=key) is None and load(previous, key=key) is not None:
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
-        shutil.copytree(previous, aside)
+        staging = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+        shutil.copytree(previous, staging)
         shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        staging.rename(folder)
 
 
 def contact_sheet(images: Tensor) -> Image.Image:

@@ -1,9 +1,8 @@
-"""Line plots as inline SVG: no script, no resource from elsewhere, colours from the page's own variables.
+"""Line plots: what a plot shows (:class:`Panel`), and where each mark lies (:class:`Layout`). ``templates/plot.svg`` draws it.
 
-A series is drawn in the colour of its class (``arm-rg`` ...); the page's style sheet says which, in light and dark.
+A series has the colour of its CSS class (``arm-rg`` ...), which the style sheet defines for light and dark.
 """
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,34 +51,97 @@ class Panel:
     logarithmic: bool
 
 
-WIDTH, HEIGHT = 460, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 68, 46, 40
+@dataclass(frozen=True)
+class Frame:
+    """The view box of a plot and the margins around its plotting area, in pixels."""
+
+    width: int = 460
+    height: int = 290
+    left: int = 44
+    right: int = 68
+    top: int = 46
+    bottom: int = 40
+
+
+FRAME = Frame()
 _LABEL_GAP = 13
 
 
-def panel_svg(panel: Panel) -> str:
-    """The panel as one ``<svg>`` element."""
+@dataclass(frozen=True)
+class Tick:
+    """A label of an axis, at a pixel of it."""
+
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class PlacedLevel:
+    """A horizontal line at pixel ``y``, and the band from ``top`` downwards."""
+
+    style: str
+    y: float
+    top: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a line; ``whisker`` is its interval in pixels."""
+
+    x: float
+    y: float
+    whisker: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class PlacedLine:
+    """A series: the corners of its line, and the points that are marked."""
+
+    style: str
+    corners: tuple[tuple[float, float], ...]
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class EndLabel:
+    """The name of a line, written at its right end."""
+
+    name: str
+    style: str
+    y: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A panel as marks at pixels of ``frame``, rounded to tenths."""
+
+    title: str
+    note: str
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    levels: tuple[PlacedLevel, ...]
+    lines: tuple[PlacedLine, ...]
+    labels: tuple[EndLabel, ...]
+    frame: Frame = FRAME
+
+
+def layout(panel: Panel) -> Layout:
+    """Where everything that ``panel`` shows is drawn."""
     low, high, y_ticks = _y_axis(panel)
     xs = [_x_value(panel, tick) for tick in panel.ticks] + [_x_value(panel, p.x) for s in panel.series for p in s.points]
     scale = _Scale(min(xs), max(xs), low, high)
-    parts = [
-        f'<svg class="panel" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(panel.title)}: {html.escape(panel.note)}">',
-        f'<text class="panel-title" x="0" y="16">{html.escape(panel.title)}</text>',
-        f'<text class="panel-note" x="0" y="32">{html.escape(panel.note)}</text>',
-    ]
-    for tick in y_ticks:
-        y = scale.y(tick)
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 3.5:.1f}" text-anchor="end">{_number(tick, y_ticks)}</text>')
-    for tick in panel.ticks:
-        x = scale.x(_x_value(panel, tick))
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{_count(tick)}</text>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(panel.x_label)}</text>')
-    parts += [_level_svg(level, scale) for level in panel.levels]
-    parts += [_series_svg(series, panel, scale) for series in panel.series]
-    parts.append(_end_labels(panel, scale))
-    return "".join([*parts, "</svg>"])
+    return Layout(
+        title=panel.title,
+        note=panel.note,
+        x_label=panel.x_label,
+        x_ticks=tuple(Tick(_count(tick), _pixel(scale.x(_x_value(panel, tick)))) for tick in panel.ticks),
+        y_ticks=tuple(Tick(_number(tick, y_ticks), _pixel(scale.y(tick))) for tick in y_ticks),
+        levels=tuple(_placed_level(level, scale) for level in panel.levels),
+        lines=tuple(_placed_line(series, panel, scale) for series in panel.series),
+        labels=_end_labels(panel, scale),
+    )
 
 
 @dataclass(frozen=True)
@@ -93,45 +155,44 @@ class _Scale:
 
     def x(self, value: float) -> float:
         span = (self.x_high - self.x_low) or 1.0
-        return _LEFT + 10 + (value - self.x_low) / span * (WIDTH - _LEFT - _RIGHT - 20)
+        return FRAME.left + 10 + (value - self.x_low) / span * (FRAME.width - FRAME.left - FRAME.right - 20)
 
     def y(self, value: float) -> float:
         span = (self.y_high - self.y_low) or 1.0
-        return HEIGHT - _BOTTOM - (value - self.y_low) / span * (HEIGHT - _TOP - _BOTTOM)
+        return FRAME.height - FRAME.bottom - (value - self.y_low) / span * (FRAME.height - FRAME.top - FRAME.bottom)
 
 
-def _level_svg(level: Level, scale: _Scale) -> str:
-    top, bottom, y = scale.y(level.high), scale.y(level.low), scale.y(level.y)
-    band = f'<rect class="band {level.style}" x="{_LEFT}" y="{top:.1f}" width="{WIDTH - _LEFT - _RIGHT}" height="{bottom - top:.1f}"/>'
-    line = f'<line class="level {level.style}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return band + line
+def _pixel(value: float) -> float:
+    return round(value, 1)
 
 
-def _series_svg(series: Series, panel: Panel, scale: _Scale) -> str:
-    placed = [(scale.x(_x_value(panel, p.x)), scale.y(p.y), scale.y(p.low), scale.y(p.high)) for p in series.points]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in placed)
-    parts = [f'<polyline class="line {series.style}" points="{line}"/>']
-    has_intervals = any(p.low != p.high for p in series.points)
-    for x, y, low, high in placed if has_intervals or panel.logarithmic else ():
-        if low != high:
-            parts.append(f'<line class="whisker {series.style}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-        parts.append(f'<circle class="dot {series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>')
-    return "".join(parts)
+def _placed_level(level: Level, scale: _Scale) -> PlacedLevel:
+    top, bottom = scale.y(level.high), scale.y(level.low)
+    return PlacedLevel(level.style, _pixel(scale.y(level.y)), _pixel(top), _pixel(bottom - top))
 
 
-def _end_labels(panel: Panel, scale: _Scale) -> str:
-    """Names at the right end, moved apart so that no two lie on each other: no legend to look up."""
+def _placed_line(series: Series, panel: Panel, scale: _Scale) -> PlacedLine:
+    dots = tuple(_dot(point, panel, scale) for point in series.points)
+    # A curve of a training has hundreds of points and no intervals: its line is enough.
+    is_marked = panel.logarithmic or any(point.low != point.high for point in series.points)
+    return PlacedLine(series.style, tuple((dot.x, dot.y) for dot in dots), dots if is_marked else ())
+
+
+def _dot(point: Point, panel: Panel, scale: _Scale) -> Dot:
+    whisker = None if point.low == point.high else (_pixel(scale.y(point.low)), _pixel(scale.y(point.high)))
+    return Dot(_pixel(scale.x(_x_value(panel, point.x))), _pixel(scale.y(point.y)), whisker)
+
+
+def _end_labels(panel: Panel, scale: _Scale) -> tuple[EndLabel, ...]:
+    """Names at the right end, in place of a legend; moved up or down so that they do not overlap."""
     wanted = [(scale.y(s.points[-1].y), s.name, s.style) for s in panel.series if s.points]
     wanted += [(scale.y(level.y), level.name, level.style) for level in panel.levels]
     placed: list[float] = []
     for y, _, _ in sorted(wanted):
         placed.append(y if not placed else max(y, placed[-1] + _LABEL_GAP))
-    overflow = max(0.0, (placed[-1] if placed else 0.0) - (HEIGHT - _BOTTOM))
+    overflow = max(0.0, (placed[-1] if placed else 0.0) - (FRAME.height - FRAME.bottom))
     labels = zip(placed, sorted(wanted), strict=True)
-    return "".join(
-        f'<text class="end {style}" x="{WIDTH - _RIGHT + 8}" y="{y - overflow + 4:.1f}">{html.escape(name)}</text>'
-        for y, (_, name, style) in labels
-    )
+    return tuple(EndLabel(name, style, _pixel(y - overflow + 4)) for y, (_, name, style) in labels)
 
 
 def _x_value(panel: Panel, x: float) -> float:

@@ -1,4 +1,4 @@
-"""What per-image numbers say, and how sure they are of it."""
+"""Statistics of per-image values: means and win rates with confidence intervals, sharpness, saturation, diversity."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONFIDENCE = 0.95
-"""Of every interval here."""
+"""The confidence level of every interval here."""
 
 _Z = 1.959964
 """Normal quantile of :data:`CONFIDENCE`, two-sided."""
 
 _RESAMPLES_AT_ONCE = 1 << 22
-"""Values held in memory while resampling."""
+"""How many values may be held in memory while resampling."""
 
 
 @dataclass(frozen=True)

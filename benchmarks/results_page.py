@@ -1,0 +1,232 @@
+"""docs/results.md: tables and plots of the studies that are done, and which are still to come."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dots import dots_svg
+from benchmarks.step import RECORDS
+from benchmarks.studies import MAIN, STEPS, STUDIES, Study
+from benchmarks.study_runs import NUM_IMAGES, folder_of, metrics_of, seeds_done
+from rglcd.evaluation.pages import figure_svg
+from rglcd.evaluation.plots import Level, Panel, Point, Series
+from rglcd.store.manifest import read_manifest
+
+PAGE = Path("docs/results.md")
+MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
+HEADS = {"fid": "FID", "fid_to_teacher": "FID to teacher", "high_frequency": "fine detail", "whole": "all five right"}
+
+
+def page_text() -> str:
+    parts = [
+        f"""# Results at toy size
+
+Made by `make results` (three seeds; `make results-quick`: one) with the `params.yaml` of the same commit. Each figure says which seeds
+it is of: a seed is that of the latent reward model and the distillation. World, teacher, scorers and noise are shared, so a spread
+(± standard deviation) is that of training only. Held-out captions, {NUM_IMAGES} images a cell.
+
+`expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
+architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. FID is on the toy's
+feature network and compares with nothing outside this page; `diversity` is the distance between its features of two images of one
+caption.""",
+    ]
+    parts.append(_main(seeds) if (seeds := seeds_done([MAIN])) else "No run is finished yet.")
+    for study in STUDIES:
+        seeds = seeds_done(study.runs)
+        parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
+    if RECORDS.is_file():
+        parts.append(_step_costs([json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _said(seeds: Sequence[int]) -> str:
+    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+
+
+def _main(seeds: Sequence[int]) -> str:
+    arms = read_manifest(folder_of(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
+    cells = {
+        (who, steps): [metrics_of(MAIN, seed)[who][steps] for seed in seeds]
+        for who in ("teacher", "lcm", "rg")
+        for steps in _steps(who, seeds)
+    }
+    rows = [f"| {who} | {steps} | {' | '.join(_figure(of, column) for column in MAIN_COLUMNS)} |" for (who, steps), of in cells.items()]
+    wins = [
+        f"| {steps} | {' | '.join(_wins('rg', steps, seeds, opponent) for opponent in ('lcm', 'teacher'))} |"
+        for steps in _steps("rg", seeds)
+    ]
+    compared = ("judge", "checker", "whole", "fid")
+    gaps = [
+        f"| {steps} | {' | '.join(_gaps(cells['rg', steps], cells['lcm', steps], column) for column in compared)} |"
+        for steps in _steps("rg", seeds)
+    ]
+    return f"""## Two guided steps against the teacher's fifty, and against steps without a reward
+
+`lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations ({arms["lcm"]["num_steps"]}
+against {arms["rg"]["num_steps"]}). {_said(seeds).capitalize()}.
+
+| who | steps | {" | ".join(_head(column) for column in MAIN_COLUMNS)} |
+|---|--:|{"--:|" * len(MAIN_COLUMNS)}
+{chr(10).join(rows)}
+
+{_drawn("steps", "Judge and checker against the number of steps", _main_plot(seeds))}
+
+Share of images on which `rg` wins by the judge, a tie being half a win, with its 95 % interval, seed by seed:
+
+| steps | against lcm | against the teacher's fifty |
+|--:|---|---|
+{chr(10).join(wins)}
+
+Difference `rg` - `lcm`, seed by seed:
+
+| steps | {" | ".join(_head(column) for column in compared)} |
+|--:|{"---|" * len(compared)}
+{chr(10).join(gaps)}
+
+The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} by the judge and ±{_chance(seeds, "checker"):.3f} by
+the checker (95 %). Here and below, a difference whose sign is another with another seed shows nothing."""
+
+
+def _study(study: Study, seeds: Sequence[int]) -> str:
+    cells = {run.label: [metrics_of(run, seed)[run.arm][str(STEPS)] for seed in seeds] for run in study.runs}
+    rows = [f"| {label} | {' | '.join(_figure(of, column) for column in study.columns)} |" for label, of in cells.items()]
+    compared = study.columns[:4]
+    gaps = [
+        f"| {label} | {' | '.join(_gaps(of, cells[study.baseline], column) for column in compared)} |"
+        for label, of in cells.items()
+        if label != study.baseline
+    ]
+    drawn = _weights_plot(study, seeds) if study.name == "over-optimisation" else _dots_plot(study, seeds)
+    return f"""## {study.title}
+
+{study.question} At {STEPS} steps, {_said(seeds)}.
+
+| | {" | ".join(_head(column) for column in study.columns)} |
+|---|{"--:|" * len(study.columns)}
+{chr(10).join(rows)}
+
+Difference to “{study.baseline}”, seed by seed:
+
+| | {" | ".join(_head(column) for column in compared)} |
+|---|{"---|" * len(compared)}
+{chr(10).join(gaps)}
+
+{_drawn(study.name, study.title, drawn)}"""
+
+
+def _step_costs(records: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for record in records:
+        device, versions = record["hardware"], record["versions"]
+        machine = device.get("gpu") or f"{device['cpu']}, {device['threads']} thread{'s' if device['threads'] > 1 else ''}"
+        machine = "nothing: counted" if record["device"] == "meta" else machine
+        setting = f"{record['model']}, {record['resolution']} px, {record['precision']}, {record['batch_size']}"
+        for mode, cost in record["modes"].items():
+            flops = f"{cost['gflop_per_sample']:,} / {cost['needed_gflop_per_sample']:,}"
+            timed = [cost.get("ms_per_step"), cost.get("samples_per_s")]
+            ms, rate, peak = ("–" if figure is None else f"{figure:,}" for figure in (*timed, cost.get("memory", {}).get("peak_mib")))
+            reached = "–" if cost.get("mfu") is None else f"{100 * cost['mfu']:.0f} %"
+            rows.append(f"| {setting} | {mode} | {ms} | {rate} | {flops} | {peak} | {reached} | {machine}; torch {versions['torch']} |")
+    return f"""## What a training step costs
+
+`make bench BENCH=--record`: random weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on
+labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
+themselves; fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta
+--record"` only counts, on any machine. No GPU was to be had: Stable Diffusion's sizes were timed on a CPU, which shows that the step runs
+and how its parts compare, not what it costs where it is meant to run.
+
+| model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
+|---|---|--:|--:|--:|--:|--:|---|
+{chr(10).join(rows)}"""
+
+
+def _drawn(name: str, title: str, svg: str) -> str:
+    """The Markdown of a plot that is written beside the page."""
+    path = PAGE.parent / "images" / f"{name}.svg"
+    path.write_text(svg, encoding="utf-8")
+    return f"![{title}]({path.relative_to(PAGE.parent)})"
+
+
+def _main_plot(seeds: Sequence[int]) -> str:
+    """Judge and checker against the number of steps, the teacher's as a line across; seeds' means, and from the least to the most."""
+    return figure_svg([_steps_panel(scorer, seeds) for scorer in ("judge", "checker")])
+
+
+def _steps_panel(scorer: str, seeds: Sequence[int]) -> Panel:
+    def points(who: str) -> tuple[Point, ...]:
+        of = {steps: [_value(metrics_of(MAIN, seed)[who][steps], scorer) for seed in seeds] for steps in _steps(who, seeds)}
+        return tuple(Point(float(steps), statistics.mean(values), min(values), max(values)) for steps, values in of.items())
+
+    (teacher,) = points("teacher")
+    level = Level("teacher", "arm-teacher", teacher.y, teacher.low, teacher.high)
+    arms = tuple(Series(who, f"arm-{who}", points(who)) for who in ("lcm", "rg"))
+    ticks = tuple(point.x for point in arms[0].points)
+    return Panel(scorer, "mean score; whiskers from the least seed to the most", arms, (level,), ticks, "steps", logarithmic=True)
+
+
+def _dots_plot(study: Study, seeds: Sequence[int]) -> str:
+    def values(column: str) -> list[list[float]]:
+        return [[_value(metrics_of(run, seed)[run.arm][str(STEPS)], column) for seed in seeds] for run in study.runs]
+
+    return dots_svg([run.label for run in study.runs], {_head(column): values(column) for column in study.columns[:3]})
+
+
+def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
+    """Expert and judge against the weight, in pixels and through the proxy, side by side; seeds' means."""
+    panels = []
+    for kind in ("pixel", "latent"):
+        runs = [run for run in study.runs if run.name.startswith(f"{kind}-")]
+        series = []
+        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-lrm")):
+            points = []
+            for run in runs:
+                mean = statistics.mean(_value(metrics_of(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
+                points.append(Point(float(run.name.removeprefix(f"{kind}-")), mean, mean, mean))
+            series.append(Series(scorer, style, tuple(points)))
+        ticks = tuple(point.x for point in series[0].points)
+        panels.append(Panel(f"{kind} reward", f"mean score at {STEPS} steps", tuple(series), (), ticks, "weight", logarithmic=True))
+    return figure_svg(panels)
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def _steps(who: str, seeds: Sequence[int]) -> list[str]:
+    return list(metrics_of(MAIN, seeds[0])[who])
+
+
+def _value(cell: dict[str, Any], column: str) -> float:
+    """``whole`` is the checker's share of full marks; any other word a scorer's mean, or a figure of its own."""
+    if column == "whole":
+        return float(cell["checker"]["full_marks"])
+    figure = cell[column]
+    return float(figure["mean"] if isinstance(figure, dict) else figure)
+
+
+def _figure(of: Sequence[dict[str, Any]], column: str) -> str:
+    if any(column != "whole" and column not in cell for cell in of):
+        return "–"
+    values = [_value(cell, column) for cell in of]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _gaps(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], column: str) -> str:
+    return ", ".join(f"{_value(one, column) - _value(other, column):+.3f}" for one, other in zip(ours, theirs, strict=True))
+
+
+def _chance(seeds: Sequence[int], scorer: str) -> float:
+    """Half of the widest 95 % interval of ``scorer``'s mean over the pictures of a cell of the first table."""
+    means = [metrics_of(MAIN, seed)[arm][str(STEPS)][scorer] for seed in seeds for arm in ("lcm", "rg")]
+    return max((mean["high"] - mean["low"]) / 2 for mean in means)
+
+
+def _wins(who: str, steps: str, seeds: Sequence[int], opponent: str) -> str:
+    rates = [metrics_of(MAIN, seed)[who][steps]["judge"][f"win_rate_{opponent}"] for seed in seeds]
+    return ", ".join(f"{100 * rate['value']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})" for rate in rates)
+
+
+def _head(column: str) -> str:
+    return HEADS.get(column, column)

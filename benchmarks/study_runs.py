@@ -1,0 +1,87 @@
+"""The runs of the studies on disk: where each lies, how it is made, and whether it is done.
+
+A seed is that of the latent reward model's pretraining and of the distillation; world, frozen models and the noise that pictures
+are drawn from are shared. Every run goes through the stages and is found done the next time.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies import MAIN, Run
+from rglcd.config import Config, Section, load_params
+from rglcd.launch.execute import execute
+from rglcd.stages.run import standing_outcome
+from rglcd.stages.table import SOURCE, inputs_of, stages_of
+from rglcd.store.manifest import digest_of
+
+ROOT = Path("artifacts/results")
+NUM_IMAGES = 1080
+"""Ten of each held-out caption: with the demo's 256, chance moves the share of right pictures by two points."""
+MOST_SEEDS = 3
+SHARED = frozenset({"shards", "pretrained", "latents"})
+
+_DONE: set[tuple[Run, int]] = set()
+
+Cells = dict[str, dict[str, Any]]
+"""What ``metrics.json`` says of an arm, by number of steps."""
+
+
+def stages_of_run(run: Run, seed: int) -> Iterator[tuple[str, dict[str, Section], dict[str, Path]]]:
+    """Names, sections and artifacts of the stages of a run."""
+    config, own = _config(run, seed), folder_of(run, seed)
+    for stage in stages_of(config):
+        artifacts = {name: _artifact(name, config, own) for name in (*inputs_of(stage, config), *stage.outputs)}
+        yield stage.name, {name: config.section(name) for name in stage.sections}, artifacts
+
+
+def seeds_done(runs: Sequence[Run]) -> list[int]:
+    """The seeds with which every one of ``runs`` is finished and up to date."""
+    return [seed for seed in range(MOST_SEEDS) if all(_is_done(run, seed) for run in runs)]
+
+
+def _is_done(run: Run, seed: int) -> bool:
+    """A run found finished is not checked again: checking reads every byte of its results."""
+    if (run, seed) not in _DONE:
+        there = (folder_of(run, seed) / "report" / "manifest.json").is_file()
+        if there and all(standing_outcome(*stage) for stage in stages_of_run(run, seed)):
+            _DONE.add((run, seed))
+    return (run, seed) in _DONE
+
+
+def make(run: Run, seed: int) -> None:
+    """All stages of ``run`` with ``seed``, run as every interface runs them."""
+    own = folder_of(run, seed)
+    # Teacher and real images are those of the first run: evaluate reuses their measurements from the report it finds.
+    measured = folder_of(MAIN, 0) / "report"
+    if own / "report" != measured and not (own / "report").exists():
+        shutil.copytree(measured, own / "report")
+    for name, sections, artifacts in stages_of_run(run, seed):
+        execute(name, sections=sections, artifacts=artifacts)
+
+
+def _config(run: Run, seed: int) -> Config:
+    # All draw from the same noise, so the teacher is measured once.
+    common = [f"pretraining.seed={seed}", f"distillation.seed={seed}", f"evaluation.num_images={NUM_IMAGES}"]
+    return load_params(Path("params.yaml"), overrides=[*common, *run.overrides])
+
+
+def folder_of(run: Run, seed: int) -> Path:
+    return ROOT / str(seed) / run.name
+
+
+def _artifact(name: str, config: Config, own: Path) -> Path:
+    if name == SOURCE:
+        return Path("data")
+    if name == "reward_model":
+        # Runs that pretrain the same proxy share it.
+        return ROOT / "proxies" / digest_of(config.pretraining.model_dump(mode="json"))[:12]
+    return (Path("artifacts") if name in SHARED else own) / name
+
+
+def metrics_of(run: Run, seed: int) -> dict[str, Cells]:
+    """``metrics.json`` of a run's report."""
+    text = (folder_of(run, seed) / "report" / "metrics.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))

@@ -1,0 +1,208 @@
+"""Everything that the report page and its Markdown table show, as plain data: the templates draw it.
+
+Numbers stay numbers, so that a template decides how they are written; sentences that depend on results are made here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.measurement import REAL, TEACHER
+from rglcd.evaluation.panels import Records, quality_panels, training_panels
+from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
+from rglcd.evaluation.plots import Layout, layout
+from rglcd.evaluation.statistics import Estimate
+from rglcd.evaluation.verdict import findings, verdict
+from rglcd.evaluation.wording import css_class, in_words, label_of
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from: enough to make them again.
+
+    ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
+    """
+
+    stages: Mapping[str, Mapping[str, Any]]
+    seconds: Mapping[str, float]
+    teacher: str
+    guidance_scale: float
+    prompts: str
+    num_prompts: int
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Against:
+    """A figure of the student beside the teacher's."""
+
+    student: float
+    teacher: float
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """The figures under the verdict, of ``student``: win rates over the teacher by judge, Fréchet distances, seconds an image."""
+
+    student: str
+    wins: Mapping[str, Estimate]
+    fid: Against | None
+    seconds: Against | None
+
+
+@dataclass(frozen=True)
+class ScorerColumn:
+    """A scorer in the table. ``has_full_marks``: some image has its greatest possible score, so a column says how many have."""
+
+    name: str
+    is_training_reward: bool
+    is_judge: bool
+    has_full_marks: bool
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One sampler in the table; ``is_first`` of its model, ``is_focus`` if the verdict is about it."""
+
+    label: str
+    style: str
+    num_steps: int
+    is_first: bool
+    is_focus: bool
+    wins: Mapping[str, Estimate]
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Every number: a row for each sampler, columns for each scorer."""
+
+    scorers: tuple[ScorerColumn, ...]
+    rows: tuple[TableRow, ...]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage that the student was made by, or this one, which has no digest yet: the page is part of its result."""
+
+    name: str
+    version: str
+    digest: str
+    seconds: float | None
+    counts: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole report."""
+
+    verdict: str
+    findings: tuple[str, ...]
+    has_held_out_judges: bool
+    teacher_steps: str
+    num_images: int
+    headlines: Headlines
+    grid: PictureGrid
+    quality: tuple[Layout, ...]
+    table: ScoreTable
+    training: tuple[Layout, ...]
+    provenance: Provenance
+    stages: tuple[StageRow, ...]
+    configuration: str
+
+
+def report_data(
+    comparison: Comparison,
+    *,
+    pictures: Pictures,
+    provenance: Provenance,
+    curves: Mapping[str, Records],
+    pretraining: Records = (),
+) -> Report:
+    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model."""
+    return Report(
+        verdict=verdict(comparison),
+        findings=tuple(findings(comparison)),
+        has_held_out_judges=not comparison.has_only_the_training_reward,
+        teacher_steps=in_words(comparison.teacher.sampler.num_steps),
+        num_images=comparison.num_images,
+        headlines=_headlines(comparison),
+        grid=picture_grid(pictures),
+        quality=tuple(map(layout, quality_panels(comparison))),
+        table=_table(comparison),
+        training=tuple(map(layout, training_panels(curves, pretraining))),
+        provenance=provenance,
+        stages=_stage_rows(provenance),
+        configuration=_configuration(provenance),
+    )
+
+
+def _headlines(comparison: Comparison) -> Headlines:
+    focus, teacher = comparison.focus, comparison.teacher
+    num_steps = focus.sampler.num_steps
+    return Headlines(
+        student=f"{label_of(focus.sampler.who)}, {in_words(num_steps)} {'step' if num_steps == 1 else 'steps'}",
+        wins={judge: focus.scores[judge].win_rates[TEACHER] for judge in comparison.judges},
+        fid=None if focus.fid is None or teacher.fid is None else Against(focus.fid, teacher.fid),
+        seconds=_against(focus.seconds_per_image, teacher.seconds_per_image),
+    )
+
+
+def _against(student: float | None, teacher: float | None) -> Against | None:
+    return Against(student, teacher) if student and teacher else None
+
+
+def _table(comparison: Comparison) -> ScoreTable:
+    columns = tuple(
+        ScorerColumn(
+            name=name,
+            is_training_reward=name == comparison.trained_on,
+            is_judge=name in comparison.judges,
+            has_full_marks=any(summary.scores[name].full_marks > 0 for summary in comparison.summaries),
+        )
+        for name in comparison.scorers
+    )
+    return ScoreTable(columns, tuple(_row(comparison, summary) for summary in comparison.summaries))
+
+
+def _row(comparison: Comparison, summary: Summary) -> TableRow:
+    who = summary.sampler.who
+    return TableRow(
+        label=label_of(who),
+        style=css_class(who),
+        num_steps=summary.sampler.num_steps,
+        is_first=who in (REAL, TEACHER) or comparison.steps_of(who)[0] is summary,
+        is_focus=summary is comparison.focus,
+        wins={name: score.win_rates[TEACHER] for name, score in summary.scores.items() if TEACHER in score.win_rates},
+        summary=summary,
+    )
+
+
+def _stage_rows(provenance: Provenance) -> tuple[StageRow, ...]:
+    return tuple(
+        StageRow(
+            name=name,
+            version=str(stage.get("version", "")),
+            digest=str(stage.get("digest", "")),
+            seconds=provenance.seconds.get(name),
+            counts=_counts(stage),
+        )
+        for name, stage in provenance.stages.items()
+    )
+
+
+def _counts(stage: Mapping[str, Any]) -> str:
+    """Counts that a stage recorded; words and nested records are for its manifest."""
+    facts = stage.get("facts", {})
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in facts.items() if isinstance(value, int))[:120]
+
+
+def _configuration(provenance: Provenance) -> str:
+    sections: dict[str, Any] = {}
+    for stage in provenance.stages.values():
+        sections |= stage.get("sections", {})
+    return yaml.safe_dump(sections, sort_keys=False, width=100)

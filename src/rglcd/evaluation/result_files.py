@@ -1,0 +1,76 @@
+"""The files of a report that hold its numbers, for programs and for DVC."""
+
+import csv
+import io
+from typing import Any
+
+from rglcd.evaluation.comparison import Comparison
+from rglcd.evaluation.measurement import REAL, TEACHER
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """``metrics.json``: nested by model and steps, with every interval; results only, no times."""
+    nested: dict[str, Any] = {}
+    for summary in comparison.summaries:
+        numbers: dict[str, Any] = {"high_frequency": summary.high_frequency, "saturation": summary.saturation}
+        optional = {"fid": summary.fid, "fid_to_teacher": summary.fid_to_teacher, "diversity": summary.diversity}
+        numbers |= {name: value for name, value in optional.items() if value is not None}
+        for name, score in summary.scores.items():
+            numbers[name] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high, "full_marks": score.full_marks}
+            for opponent, rate in score.win_rates.items():
+                numbers[name][f"win_rate_{opponent}"] = {"value": rate.value, "low": rate.low, "high": rate.high}
+        if summary.sampler.num_steps:
+            nested.setdefault(summary.sampler.who, {})[str(summary.sampler.num_steps)] = numbers
+        else:
+            nested[summary.sampler.who] = numbers
+    rounded: dict[str, Any] = _rounded(nested)
+    return rounded
+
+
+def headlines(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """``metrics/<sampler>.json``: the main figures of each sampler, flat, so that ``dvc metrics show`` has a row for each."""
+    judge = comparison.judges[0]
+    files: dict[str, dict[str, float]] = {}
+    for summary in comparison.summaries:
+        figures = {name: score.mean.value for name, score in summary.scores.items()}
+        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        figures |= {f"wins over {opponent}, {judge}": rate.value for opponent, rate in summary.scores[judge].win_rates.items()}
+        files[summary.sampler.name] = _rounded(figures)
+    return files
+
+
+def speeds(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """``speed.json``: seconds per image, text encoding and decoding included, by model and steps."""
+    nested: dict[str, dict[str, float]] = {}
+    for summary in comparison.summaries:
+        if summary.seconds_per_image is not None:
+            nested.setdefault(summary.sampler.who, {})[str(summary.sampler.num_steps)] = summary.seconds_per_image
+    return nested
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, 6)
+
+
+def quality_csv(comparison: Comparison) -> str:
+    """``quality.csv``, for ``dvc plots``: a row for each number of steps, a column for each arm and score.
+
+    A column is called ``<arm> <scorer>`` or ``<arm> fid``; the teacher's figure, of its own many steps, stands in every row.
+    """
+    columns: dict[str, dict[int, float]] = {}
+    steps = sorted({summary.sampler.num_steps for arm in comparison.arms for summary in comparison.steps_of(arm)})
+    for summary in comparison.summaries:
+        who, at = summary.sampler.who, summary.sampler.num_steps
+        figures = {name: score.mean.value for name, score in summary.scores.items()}
+        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        for name, value in figures.items():
+            if who != REAL:
+                columns.setdefault(f"{who} {name}", {}).update(dict.fromkeys(steps if who == TEACHER else [at], value))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["steps", *columns])
+    for at in steps:
+        writer.writerow([at, *(round(column[at], 6) if at in column else "" for column in columns.values())])
+    return stream.getvalue()

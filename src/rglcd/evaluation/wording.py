@@ -1,0 +1,62 @@
+"""Names of models and numbers as the report writes them."""
+
+import re
+from collections.abc import Sequence
+
+from rglcd.evaluation.measurement import REAL, TEACHER
+from rglcd.evaluation.statistics import Estimate
+
+PLAIN_ARM = "lcm"
+"""The arm trained without a reward: guided arms are compared with it, as well as with the teacher."""
+
+LRM = "lrm"
+"""The latent reward model: not an arm, but its training is plotted as theirs is."""
+
+_LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", "rg": "RG-LCM", LRM: "LRM"}
+
+_NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 10: "ten", 20: "twenty", 50: "fifty"}
+
+
+def label_of(who: str) -> str:
+    """The name of a model as readers know it; an arm of another name keeps its own."""
+    return _LABELS.get(who, who)
+
+
+def css_class(who: str) -> str:
+    """The CSS class that colours a model. An arm is named by a folder: what no class name may hold becomes a dash."""
+    return f"arm-{re.sub(r'[^A-Za-z0-9_-]', '-', who)}"
+
+
+def in_words(count: int) -> str:
+    """Small counts as words."""
+    return _NUMERALS.get(count, str(count))
+
+
+def steps(count: int) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{count} {'step' if count == 1 else 'steps'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def percent(value: float) -> str:
+    """A share without decimals."""
+    return f"{100 * value:.0f} %"
+
+
+def interval_percent(rate: Estimate) -> str:
+    """An interval of shares."""
+    return f"{100 * rate.low:.0f}–{100 * rate.high:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that suits them, three digits at most."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

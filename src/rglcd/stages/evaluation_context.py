@@ -1,0 +1,219 @@
+"""What stage ``evaluate`` works on: the models and their samplers, prompts and reference images, and the key of each measurement."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
+from rglcd.core.condition import Condition
+from rglcd.core.consistency import BoundaryScalings
+from rglcd.errors import InputError
+from rglcd.evaluation.features import load_features
+from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
+from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, DrawFn, Sampler, ScoringPanel
+from rglcd.models.codec import Codec
+from rglcd.models.export import exported_weights
+from rglcd.models.student import Student
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
+from rglcd.sharding.accounting import RowRejectedError
+from rglcd.sharding.decoding import decode, square, to_array
+from rglcd.sharding.source import parse_row, read_image, read_lines
+from rglcd.stages.distill import adapter_shape
+from rglcd.stages.pretrained import Pretrained
+from rglcd.store.manifest import digest_of, read_manifest, read_verified
+
+RECORD = "rglcd.json"
+_SHEET_IMAGES = 64
+"""Images kept of each sampler, or the grid's if these are more; the scores cover all."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real images that the Fréchet distance compares with: bytes, captions, and a digest of both."""
+
+    images: tuple[bytes, ...]
+    captions: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        return digest_of([[hashlib.sha256(data).hexdigest() for data in self.images], self.captions])
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Models and data to evaluate. Networks are loaded when first used: a report that is reused as a whole needs none."""
+
+    model: Model
+    evaluation: Evaluation
+    pretrained: Pretrained
+    student: Path
+    arms: list[str]
+    prompts: list[str]
+    reference: Reference
+    device: torch.device
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of each image: the prompts in turn."""
+        return [self.prompts[index % len(self.prompts)] for index in range(self.evaluation.num_images)]
+
+    @property
+    def baselines(self) -> tuple[Sampler, Sampler]:
+        """The real images and the teacher: every other sampler is compared with them."""
+        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.teacher_steps)
+
+    @property
+    def samplers(self) -> list[Sampler]:
+        """In the order of measuring: baselines first."""
+        return [*self.baselines, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
+
+    @property
+    def num_sheet_images(self) -> int:
+        return max(_SHEET_IMAGES, self.evaluation.grid_prompts)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+
+    @cached_property
+    def panel(self) -> ScoringPanel:
+        scorers = {name: self.pretrained.scorer(name, dtype=torch.float32, device=self.device) for name in self.evaluation.scorers}
+        features = load_features(self.pretrained.features_kind(), self.pretrained.folder / "features", device=self.device)
+        return ScoringPanel.of(
+            scorers,
+            [*self.captions, *self.reference.captions],
+            features=features,
+            device=self.device,
+            batch_size=self.evaluation.batch_size,
+        )
+
+    def key(self, sampler: Sampler) -> str:
+        """The key of a sampler's measurement: a digest of the weights, prompts, settings and scorers that it depends on."""
+        left_out = {"num_steps", "teacher_steps", "grid_prompts", "prompts", "reference"}
+        weights = ""
+        if sampler.who in self.arms:
+            files = read_manifest(self.student, made_by="distill").files
+            weights = digest_of(exported_weights({name: entry.sha256 for name, entry in files.items()}, sampler.who))
+        # These names are part of the digest: renaming one measures everything again.
+        return digest_of(
+            {
+                "version": MEASURED_AS,
+                "subject": sampler.name,
+                "compared_with": [baseline.name for baseline in self.baselines if sampler not in self.baselines],
+                "weights": weights,
+                "pretrained": read_manifest(self.pretrained.folder, made_by="prepare").digest,
+                "model": self.model.model_dump(mode="json"),
+                "evaluation": self.evaluation.model_dump(mode="json", exclude=left_out),
+                "prompts": self.prompts,
+                "reference": self.reference.digest,
+                "sheet": self.num_sheet_images,
+            }
+        )
+
+    def draw_fn(self, sampler: Sampler) -> DrawFn:
+        """The function that draws ``sampler``'s images; its network is loaded now."""
+        if sampler.who == REAL:
+            return self._real
+        omega = self.evaluation.guidance_scale - 1
+        if sampler.who == TEACHER:
+            teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+            uncond = self.text_encoder.null()
+            return lambda indices: draw_teacher(
+                teacher,
+                self.codec,
+                self._cond(indices),
+                uncond,
+                num_steps=sampler.num_steps,
+                omega=omega,
+                noise=self._noises(indices, 1)[0],
+            )
+        student = self._student(sampler.who)
+        return lambda indices: draw_student(
+            student,
+            self.codec,
+            self._cond(indices),
+            omega=omega,
+            noises=self._noises(indices, sampler.num_steps),
+            scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
+            original_steps=self.model.num_ddim_steps,
+        )
+
+    def _student(self, arm: str) -> Student:
+        """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
+        made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
+        assert isinstance(made, Distillation)
+        if isinstance(made.student, FullStudent):
+            return Student.load(self.student / arm, dtype=torch.float32, device=self.device)
+        teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+        return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
+
+    def _real(self, indices: Sequence[int]) -> Tensor:
+        pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]
+        return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
+
+    def _cond(self, indices: Sequence[int]) -> Condition:
+        captions = [self.prompts[index % len(self.prompts)] for index in indices]
+        condition = self.text_encoder.encode(self.text_encoder.tokenise(captions))
+        return condition.with_time_ids(self.text_encoder.drawing_sizes(self.model.resolution))
+
+    def _noises(self, indices: Sequence[int], count: int) -> list[Tensor]:
+        shape = self.codec.latent_shape(self.model.resolution)
+        return [noise.to(self.device) for noise in seeded_noises(indices, shape, seed=self.evaluation.seed, count=count)]
+
+
+def open_context(
+    model: Model, evaluation: Evaluation, *, source: Path, pretrained: Path, student: Path, device: torch.device
+) -> EvaluationContext:
+    """Check and read what is evaluated. Raises :class:`InputError` for students, prompts or reference images that cannot be used."""
+    if max(evaluation.num_steps) > model.num_ddim_steps:
+        raise InputError(f"evaluation.num_steps asks for {max(evaluation.num_steps)} steps of a grid of {model.num_ddim_steps}")
+    arms = sorted(path.parent.name for path in student.glob(f"[!.]*/{RECORD}"))
+    if not arms:
+        raise InputError(f"{student} holds no student; make one with: rglcd run distill")
+    read_verified(student, made_by="distill")
+    prompts = _read_prompts(source / evaluation.prompts)
+    reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the prompts to draw, one a line") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"{path} holds no prompt: write one a line")
+    return prompts
+
+
+def _read_reference(path: Path, *, limit: int) -> Reference:
+    images: list[bytes] = []
+    captions: list[str] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if len(images) == limit:
+            break
+        try:
+            row = parse_row(line)
+            data = read_image(row.url, path.parent)
+            decode(data)
+        except RowRejectedError as error:
+            raise InputError(f"{path} line {number}: {error.reason}; every reference image must be readable") from None
+        images.append(data)
+        captions.append(row.caption)
+    if len(images) < 2:
+        raise InputError(f"{path} lists {len(images)} images; a Fréchet distance needs at least two")
+    return Reference(tuple(images), tuple(captions))

@@ -1,0 +1,185 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from rglcd.evaluation.pages import figure_svg, report_html, report_markdown
+from rglcd.evaluation.plots import FRAME, Panel, Point, Series
+from rglcd.evaluation.report_data import Report, report_data
+from rglcd.evaluation.wording import css_class
+from tests.evaluation.fixtures import SIDE, comparison, constant, pictures, provenance
+
+HOSTILE = [
+    '<script>alert("x")</script>',
+    "<img src=http://example.com/x onerror=alert(1)>",
+    "</style><b>bold</b> & \"quotes\" 'single'",
+    "‮reversed‬ \x00 nul",
+]
+VOID = {"meta", "img", "link", "input", "br", "hr", "line", "circle", "rect", "polyline"}
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text; asserts that every element is closed by its own tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+CAPTIONS = ("a red circle", "a blue square")
+
+
+def report(captions=CAPTIONS, *, side=SIDE, curves=None, pretraining=(), arm="rg", judge="judge", **changes) -> Report:
+    found = comparison({**constant(0.7, "expert"), **constant(0.7, judge)}, arm=arm)
+    shown = pictures(list(captions), side=side, arm=arm, judge=judge)
+    return report_data(found, pictures=shown, provenance=provenance(**changes), curves=curves or {}, pretraining=pretraining)
+
+
+def rendered(captions=CAPTIONS, **changes) -> str:
+    return report_html(report(captions, **changes))
+
+
+def distances(*arms: str) -> dict[str, list[dict[str, float]]]:
+    return {arm: [{"step": n, "images": 32 * n, "distance": 1 / (n + 1)} for n in range(50)] for arm in arms}
+
+
+def test_page_is_well_formed_html_with_the_verdict_as_its_only_heading_of_level_one():
+    reader = Reader(rendered())
+    assert "Two steps of RG-LCM are preferred to the teacher’s fifty, by judge." in reader.text
+    assert [tag for tag, _ in reader.tags].count("h1") == 1
+
+
+def test_page_loads_nothing_and_runs_no_script():
+    text = rendered(curves=distances("rg"))
+    reader = Reader(text)
+    assert not {"script", "link", "iframe", "form", "object", "embed", "base"} & {tag for tag, _ in reader.tags}
+    for _, attributes in reader.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert (attributes.get("src") or "data:image/").startswith("data:image/")
+        assert "href" not in attributes
+    assert "url(" not in text
+    assert "@import" not in text
+    policies = [a["content"] for tag, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
+
+
+def elements(text: str) -> list[tuple[str, list[str]]]:
+    return [(tag, list(attributes)) for tag, attributes in Reader(text).tags]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_page_escapes_captions_settings_and_lineage(hostile):
+    stage = {"version": hostile, "digest": hostile, "sections": {"a": {"b": hostile}}}
+    text = rendered([hostile], teacher=hostile, prompts=hostile, device=hostile, versions={hostile: hostile}, stages={hostile: stage})
+    assert elements(text) == elements(rendered(["plain"]))
+    assert Reader(text).text.count(hostile) >= 7
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, 'x" onmouseover="alert(1)', "<b>", "x focus first"])
+def test_page_escapes_arm_and_scorer_names_in_text_and_attributes(hostile):
+    text = rendered(arm=hostile, judge=hostile, curves=distances("lcm", hostile))
+    assert elements(text) == elements(rendered(curves=distances("lcm", "rg")))
+    reader = Reader(text)
+    assert reader.text.count(hostile) >= 10
+    assert {a["alt"] for tag, a in reader.tags if tag == "img"} >= {f"{hostile}, 2 steps"}
+    classes = {word for _, attributes in reader.tags for word in (attributes.get("class") or "").split()}
+    assert {word for word in classes if word.startswith("arm-")} - {"arm-lcm", "arm-teacher", "arm-real"} == {css_class(hostile)}
+    assert [tag for tag, a in reader.tags if "focus" in (a.get("class") or "").split()] == ["tr"]
+
+
+@pytest.mark.parametrize("hostile", ["a|b", "a\n| b |", "<b>x</b>", "*x* [y](http://example.com) `z`", "back\\slash|"])
+def test_markdown_table_stays_rectangular_whatever_names_hold(hostile):
+    plain = report_markdown(report()).splitlines()
+    text = report_markdown(report(arm=hostile, judge=hostile)).splitlines()
+    assert len(text) == len(plain)
+    for line, ordinary in zip(text, plain, strict=True):
+        unescaped = re.sub(r"\\.", "", line)
+        assert unescaped.count("|") == ordinary.count("|")
+        assert not {"<", "`"} & set(unescaped)
+
+
+def test_markdown_of_plain_names_has_no_backslash():
+    text = report_markdown(report(judge="hps_v2.1"))
+    assert "\\" not in text
+    assert "| wins, hps_v2.1 |" in text
+
+
+def test_long_captions_are_shortened():
+    assert "x" * 300 not in rendered(["x" * 5000])
+
+
+def test_small_images_are_embedded_without_loss():
+    uris = re.findall(r'src="data:image/png;base64,([^"]*)"', rendered(["a", "b", "c"]))
+    # a teacher and two arms at two step counts, three prompts
+    assert len(uris) == 15
+    colours = [Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB").getcolors() for uri in uris]
+    assert colours[0] == [(SIDE * SIDE, (0, 0, 0))]
+    assert colours[-1] == [(SIDE * SIDE, (40, 40, 40))]
+
+
+def test_large_images_are_embedded_as_previews():
+    (first, *_) = re.findall(r'src="data:image/webp;base64,([^"]*)"', rendered(["a"], side=512))
+    assert Image.open(io.BytesIO(base64.b64decode(first))).size == (320, 320)
+
+
+def test_pretraining_of_the_proxy_has_plots_of_its_own():
+    records = [{"step": n, "images": 128 * n, "loss": 1 / (n + 1), "grad_norm": 1.0} for n in range(50)]
+    text = rendered(
+        pretraining=[*records, {"step": 50, "images": 6400, "retrieval_accuracy": 0.8}, records[-1] | {"retrieval_accuracy": 0.9}]
+    )
+    assert "Retrieval accuracy of the proxy" in text
+    assert "Contrastive loss" in text
+    assert "Gradient norm" not in text
+    assert "Training" not in Reader(rendered()).text
+
+
+def test_training_plots_are_those_of_recorded_figures():
+    assert 'id="training"' not in rendered()
+    text = rendered(curves=distances("lcm", "rg"))
+    assert "Consistency distance" in text
+    assert "Proxy against expert" not in text
+
+
+def test_page_lists_lineage_and_commands():
+    text = rendered()
+    assert "0123456789abcdef" in text
+    assert "rglcd run shard" in text
+    assert "8,192 samples" in text
+
+
+def test_markdown_report_holds_verdict_and_table():
+    text = report_markdown(report())
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert "expert (trained on)" in rows[0]
+    assert text.startswith("**Two steps of RG-LCM are preferred")
+
+
+def test_figure_holds_its_panels_side_by_side_as_one_svg():
+    line = Series("RG-LCM", "arm-rg", (Point(1, 0.1, 0.1, 0.1), Point(2, 0.2, 0.2, 0.2)))
+    panel = Panel("quality", "a note", (line,), (), (1, 2), "steps", logarithmic=True)
+    root = ElementTree.fromstring(figure_svg([panel, panel]))
+    assert root.get("viewBox") == f"0 0 {2 * FRAME.width} {FRAME.height}"
+    assert [child.get("x") for child in root if child.tag.endswith("}svg")] == ["0", str(FRAME.width)]
