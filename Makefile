@@ -41,8 +41,9 @@ results-quick: install ## the same with one seed
 bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16 --record" on a GPU, "--model sd21 --device meta" to count); a JSON line
 	@$(BIN)/python -m benchmarks.step $(BENCH)
 
-faults: install ## faults done on purpose, thousands of times, into docs/reliability.md (hours; goes on where it stopped; FAULTS="--row F4")
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS)
+faults: install ## inject faults, thousands of times, into docs/reliability.md (hours; goes on where it stopped; one row: FAULTS="-k F4-")
+	@mkdir -p artifacts/faults
+	PYTEST_DEBUG_TEMPROOT=artifacts/faults OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -v -m fault --rounds all $(FAULTS)
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

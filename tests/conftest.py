@@ -8,8 +8,8 @@ from hypothesis import settings
 
 from tests.object_store import CREDENTIALS, FaultProxy, open_bucket, start_object_store
 
-# The control plane is shared: tests of the launcher and of the manifests ask for it by name.
-pytest_plugins = ["tests.cluster.fixtures"]
+# The control plane is shared: tests of the launcher and of the manifests ask for it by name. Fault rows have options of their own.
+pytest_plugins = ["tests.cluster.fixtures", "tests.faults.rounds"]
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("rglcd", deadline=None)

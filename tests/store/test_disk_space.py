@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.faults.apart import apart
 from rglcd.errors import StateSaved
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.download import Downloader, DownloadLimits
 from rglcd.store.disk_space import is_no_room, room_for
+from tests.faults.watched_process import run_forked
 from tests.sharding.hostile_server import OPEN, HostileServer
 
 
@@ -38,7 +38,7 @@ def test_safetensors_says_it_in_words_alone(tmp_path: Path) -> None:
             return is_no_room(error)
         return False
 
-    assert apart(work).value is True
+    assert run_forked(work).value is True
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_a_full_disk_is_not_held_against_the_host(tmp_path: Path) -> None:
             assert fetched is not None
             return fetched.reason
 
-        assert apart(lambda: fetch(100)).value == f"errno {errno.EFBIG}"
-        ended = apart(lambda: fetch(resource.RLIM_INFINITY))
+        assert run_forked(lambda: fetch(100)).value == f"errno {errno.EFBIG}"
+        ended = run_forked(lambda: fetch(resource.RLIM_INFINITY))
         assert (ended.error, ended.value) == (None, None)

@@ -1,8 +1,7 @@
-"""Whether an artifact is, byte for byte, what an unbroken run made."""
+"""Compare an artifact, byte for byte, with that of an unbroken run."""
 
 from pathlib import Path
 
-from benchmarks.faults.row import require
 from rglcd.store.manifest import MANIFEST, UNDIGESTED, read_manifest, sha256_of
 
 
@@ -12,16 +11,16 @@ def files_of(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(paths)}
 
 
-def require_equal(folder: Path, unbroken: Path) -> int:
+def assert_equal_artifacts(folder: Path, unbroken: Path) -> int:
     """The number of files of ``folder``, once each is found to be what ``unbroken`` has, with no stray one in it or beside it."""
     made, expected = files_of(folder), files_of(unbroken)
     strays, missing = sorted(made.keys() - expected.keys()), sorted(expected.keys() - made.keys())
     differing = [name for name in made.keys() & expected.keys() if made[name] != expected[name]]
-    require(not strays, f"stray files: {', '.join(strays[:5])}")
-    require(not missing, f"missing files: {', '.join(missing[:5])}")
-    require(not differing, f"files that differ: {', '.join(sorted(differing)[:5])}")
+    assert not strays, f"stray files: {', '.join(strays[:5])}"
+    assert not missing, f"missing files: {', '.join(missing[:5])}"
+    assert not differing, f"files that differ: {', '.join(sorted(differing)[:5])}"
     digests = [read_manifest(at, made_by="?").digest for at in (folder, unbroken)]
-    require(digests[0] == digests[1], "the manifests' digests differ")
+    assert digests[0] == digests[1], "the manifests' digests differ"
     beside = sorted(path.name for path in folder.parent.glob(".*"))
-    require(not beside, f"left beside it: {', '.join(beside[:5])}")
+    assert not beside, f"left beside it: {', '.join(beside[:5])}"
     return len(made)

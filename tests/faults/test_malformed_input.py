@@ -1,20 +1,17 @@
-"""F6: rows and images as the web has them, and as somebody who means harm makes them."""
+"""F6: rows and images as the web has them, and as an attacker would make them."""
 
 import io
 import random
-import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
-from benchmarks.faults.apart import apart
-from benchmarks.faults.row import Row, Trial, require
 from rglcd.config import Sharding
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
@@ -23,6 +20,8 @@ from rglcd.sharding.decoding import MAX_PIXELS
 from rglcd.sharding.shards import Sample, write_shard
 from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES
 from rglcd.stages.run import run_stage
+from tests.faults.rounds import Trial
+from tests.faults.watched_process import run_forked
 from tests.publishing import publish
 from tests.tiny_line import run, tiny_config, write_pretrained_artifact
 from tests.tiny_models import RESOLUTION
@@ -42,9 +41,6 @@ def _or(*outcomes: str) -> frozenset[str]:
 
 
 _ANY_IMAGE = _or(_SAMPLE, Reason.UNDECODABLE, Reason.UNKNOWN_FORMAT, Reason.TOO_LARGE)
-
-
-# --- rows ----------------------------------------------------------------------------------------
 
 
 def _row(text: str) -> Make:
@@ -152,13 +148,13 @@ def _two_in_one(rng: random.Random) -> bytes:
     return head + rng.choice([b"PK\x03\x04" + rng.randbytes(500), b"<html><script>1</script>", b"%PDF-1.4\n" + rng.randbytes(100)])
 
 
-def _foreign(rng: random.Random) -> bytes:
+def _other_format(rng: random.Random) -> bytes:
     return rng.choice(
         [_file(_picture(rng), rng.choice(["TIFF", "PPM", "ICO"])), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", rng.randbytes(300)]
     )
 
 
-def _claims(megapixels: int) -> Make:
+def _header_of(megapixels: int) -> Make:
     """A header that says so, and next to nothing behind it."""
     side = int((megapixels * 1e6) ** 0.5)
     return lambda rng: b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)) + b"\0\x10\0\0IDAT"
@@ -208,9 +204,9 @@ _IMAGES: Kinds = {
     "ICC profile": (_profiled, _or(_SAMPLE, Reason.UNDECODABLE)),
     "svg": (_vector, _or(Reason.UNKNOWN_FORMAT)),
     "two files in one": (_two_in_one, _or(_SAMPLE)),
-    "another format": (_foreign, _or(Reason.UNKNOWN_FORMAT)),
-    "a header of 144 megapixels": (_claims(144), _or(Reason.TOO_LARGE)),
-    "a header of 400 megapixels": (_claims(400), _or(Reason.TOO_LARGE)),
+    "another format": (_other_format, _or(Reason.UNKNOWN_FORMAT)),
+    "a header of 144 megapixels": (_header_of(144), _or(Reason.TOO_LARGE)),
+    "a header of 400 megapixels": (_header_of(400), _or(Reason.TOO_LARGE)),
     "144 megapixels": (_really(144), _or(Reason.TOO_LARGE)),
     "256 megapixels": (_really(256), _or(Reason.TOO_LARGE)),
     "400 megapixels": (_really(400), _or(Reason.TOO_LARGE)),
@@ -225,34 +221,43 @@ _IMAGES: Kinds = {
 _KINDS = [*((name, _ROWS) for name in _ROWS), *((name, _IMAGES) for name in _IMAGES)]
 
 
-# --- the trial -----------------------------------------------------------------------------------
+# --- the row -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _malformed(scratch: Path, seed: int) -> Iterator[Trial]:
-    write_pretrained_artifact(scratch / "pretrained")
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "pretrained"
+    write_pretrained_artifact(folder)
+    return folder
 
-    def trial(number: int) -> str:
-        turn, at = divmod(number, len(_KINDS))
-        name, kinds = _KINDS[at]
-        make, allowed = kinds[name]
-        rng = random.Random(f"{seed}/{number}")
-        root = scratch / "round"
-        shutil.rmtree(root, ignore_errors=True)
-        (root / "data").mkdir(parents=True)
-        to_cache = kinds is _IMAGES and turn % _EVERY_CACHE == _EVERY_CACHE - 1
-        written = apart(lambda: _write_source(root / "data", make(rng), is_row=kinds is _ROWS))
-        require(written.error is None, f"{name} could not be written: {written.error!r}")
-        act = _cache if to_cache else _shard
-        ended = apart(lambda: act(root, scratch / "pretrained"), within=_SECONDS)
-        require(ended.exit_code == 0 and ended.error is None, f"{name}: ended with {ended.exit_code}, {ended.error!r}")
-        require(ended.peak_bytes < _PEAK, f"{name}: took {ended.peak_bytes >> 20} MiB")
-        outcome = str(ended.value)
-        if not to_cache:
-            require(outcome in allowed, f"{name} became {outcome!r}, and not {' or '.join(sorted(allowed))}")
-        return f"{name}, given to {'cache' if to_cache else 'shard'}: {outcome}; {ended.seconds:.1f} s, {ended.peak_bytes >> 20} MiB"
 
-    yield trial
+@pytest.mark.fault(
+    "F6",
+    fault="malformed rows and images, and bombs, given to shard and cache",
+    must="no crash, none longer than 60 s, less than 1 GiB; each row a sample or one reason of those its kind allows; "
+    "rows = samples + reasons",
+    unit="inputs",
+    num_rounds=1000,
+    sample=range(0, len(_KINDS), 2),
+)
+def test_malformed_input_is_a_sample_or_has_a_reason(trial: Trial, pretrained: Path, tmp_path: Path) -> None:
+    turn, at = divmod(trial.number, len(_KINDS))
+    name, kinds = _KINDS[at]
+    make, allowed = kinds[name]
+    (tmp_path / "data").mkdir()
+    to_cache = kinds is _IMAGES and turn % _EVERY_CACHE == _EVERY_CACHE - 1
+    written = run_forked(lambda: _write_source(tmp_path / "data", make(trial.rng()), is_row=kinds is _ROWS))
+    assert written.error is None, f"{name} could not be written: {written.error!r}"
+    act = _cache if to_cache else _shard
+    ended = run_forked(lambda: act(tmp_path, pretrained), timeout=_SECONDS)
+    assert ended.error is None, f"{name}: ended with {ended.error!r}"
+    assert ended.exit_code == 0, f"{name}: ended with exit code {ended.exit_code}"
+    assert ended.peak_bytes < _PEAK, f"{name}: took {ended.peak_bytes >> 20} MiB"
+    outcome = str(ended.value)
+    if not to_cache:
+        assert outcome in allowed, f"{name} became {outcome!r}, and not {' or '.join(sorted(allowed))}"
+    given_to = "cache" if to_cache else "shard"
+    trial.record(f"{name}, given to {given_to}: {outcome}; {ended.seconds:.1f} s, {ended.peak_bytes >> 20} MiB")
 
 
 def _write_source(folder: Path, made: bytes, *, is_row: bool) -> None:
@@ -267,7 +272,7 @@ def _shard(root: Path, pretrained: Path) -> str:
     sharding = Sharding(resolution=RESOLUTION, image_format="png", samples_per_shard=5)
     outcome = run_stage("shard", {"sharding": sharding}, {"source": root / "data", "shards": root / "shards"})
     facts = outcome.manifest.facts
-    require(facts["rows"] == 2 == facts["samples"] + sum(facts["reasons"].values()), f"two rows became {facts}")
+    assert facts["rows"] == 2 == facts["samples"] + sum(facts["reasons"].values()), f"two rows became {facts}"
     return _SAMPLE if facts["samples"] == 2 else "".join(facts["reasons"])
 
 
@@ -282,21 +287,11 @@ def _cache(root: Path, pretrained: Path) -> str:
     try:
         run(root, tiny_config(), "cache")
     except InputError as refused:
-        require("00001" in str(refused) and "\n" not in str(refused), f"the refusal does not name the sample: {refused}")
-        require(not (root / "latents").exists(), "refused, and published")
+        said = str(refused)
+        assert "00001" in said, f"the refusal does not name the sample: {said}"
+        assert "\n" not in said, f"the refusal is more than a line: {said}"
+        assert not (root / "latents").exists(), "refused, and published"
         return f"refused: {refused}"
     batch = LatentCache.open(root / "latents").batch(torch.arange(2))
-    require(bool(batch.mean.isfinite().all() and batch.logvar.isfinite().all()), "cached, and not finite")
+    assert all(moments.isfinite().all() for moments in (batch.mean, batch.logvar)), "cached, and not finite"
     return "cached"
-
-
-MALFORMED = Row(
-    name="F6",
-    fault="malformed rows and images, and bombs, given to shard and cache",
-    must="no crash, none longer than 60 s, less than 1 GiB; each row a sample or one reason of those its kind allows; "
-    "rows = samples + reasons",
-    unit="inputs",
-    num_rounds=1000,
-    sample=range(0, len(_KINDS), 2),
-    open=_malformed,
-)

@@ -1,20 +1,20 @@
-"""F13: latents that were made with something else than what reads them."""
+"""F13: latents that were made with other models or settings than those that read them."""
 
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file, save_file
 
-from benchmarks.faults.row import CriterionMissed, Row, Trial, require
 from rglcd.config import Config
-from rglcd.errors import InputError
 from rglcd.latents.cache import FINGERPRINT, FORMAT_VERSION, read_fingerprint
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
+from tests.faults.refusals import refusal_of
+from tests.faults.rounds import Trial
 from tests.publishing import publish
 from tests.tiny_line import run, tiny_config, up_to_latents
 
@@ -72,42 +72,35 @@ _STALE: dict[str, Callable[[Path, random.Random], Config]] = {
 }
 
 
-@contextmanager
-def _stale(scratch: Path, seed: int) -> Iterator[Trial]:
-    line = scratch / "line"
-    up_to_latents(line, tiny_config())
-    run(line, tiny_config(), "pretrain")
-
-    def trial(number: int) -> str:
-        what, reader = list(_STALE)[number % len(_STALE)], _READERS[number // len(_STALE) % len(_READERS)]
-        root = scratch / "stale"
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(line, root)
-        if reader == "pretrain":
-            shutil.rmtree(root / "reward_model")
-        config = _STALE[what](root, random.Random(f"{seed}/{number}"))
-        cached = read_fingerprint(root / "latents")
-        now = fingerprint_of(config.model, Pretrained(root / "pretrained"), like=root / "latents")
-        try:
-            run(root, config, reader)
-        except InputError as refused:
-            said = str(refused)
-        else:
-            raise CriterionMissed(f"{reader} took latents of {what}")
-        for digest in (cached.digest, now.digest):
-            require(digest[:16] in said, f"{what}: {reader} does not show fingerprint {digest[:16]}: {said}")
-        (line_of_it,) = [line.strip() for line in said.splitlines() if line.startswith("  !")]
-        return f"{what}: {reader} refused, fingerprints {cached.digest[:8]} and {now.digest[:8]}; {line_of_it}"
-
-    yield trial
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that has run up to the reward model."""
+    root = tmp_path_factory.mktemp("fresh")
+    up_to_latents(root, tiny_config())
+    run(root, tiny_config(), "pretrain")
+    return root
 
 
-STALE_CACHE = Row(
-    name="F13",
+@pytest.mark.fault(
+    "F13",
     fault="latents made with another VAE, text encoder, scorer, tokenizer, resolution, dtype or version of the code",
     must="refused by pretrain and distill, showing both fingerprints and what differs",
     unit="caches",
     num_rounds=64,
     sample=range(2 * len(_STALE)),
-    open=_stale,
 )
+def test_stale_latents_are_refused_with_both_fingerprints(trial: Trial, fresh: Path, tmp_path: Path) -> None:
+    what, reader = list(_STALE)[trial.number % len(_STALE)], _READERS[trial.number // len(_STALE) % len(_READERS)]
+    root = tmp_path / "stale"
+    shutil.copytree(fresh, root)
+    if reader == "pretrain":
+        shutil.rmtree(root / "reward_model")
+    config = _STALE[what](root, trial.rng())
+    cached = read_fingerprint(root / "latents")
+    now = fingerprint_of(config.model, Pretrained(root / "pretrained"), like=root / "latents")
+    refusal = refusal_of(lambda: run(root, config, reader))
+    assert refusal is not None, f"{reader} took latents of {what}"
+    for digest in (cached.digest, now.digest):
+        assert digest[:16] in refusal, f"{what}: {reader} does not show fingerprint {digest[:16]}: {refusal}"
+    (difference,) = [line.strip() for line in refusal.splitlines() if line.startswith("  !")]
+    trial.record(f"{what}: {reader} refused, fingerprints {cached.digest[:8]} and {now.digest[:8]}; {difference}")

@@ -1,25 +1,26 @@
-"""F7: two hundred urls that lead where they must not, or to servers that mean harm."""
+"""F7: two hundred urls that lead where they must not, or to hostile servers."""
 
 import random
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks.faults.row import Row, Suite, Trial, evenly, require
+import pytest
+
 from rglcd.config import WebDownload
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.download import Downloader
 from rglcd.stages.shard import limits_of
+from tests.faults.rounds import Trial, evenly
 from tests.sharding.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding
 
+_NUM_URLS = 200
 _SECONDS_OVER = 1.0
 _IN_FLIGHT = 12 << 20
 """What two kernels' buffers may hold of a body that nobody reads any more."""
@@ -70,7 +71,6 @@ def _urls(server: HostileServer) -> list[Url]:
     return urls + [Url(server.url(f"{'drip' if number % 2 else 'endless'}/{number}"), _of_streams(number)) for number in range(more)]
 
 
-_NUM_URLS = 200
 _STATUSES = {404: Reason.GONE, 410: Reason.GONE, 403: Reason.REFUSED, 451: Reason.REFUSED, 429: Reason.HOST_BUSY, 500: Reason.SERVER_ERROR}
 _BODIES = {
     "announced-giant": Reason.TOO_LARGE,
@@ -116,55 +116,58 @@ class _Connections:
             self.to.append(str(arguments[1][0]))
 
 
-@contextmanager
-def _hostile_web(scratch: Path, seed: int) -> Iterator[Trial]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[HostileServer]:
     with HostileServer() as server:
-        urls = _urls(server)
-        order = random.Random(seed).sample(range(len(urls)), len(urls))
-        connections = _Connections()
-        sys.addaudithook(connections)
-
-        def trial(number: int) -> str:
-            asked = urls[order[number]]
-            store = ContentStore(scratch / "store")
-            shutil.rmtree(store.folder, ignore_errors=True)
-            resolver = Rebinding(*asked.answers) if asked.answers else None
-            connections.to.clear()
-            sent_before = server.bytes_sent
-            with Downloader(store, _LIMITS, AddressPolicy.parse([f"{OPEN}/32"]), resolver=resolver) as downloader:
-                started = time.perf_counter()
-                (fetched,) = downloader.fetch_in_order([asked.url])
-                seconds = time.perf_counter() - started
-            assert fetched is not None
-            said = (
-                asked.url.replace(str(server.port), "PORT")
-                .replace(str(server.forbidden_port), "PORT")
-                .replace(str(server.raw_port), "PORT")
-            )
-            reached = sorted({address for address in connections.to if address != OPEN})
-            require(not reached, f"{said}: connected to {', '.join(reached)}")
-            require(server.intrusions == 0, f"{said}: reached the forbidden listener")
-            require(seconds <= _LIMITS.total_seconds + _SECONDS_OVER, f"{said}: took {seconds:.1f} s")
-            require(fetched.reason in asked.allowed, f"{said}: became {fetched.reason}")
-            kept = sum(path.stat().st_size for path in (store.folder / "objects").rglob("*") if path.is_file())
-            require(kept <= _LIMITS.max_bytes, f"{said}: kept {kept} bytes")
-            sent = server.bytes_sent - sent_before
-            require(sent <= _LIMITS.max_bytes + _IN_FLIGHT, f"{said}: {sent} bytes were taken")
-            return f"{said}: {fetched.reason or 'an image'} in {seconds:.1f} s"
-
-        try:
-            yield trial
-        finally:
-            connections.watches = False
+        yield server
 
 
-HOSTILE_WEB = Row(
-    name="F7",
+@pytest.fixture(scope="module")
+def urls(server: HostileServer, fault_seed: int) -> list[Url]:
+    """All urls, in an order of the seed."""
+    urls = _urls(server)
+    return random.Random(fault_seed).sample(urls, len(urls))
+
+
+@pytest.fixture(scope="module")
+def connections() -> Iterator[_Connections]:
+    connections = _Connections()
+    sys.addaudithook(connections)
+    yield connections
+    connections.watches = False
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "F7",
     fault="200 urls: private addresses in every spelling, rebinding, redirects, other schemes, drips, endless bodies, bombs, broken HTTP",
     must="no connection but to the allowed address, each within 16 s and 20 MB, each with a reason of its kind",
     unit="urls",
     num_rounds=_NUM_URLS,
     sample=evenly(40, of=_NUM_URLS),
-    open=_hostile_web,
-    suite=Suite.SLOW,
 )
+def test_hostile_url_has_its_reason_and_connects_to_nothing_forbidden(
+    trial: Trial, server: HostileServer, urls: list[Url], connections: _Connections, tmp_path: Path
+) -> None:
+    asked, store = urls[trial.number], ContentStore(tmp_path / "store")
+    resolver = Rebinding(*asked.answers) if asked.answers else None
+    connections.to.clear()
+    sent_before = server.bytes_sent
+    with Downloader(store, _LIMITS, AddressPolicy.parse([f"{OPEN}/32"]), resolver=resolver) as downloader:
+        started = time.perf_counter()
+        (fetched,) = downloader.fetch_in_order([asked.url])
+        seconds = time.perf_counter() - started
+    assert fetched is not None
+    said = asked.url
+    for port in (server.port, server.forbidden_port, server.raw_port):
+        said = said.replace(str(port), "PORT")
+    reached = sorted({address for address in connections.to if address != OPEN})
+    assert not reached, f"{said}: connected to {', '.join(reached)}"
+    assert server.intrusions == 0, f"{said}: reached the forbidden listener"
+    assert seconds <= _LIMITS.total_seconds + _SECONDS_OVER, f"{said}: took {seconds:.1f} s"
+    assert fetched.reason in asked.allowed, f"{said}: became {fetched.reason}"
+    kept = sum(path.stat().st_size for path in (store.folder / "objects").rglob("*") if path.is_file())
+    assert kept <= _LIMITS.max_bytes, f"{said}: kept {kept} bytes"
+    sent = server.bytes_sent - sent_before
+    assert sent <= _LIMITS.max_bytes + _IN_FLIGHT, f"{said}: {sent} bytes were taken"
+    trial.record(f"{said}: {fetched.reason or 'an image'} in {seconds:.1f} s")

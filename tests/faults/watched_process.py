@@ -1,4 +1,4 @@
-"""Work in a process of its own: forked, so that it starts warm, watched, and ended without a word if that is asked."""
+"""Run a function in a forked process: its result or error, exit code, seconds and peak memory; kill it at a chosen file operation."""
 
 import multiprocessing
 import os
@@ -12,12 +12,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_TOUCHES = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"})
+_OPERATIONS = frozenset({"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"})
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code (of a signal: negative), what its work returned, or what it raised."""
+    """How a forked process ended: its exit code (of a signal: negative), what the function returned, or what it raised."""
 
     exit_code: int
     value: Any
@@ -30,13 +30,13 @@ class Ended:
         return self.exit_code == -signal.SIGKILL
 
 
-def apart(work: Callable[[], Any], *, within: float = 600.0) -> Ended:
-    """Do ``work`` in a process of its own; it is killed when it takes longer than ``within`` seconds.
+def run_forked(work: Callable[[], Any], *, timeout: float = 600.0) -> Ended:
+    """Call ``work`` in a fork of this process, which is warm at once; it is killed when it takes longer than ``timeout`` seconds.
 
-    The peak is the kernel's; it begins at the size of this process. Nothing is known of a killed one's.
+    The peak is the kernel's; it begins at the size of this process. It is 0 for a process that was killed.
     """
     reader, writer = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(work, writer))
+    process = multiprocessing.get_context("fork").Process(target=_call, args=(work, writer))
     started = time.perf_counter()
     process.start()
     writer.close()
@@ -44,7 +44,7 @@ def apart(work: Callable[[], Any], *, within: float = 600.0) -> Ended:
     error: BaseException | None = None
     peak_bytes = 0
     try:
-        if reader.poll(within):
+        if reader.poll(timeout):
             value, error, peak_bytes = reader.recv()
     except EOFError:
         pass  # killed, or crashed: the exit code says which
@@ -55,7 +55,7 @@ def apart(work: Callable[[], Any], *, within: float = 600.0) -> Ended:
     return Ended(process.exitcode or 0, value, error, time.perf_counter() - started, peak_bytes)
 
 
-def _work(work: Callable[[], Any], writer: Connection) -> None:
+def _call(work: Callable[[], Any], writer: Connection) -> None:
     value: Any = None
     error: BaseException | None = None
     try:
@@ -65,33 +65,33 @@ def _work(work: Callable[[], Any], writer: Connection) -> None:
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:
         writer.send((value, error, peak_bytes))
-    except Exception:  # an error that cannot cross the border as it is
+    except Exception:  # an error that cannot be pickled
         writer.send((None, RuntimeError(f"{type(error).__name__}: {error}"), peak_bytes))
 
 
-def touches_of(folder: Path, *, kill_at: int | None = None) -> list[str]:
-    """From now on, the list of what this process is about to do to the file system below ``folder``: it grows as it happens.
+def file_operations(folder: Path, *, kill_at: int | None = None) -> list[str]:
+    """From now on, what this process is about to write, rename or remove below ``folder``: the list grows as it happens.
 
-    At its ``kill_at``-th entry the process is killed, before the act. Python's own acts only: what libraries write by
-    themselves is counted when the file is renamed. For a process of its own (:func:`apart`): this cannot be taken back.
+    At its ``kill_at``-th entry the process is killed, before the operation. Python's own operations only: what libraries write
+    by themselves is counted when the file is renamed. Only for a forked process: an audit hook cannot be removed.
     """
-    root, touched = str(folder), list[str]()
+    root, operations = str(folder), list[str]()
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = arguments
             if not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
                 return
-        elif event in _TOUCHES:
+        elif event in _OPERATIONS:
             path = arguments[1] if event == "os.rename" else arguments[0]
         else:
             return
         name = os.fsdecode(path) if isinstance(path, str | bytes) else ""
         # A tree is removed by names relative to its folders.
         if name.startswith(root) or (event in ("os.remove", "os.rmdir") and name and not name.startswith("/")):
-            touched.append(f"{event} {name.removeprefix(root)}")
-            if len(touched) == kill_at:
+            operations.append(f"{event} {name.removeprefix(root)}")
+            if len(operations) == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    return touched
+    return operations
