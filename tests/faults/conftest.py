@@ -17,7 +17,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> MicroPipeline:
-    """An unbroken run of the micro preset for the rounds of a row."""
+    """An unbroken run of the micro preset, which rows read and none changes."""
     return MicroPipeline(tmp_path_factory.mktemp("unbroken"))
