@@ -9,7 +9,8 @@ from rglcd.toy.build import BuildSettings, build, read_ledger
 from rglcd.toy.codec import CodecSettings
 from rglcd.toy.expert import ExpertSettings
 from rglcd.toy.features import FeatureSettings
-from rglcd.toy.judge import JudgeSettings, ToyJudge
+from rglcd.toy.judge import ToyJudge
+from rglcd.toy.judge_training import JudgeSettings
 from rglcd.toy.scene import world_digest
 from rglcd.toy.teacher import TeacherSettings
 

@@ -5,7 +5,8 @@ import torch
 
 from rglcd.errors import InputError
 from rglcd.rewards.protocol import DifferentiableReward
-from rglcd.toy.judge import JudgeShape, ToyJudge, _claims
+from rglcd.toy.judge import JudgeShape, ToyJudge
+from rglcd.toy.judge_training import _claims
 from rglcd.toy.scene import VALUES
 
 WORDS = ("a", "circle", "red", "square")

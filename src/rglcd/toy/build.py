@@ -30,7 +30,7 @@ from rglcd.toy.gates import (
     judge_shares,
     teacher_shares,
 )
-from rglcd.toy.judge import JudgeSettings, train_judge
+from rglcd.toy.judge_training import JudgeSettings, train_judge
 from rglcd.toy.scene import Turns, all_scenes, caption, shuffled, split, world_digest
 from rglcd.toy.teacher import TeacherSettings, encode_examples, sample, train_teacher
 from rglcd.toy.tokenizer import build_tokenizer
