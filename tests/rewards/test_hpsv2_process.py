@@ -5,7 +5,9 @@ The package needs an environment of its own (images/hpsv2), whose Python is ``hp
 
 import gc
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,44 @@ def test_an_environment_without_the_package_is_said_in_its_own_words(folder: Pat
     assert "\n" not in str(refusal.value)
 
 
+HANGS = """#!{python}
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("loading the weights", file=sys.stderr, flush=True)
+{answer}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "when"),
+    [
+        ("", "start"),
+        ('print(\'{{"logit_\', end="", flush=True)', "start"),
+        ('print(\'{{"logit_scale": 100.0, "text_width": 4}}\', flush=True)', "request"),
+    ],
+    ids=["never answers", "stops within an answer", "answers once"],
+)
+def test_hung_process_is_killed_and_reported_with_what_to_do(folder: Path, tmp_path: Path, answer: str, when: str) -> None:
+    interpreter = tmp_path / "hangs"
+    interpreter.write_text(HANGS.format(python=sys.executable, answer=answer.replace("{{", "{").replace("}}", "}")))
+    interpreter.chmod(0o755)
+    seconds = 1.0 if when == "start" else 20.0  # a busy machine may start it slowly
+    expected = rf"gave no answer in {seconds:g} s and was killed; its last message: .*; check '{interpreter}' .* use kind hpsv2"
+    began = time.monotonic()
+    if when == "start":
+        with pytest.raises(InputError, match=expected):
+            Hpsv2ProcessReward(folder, interpreter=str(interpreter), device=CPU, answer_seconds=seconds)
+    else:
+        process = Hpsv2ProcessReward(folder, interpreter=str(interpreter), device=CPU, answer_seconds=seconds)
+        process._answer_seconds = 1.0
+        with pytest.raises(InputError, match="gave no answer in 1 s and was killed; its last message: loading the weights; check"):
+            # More captions than a pipe holds: writing them must not wait for a server that reads nothing.
+            process.encode_text(["a caption of some length"] * 10_000)
+        assert process._server.wait(5) == -signal.SIGKILL
+    assert time.monotonic() - began < 60
+
+
 @needs_hpsv2
 def test_its_scores_are_those_of_the_package_and_of_our_own_loader(folder: Path, tmp_path: Path) -> None:
     theirs, process = answers("hpsv2"), start(folder)
@@ -66,12 +106,12 @@ def test_its_scores_are_those_of_the_package_and_of_our_own_loader(folder: Path,
 @needs_hpsv2
 def test_its_process_ends_with_it(folder: Path) -> None:
     process = start(folder)
-    server, desk = process._server, process._desk
+    server, tmpdir = process._server, process._tmpdir
     assert server.poll() is None
     del process
     gc.collect()
     assert server.poll() is not None
-    assert not desk.exists()
+    assert not tmpdir.exists()
 
 
 @needs_hpsv2

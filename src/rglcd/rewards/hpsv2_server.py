@@ -1,11 +1,11 @@
-"""The ``hpsv2`` package, asked by another process. Run by the Python that has it, which need not have this project.
+"""Server of the ``hpsv2`` package for :mod:`rglcd.rewards.hpsv2_process`, run by the Python that has it; it need not have this project.
 
     hpsv2-python hpsv2_server.py FOLDER DEVICE
 
 FOLDER holds ``open_clip_config.json`` and ``model.safetensors``, as ``prepare`` laid them out. Requests and answers are lines
-of JSON on standard input and output; arrays go through .npy files that the request names. It ends when its input does.
+of JSON on standard input and output; captions and arrays go through files that the request names. It ends when its input does.
 
-    {"captions": ["a fox"], "text": "t.npy"}                      writes the captions' unit vectors (B, D) to t.npy
+    {"captions": "c.json", "text": "t.npy"}                       writes the unit vectors (B, D) of a list of captions to t.npy
     {"pixels": "p.npy", "text": "t.npy", "scores": "s.npy"}       reads uint8 (B, H, W, 3) and (B, D), writes scores (B,)
 """
 
@@ -55,7 +55,8 @@ class Scorer:
     def answer(self, request: dict[str, Any]) -> None:
         with torch.no_grad(), torch.autocast("cuda", enabled=self.device.startswith("cuda")):
             if "captions" in request:
-                features = self.model.encode_text(self.tokenizer(request["captions"]).to(self.device), normalize=True)
+                captions = json.loads(Path(request["captions"]).read_text(encoding="utf-8"))
+                features = self.model.encode_text(self.tokenizer(captions).to(self.device), normalize=True)
                 np.save(request["text"], features.float().cpu().numpy())
                 return
             pictures = [Image.fromarray(levels) for levels in np.load(request["pixels"])]
