@@ -6,6 +6,7 @@ with the segment's area and centroid, size its radius. `UNDECIDED` stands wherev
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
@@ -90,6 +91,11 @@ class CheckerReward:
     range: tuple[float, float] = (0.0, 1.0)
     logit_scale: float = 5.0  # one condition more is one nat of preference
     text_width: int = len(ATTRIBUTES)
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "CheckerReward":
+        """The checker as a scorer of kind ``toy-checker``: it has no weights, and scores where its pixels are."""
+        return cls()
 
     def weights_sha256(self) -> None:
         """It has no weights."""
