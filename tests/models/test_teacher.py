@@ -89,7 +89,7 @@ def test_a_distilled_unet_is_no_teacher(own: Path) -> None:
 def test_a_unet_that_is_told_other_things_than_its_pipeline_gives_is_refused(own: Path, xl_folder: Path) -> None:
     shutil.rmtree(own / "unet")
     shutil.copytree(xl_folder / "unet", own / "unet")
-    with pytest.raises(InputError, match=r"unet is told text_time, and its pipeline gives a caption alone"):
+    with pytest.raises(InputError, match=r"unet takes text_time as conditioning and its pipeline gives a caption alone"):
         load(own)
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.rewards.conversion import CONVERTERS
 from tests.assets.rewards.published import pictures, weights
 
@@ -70,7 +70,7 @@ def converted(kind: str, folder: Path) -> Path:
     """The folder that ``prepare`` makes of :func:`publish`, tokenizer and all."""
     published = publish(kind, folder.with_name(f"{folder.name}.published"))
     folder.mkdir(parents=True, exist_ok=True)
-    CONVERTERS[kind](read_foreign(published), folder)
+    CONVERTERS[kind](read_checkpoint(published), folder)
     shutil.rmtree(published.parent)
     for path in (ASSETS / CLIP_KINDS[kind][3]).iterdir():
         shutil.copyfile(path, folder / path.name)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPModel
 
 from rglcd.errors import InputError
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.rewards.registry import load_scorer
@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     published = publish_heads(root / "published", width=PROJECTION_WIDTH)
     for kind, path in zip(KINDS, published, strict=True):
         write_tiny_clip(root / kind)
-        CONVERTERS[kind](read_foreign(path), root / kind)
+        CONVERTERS[kind](read_checkpoint(path), root / kind)
     return {kind: root / kind for kind in KINDS} | {"published": root / "published"}
 
 
@@ -88,14 +88,14 @@ def test_the_gradient_at_the_pixels_is_the_finite_difference(folders: dict[str, 
 
 def test_a_head_for_another_clip_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     other = Path(shutil.copytree(folders["aesthetic-v1"], tmp_path / "other"))
-    CONVERTERS["aesthetic-v1"](read_foreign(publish_heads(tmp_path / "published", width=768)[0]), other)
-    with pytest.raises(InputError, match=f"the head reads 768 numbers and the CLIP model gives {PROJECTION_WIDTH}"):
+    CONVERTERS["aesthetic-v1"](read_checkpoint(publish_heads(tmp_path / "published", width=768)[0]), other)
+    with pytest.raises(InputError, match=f"the head takes 768 features and the CLIP model gives {PROJECTION_WIDTH}"):
         load(other)
 
 
 def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
     write_tiny_clip(tmp_path / "clip")
-    with pytest.raises(InputError, match=r"head\.safetensors is no score head"):
+    with pytest.raises(InputError, match=r"head\.safetensors cannot be read as a score head"):
         load(tmp_path / "clip")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPConfig
 
 from rglcd.errors import InputError
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.rewards import conversion
 from rglcd.rewards.conversion import CONVERTERS, convert_clip, convert_imagereward, convert_open_clip
 from tests.rewards.published_models import layout, publish, publish_heads, state
@@ -93,7 +93,7 @@ def test_the_package_is_given_its_own_names_back(tmp_path: Path) -> None:
 
 def test_both_heads_keep_their_layers_in_order(tmp_path: Path) -> None:
     for kind, path in zip(("aesthetic-v1", "aesthetic-v2"), publish_heads(tmp_path / "published", width=8), strict=True):
-        source = read_foreign(path)
+        source = read_checkpoint(path)
         CONVERTERS[kind](source, tmp_path)
         written = load_file(tmp_path / "head.safetensors")
         assert [written[f"{number}.weight"].shape[0] for number in range(len(written) // 2)] == (
@@ -131,11 +131,11 @@ class TestForeign:
             [tensors, {"state_dict": tensors, "epoch": 3}, {f"module.{name}": tensor for name, tensor in tensors.items()}]
         ):
             torch.save(content, tmp_path / f"{number}.pt")
-            assert read_foreign(tmp_path / f"{number}.pt").keys() == tensors.keys()
+            assert read_checkpoint(tmp_path / f"{number}.pt").keys() == tensors.keys()
 
     def test_a_file_of_the_old_format_is_read(self, tmp_path: Path) -> None:
         torch.save({"weight": torch.ones(1, 3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-        assert torch.equal(read_foreign(tmp_path / "old.pth")["weight"], torch.ones(1, 3))
+        assert torch.equal(read_checkpoint(tmp_path / "old.pth")["weight"], torch.ones(1, 3))
 
     def test_code_in_a_pickle_is_refused_and_not_run(self, tmp_path: Path) -> None:
         class Payload:
@@ -146,17 +146,17 @@ class TestForeign:
         (tmp_path / "evil.bin").write_bytes(pickle.dumps(Payload(), protocol=2))
         for name in ("evil.pt", "evil.bin"):
             with pytest.raises(InputError, match=f"{name} cannot be read as weights alone"):
-                read_foreign(tmp_path / name)
+                read_checkpoint(tmp_path / name)
         assert not (tmp_path / "was-run").exists()
 
     @pytest.mark.parametrize(("content", "said"), [({}, "it is empty"), ([1, 2], "it is empty"), ({"weight": 3}, "'weight' is no tensor")])
     def test_what_is_no_state_dict_is_refused(self, tmp_path: Path, content: object, said: str) -> None:
         torch.save(content, tmp_path / "odd.pt")
         with pytest.raises(InputError, match=said):
-            read_foreign(tmp_path / "odd.pt")
+            read_checkpoint(tmp_path / "odd.pt")
 
     def test_a_cut_file_is_refused(self, tmp_path: Path) -> None:
         whole = publish("imagereward", tmp_path).read_bytes()
         (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(InputError, match=r"cut\.pt cannot be read"):
-            read_foreign(tmp_path / "cut.pt")
+            read_checkpoint(tmp_path / "cut.pt")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rglcd.errors import InputError
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.hpsv2_process import Hpsv2ProcessReward
 from rglcd.rewards.registry import load_scorer
@@ -29,7 +29,7 @@ needs_hpsv2 = pytest.mark.skipif(shutil.which(INTERPRETER) is None, reason=f"no 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hpsv2-process")
     published = publish("hpsv2", root / "published")
-    CONVERTERS["hpsv2-process"](read_foreign(published), root)
+    CONVERTERS["hpsv2-process"](read_checkpoint(published), root)
     return root
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from rglcd.config import Preparation, ScorerSource
 from rglcd.errors import InputError
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.rewards.clip import ClipReward
 from rglcd.rewards.conversion import CONVERTERS
 from rglcd.rewards.protocol import DifferentiableReward, Reward
@@ -41,7 +41,7 @@ def write(kind: str, folder: Path) -> None:
     elif kind.startswith("aesthetic"):
         write_tiny_clip(folder)
         linear, deep = publish_heads(folder.with_name("published"), width=PROJECTION_WIDTH)
-        CONVERTERS[kind](read_foreign(linear if kind == "aesthetic-v1" else deep), folder)
+        CONVERTERS[kind](read_checkpoint(linear if kind == "aesthetic-v1" else deep), folder)
     elif kind in CONVERTERS:
         converted(kind, folder)
 

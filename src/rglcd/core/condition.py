@@ -1,4 +1,4 @@
-"""What a network is told beside z_t and t: the caption, and for SDXL the picture's sizes. The core carries it and never looks in.
+"""Conditioning inputs of the UNet besides z_t and t: text embeddings, and SDXL's pooled text and sizes. Opaque to the core.
 
 Shapes: B rows, L token positions, D width, P pooled width.
     embeddings (B,L,D)    pooled (B,P)    time_ids (B,6)
@@ -32,7 +32,7 @@ class Condition:
         return self.each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same elsewhere, the caption in `dtype`; the sizes stay what they are, for bfloat16 cannot count to 1023."""
+        """The same on `device`, the caption in `dtype`; the sizes keep theirs, for bfloat16 is not exact above 256."""
         time_ids = None if self.time_ids is None else self.time_ids.to(device)
         moved = self.each(lambda tensor: tensor.to(device, dtype))
         return type(self)(moved.embeddings, moved.pooled, time_ids)
@@ -55,7 +55,7 @@ class Condition:
         return type(self)(embeddings, replaced(self.pooled, null.pooled), self.time_ids)
 
     def with_time_ids(self, time_ids: Tensor | None) -> Self:
-        """The same captions of pictures of other sizes; `time_ids` (B,6), or (1,6) for each row."""
+        """The same captions with other sizes; `time_ids` (B,6), or (1,6) for every row."""
         if time_ids is None:
             return type(self)(self.embeddings, self.pooled)
         ids = time_ids.to(self.embeddings.device).expand(len(self), -1)
@@ -71,7 +71,7 @@ class Condition:
         )
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Every tensor there is, changed."""
+        """The condition with `change` applied to each tensor that it has."""
         changed = (None if tensor is None else change(tensor) for tensor in (self.pooled, self.time_ids))
         return type(self)(change(self.embeddings), *changed)
 

@@ -1,4 +1,4 @@
-"""The consistency function f(z_t, t) -> z0, and what the networks behind it look like from here.
+"""The consistency function f(z_t, t) -> z0, and the interfaces of teacher and student.
 
 Shapes: z_t, x0, z0 (B,C,H,W)    t, omega (B,)    cond B rows    c_skip, c_out (B,1,1,1)
 """
@@ -21,14 +21,14 @@ class TeacherFn(Protocol):
 
 
 class StudentFn(Protocol):
-    """The network being distilled (or its average): it is also told the guidance scale `omega` (B,)."""
+    """The network being distilled (or its average), conditioned on the guidance scale `omega` (B,) too."""
 
     def __call__(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition, /) -> Prediction: ...
 
 
 @dataclass(frozen=True)
 class BoundaryScalings:
-    """c_skip and c_out, which make f(z, 0) = z hold whatever the network says.
+    """c_skip and c_out, which make f(z, 0) = z hold whatever the network predicts.
 
     `sigma_data` is the data's standard deviation and `timestep_scaling` the slope in t; the defaults are LCM's.
     """
@@ -46,7 +46,7 @@ class BoundaryScalings:
 
 
 def consistency_output(prediction: Prediction, z_t: Tensor, t: Tensor, *, scalings: BoundaryScalings) -> Tensor:
-    """z0 (B,C,H,W): the end of the ODE's path through (`z_t`, `t`), as the network's `prediction` has it."""
+    """z0 (B,C,H,W): the consistency function at (`z_t`, `t`), from the network's `prediction` there."""
     c_skip, c_out = scalings.at(t, z_t)
     # f = c_skip z + c_out x0: consistency models Eq. 5; LCM Sec. 4.1
     return c_skip * z_t + c_out * prediction.x0

@@ -1,4 +1,4 @@
-"""How far the student is from its target, per sample; the reduction over the batch is the caller's.
+"""Distances between the student's prediction and its target, per sample; the caller reduces over the batch.
 
 Shapes: x, y (B,...)    result (B,)    d = number of elements of one sample
 """

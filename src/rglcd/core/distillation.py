@@ -64,7 +64,7 @@ def solved_neighbour(teacher: TeacherFn, *, omega: Tensor, cond: Condition, unco
 
 
 def noised_neighbour(z0: Tensor, eps: Tensor, schedule: NoiseSchedule) -> NeighbourFn:
-    """Consistency training, no teacher: the same `eps` on the same `z0`, an unbiased look along the unguided path."""
+    """Consistency training, without a teacher: the same `eps` on the same `z0`, an unbiased estimate of the unguided path."""
     # Consistency models Sec. 5, Theorem 2
     return lambda z_t, pair: schedule.diffuse(z0, eps, pair.s)
 
@@ -72,7 +72,7 @@ def noised_neighbour(z0: Tensor, eps: Tensor, schedule: NoiseSchedule) -> Neighb
 def one_step_prediction(
     student: StudentFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, scalings: BoundaryScalings
 ) -> Tensor:
-    """f(z_t, omega, c, t) (B,C,H,W): the clean latents that `student` sees behind `z_t`."""
+    """f(z_t, omega, c, t) (B,C,H,W): the clean latents that `student` predicts from `z_t`."""
     return consistency_output(student(z_t, t, omega, cond), z_t, t, scalings=scalings)
 
 
@@ -88,10 +88,10 @@ def lcd_terms(
     scalings: BoundaryScalings,
     distance: Distance,
 ) -> LcdTerms:
-    """LCD for a batch (LCM Algorithm 1, RG-LCD Algorithm 3 but for the reward): one student pass carries the gradient.
+    """The consistency distillation terms of a batch: LCM Algorithm 1, RG-LCD Algorithm 3 without the reward.
 
-    `target` is the student's moving average, or the student itself as in iCT: it never receives a gradient. The pass
-    without gradient runs first, so that the teacher's workspace is free again when the student keeps its activations.
+    Only the pass of `student` carries a gradient. `target` is its moving average, or itself as in iCT. The passes
+    without gradient run first, so that the teacher's workspace is free again when the student keeps its activations.
     """
     pair = solver.pair(draws.index)
     z_t = solver.schedule.diffuse(z0, draws.eps, pair.t)
@@ -104,7 +104,7 @@ def lcd_terms(
 
 def rg_lcd_loss(distance: Tensor, reward: Tensor, weight: float) -> Tensor:
     """The scalar to minimise, from `distance` (B,) and `reward` (b,) of all samples or some; `weight` is the paper's beta."""
-    assert distance.ndim == reward.ndim == 1, "a distance for each sample, a reward for each that is rewarded"
+    assert distance.ndim == reward.ndim == 1, "one distance per sample, one reward per rewarded sample"
     # L_RG-LCD = L_LCD - beta E[R(D(f(z_{t_{n+k}}, omega, c, t_{n+k})), c)]: RG-LCD Algorithm 3
     return distance.mean() - weight * reward.mean()
 
@@ -128,12 +128,12 @@ def reward_gradient(z0_hat: Tensor, score: ScoreFn, *, chunk_size: int) -> tuple
 
 
 def surrogate(z0_hat: Tensor, gradient: Tensor) -> Tensor:
-    """<z0_hat_b, gradient_b> (B,): stands for the reward in `rg_lcd_loss`, with its gradient though not its value."""
+    """<z0_hat_b, gradient_b> (B,): has the reward's gradient, not its value; takes the reward's place in `rg_lcd_loss`."""
     return (z0_hat * gradient).flatten(1).sum(dim=1)
 
 
 def gradient_share(of: Tensor, against: Tensor) -> Tensor:
-    """||of_b|| / (||of_b|| + ||against_b||) (B,) in [0, 1], of two gradients (B,C,H,W) at one place; 0 where both vanish."""
+    """||of_b|| / (||of_b|| + ||against_b||) (B,) in [0, 1], of two gradients (B,C,H,W) at the same z0; 0 where both vanish."""
     ours, theirs = (gradient.flatten(1).norm(dim=1) for gradient in (of, against))
     share: Tensor = ours / (ours + theirs).clamp_min(torch.finfo(ours.dtype).tiny)
     return share

@@ -1,4 +1,4 @@
-"""Dropout whose masks are a function of the sample, so that two networks drop the same (iCT Sec. 3.1).
+"""Dropout masks as a function of the sample's seed, so that student and target drop the same elements (iCT Sec. 3.1).
 
 Shapes: seeds (B,) int64    like (B,...)    mask (B,...) bool    n = number of elements of one sample
 """
@@ -11,10 +11,10 @@ _GOLDEN = 0x9E3779B9
 
 
 def keep_mask(seeds: Tensor, like: Tensor, *, layer: int, rate: float) -> Tensor:
-    """What layer number `layer` keeps of each sample: an element falls with probability `rate` in [0, 1).
+    """The mask of what layer number `layer` keeps of each sample: an element is dropped with probability `rate` in [0, 1).
 
-    A generator's state would have to be rewound for the second network, and would give a batch shared by ranks other
-    masks than the whole; a hash of (seed, layer, place) needs neither, and is the same on every device.
+    A generator would have to be rewound for the second network, and would draw other masks for a batch split over ranks
+    than for the whole batch. A hash of (seed, layer, place) needs no rewinding and is the same on every device.
     """
     num_elements = like[0].numel()
     places = _scrambled(torch.arange(num_elements, device=like.device))

@@ -1,4 +1,4 @@
-"""The moving average of the student: LCD's target network, and the weights that are evaluated.
+"""Exponential moving average of the student: LCD's target network, and the weights that are evaluated.
 
 Parameters are lists of tensors of any shape, in the same order and of the same dtypes for target and source.
 """
@@ -18,6 +18,6 @@ def ema_update(target: Iterable[Tensor], source: Iterable[Tensor], decay: float)
 
 @torch.no_grad()
 def copy_buffers(target: nn.Module, source: nn.Module) -> None:
-    """What is not trained is not averaged: the buffers of `target` become those of `source`, in place."""
+    """Buffers are not averaged: those of `target` become those of `source`, in place."""
     for mine, theirs in zip(target.buffers(), source.buffers(), strict=True):
         mine.copy_(theirs)

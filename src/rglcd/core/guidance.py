@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the guided teacher, and how the student is told the scale.
+"""Classifier-free guidance: the guided teacher, and the embedding of the scale that conditions the student.
 
 Shapes: z_t (B,C,H,W)    t, omega (B,)    cond B rows    uncond 1 row or B
 
@@ -17,7 +17,7 @@ from rglcd.core.schedule import per_sample
 
 
 def guide(cond: Prediction, uncond: Prediction, omega: Tensor) -> Prediction:
-    """`cond` pushed away from `uncond` by `omega` (B,); still a prediction of the same z_t."""
+    """`cond` extrapolated away from `uncond` by `omega` (B,); still a prediction of the same z_t."""
     scale = per_sample(omega, cond.x0)
     # (1 + omega) cond - omega uncond: the augmented PF-ODE, LCM Sec. 4.2
     return Prediction(x0=cond.x0 + scale * (cond.x0 - uncond.x0), eps=cond.eps + scale * (cond.eps - uncond.eps))

@@ -1,4 +1,4 @@
-"""In which precision numbers are told apart."""
+"""Minimum precision of scores: float32. Here, since rewards and training share it and must not import each other."""
 
 import torch
 from torch import Tensor
@@ -12,6 +12,6 @@ def widened(dtype: torch.dtype) -> torch.dtype:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or in its own dtype if that keeps more.
 
-    A score of bfloat16 has eight bits: two pictures that people tell apart easily may get the same one.
+    A bfloat16 score has eight significant bits: images of clearly different quality may get equal scores.
     """
     return tensor.to(widened(tensor.dtype))

@@ -1,4 +1,4 @@
-"""What a diffusion network says, in the one convention used inside: the pair (x0, eps) with z_t = alpha x0 + sigma eps.
+"""Network outputs (eps, v or x0) converted to the one internal convention: (x0, eps) with z_t = alpha x0 + sigma eps.
 
 Shapes: output, z_t, x0, eps (B,C,H,W)    t (B,) integers in [0,T)
 """
@@ -14,7 +14,7 @@ from rglcd.core.schedule import NoiseSchedule
 
 
 class PredictionType(StrEnum):
-    """What a network was trained to output, in the words of diffusers' scheduler configurations."""
+    """What a network was trained to output, by the names of diffusers' scheduler configurations."""
 
     EPSILON = "epsilon"
     V = "v_prediction"

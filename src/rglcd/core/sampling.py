@@ -1,4 +1,4 @@
-"""Drawing in one to eight steps: multistep latent consistency sampling.
+"""Multistep consistency sampling, in one to eight steps.
 
 Shapes: noises, z_t, z0 (B,C,H,W)    t (B,)
 """
@@ -31,7 +31,7 @@ def multistep_sample(
 ) -> Tensor:
     """z0 after one call of the consistency function `f`(z_t, t) per timestep (falling): RG-LCD Algorithm 2.
 
-    `noises` holds one (B,C,H,W) per timestep: the first is where the draw starts, each later one re-noises.
+    `noises` holds one (B,C,H,W) per timestep: the first is the initial sample, each later one re-noises the last z0.
     """
     assert len(noises) == len(timesteps), "one noise for each timestep"
     z0 = None

@@ -1,4 +1,4 @@
-"""The forward diffusion of the teacher: z_t = alpha_t z0 + sigma_t eps.
+"""The teacher's noise schedule and forward diffusion: z_t = alpha_t z0 + sigma_t eps.
 
 Shapes: B batch, C channels, H x W latent size, T training timesteps.
     z0, z_t, eps (B,C,H,W)    t (B,) integers in [0,T)    alpha, sigma (B,1,1,1), or (T,) as tables
@@ -46,7 +46,7 @@ class NoiseSchedule:
         return len(self.alphas)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same schedule elsewhere; put it on the training device once, or every `at` copies the tables there."""
+        """The same schedule on `device`; move it to the training device once, or every `at` copies the tables there."""
         return type(self)(alphas=self.alphas.to(device, dtype), sigmas=self.sigmas.to(device, dtype))
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

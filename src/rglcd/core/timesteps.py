@@ -1,4 +1,4 @@
-"""Where on the solver's grid to train, and what each place counts for. Random numbers are arguments: u uniform in [0, 1).
+"""Sampling of training timesteps on the solver's grid, and their loss weights. Random numbers are arguments: u uniform in [0, 1).
 
 Shapes: u, index (B,)    weights, probabilities (N,)    ve_sigma (N+1,) rising noise levels at the ends of the N grid steps
 """
@@ -42,14 +42,14 @@ def mixture(weights: Tensor, *, uniform_share: float) -> Tensor:
 
 
 def even_weights(ve_sigma: Tensor, probabilities: Tensor) -> Tensor:
-    """Weights (N,) of the loss: every draw counts for as much as another, as LCM and RG-LCD have it."""
+    """Loss weights (N,): all equal, as in LCM and RG-LCD."""
     return torch.ones_like(probabilities)
 
 
 def inverse_gap_weights(ve_sigma: Tensor, probabilities: Tensor) -> Tensor:
-    """Weights (N,) of the loss: one over the noise between the two ends of a step.
+    """Loss weights (N,): inverse to the difference of the noise levels at the two ends of a step.
 
-    Their mean over the draws is 1, so that neither the learning rate nor a reward's weight changes its meaning.
+    Scaled to mean 1 over the draws, so that the learning rate and the reward's weight keep their meaning.
     """
     # lambda(sigma_i) = 1 / (sigma_{i+1} - sigma_i): iCT Sec. 3.2
     weights = 1 / ve_sigma.diff()

@@ -1,1 +1,1 @@
-"""Networks behind the core's callables: diffusers and transformers classes, wrapped at the border."""
+"""Networks behind the core's interfaces: diffusers and transformers classes in thin wrappers."""

@@ -1,6 +1,6 @@
-"""Weights as others publish them: a pickled state dict, read once, and never by a stage that runs the model.
+"""Import of published checkpoints (.pt, .pth, .bin, .safetensors): read once, by ``prepare``, and stored as safetensors.
 
-``torch.load`` is told ``weights_only``: tensors and plain containers come in, code does not.
+``torch.load`` runs with ``weights_only``: it reads tensors and plain containers and runs no code.
 """
 
 import pickle
@@ -16,7 +16,7 @@ from torch import Tensor
 from rglcd.errors import InputError
 
 
-def read_foreign(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors in ``path`` (.pt, .pth, .bin, .safetensors) by name, on the CPU.
 
     Both usual wrappings are undone: ``{"state_dict": ...}``, and ``module.`` before every name. Raises :class:`InputError`

@@ -1,10 +1,10 @@
-"""The codec: the teacher's frozen VAE, and the only place that converts between pixels, moments and latents.
+"""The teacher's frozen VAE: the only place that converts between pixels, moments and latents.
 
 Shapes: B batch, (H, W) pixels, (C, h, w) latents with h = H / factor.
 
     pixels   (B, 3, H, W) in [0, 1]
-    moments  (B, C, h, w) mean and log-variance, as the VAE gives them: what the cache stores
-    latents  (B, C, h, w) scaled by ``vae.config.scaling_factor``: what the networks see
+    moments  (B, C, h, w) mean and log-variance, as the VAE gives them: what the latent cache stores
+    latents  (B, C, h, w) scaled by ``vae.config.scaling_factor``: the networks' inputs
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Dropout in the residual blocks, with masks that two networks share."""
+"""Dropout in the UNet's residual blocks, with masks that student and target share."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from rglcd.core.dropout import keep_mask
 
 
 class SampleDropout(nn.Module):
-    """Dropout whose mask is a function of the layer's number and of each sample's seed; the identity while there are no ``seeds`` (B,)."""
+    """Dropout whose mask is a function of the layer's number and of each sample's seed; the identity while ``seeds`` (B,) is None."""
 
     def __init__(self, *, rate: float, layer: int) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class SampleDropout(nn.Module):
         self.seeds: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden`` (B, ...) with some elements 0 and the others larger by as much."""
+        """``hidden`` (B, ...) with dropped elements 0 and the others scaled by 1 / (1 - rate)."""
         if self.seeds is None:
             return hidden
         return hidden * keep_mask(self.seeds, hidden, layer=self.layer, rate=self.rate) / (1 - self.rate)

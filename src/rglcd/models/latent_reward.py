@@ -1,9 +1,8 @@
-"""The latent proxy reward model (LRM): a CLIP whose image tower looks at latents (RG-LCD, section 4.2).
+"""The latent proxy reward model (LRM): a CLIP model whose image tower reads latents (RG-LCD, section 4.2).
 
 The text side is the expert's own frozen text tower, whose pooled features the cache already holds, behind one
-trainable projection that starts as the identity. So no text tower runs while training, and a caption costs its D
-numbers. Unlike the released code, which divides by the VAE's scaling factor first, the tower sees the latents as
-the student does: scaled.
+trainable projection that starts as the identity. So no text tower runs in training, and a caption costs D
+numbers. The tower reads scaled latents, as the student does; the released code divides by the VAE's scaling factor first.
 
 Shapes: B batch, (C, h, w) latents, D text width.
 """
@@ -72,18 +71,18 @@ class LatentRewardModel(nn.Module):
         self.tower = build_tower(shape.tower, latent=shape.latent, output=shape.text_dim)
         self.text_projection = nn.Linear(shape.text_dim, shape.text_dim, bias=False)
         nn.init.eye_(self.text_projection.weight)
-        # CLIP's start: a temperature of 0.07.
+        # CLIP's initial value: a temperature of 0.07.
         self.log_scale = nn.Parameter(torch.tensor(2.6593))
 
     @classmethod
     def at_random(cls, shape: LatentRewardShape, *, seed: int) -> "LatentRewardModel":
-        """A model with the random weights of ``seed``, which leaves the global randomness as it was."""
+        """A model with random weights from ``seed``; the global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(shape)
 
     def train_last(self, num_blocks: int, *, text: bool) -> None:
-        """Leave to training the tower's last blocks, its head and the temperature, and, if ``text``, the text's projection.
+        """Train only the tower's last blocks, its head and the temperature, and, if ``text``, the text's projection.
 
         Raises :class:`InputError` when the tower has fewer blocks.
         """
@@ -119,7 +118,7 @@ class LatentRewardModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device) -> "LatentRewardModel":
-        """What :meth:`save` wrote; :class:`InputError` when the folder holds something else."""
+        """The model that :meth:`save` wrote. Raises :class:`InputError` when the folder holds something else."""
         declared = read_json(folder / "config.json")
         try:
             model = cls(LatentRewardShape.from_json(declared))

@@ -1,4 +1,4 @@
-"""Image towers that look at latents: what CLIP's two towers are to pixels (arXiv 2103.00020, section 2.4), for RG-LCD's LRM.
+"""Image towers on latents for RG-LCD's LRM: a vision transformer and a ResNet, after CLIP's (arXiv 2103.00020, section 2.4).
 
 Both take latents of any height and width: what does not fill a patch is padded, and the learnt positions, which belong to
 the grid of the latents that the tower was made for, are interpolated to another grid.
@@ -31,7 +31,7 @@ class VitShape:
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
-            raise InputError(f"pretraining.tower.num_heads {self.num_heads} does not divide its width {self.width}")
+            raise InputError(f"pretraining.tower.num_heads {self.num_heads} does not divide its width {self.width}; change one of them")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ResNetShape:
 
 
 class LatentTower(Protocol):
-    """What the LRM needs of a tower: its blocks in order and the head after them, so that some may be left out of training."""
+    """An image tower: its blocks in order and the head after them, so that some can be frozen."""
 
     blocks: nn.ModuleList
     head: nn.Module
@@ -185,7 +185,7 @@ class _Bottleneck(nn.Module):
 
 
 class _AttentionPool(nn.Module):
-    """One query, the mean of the grid, attends to the grid and to itself."""
+    """CLIP's attention pool: one query, the mean of the grid, attends to the grid and to itself."""
 
     def __init__(self, grid: tuple[int, int], width: int, *, output: int) -> None:
         super().__init__()

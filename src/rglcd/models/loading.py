@@ -1,4 +1,4 @@
-"""Opening model folders: safetensors only, local only, with one clear line when a folder is not what it should be."""
+"""Loading model folders: safetensors only, local only, with a one-line error when a folder is not what it should be."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rglcd.errors import InputError
 
-# A stage opens a dozen folders of which each would draw its own bar over the stage's.
+# A stage opens a dozen folders; each would draw a progress bar of its own over the stage's.
 transformers.logging.disable_progress_bar()
 diffusers.logging.disable_progress_bar()
 

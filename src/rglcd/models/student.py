@@ -1,11 +1,11 @@
-"""The student: the teacher's UNet that learns to jump to the end, as a whole network of its own or as an adapter (LoRA).
+"""The student: a copy of the teacher's UNet trained as a consistency model, whole or as a LoRA adapter on the teacher.
 
 A whole student has one more input than the teacher, the guidance weight omega. It enters through
 ``time_embedding.cond_proj``, a bias-free layer that the teacher does not have. It starts at zero, so at step 0 the student
 *is* the teacher's conditional half (the released RG-LCD code leaves it at random, so its student starts elsewhere).
 
-An adapter has no such input, in the manner of LCM-LoRA (arXiv 2311.05556): it must fit onto the teacher's own UNet, so
-guidance is what the range of omega in training made it. Its second factor starts at zero: it starts as the teacher too.
+An adapter has no such input, as in LCM-LoRA (arXiv 2311.05556): it must fit onto the teacher's own UNet, so the student
+learns the average over the range of omega in training. Its second factor starts at zero: it starts as the teacher too.
 
 Shapes: B batch, (C, h, w) latents.
 """
@@ -47,9 +47,9 @@ class AdapterShape:
 
 
 class Student:
-    """``student(z_t, t, omega, cond)`` predicts the clean latents and the noise; an adapter does not hear ``omega``.
+    """``student(z_t, t, omega, cond)`` predicts the clean latents and the noise; an adapter ignores ``omega``.
 
-    ``network`` is what is called, and may be a wrapper of ``unet`` (DistributedDataParallel). ``adapter`` is None for a
+    ``network`` is called in place of ``unet`` and may be a wrapper of it (DistributedDataParallel). ``adapter`` is None for a
     whole student.
     """
 
@@ -71,7 +71,7 @@ class Student:
     @classmethod
     def of_teacher(cls, teacher: Teacher, *, omega_embedding_dim: int) -> "Student":
         """A trainable copy, in float32 whatever the teacher's precision, with a guidance embedding that starts at zero."""
-        # Private keys hold where the teacher was loaded from: no business of the student's config.json.
+        # Private keys hold the folder that the teacher was loaded from, which must not enter the student's config.json.
         shape = {name: value for name, value in teacher.unet.config.items() if not name.startswith("_")}
         with teacher.unet.device:
             unet = UNet2DConditionModel.from_config({**shape, "time_cond_proj_dim": omega_embedding_dim})
@@ -125,7 +125,9 @@ class Student:
         odd = sorted(name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs)
         odd = odd or sorted(name for name in mine if mine[name].shape != theirs[name].shape)
         if odd:
-            raise InputError(f"{folder / ADAPTER_FILE} is no adapter of rank {shape.rank} for this teacher: {len(odd)} tensors, {odd[0]}")
+            raise InputError(
+                f"{folder / ADAPTER_FILE} is no adapter of rank {shape.rank} for this teacher: {len(odd)} tensors differ, first {odd[0]}"
+            )
         student.restore(theirs)
         return student._frozen()
 
@@ -156,8 +158,7 @@ class Student:
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapter as :data:`ADAPTER_FILE` holds it, by the names that diffusers and peft know.
 
-        Its scale alpha / rank is multiplied into the second factor, so that it is right for every loader: told nothing
-        else, they take a scale of one.
+        Its scale alpha / rank is multiplied into the second factor: loaders that are given no alpha take a scale of one.
         """
         assert self.adapter is not None, "a whole student has no adapter"
         scale = self.adapter.alpha / self.adapter.rank
@@ -178,7 +179,7 @@ class Student:
 
 
 def _twin(unet: UNet2DConditionModel, *, shared: Mapping[str, nn.Parameter]) -> UNet2DConditionModel:
-    """A copy of ``unet`` whose ``shared`` parameters are the very same, and whose others are its own."""
+    """A copy of ``unet`` that shares the parameters ``shared`` and owns the others."""
     twin: UNet2DConditionModel = copy.deepcopy(unet, memo={id(parameter): parameter for parameter in shared.values()})
     return twin
 

@@ -1,4 +1,4 @@
-"""The teacher: a frozen Stable Diffusion UNet (1.x, 2.x or XL) that speaks the core's (x0, eps).
+"""The teacher: a frozen Stable Diffusion UNet (1.x, 2.x or XL) whose output is converted to (x0, eps).
 
 Shapes: B batch, (C, h, w) latents.
 """
@@ -18,7 +18,7 @@ from rglcd.models.loading import load_weights, read_json
 from rglcd.models.text import is_xl
 
 XL_CONDITIONING = "text_time"
-"""What diffusers calls SDXL's: the pooled caption and the embedded sizes are added to the time embedding."""
+"""``addition_embed_type`` of SDXL's UNet: pooled caption and embedded sizes are added to the time embedding."""
 
 
 class Teacher:
@@ -35,11 +35,12 @@ class Teacher:
         unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device)
         if unet.config.time_cond_proj_dim is not None:
             raise InputError(f"{folder}/unet already takes a guidance embedding: it is a distilled student, not a teacher")
-        wanted = XL_CONDITIONING if is_xl(folder) else None
-        if unet.config.addition_embed_type != wanted or unet.config.class_embed_type is not None:
+        given = XL_CONDITIONING if is_xl(folder) else None
+        if unet.config.addition_embed_type != given or unet.config.class_embed_type is not None:
+            taken = unet.config.addition_embed_type or unet.config.class_embed_type
             raise InputError(
-                f"{folder}/unet is told {unet.config.addition_embed_type or unet.config.class_embed_type or 'a caption alone'}, and its "
-                f"pipeline gives {wanted or 'a caption alone'}: teachers are Stable Diffusion 1.x, 2.x and XL"
+                f"{folder}/unet takes {taken or 'a caption alone'} as conditioning and its pipeline gives {given or 'a caption alone'}: "
+                "name a teacher of Stable Diffusion 1.x, 2.x or XL"
             )
         schedule, kind = read_schedule(folder / "scheduler")
         return cls(unet, schedule.to(device=device), kind)

@@ -1,4 +1,4 @@
-"""The teacher's text encoders, frozen: captions to token ids, token ids to what the networks are told.
+"""The teacher's frozen text encoders: captions to token ids, token ids to the UNet's conditioning.
 
 Shapes: B batch, L token positions, D width, P pooled width. SDXL has two encoders: their ids lie side by side in L, their
 embeddings in D.
@@ -32,7 +32,7 @@ class TextTower:
 class TextEncoder:
     """The text half of a Stable Diffusion pipeline: one tower (SD 1 and 2), or SDXL's two.
 
-    ``zero_null``: the empty caption is no caption but zeros, as SDXL was trained (``force_zeros_for_empty_prompt``).
+    ``zero_null``: the unconditional input is zeros, as SDXL was trained (``force_zeros_for_empty_prompt``), not the empty caption.
     """
 
     def __init__(self, towers: Sequence[TextTower], *, zero_null: bool = False) -> None:
@@ -62,7 +62,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, ids: Tensor) -> Condition:
-        """What ids (B, L) say; SDXL's networks want the picture's sizes beside it (:meth:`Condition.with_time_ids`)."""
+        """The condition of ids (B, L); SDXL's UNet also needs the image's sizes (:meth:`Condition.with_time_ids`)."""
         if not self.is_xl:
             (tower,) = self.towers
             return Condition(tower.model(ids.to(tower.model.device)).last_hidden_state)
@@ -74,7 +74,7 @@ class TextEncoder:
         return Condition(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds)
 
     def null(self) -> Condition:
-        """No caption (1 row): the unconditional half of guidance."""
+        """The unconditional input of classifier-free guidance (1 row)."""
         empty = self.encode(self.tokenise([""]))
         if not self._zero_null:
             return empty

@@ -1,1 +1,1 @@
-"""Reward models: pixels and captions in, one score a sample out. Whether a score has a gradient is said by its type."""
+"""Reward models: pixels and captions in, one score per sample out. A type says whether the score has a gradient."""

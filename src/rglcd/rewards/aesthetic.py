@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictors: a head on the unit image vector of CLIP ViT-L/14. They read no caption.
+"""LAION's aesthetic predictors: a head on the normalised image embedding of CLIP ViT-L/14. They read no caption.
 
 v1 is one linear layer (LAION-AI/aesthetic-predictor), v2 five (christophschuhmann/improved-aesthetic-predictor).
 """
@@ -28,7 +28,7 @@ class AestheticReward:
     text_width = 0
 
     def __init__(self, model: CLIPModel, head: nn.Sequential, *, logit_scale: float, folder: Path) -> None:
-        # The text tower is let go: half of the memory.
+        # The text tower is not kept: it is half of the memory.
         self.vision = model.vision_model.eval().requires_grad_(False)
         self.projection = model.visual_projection.requires_grad_(False)
         self.head = head
@@ -43,7 +43,10 @@ class AestheticReward:
         head = load_head(folder).to(device=device, dtype=widened(dtype))
         wanted = next(head.parameters()).shape[1]
         if model.config.projection_dim != wanted:
-            raise InputError(f"{folder}: the head reads {wanted} numbers and the CLIP model gives {model.config.projection_dim}")
+            raise InputError(
+                f"{folder}: the head takes {wanted} features and the CLIP model gives {model.config.projection_dim}; "
+                "name the CLIP model that the head was trained on"
+            )
         return cls(model, head, logit_scale=logit_scale, folder=folder)
 
     def weights_sha256(self) -> str:

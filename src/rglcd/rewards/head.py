@@ -1,4 +1,4 @@
-"""The small head that turns one vector of a large network into a score: one linear layer, or five with nothing between them."""
+"""Score heads: one linear layer, or five without activations, from a network's feature vector to a score."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -32,5 +32,7 @@ def load_head(folder: Path) -> nn.Sequential:
         head = score_head(widths_of(tensors))
         head.load_state_dict(tensors)
     except (OSError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder / HEAD_FILE} is no score head: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"{folder / HEAD_FILE} cannot be read as a score head (0.weight, 0.bias, ...): {' '.join(str(error).split())[:300]}"
+        ) from None
     return head.eval().requires_grad_(False)

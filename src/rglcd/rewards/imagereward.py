@@ -1,6 +1,6 @@
 """ImageReward (arXiv 2304.05977): BLIP's text encoder reads the caption while it looks at the picture, and a head gives the score.
 
-A caption has no features of its own here: what is cached of it are its token numbers. Written from the published model
+A caption has no features of its own here: its token ids are cached. Written from the published model
 (THUDM/ImageReward, ImageReward.py and models/BLIP) on transformers' BLIP modules, whose tensors the published ones become by
 renaming (:mod:`rglcd.rewards.conversion`).
 
@@ -31,11 +31,11 @@ from rglcd.rewards.preprocessing import Fit, Preprocessing
 ARCHITECTURE = "ImageReward"
 MAX_TOKENS = 35
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output over the authors' images: the score is measured from the one in units of the other."""
+"""Mean and deviation of the head's output over the authors' images: the score is the standardised output."""
 
 
 class Form(Enum):
-    """What of the score r is given out."""
+    """Which function of the score r is the reward."""
 
     RAW = "raw"
     HINGE = "hinge"
@@ -43,7 +43,7 @@ class Form(Enum):
 
 
 class ImageRewardNetwork(nn.Module):
-    """``network(pixels, ids, mask)``: the head's output (B,) for prepared pixels (B, 3, S, S), token ids (B, L), and which count (B, L)."""
+    """``network(pixels, ids, mask)``: the head's output (B,) for prepared pixels (B, 3, S, S), token ids and attention mask (B, L)."""
 
     def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig, head: Sequence[int]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ImageRewardNetwork(nn.Module):
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         image = self.vision_model(pixel_values=pixels).last_hidden_state
-        # Given ready to be added to the attention's logits: transformers would look at a mask of ones, and wait for the device.
+        # As a bias on the attention logits: given a mask, transformers checks whether it is all ones, a synchronisation.
         bias = torch.zeros(mask.shape, dtype=image.dtype, device=image.device).masked_fill(~mask, torch.finfo(image.dtype).min)
         read = self.text_model(input_ids=ids, attention_mask=bias[:, None, None], encoder_hidden_states=image).last_hidden_state
         return torch.as_tensor(self.head(at_least_float32(read[:, 0]))).squeeze(1)
@@ -68,7 +68,7 @@ class ImageReward:
 
     differentiable: Literal[True] = True
     text_width = MAX_TOKENS
-    # Its pairwise training compared the head's own outputs, of which the score is the _STD-th part.
+    # Its pairwise training compared the head's own outputs, which are _STD times the score (and a constant).
     logit_scale = _STD
 
     def __init__(self, network: ImageRewardNetwork, tokenizer: PreTrainedTokenizerBase, *, form: Form, folder: Path) -> None:
@@ -80,7 +80,7 @@ class ImageReward:
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device, form: str) -> "ImageReward":
-        """What ``prepare`` converted to ``folder``. Raises :class:`InputError`."""
+        """The model that ``prepare`` converted to ``folder``. Raises :class:`InputError`."""
         network = load_network(folder).to(device)
         network.vision_model.to(dtype)
         network.text_model.to(dtype)
@@ -95,7 +95,7 @@ class ImageReward:
         return weights_digest(self._folder)
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Token numbers: int64 (B, 35)."""
+        """Token ids: int64 (B, 35)."""
         encoded = self.tokenizer(list(captions), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         return torch.as_tensor(encoded["input_ids"], dtype=torch.int64).to(self._weight.device)
 

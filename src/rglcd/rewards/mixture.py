@@ -1,4 +1,4 @@
-"""A weighted sum of reward models, which has a gradient if all of them have."""
+"""A weighted sum of reward models; differentiable if all of its parts are."""
 
 import hashlib
 import math
@@ -33,7 +33,7 @@ class MixtureReward:
         return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Features (B, D), D the sum of the parts' widths; in float32 at least, so that token numbers stay whole."""
+        """Features (B, D), D the sum of the parts' widths; in float32 at least, so that token ids stay exact."""
         features = [part.encode_text(captions) for part, _ in self._parts]
         return torch.cat([at_least_float32(feature) for feature in features], dim=1)
 

@@ -1,7 +1,7 @@
-"""From pixels to what an image tower expects: for the whole batch, in tensors, inside the graph.
+"""Differentiable image preprocessing of the reward models: resize, crop or pad, normalise, on batches of tensors.
 
-The published models were fed by torchvision's transforms, one PIL image at a time. These do the same to a batch; what differs
-is that PIL rounds to whole levels after each of its two passes, and these do not round, so that a gradient can pass.
+The published models were fed by torchvision's transforms, one PIL image at a time. These do the same to a batch, with one
+difference: PIL rounds to whole levels after each of its two passes; these do not, so that the gradient is defined.
 
 Shapes: B batch, (H, W) the pixels' size, S the side that the tower expects.
 """
@@ -53,7 +53,7 @@ def _bicubic(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Fit(Enum):
-    """How a picture of any size becomes a square."""
+    """How an image of any size becomes a square."""
 
     SHORTEST_CROPPED = "shortest side, cropped"
     LONGEST_PADDED = "longest side, padded"

@@ -1,8 +1,8 @@
-"""What a reward model is to the rest of the house.
+"""The reward model interface: text features once per caption, then scores of pixels.
 
-Text enters once per caption (:meth:`Reward.encode_text`), so its features can be cached with the
-latents; pixels enter at every call. A reward that back-propagates to its pixels says so by its
-type, :class:`DifferentiableReward`, and only such a one may guide the student directly.
+Text features (:meth:`Reward.encode_text`) are computed once per caption, so they can be cached with the latents; pixels
+are given at every call. A reward whose score has a gradient in the pixels has the type :class:`DifferentiableReward`;
+only such a reward can guide the student through the VAE's decoder.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class Reward(Protocol):
     Attributes:
         differentiable: whether ``score`` has a gradient with respect to the pixels.
         range: least and greatest possible score; infinite where there is no bound.
-        logit_scale: what a score is multiplied by before a softmax makes it a preference (an inverse temperature).
-        text_width: D, how many numbers a caption becomes.
+        logit_scale: the inverse temperature: preferences are the softmax of scores times it.
+        text_width: D, the length of a caption's feature vector.
     """
 
     @property
@@ -41,8 +41,8 @@ class Reward(Protocol):
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Features (B, D) of ``captions``, on the reward's device, without gradient.
 
-        A model whose text looks at the image has none before it sees one: its features are the token numbers. Numbers of
-        either sort survive being kept in float32; D is 0 where the caption does not matter.
+        A model whose text encoder attends to the image has none before it sees one: its features are the token ids. Both
+        survive being stored as float32. D is 0 where the caption does not matter.
         """
         ...
 

@@ -12,7 +12,7 @@ from rglcd import progress
 from rglcd.config import Model, ModelSource, Preparation, Scorer, WeightsSource
 from rglcd.errors import InputError
 from rglcd.evaluation.features import load_features
-from rglcd.models.checkpoint_import import read_foreign
+from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.models.codec import Codec
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
@@ -75,7 +75,7 @@ class _Published:
         digest = _pinned(self.what, self.source, sha256_of(aside / self.source.file))
         destination.mkdir(parents=True, exist_ok=True)
         try:
-            self.convert(read_foreign(aside / self.source.file), destination)
+            self.convert(read_checkpoint(aside / self.source.file), destination)
         except InputError as error:
             raise InputError(f"{self.what} from {self.source.uri}: {error}") from None
         shutil.rmtree(aside)

@@ -1,1 +1,1 @@
-"""The toy world: its pictures, its ground truth, and the models made for it."""
+"""The toy dataset: its images and ground truth, and the training of its teacher, reward model, judge and feature network."""

@@ -1,4 +1,4 @@
-"""Trains the toy's frozen models, part by part, and writes the ledger of how: `build.json`."""
+"""Trains the toy's frozen models part by part and records how in `build.json`."""
 
 import json
 import platform
@@ -38,7 +38,7 @@ from rglcd.toy.training import Curve, draw_pixels
 
 LEDGER: Final = "build.json"
 
-# Where each part's pictures begin to count: the corpus counts from below, the gates from above.
+# First seed of each part's pictures: the corpus has smaller ones, the gates larger ones.
 CODEC_PICTURES: Final = 10_000_000
 EXPERT_PICTURES: Final = 20_000_000
 JUDGE_PICTURES: Final = 30_000_000
@@ -59,7 +59,7 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training one part leaves: how to write it, its curve, its gate."""
+    """The result of training one part: how to write it, its curve, its measured quality."""
 
     write: Callable[[Path], None]
     curve: Curve
@@ -154,7 +154,7 @@ def _expert(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trai
 
 
 def _drawn_and_coded(folder: Path, settings: ExpertSettings | JudgeSettings, *, first_seed: int) -> Tensor:
-    """Pictures of all captions, in every turn: as many drawn as made by the codec from noisy latents."""
+    """Pictures of all captions, in every orientation: half drawn, half decoded from noisy latents."""
     assert settings.num_pictures % len(all_scenes()) == 0, "both halves begin with the first scene"
     pixels = draw_pixels(all_scenes(), count=2 * settings.num_pictures, first_seed=first_seed, turns=Turns.ALL)
     drawn, source = torch.split(pixels, settings.num_pictures)
@@ -196,7 +196,7 @@ def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
 
 
 def _read_codec(folder: Path) -> AutoencoderKL:
-    """As it was made: ``from_pretrained`` would write the folder's place into the config of whatever is saved with it."""
+    """The codec as saved; ``from_pretrained`` would write the folder's path into the config of what is saved with it."""
     place = folder / "teacher" / "vae"
     codec = AutoencoderKL.from_config(AutoencoderKL.load_config(place))
     codec.load_state_dict(load_file(place / "diffusion_pytorch_model.safetensors"))
@@ -208,18 +208,18 @@ def _write_preprocessor(folder: Path) -> None:
 
 
 def _replace(folder: Path, write: Callable[[Path], None]) -> None:
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write(aside)
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write(staging)
     shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    staging.rename(folder)
 
 
 def _write_ledger(folder: Path, ledger: dict[str, Any]) -> None:
-    aside = folder / f".{LEDGER}.partial"
-    aside.write_text(json.dumps(ledger, indent=1) + "\n")
-    aside.rename(folder / LEDGER)
+    staging = folder / f".{LEDGER}.partial"
+    staging.write_text(json.dumps(ledger, indent=1) + "\n")
+    staging.rename(folder / LEDGER)
 
 
 def _versions() -> dict[str, str]:

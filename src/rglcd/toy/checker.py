@@ -1,7 +1,8 @@
-"""Reads a picture's attributes by measurement, with no learned weights: the toy world's ground truth.
+"""The toy's ground truth (the checker): measures a picture's attributes, with no learned weights.
 
-The object is segmented by how much of its ink each pixel holds; shape is the best of the templates, turned every way,
-with the segment's area and centroid, size its radius. `UNDECIDED` stands wherever no value fits, and is wrong for every caption.
+The object is segmented by how much of its ink each pixel holds; shape is the best of the templates, in every orientation,
+with the segment's area and centroid, size its radius. An attribute that fits no value is `UNDECIDED`, which counts as wrong
+for every caption.
 """
 
 import math
@@ -85,7 +86,7 @@ def measure(pixels: Tensor) -> Tensor:
 
 
 class CheckerReward:
-    """The mean of the five conditions, in [0, 1]; it has no gradient."""
+    """The checker as a reward: the share of a caption's five attributes that are right, in [0, 1]; it has no gradient."""
 
     differentiable: Literal[False] = False
     range: tuple[float, float] = (0.0, 1.0)

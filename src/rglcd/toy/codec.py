@@ -1,4 +1,4 @@
-"""The toy's codec: a diffusers AutoencoderKL from 32 x 32 pixels to 8 x 8 x 4 latents, trained in two acts.
+"""The toy's VAE (the codec): a diffusers AutoencoderKL from 32 x 32 pixels to 8 x 8 x 4 latents, trained in two phases.
 
 First encoder and decoder together; then, with the latents' mean and deviation folded into the two 1 x 1 convolutions,
 the decoder alone on noisy latents, because a diffusion model's latents are never exact.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rglcd.toy.training import Curve, cosine, descend, draw_indices
 
-# Stable Diffusion's own factor: a pipeline that forgets to scale is then wrong by a factor of five, not silently right.
+# Stable Diffusion's own factor: a pipeline that forgets to scale is wrong by a factor of five, which shows.
 SCALING_FACTOR: Final = 0.18215
 
 

@@ -1,4 +1,4 @@
-"""The toy's source folder, laid out as CC12M's is: `index.tsv` of address and caption, pictures, prompt sets."""
+"""The toy's source folder in CC12M's layout: `index.tsv` of path and caption, images, prompt sets."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ _REFERENCE_SEEDS: Final = 500_000
 
 
 def write_corpus(folder: Path, *, num_images: int = 8192, num_reference: int = 1024, seed: int = 0) -> None:
-    """Write the source folder: pictures of train captions only, both prompt sets, and a reference to compare with.
+    """Write the source folder: images of train captions only, both prompt sets, and reference images.
 
     The reference, `reference/index.tsv` with its images, shows the held-out prompts in their order, over and over. The
-    bytes depend on the numbers, `seed` and how this version draws. A folder already written with these is left as it is; another
-    corpus is replaced once the new one is whole.
+    bytes depend on the numbers, `seed` and how this version draws. A folder already written with these is kept; another
+    corpus is replaced once the new one is complete.
 
     Raises:
         InputError: the folder holds something else, which is not replaced.
@@ -37,22 +37,22 @@ def write_corpus(folder: Path, *, num_images: int = 8192, num_reference: int = 1
         return
     if not marker.is_file() and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something other than a toy corpus; name another folder, or empty this one")
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "prompts").mkdir(parents=True)
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "prompts").mkdir(parents=True)
     scenes = split()
     # The order shuffles anew in every pass over the captions, so that any stretch of pictures is a fair sample.
     turns = range(-(-num_images // len(scenes.train)))
     training = [scene for turn in turns for scene in shuffled(scenes.train, f"{seed}/{turn}")][:num_images]
-    _write_pictures(aside, training, first_seed=seed * 1_000_000)
+    _write_pictures(staging, training, first_seed=seed * 1_000_000)
     held_out = shuffled(scenes.held_out, str(seed))
     reference = [held_out[number % len(held_out)] for number in range(num_reference)]
-    _write_pictures(aside / REFERENCE, reference, first_seed=seed * 1_000_000 + _REFERENCE_SEEDS)
-    _write_prompts(aside / HELD_OUT_PROMPTS, held_out)
-    _write_prompts(aside / TRAIN_PROMPTS, shuffled(scenes.train, str(seed)))
-    (aside / SETTINGS_FILE).write_text(settings)
+    _write_pictures(staging / REFERENCE, reference, first_seed=seed * 1_000_000 + _REFERENCE_SEEDS)
+    _write_prompts(staging / HELD_OUT_PROMPTS, held_out)
+    _write_prompts(staging / TRAIN_PROMPTS, shuffled(scenes.train, str(seed)))
+    (staging / SETTINGS_FILE).write_text(settings)
     shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    staging.rename(folder)
 
 
 def _write_pictures(folder: Path, scenes: Sequence[Scene], *, first_seed: int) -> None:

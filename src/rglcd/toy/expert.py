@@ -1,7 +1,7 @@
-"""The toy's expert: a transformers CLIPModel in miniature, a reward with useful gradients that can be fooled.
+"""The toy's reward model (the expert): a small transformers CLIPModel, differentiable, and possible to over-optimise.
 
-Made as HPSv2 was (Wu et al. 2023): first contrasted (Radford et al. 2021), then tuned on which of two pictures of a caption is the
-better one. People said so there; here the checker does, of pictures that the teacher drew in too few steps.
+Trained as HPSv2 was (Wu et al. 2023): first contrastively (Radford et al. 2021), then on which of two pictures of a caption is the
+better one. People annotated HPSv2's pairs; the checker annotates these, of pictures that the teacher drew in too few steps.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def train_expert(tokenizer: CLIPTokenizer, corpus: Corpus, scenes: Sequence[Scen
 
 
 class _Course:
-    """The losses of both acts, and the draws that they share."""
+    """The losses of both phases, and the random draws that they share."""
 
     def __init__(self, model: CLIPModel, ids: Tensor, corpus: Corpus, settings: ExpertSettings) -> None:
         self.model = model
@@ -122,10 +122,10 @@ class _Course:
         return loss + F.softplus(scores[0] - scores[1]).mean(), figures | {"preferred": (scores[1] > scores[0]).float().mean()}
 
     def _better(self, worse: Tensor) -> Tensor:
-        """A drawing of the same caption with more right, if the one drawn by lot is such, or else a good picture that the codec made."""
+        """A random drawing of the same caption if it has more attributes right, otherwise a good picture that the codec decoded."""
         corpus, num_scenes = self._corpus, len(self._ids)
         rival = draw_indices(len(corpus.drawings) // num_scenes, len(worse), self._draws) * num_scenes + worse % num_scenes
-        # The codec's pictures are the second half: against a drawn one, its traces alone would tell which is the worse.
+        # The second half, decoded by the codec: against a drawn picture, traces of decoding alone would mark the worse one.
         half = len(corpus.pixels) // 2
         good = half + draw_indices(half // num_scenes, len(worse), self._draws) * num_scenes + worse % num_scenes
         wins = corpus.right[rival] > corpus.right[worse]

@@ -1,4 +1,4 @@
-"""The toy's feature network for Fréchet distances: a small ResNet that was taught to name a picture's attributes.
+"""The toy's feature network for Fréchet distances: a small ResNet trained to classify a picture's attributes.
 
 Saved as a transformers ResNetModel; its pooled output is the feature vector.
 """

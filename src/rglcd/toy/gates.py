@@ -1,4 +1,4 @@
-"""What the shipped models must be good for, measured on captions none but the judge was trained on."""
+"""Quality measurements of the toy's shipped models, on captions that only the judge was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

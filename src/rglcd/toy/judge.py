@@ -74,7 +74,7 @@ class ToyJudge(nn.Module):
         """The match logit (B,) of `pixels` (B, 3, 32, 32) in [0, 1] and word numbers (B, 16)."""
         pixels = pixels.to(self.stem.weight.dtype)
         condition = self.text(self.embedding(text.long()))
-        # Convolutions alone do not know where they are: two more channels tell them (Liu et al. 2018).
+        # Convolutions have no positions: two channels of coordinates give them (CoordConv, Liu et al. 2018).
         line = torch.linspace(-1, 1, pixels.shape[-1]).to(pixels)
         places = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(len(pixels), -1, -1, -1)
         features = self.stem(torch.cat([pixels * 2 - 1, places], dim=1))

@@ -1,8 +1,8 @@
-"""The toy world: one coloured shape on a 32 x 32 canvas, its caption, and its drawing in integer arithmetic.
+"""The toy dataset's scenes: one coloured shape on a 32 x 32 canvas, its caption, and its drawing in integer arithmetic.
 
-A caption leaves things open, as captions do: whether a triangle points up or down, where along the named edge the object
-is. Without that, the mean of all pictures of a caption would be a right
-picture of it, one step of any denoiser would draw it, and there would be nothing to distil.
+A caption is ambiguous, as real captions are: a triangle may point up or down, and the object lies anywhere along the named
+edge. Without that, the mean of all pictures of a caption would itself be a correct picture, one denoising step would draw
+it, and there would be nothing to distil.
 
 A drawing depends on (scene, seed) alone: no floating point and no library's random generator, so every machine and
 every numpy draws the same bytes.
@@ -54,7 +54,7 @@ _MASK_64 = (1 << 64) - 1
 
 
 class Turns(Enum):
-    """Which of its four turns each shape may take, as the bits that are drawn: circle, square, triangle."""
+    """Which of its four orientations each shape may take, as a mask of two random bits: circle, square, triangle."""
 
     USUAL = (0b00, 0b00, 0b10)  # what a caption means: upright squares, triangles up or down
     ALL = (0b11, 0b11, 0b11)  # squares on a corner too, triangles in all four directions
@@ -78,7 +78,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Split:
-    """Captions to train on, and captions no model but the judge ever sees."""
+    """Captions to train on, and held-out captions that only the judge is trained on."""
 
     train: tuple[Scene, ...]
     held_out: tuple[Scene, ...]

@@ -1,4 +1,4 @@
-"""The toy's teacher: Stable Diffusion in miniature, UNet and text encoder trained together on v-prediction."""
+"""The toy's teacher: a small Stable Diffusion pipeline, UNet and text encoder trained together on v-prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A real CLIP tokenizer whose every caption word is one token."""
+"""The toy's CLIP tokenizer: each word of a caption is one token."""
 
 from collections.abc import Iterable
 from string import ascii_lowercase

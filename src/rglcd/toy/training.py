@@ -1,4 +1,4 @@
-"""What the toy's short trainings share: pictures, batches drawn with replacement, a cosine, and a curve left behind."""
+"""Shared by the toy's trainings: image batches drawn with replacement, a cosine learning rate, optimiser steps, loss curves."""
 
 import math
 import time
