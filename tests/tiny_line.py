@@ -58,14 +58,14 @@ def write_tiny_source(folder: Path) -> None:
     (folder / "index.tsv").write_text("".join(rows))
 
 
-def write_shelf(folder: Path) -> None:
-    """Model folders as others would publish them: what ``prepare`` reads under :func:`shelf_settings`."""
+def write_published_models(folder: Path) -> None:
+    """Model folders as others would publish them: what ``prepare`` reads under :func:`published_model_settings`."""
     write_tiny_teacher(folder / "teacher")
     write_tiny_clip(folder / "expert")
     write_tiny_features(folder / "features")
 
 
-def shelf_settings(shelf: Path) -> list[str]:
+def published_model_settings(shelf: Path) -> list[str]:
     """Overrides that name the models of ``shelf``."""
     return [
         f"model.teacher.uri={shelf}/teacher",

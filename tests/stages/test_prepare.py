@@ -16,7 +16,7 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from rglcd.store.manifest import folder_digest, read_manifest
 from tests.rewards.published_models import ASSETS, publish, publish_heads
-from tests.tiny_line import run, shelf_settings, tiny_config, write_shelf
+from tests.tiny_line import run, published_model_settings, tiny_config, write_published_models
 from tests.tiny_models import PROJECTION_WIDTH
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
@@ -26,7 +26,7 @@ PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "feature
 @pytest.fixture(scope="module")
 def shelf_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
-    write_shelf(folder)
+    write_published_models(folder)
     return folder
 
 
@@ -37,7 +37,7 @@ def shelf(shelf_once: Path, tmp_path: Path) -> Path:
 
 
 def config_of(shelf: Path, *overrides: str) -> Config:
-    return tiny_config(*shelf_settings(shelf), *overrides)
+    return tiny_config(*published_model_settings(shelf), *overrides)
 
 
 def prepare(shelf: Path, *overrides: str) -> Outcome:

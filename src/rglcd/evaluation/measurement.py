@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rglcd import progress
-from rglcd.evaluation.features import FeatureFn
 from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
 from rglcd.evaluation.generation import as_png, from_png
 from rglcd.evaluation.statistics import diversity, high_frequency_energy, saturation
+from rglcd.models.features import FeatureFn
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
 

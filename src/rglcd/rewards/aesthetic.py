@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from rglcd.core.precision import at_least_float32, widened
+from rglcd.models.precision import at_least_float32, widened
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, weights_digest
 from rglcd.rewards.head import load_head

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
-from rglcd.core.precision import at_least_float32
+from rglcd.models.precision import at_least_float32
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights, read_json, weights_digest
 from rglcd.rewards.preprocessing import Fit, Preprocessing

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rglcd.core.precision import at_least_float32
+from rglcd.models.precision import at_least_float32
 from rglcd.rewards.protocol import Reward
 
 

@@ -14,7 +14,7 @@ from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
-from rglcd.evaluation.features import load_features
+from rglcd.models.features import load_features
 from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, DrawFn, Sampler, ScoringPanel
 from rglcd.models.codec import Codec

@@ -11,9 +11,9 @@ import torch
 from rglcd import progress
 from rglcd.config import Model, ModelSource, Preparation, Scorer, WeightsSource
 from rglcd.errors import InputError
-from rglcd.evaluation.features import load_features
 from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.models.codec import Codec
+from rglcd.models.features import load_features
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.conversion import CONVERTERS, Converter

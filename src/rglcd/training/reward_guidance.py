@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rglcd.core.distillation import reward_gradient
-from rglcd.core.precision import at_least_float32
+from rglcd.models.precision import at_least_float32
 from rglcd.core.preference import Pairing, paired, pairwise_agreement, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec

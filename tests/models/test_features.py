@@ -5,7 +5,7 @@ import torch
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from rglcd.errors import InputError
-from rglcd.evaluation.features import load_features, read_preprocessing
+from rglcd.models.features import load_features, read_preprocessing
 
 CPU = torch.device("cpu")
 
