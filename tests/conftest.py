@@ -1,4 +1,4 @@
-"""One switch for every golden file: ``pytest --update-golden``; and object stores for whoever wants one."""
+"""Shared fixtures: golden files (``pytest --update-golden``) and object stores on loopback."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The line at its very smallest: random images, tiny random models, a handful of steps. Real stages, nothing mocked."""
+"""The pipeline at its smallest: random images, tiny random models, a few steps. Real stages, nothing mocked."""
 
 import shutil
 from pathlib import Path
@@ -59,18 +59,18 @@ def write_tiny_source(folder: Path) -> None:
 
 
 def write_published_models(folder: Path) -> None:
-    """Model folders as others would publish them: what ``prepare`` reads under :func:`published_model_settings`."""
+    """Third-party model folders: what ``prepare`` reads under :func:`published_model_settings`."""
     write_tiny_teacher(folder / "teacher")
     write_tiny_clip(folder / "expert")
     write_tiny_features(folder / "features")
 
 
-def published_model_settings(shelf: Path) -> list[str]:
-    """Overrides that name the models of ``shelf``."""
+def published_model_settings(folder: Path) -> list[str]:
+    """Configuration overrides that name the models in ``folder``."""
     return [
-        f"model.teacher.uri={shelf}/teacher",
-        f"preparation.scorers.expert.source.uri={shelf}/expert",
-        f"preparation.features.source.uri={shelf}/features",
+        f"model.teacher.uri={folder}/teacher",
+        f"preparation.scorers.expert.source.uri={folder}/expert",
+        f"preparation.features.source.uri={folder}/features",
     ]
 
 
@@ -92,7 +92,7 @@ TINY_EVALUATION = [
     f"evaluation.{setting}"
     for setting in ("num_images=6", "num_steps=[1,2]", "teacher_steps=3", "guidance_scale=3.0", "batch_size=4", "grid_prompts=2")
 ]
-"""Overrides: six pictures a subject."""
+"""Configuration overrides: six images per model under evaluation."""
 
 
 def write_pretrained_artifact(folder: Path, *, xl: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What every theorem needs: a seeded generator, and Stable Diffusion's schedule in float64."""
+"""Fixtures of the core's tests: a seeded generator, and Stable Diffusion's schedule in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the networks are told travels in rows: nothing mixes, and a caption is replaced without its picture's sizes."""
+"""Conditions are batches of rows: rows do not mix, and replacing a caption keeps the image's sizes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def equal(first: Condition, second: Condition) -> bool:
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_what_is_joined_is_cut_apart_again(rng: torch.Generator, pooled: bool) -> None:
+def test_slicing_joined_conditions_gives_back_the_parts(rng: torch.Generator, pooled: bool) -> None:
     first, second = (condition(rng, rows, pooled=pooled) for rows in (2, 3))
     both = Condition.joined([first, second])
     assert len(both) == 5
@@ -32,7 +32,7 @@ def test_what_is_joined_is_cut_apart_again(rng: torch.Generator, pooled: bool) -
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("null_rows", [1, 4])
-def test_captions_are_replaced_in_the_rows_asked_for_and_sizes_in_none(rng: torch.Generator, pooled: bool, null_rows: int) -> None:
+def test_with_caption_of_replaces_captions_of_chosen_rows_and_keeps_sizes(rng: torch.Generator, pooled: bool, null_rows: int) -> None:
     cond, null = condition(rng, 4, pooled=pooled), condition(rng, 1, pooled=pooled)
     nulls = Condition.joined([null] * null_rows)
     everywhere = cond.with_caption_of(nulls)
@@ -46,7 +46,7 @@ def test_captions_are_replaced_in_the_rows_asked_for_and_sizes_in_none(rng: torc
         assert torch.equal(everywhere.time_ids, cond.time_ids)
 
 
-def test_one_rows_sizes_are_every_rows(rng: torch.Generator) -> None:
+def test_with_time_ids_expands_one_row_to_all(rng: torch.Generator) -> None:
     cond = condition(rng, 4, pooled=True)
     sized = cond.with_time_ids(torch.arange(6)[None])
     assert torch.equal(sized.time_ids, torch.arange(6).expand(4, -1))
@@ -54,13 +54,13 @@ def test_one_rows_sizes_are_every_rows(rng: torch.Generator) -> None:
     assert cond.with_time_ids(None).time_ids is None
 
 
-def test_sizes_are_counted_whatever_the_captions_precision(rng: torch.Generator) -> None:
+def test_time_ids_keep_their_dtype_when_captions_are_cast(rng: torch.Generator) -> None:
     cond = condition(rng, 4, pooled=True).with_time_ids(torch.full((1, 6), 1023))
     half = cond.to(dtype=torch.bfloat16)
     assert half.embeddings.dtype == half.pooled.dtype == torch.bfloat16
     assert torch.equal(half.time_ids, cond.time_ids)
 
 
-def test_conditions_of_two_kinds_of_network_are_not_joined(rng: torch.Generator) -> None:
+def test_joining_sd_and_sdxl_conditions_is_refused(rng: torch.Generator) -> None:
     with pytest.raises(AssertionError, match="one kind"):
         Condition.joined([condition(rng, 1, pooled=True), condition(rng, 1, pooled=False)])

@@ -76,7 +76,7 @@ def setting(schedule: NoiseSchedule, rng: torch.Generator) -> Setting:
     return Setting(schedule, rng)
 
 
-def test_only_the_student_learns_and_each_network_runs_once(setting: Setting) -> None:
+def test_lcd_gives_gradient_to_the_student_only_and_runs_each_network_once(setting: Setting) -> None:
     terms = setting.terms()
     terms.distance.mean().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in setting.student.parameters())
@@ -87,7 +87,7 @@ def test_only_the_student_learns_and_each_network_runs_once(setting: Setting) ->
     assert terms.s.tolist() == [0, 139, 399, 659, 979]
 
 
-def test_at_the_last_step_the_target_is_the_solvers_own_answer(setting: Setting) -> None:
+def test_target_at_the_last_grid_step_is_the_solvers_result(setting: Setting) -> None:
     # f(z, 0) = z: the boundary, where distillation gets its truth from.
     before = setting.terms().target
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_at_the_last_step_the_target_is_the_solvers_own_answer(setting: Setting)
     assert (before[1:] - after[1:]).abs().amin(dim=(1, 2, 3)).min() > 1e-6
 
 
-def test_a_batch_shared_by_ranks_is_the_same_batch(setting: Setting) -> None:
+def test_lcd_terms_of_a_split_batch_equal_those_of_the_whole_batch(setting: Setting) -> None:
     whole, parts = setting.terms(), [setting.terms(slice(0, 2)), setting.terms(slice(2, BATCH))]
     torch.testing.assert_close(whole.z0_hat, torch.cat([part.z0_hat for part in parts]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(whole.distance, torch.cat([part.distance for part in parts]), rtol=1e-12, atol=1e-12)
@@ -113,7 +113,7 @@ def test_rg_gradient_is_lcd_gradient_minus_weight_times_reward_gradient(setting:
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 8])
-def test_the_chunked_reward_gradient_is_the_one_pass_gradient(setting: Setting, chunk_size: int) -> None:
+def test_chunked_reward_gradient_equals_the_gradient_in_one_pass(setting: Setting, chunk_size: int) -> None:
     terms = setting.terms()
     reward = setting.score(terms.z0_hat, slice(0, BATCH))
     scores, gradient = reward_gradient(terms.z0_hat, setting.score, chunk_size=chunk_size)
@@ -125,7 +125,7 @@ def test_the_chunked_reward_gradient_is_the_one_pass_gradient(setting: Setting, 
     torch.testing.assert_close(chunked, one_pass, rtol=1e-11, atol=1e-12)
 
 
-def test_the_reward_never_holds_more_than_a_chunk_and_never_the_student(setting: Setting) -> None:
+def test_reward_gradient_keeps_activations_of_one_chunk_and_none_of_the_student(setting: Setting) -> None:
     terms, sizes = setting.terms(), []
 
     def score(z0: Tensor, rows: slice) -> Tensor:
@@ -139,13 +139,13 @@ def test_the_reward_never_holds_more_than_a_chunk_and_never_the_student(setting:
     assert not gradient.requires_grad
 
 
-def test_a_reward_of_another_shape_than_the_distance_is_refused() -> None:
+def test_rg_lcd_loss_refuses_a_reward_that_is_not_one_number_per_sample() -> None:
     # It would broadcast to a wrong mean without a word.
     with pytest.raises(AssertionError):
         rg_lcd_loss(torch.zeros(4), torch.zeros(4, 1), 1.0)
 
 
-def test_a_gradients_share_is_a_number_for_each_sample_and_never_undefined() -> None:
+def test_gradient_share_is_finite_per_sample_even_for_zero_gradients() -> None:
     of, against = torch.tensor([3.0, 0.0, 2.0, 0.0]), torch.tensor([1.0, 5.0, 0.0, 0.0])
     share = gradient_share(of.view(4, 1, 1, 1).expand(4, 2, 3, 3), against.view(4, 1, 1, 1).expand(4, 2, 3, 3))
     torch.testing.assert_close(share, torch.tensor([0.75, 0.0, 1.0, 0.0]))

@@ -9,7 +9,7 @@ from torch import nn
 from rglcd.core.ema import copy_buffers, ema_update
 
 
-def test_the_closed_form(rng: torch.Generator) -> None:
+def test_ema_equals_its_closed_form(rng: torch.Generator) -> None:
     # Towards a source that stands still: target_n = source + decay^n (target_0 - source).
     start, source = torch.randn(2, 3, 4, generator=rng, dtype=torch.float64)
     target, decay = start.clone(), 0.95
@@ -19,13 +19,13 @@ def test_the_closed_form(rng: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(("decay", "expected"), [(1.0, 2.0), (0.0, 10.0), (0.75, 4.0)])
-def test_decay_is_the_weight_of_the_past(decay: float, expected: float) -> None:
+def test_ema_decay_is_the_weight_of_the_old_average(decay: float, expected: float) -> None:
     target = torch.full((3,), 2.0)
     ema_update([target], [torch.full((3,), 10.0)], decay)
     assert target.tolist() == [expected] * 3
 
 
-def test_parameters_are_changed_in_place_and_the_source_not_at_all() -> None:
+def test_ema_update_changes_the_target_in_place_and_leaves_the_source() -> None:
     source = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
     target, before = copy.deepcopy(source), copy.deepcopy(source.state_dict())
     for parameter in target.parameters():
@@ -40,12 +40,12 @@ def test_parameters_are_changed_in_place_and_the_source_not_at_all() -> None:
         torch.testing.assert_close(theirs.detach(), old, rtol=0, atol=0)
 
 
-def test_networks_of_different_sizes_are_refused() -> None:
+def test_ema_update_refuses_networks_of_different_sizes() -> None:
     with pytest.raises(RuntimeError):
         ema_update([torch.zeros(3), torch.zeros(3)], [torch.ones(3)], 0.5)
 
 
-def test_buffers_are_copied() -> None:
+def test_copy_buffers_copies_all_buffers() -> None:
     source, target = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     source(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
     copy_buffers(target, source)

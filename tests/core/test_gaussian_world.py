@@ -105,7 +105,7 @@ def test_ddim_error_halves_when_the_step_halves(world: GaussianWorld) -> None:
         assert 1.8 < coarse / fine < 2.2
 
 
-def test_the_guided_teacher_is_the_teacher_of_the_guided_mean(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_guided_gaussian_teacher_equals_the_teacher_of_the_guided_mean(world: GaussianWorld, rng: torch.Generator) -> None:
     z_t = torch.randn(4, 2, 3, 3, generator=rng, dtype=torch.float64)
     t, omega = torch.tensor([19, 259, 599, 999]), torch.tensor([0.0, 1.0, 7.5, 15.0], dtype=torch.float64)
     cond = Condition(torch.randn(4, 1, 1, generator=rng, dtype=torch.float64))
@@ -116,7 +116,7 @@ def test_the_guided_teacher_is_the_teacher_of_the_guided_mean(world: GaussianWor
     torch.testing.assert_close(guided.eps, expected.eps, rtol=1e-12, atol=1e-12)
 
 
-def test_lcd_loss_of_the_exact_function_is_the_solvers_local_error(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_lcd_loss_of_the_exact_consistency_function_is_the_solvers_local_error(world: GaussianWorld, rng: torch.Generator) -> None:
     # DDIM is a first-order method: its local error is quadratic in the step, and the squared distance quartic.
     losses = [lcd_of_exact_student(world, num_steps, rng).distance.mean().item() for num_steps in (25, 50, 100, 200, 400)]
     assert losses[-1] < 1e-6 < losses[0]
@@ -124,13 +124,13 @@ def test_lcd_loss_of_the_exact_function_is_the_solvers_local_error(world: Gaussi
         assert 8 < coarse / fine < 32
 
 
-def test_lcd_loss_of_the_exact_function_vanishes_where_ddim_is_exact(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_lcd_loss_of_the_exact_consistency_function_is_zero_where_ddim_is_exact(world: GaussianWorld, rng: torch.Generator) -> None:
     # On a point mass the ODE's paths are straight in sigma / alpha, and one DDIM step follows a straight path exactly.
     terms = lcd_of_exact_student(replace(world, std=0.0), 50, rng)
     assert terms.distance.max().item() < 1e-22
 
 
-def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_lcd_loss_of_a_wrong_student_is_positive(world: GaussianWorld, rng: torch.Generator) -> None:
     # The same point mass, its mean misjudged: the theorem above would notice.
     point = replace(world, std=0.0)
     cond, uncond = (Condition(torch.full((1, 1, 1), mean, dtype=torch.float64)) for mean in (1.0, -0.3))
@@ -149,7 +149,7 @@ def test_a_wrong_student_has_a_positive_lcd_loss(world: GaussianWorld, rng: torc
     assert terms.distance.item() > 1e-3
 
 
-def test_the_exact_function_is_constant_along_the_ode(world: GaussianWorld) -> None:
+def test_exact_consistency_function_is_constant_along_the_ode(world: GaussianWorld) -> None:
     z_t = torch.linspace(-2, 2, 5, dtype=torch.float64).reshape(-1, 1, 1, 1)
     t, s = torch.full((5,), 799), torch.full((5,), 59)
     omega, cond = torch.full((5,), 2.0, dtype=torch.float64), Condition(torch.full((5, 1, 1), 0.4, dtype=torch.float64))
@@ -160,7 +160,7 @@ def test_the_exact_function_is_constant_along_the_ode(world: GaussianWorld) -> N
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
-def test_sampling_a_standard_normal_is_exact_with_any_number_of_steps(schedule: NoiseSchedule, num_steps: int) -> None:
+def test_multistep_sampling_of_a_standard_normal_is_exact_for_any_number_of_steps(schedule: NoiseSchedule, num_steps: int) -> None:
     # N(0, 1) is the one distribution that the forward process leaves alone, so that pure noise is a true z_t; the exact
     # function is then the identity and each re-noising keeps the variance at one.
     rng = torch.Generator().manual_seed(num_steps)
@@ -172,7 +172,7 @@ def test_sampling_a_standard_normal_is_exact_with_any_number_of_steps(schedule: 
     assert abs(z0.var().item() - 1) < 5 * (2 / 200_000) ** 0.5
 
 
-def test_multistep_sampling_recovers_mean_and_variance(world: GaussianWorld) -> None:
+def test_multistep_sampling_recovers_the_datas_mean_and_variance(world: GaussianWorld) -> None:
     # One step starts from N(0, 1) where the marginal at T - 1 still knows the mean (alpha = 0.068); more steps forget
     # that start. At time 0 the data is N(alpha_0 m, alpha_0^2 s^2 + sigma_0^2).
     rng, mean, num_samples = torch.Generator().manual_seed(7), 1.5, 200_000
@@ -196,7 +196,7 @@ def one_step_bias(world: GaussianWorld, mean: float) -> float:
     return (std_0 / std_t * alpha_t * mean).item()
 
 
-def test_the_noised_neighbour_is_the_odes_where_the_data_is_a_point(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_noised_neighbour_equals_the_ode_solution_for_single_point_data(world: GaussianWorld, rng: torch.Generator) -> None:
     # One sample is then all there is: the straight path through it and its noise is the ODE's own, without guidance.
     point, mean = replace(world, std=0.0), 0.6
     z0, eps = torch.full((3, 2, 3, 3), mean, dtype=torch.float64), torch.randn(3, 2, 3, 3, generator=rng, dtype=torch.float64)
@@ -207,7 +207,7 @@ def test_the_noised_neighbour_is_the_odes_where_the_data_is_a_point(world: Gauss
     torch.testing.assert_close(noised_neighbour(z0, eps, point.schedule)(z_t, pair), solved(z_t, pair), rtol=1e-12, atol=1e-12)
 
 
-def test_consistency_training_looks_along_the_ode_on_average(world: GaussianWorld, rng: torch.Generator) -> None:
+def test_noised_neighbour_is_on_the_ode_path_on_average(world: GaussianWorld, rng: torch.Generator) -> None:
     # The expected direction of (z0, eps) given z_t is the ODE's: consistency models, Lemma 1. So at one z_t, the mean over
     # its posterior of the noised neighbour is the solver's single step, which is linear in (x0, eps).
     num_samples, mean, t = 400_000, 0.6, torch.tensor([599])

@@ -1,4 +1,4 @@
-"""A training step never waits for its device: on `meta` tensors, which have no values, any read of one would raise."""
+"""A training step needs no host synchronisation: on `meta` tensors, which have no values, any read of one would raise."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from rglcd.core.solver import DDIMSolver
 from rglcd.core.timesteps import inverse_gap_weights, lognormal_weights, uniform_weights, weighted_index
 
 
-def test_a_distillation_step(schedule: NoiseSchedule) -> None:
+def test_distillation_step_reads_no_tensor_value_on_the_host(schedule: NoiseSchedule) -> None:
     table = schedule.to("meta")
     gain = torch.ones(1, 1, 1, 1, device="meta", requires_grad=True)
     z0, u, cond = (torch.empty(shape, device="meta") for shape in ((4, 4, 8, 8), (4,), (4, 3, 5)))
@@ -43,14 +43,14 @@ def test_a_distillation_step(schedule: NoiseSchedule) -> None:
     assert gain.grad.device == scores.device == guidance_embedding(u).device == torch.device("meta")
 
 
-def test_a_preference_step() -> None:
+def test_preference_loss_reads_no_tensor_value_on_the_host() -> None:
     logits, embeds = torch.empty(3, 4, device="meta"), torch.empty(4, 8, device="meta")
     kl = pairwise_preference_kl(hard_preferences(logits), logits, privileged=2)
     loss = contrastive_loss(embeds, embeds, 10.0, group_ids=torch.empty(4, dtype=torch.long, device="meta"))
     assert kl.device == loss.device == torch.device("meta")
 
 
-def test_drawing_indices_and_samples(schedule: NoiseSchedule) -> None:
+def test_timestep_and_image_sampling_read_no_tensor_value_on_the_host(schedule: NoiseSchedule) -> None:
     table, u = schedule.to("meta"), torch.empty(4, device="meta")
     weights = lognormal_weights(table.ve_sigma()[DDIMSolver(table).boundaries])
     levels = table.ve_sigma()[DDIMSolver(table).boundaries]

@@ -1,4 +1,4 @@
-"""Whatever a network outputs, (x0, eps) explains z_t; and the three conventions say the same."""
+"""Converted outputs satisfy z_t = alpha x0 + sigma eps, and eps-, v- and x0-prediction agree."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def output_of(truth: Prediction, t: torch.Tensor, kind: PredictionType) -> torch
 @pytest.mark.parametrize("kind", list(PredictionType))
 @settings(max_examples=15, deadline=None)
 @given(t=st.integers(0, 999), seed=st.integers(0, 2**16))
-def test_a_perfect_network_is_read_back(kind: PredictionType, t: int, seed: int) -> None:
+def test_converting_a_perfect_network_output_gives_back_x0_and_eps(kind: PredictionType, t: int, seed: int) -> None:
     x0, eps = torch.randn(2, 1, 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     steps = torch.tensor([t])
     prediction = convert(output_of(Prediction(x0, eps), steps, kind), SCHEDULE.diffuse(x0, eps, steps), steps, schedule=SCHEDULE, kind=kind)
@@ -33,7 +33,7 @@ def test_a_perfect_network_is_read_back(kind: PredictionType, t: int, seed: int)
 
 
 @pytest.mark.parametrize("kind", list(PredictionType))
-def test_any_output_explains_z_t(kind: PredictionType, rng: torch.Generator) -> None:
+def test_converted_x0_and_eps_satisfy_z_t_for_any_output(kind: PredictionType, rng: torch.Generator) -> None:
     output, z_t = torch.randn(2, 4, 2, 3, 3, generator=rng, dtype=torch.float64)
     t = torch.tensor([0, 19, 500, 999])
     prediction = convert(output, z_t, t, schedule=SCHEDULE, kind=kind)
@@ -41,11 +41,11 @@ def test_any_output_explains_z_t(kind: PredictionType, rng: torch.Generator) -> 
 
 
 @pytest.mark.parametrize("kind", list(PredictionType))
-def test_a_half_precision_network_is_converted_in_the_precision_of_z_t(kind: PredictionType, rng: torch.Generator) -> None:
+def test_half_precision_output_is_converted_in_the_precision_of_z_t(kind: PredictionType, rng: torch.Generator) -> None:
     output, z_t = torch.randn(2, 1, 2, 3, 3, generator=rng)
     prediction = convert(output.bfloat16(), z_t, torch.tensor([500]), schedule=SCHEDULE, kind=kind)
     assert prediction.x0.dtype == prediction.eps.dtype == torch.float32
 
 
-def test_the_kinds_are_diffusers_words() -> None:
+def test_prediction_types_have_diffusers_names() -> None:
     assert {PredictionType("epsilon"), PredictionType("v_prediction"), PredictionType("sample")} == set(PredictionType)

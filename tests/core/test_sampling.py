@@ -18,20 +18,20 @@ def network(z_t: Tensor, t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("original_steps", [50, 25, 40])
 @pytest.mark.parametrize("num_steps", range(1, 9))
-def test_the_timesteps_equal_diffusers(num_steps: int, original_steps: int) -> None:
+def test_lcm_timesteps_equal_diffusers(num_steps: int, original_steps: int) -> None:
     theirs = LCMScheduler(original_inference_steps=original_steps)
     theirs.set_timesteps(num_steps)
     assert list(lcm_timesteps(num_steps, original_steps=original_steps)) == theirs.timesteps.tolist()
 
 
-def test_the_few_step_timesteps() -> None:
+def test_lcm_timesteps_of_few_steps_are_the_documented_ones() -> None:
     assert [lcm_timesteps(n) for n in (1, 2, 4)] == [(999,), (999, 499), (999, 759, 499, 259)]
 
 
 @pytest.mark.parametrize("kind", list(PredictionType))
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
 @pytest.mark.parametrize("timestep_scaling", [10.0, 0.001])
-def test_the_latents_equal_diffusers(kind: PredictionType, num_steps: int, timestep_scaling: float) -> None:
+def test_multistep_sample_equals_diffusers_lcm_scheduler(kind: PredictionType, num_steps: int, timestep_scaling: float) -> None:
     # The second scaling makes c_skip matter (0.2 .. 0.94 on these timesteps), which LCM's own hides.
     theirs = LCMScheduler(prediction_type=kind, timestep_scaling=timestep_scaling)
     theirs.set_timesteps(num_steps)
@@ -53,7 +53,7 @@ def test_the_latents_equal_diffusers(kind: PredictionType, num_steps: int, times
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-4)
 
 
-def test_f_sees_each_timestep_once_and_for_every_sample(schedule: NoiseSchedule) -> None:
+def test_multistep_sample_calls_the_model_once_per_timestep_for_the_whole_batch(schedule: NoiseSchedule) -> None:
     seen: list[list[int]] = []
 
     def f(z_t: Tensor, t: Tensor) -> Tensor:
@@ -66,6 +66,6 @@ def test_f_sees_each_timestep_once_and_for_every_sample(schedule: NoiseSchedule)
 
 
 @pytest.mark.parametrize("num_steps", [0, 51])
-def test_it_refuses_more_steps_than_the_grid_has(num_steps: int) -> None:
+def test_lcm_timesteps_refuse_more_steps_than_the_grid_has(num_steps: int) -> None:
     with pytest.raises(ValueError, match="num_steps"):
         lcm_timesteps(num_steps)

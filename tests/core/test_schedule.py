@@ -1,4 +1,4 @@
-"""The forward process: variance preserving, equal to diffusers', in the dtype of what it is applied to."""
+"""The noise schedule: variance preserving, equal to diffusers', in the dtype of its input."""
 
 import pytest
 import torch
@@ -7,19 +7,19 @@ from diffusers import DDPMScheduler
 from rglcd.core.schedule import NoiseSchedule
 
 
-def test_it_preserves_variance_and_grows_noisier(schedule: NoiseSchedule) -> None:
+def test_noise_schedule_preserves_variance_and_noise_increases(schedule: NoiseSchedule) -> None:
     torch.testing.assert_close(schedule.alphas**2 + schedule.sigmas**2, torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-15)
     assert (schedule.ve_sigma().diff() > 0).all()
     assert schedule.num_timesteps == 1000
 
 
-def test_stable_diffusions_noise_levels(schedule: NoiseSchedule) -> None:
+def test_scaled_linear_schedule_has_stable_diffusions_noise_levels(schedule: NoiseSchedule) -> None:
     # sigma / alpha of the published schedule (0.00085 .. 0.012, scaled linear): 0.0292 at t = 0 and 14.61 at t = 999.
     assert schedule.ve_sigma()[0].item() == pytest.approx(0.0292, abs=5e-5)
     assert schedule.ve_sigma()[999].item() == pytest.approx(14.61, abs=5e-3)
 
 
-def test_it_equals_diffusers(schedule: NoiseSchedule, rng: torch.Generator) -> None:
+def test_noise_schedule_equals_diffusers(schedule: NoiseSchedule, rng: torch.Generator) -> None:
     theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     z0, eps = torch.randn(2, 4, 3, 5, 5, generator=rng)
     t = torch.tensor([0, 19, 500, 999])
@@ -30,7 +30,7 @@ def test_it_equals_diffusers(schedule: NoiseSchedule, rng: torch.Generator) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_it_follows_the_dtype_of_its_input(schedule: NoiseSchedule, dtype: torch.dtype) -> None:
+def test_diffused_latents_have_the_dtype_of_the_input(schedule: NoiseSchedule, dtype: torch.dtype) -> None:
     z0 = torch.ones(2, 1, 2, 2, dtype=dtype)
     alpha, sigma = schedule.at(torch.tensor([0, 999]), z0)
     assert alpha.dtype == sigma.dtype == schedule.diffuse(z0, z0, torch.tensor([0, 999])).dtype == dtype
@@ -39,6 +39,6 @@ def test_it_follows_the_dtype_of_its_input(schedule: NoiseSchedule, dtype: torch
 
 
 @pytest.mark.parametrize("abar", [[0.9, 0.9, 0.5], [1.0, 0.5], [0.5, 0.0], [0.5, 0.9], [[0.9, 0.5]]])
-def test_it_refuses_what_is_not_a_schedule(abar: list[float]) -> None:
+def test_noise_schedule_refuses_alphas_that_do_not_decrease_inside_zero_and_one(abar: list[float]) -> None:
     with pytest.raises(ValueError, match="decrease strictly"):
         NoiseSchedule.from_alphas_cumprod(torch.tensor(abar))

@@ -13,7 +13,7 @@ from rglcd.core.solver import DDIMSolver
 SCHEDULE = NoiseSchedule.scaled_linear(beta_start=0.00085, beta_end=0.012, num_timesteps=1000)
 
 
-def test_the_released_grid() -> None:
+def test_ddim_grid_of_50_steps_is_the_released_codes() -> None:
     solver = DDIMSolver(SCHEDULE)
     pair = solver.pair(torch.arange(50))
     assert solver.timesteps.tolist() == list(range(19, 1000, 20))
@@ -23,7 +23,7 @@ def test_the_released_grid() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(num_steps=st.integers(1, 999))
-def test_every_grid_goes_from_the_end_to_zero_without_a_gap(num_steps: int) -> None:
+def test_ddim_grid_covers_all_timesteps_without_gaps(num_steps: int) -> None:
     pair = DDIMSolver(SCHEDULE, num_steps).pair(torch.arange(num_steps))
     assert pair.s[0] == 0
     assert pair.t[-1] == 999
@@ -35,14 +35,14 @@ def test_every_grid_goes_from_the_end_to_zero_without_a_gap(num_steps: int) -> N
 
 
 @pytest.mark.parametrize("num_steps", [0, 1000])
-def test_it_refuses_a_grid_without_steps_or_with_empty_ones(num_steps: int) -> None:
+def test_ddim_solver_refuses_zero_steps_or_more_steps_than_timesteps(num_steps: int) -> None:
     with pytest.raises(ValueError, match="num_steps must be in"):
         DDIMSolver(SCHEDULE, num_steps)
 
 
 @pytest.mark.parametrize("kind", list(PredictionType))
 @pytest.mark.parametrize("num_steps", [50, 10])
-def test_a_step_equals_diffusers(kind: PredictionType, num_steps: int, rng: torch.Generator) -> None:
+def test_ddim_step_equals_diffusers(kind: PredictionType, num_steps: int, rng: torch.Generator) -> None:
     theirs = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,4 +1,4 @@
-"""Where to train: frequencies follow weights, weights follow iCT, the curriculum only grows."""
+"""Timestep sampling: frequencies follow the weights, weights follow iCT, the curriculum only grows."""
 
 import math
 from itertools import groupby
@@ -30,7 +30,7 @@ def frequencies(index: torch.Tensor, num_steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 50, 640, 999])
-def test_the_largest_and_smallest_u_stay_on_the_grid(dtype: torch.dtype, num_steps: int) -> None:
+def test_weighted_index_stays_on_the_grid_for_the_smallest_and_largest_u(dtype: torch.dtype, num_steps: int) -> None:
     ends = torch.stack([torch.zeros((), dtype=dtype), torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))])
     assert weighted_index(ends, torch.ones(num_steps, dtype=dtype)).tolist() == [0, num_steps - 1]
 
@@ -39,7 +39,7 @@ def levels_of(num_steps: int) -> torch.Tensor:
     return torch.logspace(-2, 1, num_steps + 1, dtype=torch.float64)
 
 
-def test_uniform_is_even() -> None:
+def test_uniform_weights_draw_all_grid_steps_equally_often() -> None:
     weights = uniform_weights(levels_of(50))
     torch.testing.assert_close(frequencies(weighted_index(EVEN, weights), 50), torch.full((50,), 0.02), rtol=0, atol=1e-4)
     assert torch.equal(weighted_index(EVEN, torch.full((50,), 3.0)), (EVEN * 50).long())
@@ -47,7 +47,7 @@ def test_uniform_is_even() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(num_steps=st.integers(1, 100), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda ends: ends[0] < ends[1]))
-def test_a_span_is_even_inside_empty_outside_and_never_empty(num_steps: int, ends: tuple[float, float]) -> None:
+def test_uniform_weights_of_a_span_are_even_inside_and_zero_outside(num_steps: int, ends: tuple[float, float]) -> None:
     weights = uniform_weights(levels_of(num_steps), span=ends)
     inside = weights.nonzero().flatten()
     assert weights.sum().item() == pytest.approx(1, abs=1e-12)
@@ -60,14 +60,14 @@ def test_a_span_is_even_inside_empty_outside_and_never_empty(num_steps: int, end
 
 @settings(max_examples=30, deadline=None)
 @given(weights=st.lists(st.one_of(st.just(0.0), st.floats(0.01, 10)), min_size=1, max_size=20).filter(any))
-def test_frequencies_follow_the_weights_and_zero_weight_is_never_drawn(weights: list[float]) -> None:
+def test_weighted_index_follows_the_weights_and_never_draws_zero_weight(weights: list[float]) -> None:
     expected = torch.tensor(weights, dtype=torch.float64)
     drawn = frequencies(weighted_index(EVEN, expected), len(weights)).double()
     torch.testing.assert_close(drawn, expected / expected.sum(), rtol=0, atol=2e-5)
     assert (drawn[expected == 0] == 0).all()
 
 
-def test_a_u_on_the_edge_of_two_steps_is_the_upper_ones() -> None:
+def test_weighted_index_at_a_boundary_of_two_steps_is_the_upper_step() -> None:
     assert weighted_index(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [1, 3]
 
 
@@ -82,7 +82,7 @@ def test_lognormal_weights_are_the_probabilities_of_a_normal_log_sigma(rng: torc
     torch.testing.assert_close(drawn, weights, rtol=0, atol=4 * math.sqrt(0.13 / 400_000))
 
 
-def test_icts_constants_favour_low_noise_on_stable_diffusions_grid(schedule: NoiseSchedule) -> None:
+def test_icts_lognormal_constants_favour_low_noise_on_stable_diffusions_grid(schedule: NoiseSchedule) -> None:
     weights = lognormal_weights(schedule.ve_sigma()[DDIMSolver(schedule).boundaries])
     assert weights.shape == (50,)
     # The published constants evaluated on this grid: a quarter of the draws in the last step before the image.
@@ -94,7 +94,7 @@ def test_icts_constants_favour_low_noise_on_stable_diffusions_grid(schedule: Noi
     torch.testing.assert_close(mixture(weights, uniform_share=0.0), weights)
 
 
-def test_the_weight_is_one_over_the_gap_and_one_on_average(schedule: NoiseSchedule) -> None:
+def test_inverse_gap_weights_are_one_over_the_gap_with_mean_one(schedule: NoiseSchedule) -> None:
     levels = schedule.ve_sigma()[DDIMSolver(schedule).boundaries]
     for probabilities in (uniform_weights(levels), lognormal_weights(levels)):
         weights = inverse_gap_weights(levels, probabilities)
@@ -106,7 +106,7 @@ def test_the_weight_is_one_over_the_gap_and_one_on_average(schedule: NoiseSchedu
     assert (weights.max() / weights.min()).item() == pytest.approx(36.8, abs=0.1)
 
 
-def test_the_curriculum_is_icts() -> None:
+def test_doubling_curriculum_equals_icts_formula() -> None:
     # 400,000 steps, s0 = 10, s1 = 1280: eight stages of 50,000.
     for step in range(0, 400_000, 12_500):
         assert doubling_curriculum(step, total_steps=400_000, s0=10, s1=1280) == min(10 * 2 ** (step // 50_000), 1280)
@@ -114,7 +114,7 @@ def test_the_curriculum_is_icts() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(total_steps=st.integers(1, 500), s0=st.integers(1, 40), factor=st.floats(1, 40))
-def test_the_curriculum_rises_in_equal_stages(total_steps: int, s0: int, factor: float) -> None:
+def test_doubling_curriculum_rises_in_stages_of_equal_length(total_steps: int, s0: int, factor: float) -> None:
     s1 = int(s0 * factor)
     levels = [doubling_curriculum(step, total_steps=total_steps, s0=s0, s1=s1) for step in range(total_steps)]
     stages = [(level, len(list(steps))) for level, steps in groupby(levels)]
@@ -134,6 +134,6 @@ def test_the_curriculum_rises_in_equal_stages(total_steps: int, s0: int, factor:
         {"step": 0, "total_steps": 10, "s0": 3, "s1": 2},
     ],
 )
-def test_the_curriculum_refuses_what_it_cannot_answer(arguments: dict[str, int]) -> None:
+def test_doubling_curriculum_refuses_steps_and_grids_out_of_range(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="total_steps"):
         doubling_curriculum(arguments["step"], total_steps=arguments["total_steps"], s0=arguments["s0"], s1=arguments["s1"])

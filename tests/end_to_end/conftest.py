@@ -1,4 +1,4 @@
-"""A checkout of its own for each way in: the tracked files as they stand, with DVC, the toy's data and the micro preset."""
+"""A checkout of its own for each interface: the tracked files as they stand, with DVC, the toy's data and the micro preset."""
 
 import os
 import shutil

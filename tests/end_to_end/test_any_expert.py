@@ -1,4 +1,4 @@
-"""An expert without a gradient teaches through the latent proxy, on the real line; through the decoder it is refused."""
+"""A reward without gradient trains the student through the latent proxy; as a pixel reward it is refused."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def use_micro(checkout: Checkout, *overrides: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_checker_teaches_the_student_through_the_proxy(own: Checkout) -> None:
+def test_reward_without_gradient_trains_the_student_through_the_latent_proxy(own: Checkout) -> None:
     use_micro(own, "reward.expert=checker", HARD)
     for stage in ("distill", "evaluate"):
         done = own.run("rglcd", "run", stage)
@@ -50,7 +50,7 @@ def test_the_checker_teaches_the_student_through_the_proxy(own: Checkout) -> Non
 
 
 @pytest.mark.slow
-def test_without_the_proxy_it_cannot_and_the_message_says_what_can(own: Checkout) -> None:
+def test_reward_without_gradient_is_refused_for_pixel_rewards_with_what_to_do(own: Checkout) -> None:
     use_micro(own, "reward={kind: pixel, expert: checker}")
     done = own.run("rglcd", "run", "distill")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Killed or interrupted anywhere, the same command goes on and ends where an unbroken run ends."""
+"""After a kill or an interruption the same command continues, and ends with the digests of an unbroken run."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.end_to_end.conftest import Checkout
 pytestmark = pytest.mark.slow
 
 
-def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Checkout, unbroken: Checkout) -> None:
+def test_pipeline_killed_repeatedly_ends_with_the_same_digests(checkout: Checkout, unbroken: Checkout) -> None:
     pause, kills = 5.0, 0
     while True:
         process = checkout.start("rglcd", "run", "all")
@@ -28,7 +28,8 @@ def test_the_line_killed_again_and_again_ends_in_the_same_digests(checkout: Chec
     assert process.returncode == 0, process.communicate()[0]
     assert kills >= 2
     assert checkout.digests() == unbroken.digests()
-    left = [path for path in (checkout.root / "artifacts").rglob("*") if path.name.endswith(".aside") or ".checkpoints" in path.name]
+    unfinished = (".aside", ".staging", ".partial")
+    left = [path for path in (checkout.root / "artifacts").rglob("*") if path.name.endswith(unfinished) or ".checkpoints" in path.name]
     assert left == []
 
 
@@ -47,7 +48,7 @@ def _session(pid: int) -> int | None:
     return None
 
 
-def test_kubeflows_line_interrupted_in_each_stage_goes_on(checkout: Checkout, unbroken: Checkout) -> None:
+def test_interrupted_kubeflow_run_continues_to_the_same_digests(checkout: Checkout, unbroken: Checkout) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         process = checkout.start("python", "-m", "pipelines", "run")
         _wait_for_a_task(process)

@@ -1,4 +1,4 @@
-"""Kubeflow's line run again when something behind an unchanged address is another thing: what it made before is not taken for it."""
+"""A Kubeflow run after inputs changed behind unchanged addresses: stale results are not reused."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def kubeflow(checkout: Checkout, *words: str, ends_with: int = 0) -> str:
     return done.stderr
 
 
-def test_nothing_stale_is_reused(checkout: Checkout, unbroken: Checkout) -> None:
+def test_changed_inputs_behind_the_same_address_are_not_reused(checkout: Checkout, unbroken: Checkout) -> None:
     latents = checkout.root / "artifacts" / "latents"
     deleted = max(latents.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     deleted.unlink()

@@ -1,4 +1,4 @@
-"""The micro line by CLI, by DVC and by Kubeflow's local runner: the same digests, and each finds the other's work done."""
+"""The micro preset by command line, DVC and Kubeflow's local runner: the same digests, and each reuses the others' results."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.end_to_end.conftest import ARTIFACTS, Checkout
 pytestmark = pytest.mark.slow
 
 
-def test_dvc_makes_what_the_command_line_makes_and_knows_it(checkout: Checkout, unbroken: Checkout) -> None:
+def test_dvc_repro_gives_the_digests_of_the_command_line(checkout: Checkout, unbroken: Checkout) -> None:
     made = checkout.run("dvc", "repro")
     assert made.returncode == 0, made.stderr
     assert checkout.digests() == unbroken.digests()
@@ -28,7 +28,7 @@ def test_dvc_makes_what_the_command_line_makes_and_knows_it(checkout: Checkout, 
     assert not any(stage in status for stage in ("shard", "prepare", "cache", "pretrain"))
 
 
-def test_kubeflow_makes_what_the_command_line_makes_and_dvc_adopts_it(checkout: Checkout, unbroken: Checkout) -> None:
+def test_kubeflow_run_gives_the_digests_of_the_command_line_and_dvc_adopts_it(checkout: Checkout, unbroken: Checkout) -> None:
     made = checkout.run("python", "-m", "pipelines", "run")
     assert made.returncode == 0, made.stderr
     assert checkout.digests() == unbroken.digests()
@@ -44,7 +44,7 @@ def test_kubeflow_makes_what_the_command_line_makes_and_dvc_adopts_it(checkout: 
     assert "Running stage" not in again.stdout
 
 
-def test_a_new_reward_weight_runs_the_guided_arm_and_the_evaluation_only(checkout: Checkout) -> None:
+def test_new_reward_weight_reruns_only_the_guided_arm_and_the_evaluation(checkout: Checkout) -> None:
     first = checkout.run("rglcd", "run", "all")
     assert first.returncode == 0, first.stderr
     before = checkout.digests()
@@ -56,7 +56,7 @@ def test_a_new_reward_weight_runs_the_guided_arm_and_the_evaluation_only(checkou
     assert {name for name in ARTIFACTS if checkout.digests()[name] != before[name]} == {"student", "report"}
 
 
-def test_two_processes_under_torchx_distil_the_same_student(checkout: Checkout, unbroken: Checkout) -> None:
+def test_two_processes_under_torchx_train_the_same_student(checkout: Checkout, unbroken: Checkout) -> None:
     for name in ("shards", "pretrained", "latents", "reward_model"):
         (checkout.root / "artifacts").mkdir(exist_ok=True)
         (checkout.root / "artifacts" / name).symlink_to(unbroken.root / "artifacts" / name)

@@ -1,4 +1,4 @@
-"""The codec: one convention between pixels, moments and latents, and back."""
+"""The VAE wrapper: conversions between pixels, moments and latents equal diffusers'."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def pixels() -> torch.Tensor:
     return torch.rand(3, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(1))
 
 
-def test_shapes_agree_with_what_is_announced(codec: Codec, pixels: torch.Tensor) -> None:
+def test_moments_and_decoded_pixels_have_the_announced_shapes(codec: Codec, pixels: torch.Tensor) -> None:
     shape = codec.latent_shape(RESOLUTION)
     moments = codec.moments(pixels)
     assert shape == (4, 8, 8)
@@ -35,7 +35,7 @@ def test_shapes_agree_with_what_is_announced(codec: Codec, pixels: torch.Tensor)
     assert codec.decode(latents).shape == pixels.shape
 
 
-def test_it_is_diffusers_posterior_on_pixels_from_minus_one_to_one(codec: Codec, pixels: torch.Tensor) -> None:
+def test_moments_are_diffusers_posterior_of_pixels_scaled_to_minus_one_to_one(codec: Codec, pixels: torch.Tensor) -> None:
     noise = torch.randn(3, 4, 8, 8)
     with torch.no_grad():
         posterior = codec.vae.encode(pixels * 2 - 1).latent_dist
@@ -46,7 +46,7 @@ def test_it_is_diffusers_posterior_on_pixels_from_minus_one_to_one(codec: Codec,
     torch.testing.assert_close(codec.latents(moments, noise), theirs)
 
 
-def test_zero_noise_gives_the_mean_and_unit_noise_one_standard_deviation_more(codec: Codec) -> None:
+def test_latents_are_posterior_mean_plus_noise_times_deviation(codec: Codec) -> None:
     moments = Moments(torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8))
     at_mean = codec.latents(moments, torch.zeros(2, 4, 8, 8))
     one_up = codec.latents(moments, torch.ones(2, 4, 8, 8))
@@ -55,7 +55,7 @@ def test_zero_noise_gives_the_mean_and_unit_noise_one_standard_deviation_more(co
     torch.testing.assert_close(one_up - at_mean, (moments.logvar / 2).exp() * scale)
 
 
-def test_decode_is_diffusers_decode_of_the_unscaled_latents_in_zero_to_one(codec: Codec) -> None:
+def test_decode_equals_diffusers_decode_of_unscaled_latents_scaled_to_zero_to_one(codec: Codec) -> None:
     latents = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
         theirs = (codec.vae.decode(latents / codec.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
@@ -74,13 +74,13 @@ def test_a_shift_factor_is_undone_by_decode() -> None:
         torch.testing.assert_close(codec.decode(latents), (vae.decode(mean).sample / 2 + 0.5).clamp(0, 1))
 
 
-def test_however_wild_the_latents_the_pixels_stay_in_range(codec: Codec) -> None:
+def test_decoded_pixels_stay_in_zero_to_one_for_extreme_latents(codec: Codec) -> None:
     pixels = codec.decode(1e3 * torch.randn(4, 4, 8, 8))
     assert pixels.min() >= 0
     assert pixels.max() <= 1
 
 
-def test_decode_passes_the_gradient_on_and_it_is_the_finite_difference(teacher_folder: Path) -> None:
+def test_gradient_of_decode_equals_the_finite_difference(teacher_folder: Path) -> None:
     codec = load(teacher_folder, torch.float64)
     generator = torch.Generator().manual_seed(3)
     latents = (0.1 * torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -99,6 +99,6 @@ def test_the_vae_is_frozen_and_moments_carry_no_graph(codec: Codec, pixels: torc
 
 
 @pytest.mark.parametrize("resolution", [1, 15, 17])
-def test_a_resolution_that_cannot_be_halved_evenly_is_refused(codec: Codec, resolution: int) -> None:
+def test_resolution_that_is_no_multiple_of_the_vae_factor_is_refused(codec: Codec, resolution: int) -> None:
     with pytest.raises(InputError, match=f"resolution {resolution} is not a multiple of 2"):
         codec.latent_shape(resolution)

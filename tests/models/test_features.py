@@ -1,3 +1,5 @@
+"""The feature network of the Fréchet distance: preprocessing, pooled features, and refusals."""
+
 import json
 
 import pytest
@@ -42,7 +44,7 @@ def test_pixels_are_unchanged_without_a_preprocessor_config(tmp_path):
     assert torch.equal(read_preprocessing(tmp_path)(pixels), pixels)
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+def test_unknown_feature_kind_is_refused_listing_the_known_ones(tmp_path):
     with pytest.raises(InputError, match=r"inception.*auto"):
         load_features("inception", tmp_path, device=CPU)
 

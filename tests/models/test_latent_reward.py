@@ -1,4 +1,4 @@
-"""The latent proxy reward model: a cosine with a gradient, and a folder that is read back or refused."""
+"""The latent proxy reward model: its score, its gradient, and saving and loading."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(5, 4, 8, 8, generator=generator), torch.randn(5, 12, generator=generator)
 
 
-def test_what_was_saved_is_loaded(model: LatentRewardModel, pair, tmp_path: Path) -> None:
+def test_saved_latent_reward_model_loads_with_equal_weights(model: LatentRewardModel, pair, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -50,7 +50,7 @@ def test_what_was_saved_is_loaded(model: LatentRewardModel, pair, tmp_path: Path
     }
 
 
-def test_its_score_is_a_cosine_and_its_logit_that_times_the_temperature(model: LatentRewardModel, pair) -> None:
+def test_score_is_a_cosine_and_logits_are_it_times_the_inverse_temperature(model: LatentRewardModel, pair) -> None:
     latents, text = pair
     score = model.score(latents, text)
     assert score.shape == (5,)
@@ -59,18 +59,18 @@ def test_its_score_is_a_cosine_and_its_logit_that_times_the_temperature(model: L
     torch.testing.assert_close(model(latents, text).logits, score / 0.07, rtol=1e-3, atol=1e-4)
 
 
-def test_at_the_start_the_text_side_is_the_experts_own(model: LatentRewardModel, pair) -> None:
+def test_new_text_projection_is_the_identity(model: LatentRewardModel, pair) -> None:
     _, text = pair
     torch.testing.assert_close(model.embed_text(text), normalize(text, dim=-1))
 
 
-def test_a_row_does_not_depend_on_its_neighbours(model: LatentRewardModel, pair) -> None:
+def test_score_of_a_sample_does_not_depend_on_the_batch(model: LatentRewardModel, pair) -> None:
     latents, text = pair
     alone = torch.cat([model.score(latents[row : row + 1], text[row : row + 1]) for row in range(5)])
     torch.testing.assert_close(model.score(latents, text), alone)
 
 
-def test_the_gradient_at_the_latents_is_the_finite_difference(model: LatentRewardModel, pair) -> None:
+def test_gradient_of_score_at_latents_equals_the_finite_difference(model: LatentRewardModel, pair) -> None:
     model, (latents, text) = with_all_parts_at_work(model.double()), (part.double() for part in pair)
     latents.requires_grad_()
     (gradient,) = torch.autograd.grad(model.score(latents, text).sum(), latents)
@@ -80,7 +80,7 @@ def test_the_gradient_at_the_latents_is_the_finite_difference(model: LatentRewar
     assert (gradient * direction).sum().item() == pytest.approx((up - down).item() / (2 * step), rel=1e-6)
 
 
-def test_a_seed_is_a_model_and_the_global_randomness_is_left_alone(model: LatentRewardModel) -> None:
+def test_seed_determines_the_weights_and_leaves_the_global_generator_alone(model: LatentRewardModel) -> None:
     torch.manual_seed(5)
     expected, _ = torch.randn(3), torch.manual_seed(5)
     again, other = (LatentRewardModel.at_random(model.shape, seed=seed) for seed in (0, 1))
@@ -98,7 +98,7 @@ def learning(model: LatentRewardModel) -> set[str]:
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_the_last_blocks_learn_and_what_is_before_them_does_not(model: LatentRewardModel, text: bool) -> None:
+def test_train_last_trains_the_last_blocks_only(model: LatentRewardModel, text: bool) -> None:
     everything, last = learning(model), len(model.tower.blocks) - 1
     model.train_last(1, text=text)
     blocks = {name for name in everything if name.startswith(f"tower.blocks.{last}.")}
@@ -114,7 +114,7 @@ def test_the_last_blocks_learn_and_what_is_before_them_does_not(model: LatentRew
     assert not any(name.startswith(("tower.blocks.", "tower.head.")) for name in before)
 
 
-def test_more_blocks_than_there_are_is_refused(model: LatentRewardModel) -> None:
+def test_train_last_refuses_more_blocks_than_the_tower_has(model: LatentRewardModel) -> None:
     with pytest.raises(InputError, match=f"num_blocks is 9; the latent tower has {len(model.tower.blocks)} blocks"):
         model.train_last(9, text=True)
 
@@ -145,7 +145,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("harm", SPOILT)
-def test_a_folder_that_holds_something_else_is_refused_in_one_line(model: LatentRewardModel, tmp_path: Path, harm: str) -> None:
+def test_folder_that_is_no_latent_reward_model_is_refused_in_one_line(model: LatentRewardModel, tmp_path: Path, harm: str) -> None:
     model.save(tmp_path)
     SPOILT[harm](tmp_path)
     with pytest.raises(InputError, match=str(tmp_path)) as refusal:

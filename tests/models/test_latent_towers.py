@@ -1,4 +1,4 @@
-"""The latent towers: of the published sizes, for latents of any size, with no parameter that nothing depends on."""
+"""The latent towers: the published sizes, latents of any size, no parameter without effect."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def small(kind: str, *, latent: tuple[int, int, int] = (4, 16, 16)) -> nn.Module
 
 @pytest.mark.parametrize(("config", "millions"), [(VitConfig(), 38.5), (ResNetConfig(), 38.2)], ids=["vit", "resnet"])
 @pytest.mark.parametrize("side", [64, 96, 128])
-def test_the_published_towers_have_the_published_sizes(config: object, millions: float, side: int) -> None:
+def test_latent_towers_have_the_published_parameter_counts(config: object, millions: float, side: int) -> None:
     """RG-LCD's latent_ViT and latent_RN50 on 512 pixels; a larger picture adds its positions, and nothing else."""
     with torch.device("meta"):
         tower = build_tower(_tower(config), latent=(4, side, side), output=1024)
@@ -47,7 +47,7 @@ def test_the_published_towers_have_the_published_sizes(config: object, millions:
 
 @settings(max_examples=25, deadline=None)
 @given(kind=st.sampled_from(sorted(SMALL)), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_latents_of_any_height_and_width_have_features(kind: str, height: int, width: int) -> None:
+def test_latent_towers_accept_latents_of_any_height_and_width(kind: str, height: int, width: int) -> None:
     made_for_it = build_tower(SMALL[kind], latent=(4, height, width), output=6)
     latents = torch.randn(2, 4, height, width)
     for tower in (made_for_it, small(kind)):
@@ -58,13 +58,13 @@ def test_latents_of_any_height_and_width_have_features(kind: str, height: int, w
 
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("shape", [(16, 16), (15, 18), (32, 12)])
-def test_every_latent_counts(kind: str, shape: tuple[int, int]) -> None:
+def test_features_depend_on_every_latent(kind: str, shape: tuple[int, int]) -> None:
     latents = torch.randn(1, 4, *shape, requires_grad=True)
     (gradient,) = torch.autograd.grad(small(kind)(latents).sum(), latents)
     assert (gradient.abs().sum(dim=(0, 1)) > 0).all(), "no row or column falls off an edge"
 
 
-def test_positions_at_their_own_grid_are_the_table_itself_and_at_another_keep_its_slopes() -> None:
+def test_positions_are_exact_on_their_own_grid_and_interpolated_on_another() -> None:
     positions = GridPositions((6, 4), 2)
     with torch.no_grad():
         rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(4.0), indexing="ij")
@@ -79,13 +79,13 @@ def test_positions_at_their_own_grid_are_the_table_itself_and_at_another_keep_it
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_where_a_patch_lies_matters(kind: str) -> None:
+def test_features_depend_on_the_position_of_patches(kind: str) -> None:
     latents = torch.randn(1, 4, 16, 16)
     tower = small(kind)
     assert not torch.allclose(tower(latents), tower(latents.roll((8, 8), (2, 3))), atol=1e-4)
 
 
-def test_attention_is_torchs_with_a_key_bias_of_any_value() -> None:
+def test_attention_equals_torchs_whatever_its_key_bias() -> None:
     """The bias that is left out is one that a softmax does not see."""
     torch.manual_seed(0)
     attention, theirs = Attention(8, 2, output=8), nn.MultiheadAttention(8, 2, batch_first=True)
@@ -98,7 +98,7 @@ def test_attention_is_torchs_with_a_key_bias_of_any_value() -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_no_parameter_has_a_gradient_that_is_only_rounding(kind: str) -> None:
+def test_every_parameter_has_a_gradient_above_rounding(kind: str) -> None:
     """In float64 every parameter's gradient stands far above rounding: Adam would turn noise into steps of full size."""
     tower = small(kind).double()
     tower(torch.randn(4, 4, 16, 16, dtype=torch.float64)).square().sum().backward()
@@ -107,7 +107,7 @@ def test_no_parameter_has_a_gradient_that_is_only_rounding(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_sample_does_not_see_its_batch_in_training_either(kind: str) -> None:
+def test_features_do_not_depend_on_the_batch_in_training_mode(kind: str) -> None:
     tower, latents = small(kind).train(), torch.randn(3, 4, 16, 16)
     torch.testing.assert_close(tower(latents), torch.cat([tower(latent[None]) for latent in latents]), rtol=1e-4, atol=1e-5)
     assert not list(tower.buffers()), "nothing is averaged from batch to batch"
@@ -121,6 +121,6 @@ def test_a_sample_does_not_see_its_batch_in_training_either(kind: str) -> None:
         (lambda: replace(SMALL["resnet"], blocks=()), "has stages"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(make, said: str) -> None:
+def test_impossible_tower_sizes_are_refused(make, said: str) -> None:
     with pytest.raises(InputError, match=said):
         make()

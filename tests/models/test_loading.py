@@ -1,4 +1,4 @@
-"""Only a whole folder of the class asked for is opened, and only from safetensors: no pickle, ever."""
+"""Model folders are loaded only if complete, of the expected class and in safetensors; pickles are never opened."""
 
 import json
 import os
@@ -38,20 +38,20 @@ def refusal(kind: type, folder: Path) -> str:
     return message
 
 
-def test_a_whole_folder_is_opened_tensor_by_tensor(part) -> None:
+def test_load_weights_loads_every_tensor_of_a_folder(part) -> None:
     kind, weights, _ = part
     network = load_weights(kind, weights.parent, dtype=torch.float32)
     state = network.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(weights).items() if name in state)
 
 
-def test_another_class_is_refused_by_both_names(teacher_folder: Path) -> None:
+def test_folder_of_another_class_is_refused_naming_both_classes(teacher_folder: Path) -> None:
     message = refusal(UNet2DConditionModel, teacher_folder / "vae")
     assert "describes a AutoencoderKL, not a UNet2DConditionModel" in message
     assert "describes a CLIPTextModel, not a AutoencoderKL" in refusal(AutoencoderKL, teacher_folder / "text_encoder")
 
 
-def test_missing_tensors_are_counted_and_the_first_named(part) -> None:
+def test_missing_tensors_are_refused_with_their_number_and_the_first_name(part) -> None:
     kind, weights, _ = part
     tensors = load_file(weights)
     first, second = sorted(tensors)[:2]
@@ -75,7 +75,7 @@ def test_a_bad_safetensors_header_is_refused(part, content: bytes) -> None:
     assert "cannot be opened" in refusal(kind, weights.parent)
 
 
-def test_a_cut_file_is_refused(part) -> None:
+def test_truncated_safetensors_file_is_refused(part) -> None:
     kind, weights, _ = part
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "cannot be opened" in refusal(kind, weights.parent)
@@ -91,7 +91,7 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_folder_of_pickles_is_refused_and_none_is_opened(part, tmp_path: Path) -> None:
+def test_folder_of_pickles_is_refused_without_opening_one(part, tmp_path: Path) -> None:
     kind, weights, pickled = part
     weights.unlink()
     song = tmp_path / "sung"
@@ -102,7 +102,7 @@ def test_a_folder_of_pickles_is_refused_and_none_is_opened(part, tmp_path: Path)
     assert song.exists(), "the canary can sing"
 
 
-def test_a_folder_that_names_code_of_its_own_runs_none_of_it(teacher_folder: Path, tmp_path: Path) -> None:
+def test_custom_code_named_by_a_folder_is_not_run(teacher_folder: Path, tmp_path: Path) -> None:
     folder, song = Path(shutil.copytree(teacher_folder / "tokenizer", tmp_path / "tokenizer")), tmp_path / "sung"
     path = folder / "tokenizer_config.json"
     path.write_text(

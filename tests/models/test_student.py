@@ -1,4 +1,4 @@
-"""The student starts as the teacher's conditional half, differs by one layer, and its copies are its own."""
+"""The student starts as the teacher's conditional prediction, has one layer more, and its copies are independent."""
 
 import shutil
 from pathlib import Path
@@ -35,14 +35,14 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, Condition]:
     return noise, torch.tensor([19, 499, 999]), Condition(torch.randn(3, MAX_TOKENS, TEXT_WIDTH, generator=generator))
 
 
-def test_at_the_start_it_is_the_teacher_whatever_omega(teacher: Teacher, student: Student) -> None:
+def test_new_student_predicts_like_the_teacher_for_any_omega(teacher: Teacher, student: Student) -> None:
     z_t, t, cond = inputs()
     with torch.no_grad():
         for omega in (0.0, 7.0, 15.0):
             torch.testing.assert_close(student(z_t, t, torch.full((3,), omega), cond).x0, teacher(z_t, t, cond).x0)
 
 
-def test_once_its_new_layer_has_learnt_omega_matters(student: Student) -> None:
+def test_prediction_depends_on_omega_once_the_guidance_layer_is_nonzero(student: Student) -> None:
     z_t, t, cond = inputs()
     torch.nn.init.normal_(student.unet.time_embedding.cond_proj.weight)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_once_its_new_layer_has_learnt_omega_matters(student: Student) -> None:
     assert not torch.allclose(low, high)
 
 
-def test_it_differs_from_the_teacher_by_one_layer_and_is_trainable(teacher: Teacher, student: Student) -> None:
+def test_student_has_one_layer_more_than_the_teacher_and_is_trainable(teacher: Teacher, student: Student) -> None:
     theirs, ours = teacher.unet.state_dict(), student.unet.state_dict()
     assert ours.keys() - theirs.keys() == {NEW_LAYER}
     assert theirs.keys() <= ours.keys()
@@ -59,16 +59,16 @@ def test_it_differs_from_the_teacher_by_one_layer_and_is_trainable(teacher: Teac
     assert all(parameter.requires_grad for parameter in student.unet.parameters())
 
 
-def test_its_config_holds_no_folder(student: Student, teacher_folder: Path) -> None:
+def test_student_config_contains_no_path(student: Student, teacher_folder: Path) -> None:
     assert str(teacher_folder) not in student.unet.to_json_string()
 
 
-def test_of_a_teacher_in_half_precision_it_is_in_full(teacher_folder: Path) -> None:
+def test_student_of_a_half_precision_teacher_is_float32(teacher_folder: Path) -> None:
     half = Teacher.load(teacher_folder, dtype=torch.bfloat16, device=CPU)
     assert {parameter.dtype for parameter in Student.of_teacher(half, omega_embedding_dim=8).unet.parameters()} == {torch.float32}
 
 
-def test_a_copy_is_frozen_equal_and_of_its_own(student: Student) -> None:
+def test_copy_of_a_student_is_frozen_equal_and_independent(student: Student) -> None:
     copy = student.copy()
     assert not any(parameter.requires_grad for parameter in copy.unet.parameters())
     before = {name: tensor.clone() for name, tensor in copy.unet.state_dict().items()}
@@ -87,7 +87,7 @@ def saved(student: Student, teacher_folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_saved_is_loaded_frozen(student: Student, saved: Path) -> None:
+def test_saved_student_loads_frozen_with_equal_weights(student: Student, saved: Path) -> None:
     loaded = Student.load(saved, dtype=torch.float32, device=CPU)
     z_t, t, cond = inputs()
     omega = torch.tensor([1.0, 5.0, 9.0])
@@ -97,7 +97,7 @@ def test_what_was_saved_is_loaded_frozen(student: Student, saved: Path) -> None:
     assert loaded.kind == student.kind
 
 
-def test_a_saved_student_that_lacks_its_new_layer_is_refused(saved: Path) -> None:
+def test_saved_student_without_the_guidance_layer_is_refused(saved: Path) -> None:
     weights = saved / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     del tensors[NEW_LAYER]
@@ -106,7 +106,7 @@ def test_a_saved_student_that_lacks_its_new_layer_is_refused(saved: Path) -> Non
         Student.load(saved, dtype=torch.float32, device=CPU)
 
 
-def test_a_teacher_is_no_student(teacher_folder: Path) -> None:
+def test_loading_a_teacher_as_student_is_refused(teacher_folder: Path) -> None:
     with pytest.raises(InputError, match="takes no guidance embedding"):
         Student.load(teacher_folder, dtype=torch.float32, device=CPU)
 
@@ -135,7 +135,7 @@ def draw(student: Student, omega: float = 3.0) -> torch.Tensor:
         return student(z_t, t, torch.full((3,), omega), cond).x0
 
 
-def test_an_adapter_starts_as_the_teacher_and_never_hears_omega(teacher: Teacher, adapter: Student) -> None:
+def test_new_adapter_predicts_like_the_teacher_and_ignores_omega(teacher: Teacher, adapter: Student) -> None:
     z_t, t, cond = inputs()
     torch.testing.assert_close(draw(adapter), teacher(z_t, t, cond).x0)
     stir(adapter)
@@ -143,7 +143,7 @@ def test_an_adapter_starts_as_the_teacher_and_never_hears_omega(teacher: Teacher
     assert torch.equal(draw(adapter, omega=1.0), draw(adapter, omega=9.0))
 
 
-def test_an_adapter_shares_the_teachers_weights_and_learns_its_own(teacher: Teacher, adapter: Student) -> None:
+def test_adapter_shares_the_teachers_weights_and_trains_only_its_own(teacher: Teacher, adapter: Student) -> None:
     before = {name: tensor.clone() for name, tensor in teacher.unet.state_dict().items()}
     mine, theirs = ({parameter.data_ptr() for parameter in unet.parameters()} for unet in (adapter.unet, teacher.unet))
     assert theirs <= mine, "nothing is copied"
@@ -154,14 +154,14 @@ def test_an_adapter_shares_the_teachers_weights_and_learns_its_own(teacher: Teac
     assert not any(hasattr(module, "lora_A") for module in teacher.unet.modules())
 
 
-def test_an_adapters_layers_are_those_that_the_targets_end(adapter: Student) -> None:
+def test_adapter_has_a_layer_for_each_layer_that_targets_match(adapter: Student) -> None:
     layers = {name.split(".lora_")[0] for name in adapter.learnt}
     assert layers
     assert all(layer.endswith(SHAPE.targets) for layer in layers)
     assert {parameter.shape[0] for name, parameter in adapter.learnt.items() if ".lora_A." in name} == {SHAPE.rank}
 
 
-def test_an_adapter_is_the_seeds_whatever_was_drawn_before(teacher: Teacher) -> None:
+def test_adapter_weights_depend_on_the_seed_only(teacher: Teacher) -> None:
     states = []
     for seed in (7, 7, 8):
         torch.rand(3)
@@ -173,12 +173,12 @@ def test_an_adapter_is_the_seeds_whatever_was_drawn_before(teacher: Teacher) -> 
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-def test_targets_that_name_no_layer_are_refused(teacher: Teacher) -> None:
+def test_adapter_targets_that_match_no_layer_are_refused(teacher: Teacher) -> None:
     with pytest.raises(InputError, match=r"student\.targets: .*to_nowhere"):
         Student.adapting(teacher, AdapterShape(2, 2, ("to_nowhere",)), seed=0)
 
 
-def test_on_a_teacher_in_half_precision_an_adapter_learns_in_full(teacher_folder: Path) -> None:
+def test_adapter_on_a_half_precision_teacher_trains_in_float32(teacher_folder: Path) -> None:
     half = Teacher.load(teacher_folder, dtype=torch.bfloat16, device=CPU)
     adapter = Student.adapting(half, SHAPE, seed=0)
     assert {parameter.dtype for parameter in adapter.learnt.values()} == {torch.float32}
@@ -187,7 +187,7 @@ def test_on_a_teacher_in_half_precision_an_adapter_learns_in_full(teacher_folder
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.learnt.values())
 
 
-def test_a_copy_of_an_adapter_averages_apart_on_the_same_weights(adapter: Student) -> None:
+def test_copy_of_an_adapter_has_its_own_factors_on_the_same_frozen_weights(adapter: Student) -> None:
     stir(adapter)
     copy = adapter.copy()
     before = draw(copy)
@@ -209,7 +209,7 @@ def adapter_folder(adapter: Student, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_adapter_that_was_saved_is_loaded_frozen(adapter: Student, adapter_folder: Path, teacher: Teacher) -> None:
+def test_saved_adapter_loads_frozen_with_equal_weights(adapter: Student, adapter_folder: Path, teacher: Teacher) -> None:
     loaded = Student.load_adapter(adapter_folder, teacher, SHAPE)
     torch.testing.assert_close(draw(loaded), draw(adapter))
     assert not any(parameter.requires_grad for parameter in loaded.unet.parameters())
@@ -232,7 +232,7 @@ def test_an_adapter_that_cannot_be_opened_is_refused(adapter_folder: Path, teach
 # --- SDXL ----------------------------------------------------------------------------------------
 
 
-def test_sdxls_student_starts_as_sdxls_teacher(xl_folder: Path) -> None:
+def test_new_sdxl_student_predicts_like_the_sdxl_teacher(xl_folder: Path) -> None:
     teacher = Teacher.load(xl_folder, dtype=torch.float32, device=CPU)
     text = TextEncoder.load(xl_folder, dtype=torch.float32, device=CPU)
     cond = text.encode(text.tokenise(["a", "b", "c"])).with_time_ids(torch.tensor([[640, 480, 3, 0, 16, 16]]))

@@ -1,4 +1,4 @@
-"""The teacher speaks (x0, eps), and what it says is what diffusers' own scheduler makes of its UNet's output."""
+"""The teacher's (x0, eps) equals the conversion of its UNet's output by diffusers' scheduler."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def edit_scheduler(folder: Path, **values: object) -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_it_equals_diffusers_conversion_of_the_unets_output(own: Path, kind: str) -> None:
+def test_teacher_prediction_equals_diffusers_conversion_of_the_unet_output(own: Path, kind: str) -> None:
     edit_scheduler(own, prediction_type=kind)
     teacher, unet = load(own), UNet2DConditionModel.from_pretrained(own / "unet").eval()
     scheduler = DDIMScheduler.from_pretrained(own / "scheduler")
@@ -46,7 +46,7 @@ def test_it_equals_diffusers_conversion_of_the_unets_output(own: Path, kind: str
         torch.testing.assert_close(scheduler.add_noise(prediction.x0, prediction.eps, t), z_t, rtol=1e-4, atol=1e-4)
 
 
-def test_times_differ_within_a_batch(own: Path) -> None:
+def test_teacher_accepts_a_different_timestep_per_sample(own: Path) -> None:
     teacher = load(own)
     z_t, cond, t = torch.randn(3, 4, 8, 8), Condition(torch.randn(3, MAX_TOKENS, TEXT_WIDTH)), torch.tensor([1, 500, 999])
     together = teacher(z_t, t, cond)
@@ -54,46 +54,46 @@ def test_times_differ_within_a_batch(own: Path) -> None:
     torch.testing.assert_close(together.x0, torch.cat([one.x0 for one in alone]), rtol=1e-4, atol=1e-4)
 
 
-def test_its_schedule_is_the_schedulers(own: Path) -> None:
+def test_teacher_schedule_equals_that_of_the_diffusers_scheduler(own: Path) -> None:
     scheduler = DDIMScheduler.from_pretrained(own / "scheduler")
     schedule, kind = read_schedule(own / "scheduler")
     assert kind == "v_prediction"
     assert torch.equal(schedule.alphas, scheduler.alphas_cumprod.sqrt())
 
 
-def test_a_scheduler_of_another_class_declares_the_same_schedule(own: Path) -> None:
+def test_schedule_does_not_depend_on_the_scheduler_class(own: Path) -> None:
     before, _ = read_schedule(own / "scheduler")
     edit_scheduler(own, _class_name="EulerDiscreteScheduler", timestep_spacing="leading", skip_prk_steps=True)
     assert torch.equal(read_schedule(own / "scheduler")[0].alphas, before.alphas)
 
 
-def test_no_gradient_ever(own: Path) -> None:
+def test_teacher_prediction_has_no_gradient(own: Path) -> None:
     z_t = torch.randn(1, 4, 8, 8, requires_grad=True)
     prediction = load(own)(z_t, torch.tensor([7]), Condition(torch.randn(1, MAX_TOKENS, TEXT_WIDTH)))
     assert not prediction.x0.requires_grad
     assert not prediction.eps.requires_grad
 
 
-def test_an_unknown_prediction_type_is_refused_with_the_known_ones(own: Path) -> None:
+def test_unknown_prediction_type_is_refused_listing_the_known_ones(own: Path) -> None:
     edit_scheduler(own, prediction_type="flow")
     with pytest.raises(InputError, match="'flow' is none of epsilon, v_prediction, sample"):
         load(own)
 
 
-def test_a_distilled_unet_is_no_teacher(own: Path) -> None:
+def test_loading_a_distilled_unet_as_teacher_is_refused(own: Path) -> None:
     Student.of_teacher(load(own), omega_embedding_dim=8).unet.save_pretrained(own / "unet")
     with pytest.raises(InputError, match="already takes a guidance embedding"):
         load(own)
 
 
-def test_a_unet_that_is_told_other_things_than_its_pipeline_gives_is_refused(own: Path, xl_folder: Path) -> None:
+def test_unet_with_other_conditioning_than_its_pipeline_gives_is_refused(own: Path, xl_folder: Path) -> None:
     shutil.rmtree(own / "unet")
     shutil.copytree(xl_folder / "unet", own / "unet")
     with pytest.raises(InputError, match=r"unet takes text_time as conditioning and its pipeline gives a caption alone"):
         load(own)
 
 
-def test_a_schedule_that_ends_without_signal_is_refused(own: Path) -> None:
+def test_zero_terminal_snr_schedule_is_refused(own: Path) -> None:
     edit_scheduler(own, rescale_betas_zero_snr=True)
     with pytest.raises(InputError, match="zero terminal signal"):
         load(own)

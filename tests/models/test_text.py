@@ -1,4 +1,4 @@
-"""Captions to ids to embeddings, as the teacher's own pipeline does it."""
+"""Captions to token ids to embeddings, equal to diffusers' pipeline."""
 
 import json
 import shutil
@@ -26,14 +26,14 @@ def encoder(teacher_folder: Path) -> TextEncoder:
 
 @settings(max_examples=30)
 @given(captions=st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40), min_size=1, max_size=4))
-def test_every_row_has_the_models_length_whatever_the_caption(encoder: TextEncoder, captions: list[str]) -> None:
+def test_token_ids_have_the_models_length_for_any_caption(encoder: TextEncoder, captions: list[str]) -> None:
     ids = encoder.tokenise(captions)
     assert (ids.shape, ids.dtype) == ((len(captions), MAX_TOKENS), torch.int64)
     alone = torch.cat([encoder.tokenise([caption]) for caption in captions])
     assert torch.equal(ids, alone), "a caption's ids do not depend on its neighbours"
 
 
-def test_a_short_caption_is_padded_and_a_long_one_cut(encoder: TextEncoder) -> None:
+def test_short_captions_are_padded_and_long_ones_truncated(encoder: TextEncoder) -> None:
     (tower,) = encoder.towers
     tokenizer = tower.tokenizer
     short, long, longer = encoder.tokenise(["ab", "x" * 40, "x" * 50])
@@ -44,13 +44,13 @@ def test_a_short_caption_is_padded_and_a_long_one_cut(encoder: TextEncoder) -> N
     assert torch.equal(long, longer)
 
 
-def test_no_caption_is_the_empty_one(encoder: TextEncoder) -> None:
+def test_unconditional_input_is_the_empty_caption(encoder: TextEncoder) -> None:
     empty, other = encoder.encode(encoder.tokenise(["", "a"])).embeddings
     torch.testing.assert_close(encoder.null().embeddings, empty[None])
     assert not torch.allclose(empty, other)
 
 
-def test_embeddings_are_those_of_diffusers_pipeline(encoder: TextEncoder, teacher_folder: Path) -> None:
+def test_text_embeddings_equal_diffusers_pipeline(encoder: TextEncoder, teacher_folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None, requires_safety_checker=False)
     captions = ["a red circle", "a very long caption that has to be cut"]
     conditional, unconditional = pipeline.encode_prompt(captions, "cpu", 1, True)
@@ -59,13 +59,13 @@ def test_embeddings_are_those_of_diffusers_pipeline(encoder: TextEncoder, teache
     assert conditional.shape == (2, MAX_TOKENS, TEXT_WIDTH)
 
 
-def test_the_encoder_is_frozen(encoder: TextEncoder) -> None:
+def test_text_encoder_is_frozen(encoder: TextEncoder) -> None:
     assert not encoder.null().embeddings.requires_grad
     assert not any(tower.model.training for tower in encoder.towers)
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty"])
-def test_a_tokenizer_that_is_not_there_is_refused_in_one_line(teacher_folder: Path, tmp_path: Path, harm: str) -> None:
+def test_missing_tokenizer_is_refused_in_one_line(teacher_folder: Path, tmp_path: Path, harm: str) -> None:
     folder = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
     shutil.rmtree(folder / "tokenizer")
     if harm == "empty":
@@ -79,7 +79,7 @@ def test_a_tokenizer_that_is_not_there_is_refused_in_one_line(teacher_folder: Pa
 
 
 @pytest.mark.parametrize("zeros", [True, False])
-def test_sdxls_two_encoders_say_what_diffusers_pipeline_makes_them_say(xl_folder: Path, tmp_path: Path, zeros: bool) -> None:
+def test_sdxl_text_embeddings_equal_diffusers_pipeline(xl_folder: Path, tmp_path: Path, zeros: bool) -> None:
     folder = Path(shutil.copytree(xl_folder, tmp_path / "xl"))
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeros}))
@@ -95,7 +95,7 @@ def test_sdxls_two_encoders_say_what_diffusers_pipeline_makes_them_say(xl_folder
     assert (ours.embeddings.shape, ours.pooled.shape) == ((2, MAX_TOKENS, 2 * TEXT_WIDTH), (2, PROJECTION_WIDTH))
 
 
-def test_sdxls_ids_lie_side_by_side_each_padded_its_own_way(xl_folder: Path) -> None:
+def test_sdxl_token_ids_of_both_tokenizers_are_side_by_side_with_their_own_padding(xl_folder: Path) -> None:
     encoder = load(xl_folder)
     first, second = encoder.tokenise(["ab"])[0].split(MAX_TOKENS)
     assert torch.equal(first[:4], second[:4])
@@ -104,7 +104,7 @@ def test_sdxls_ids_lie_side_by_side_each_padded_its_own_way(xl_folder: Path) -> 
     assert not torch.equal(first, second)
 
 
-def test_a_picture_to_draw_has_the_sizes_that_diffusers_gives_it(xl_folder: Path, teacher_folder: Path) -> None:
+def test_time_ids_for_sampling_equal_diffusers_pipeline(xl_folder: Path, teacher_folder: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder)
     side, width = (RESOLUTION, RESOLUTION), PROJECTION_WIDTH
     theirs = pipeline._get_add_time_ids(side, (0, 0), side, dtype=torch.float32, text_encoder_projection_dim=width)

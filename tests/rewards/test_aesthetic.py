@@ -1,4 +1,4 @@
-"""The aesthetic predictors are a head on CLIP's unit image vector, straight from their authors' few lines."""
+"""The aesthetic predictors equal their authors' code: a head on CLIP's normalised image embedding."""
 
 import shutil
 from functools import partial
@@ -59,7 +59,7 @@ def reference_head(kind: str, folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_score_is_the_published_heads_of_clips_unit_vector(folders: dict[str, Path], kind: str) -> None:
+def test_aesthetic_score_is_the_published_head_on_the_normalised_clip_embedding(folders: dict[str, Path], kind: str) -> None:
     reward, clip = load(folders[kind]), CLIPModel.from_pretrained(folders[kind]).eval()
     pixels = torch.rand(5, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -72,7 +72,7 @@ def test_the_score_is_the_published_heads_of_clips_unit_vector(folders: dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_at_the_pixels_is_the_finite_difference(folders: dict[str, Path], kind: str) -> None:
+def test_gradient_of_aesthetic_score_at_pixels_equals_the_finite_difference(folders: dict[str, Path], kind: str) -> None:
     reward = load(folders[kind], FLOAT64)
     assert isinstance(reward, DifferentiableReward)
     generator, step = torch.Generator().manual_seed(1), 1e-6
@@ -86,21 +86,21 @@ def test_the_gradient_at_the_pixels_is_the_finite_difference(folders: dict[str, 
     assert (gradient * direction).sum().item() == pytest.approx((up - down).item() / (2 * step), rel=1e-5)
 
 
-def test_a_head_for_another_clip_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_aesthetic_head_for_another_clip_width_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     other = Path(shutil.copytree(folders["aesthetic-v1"], tmp_path / "other"))
     CONVERTERS["aesthetic-v1"](read_checkpoint(publish_heads(tmp_path / "published", width=768)[0]), other)
     with pytest.raises(InputError, match=f"the head takes 768 features and the CLIP model gives {PROJECTION_WIDTH}"):
         load(other)
 
 
-def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
+def test_aesthetic_folder_without_a_head_is_refused(tmp_path: Path) -> None:
     write_tiny_clip(tmp_path / "clip")
     with pytest.raises(InputError, match=r"head\.safetensors cannot be read as a score head"):
         load(tmp_path / "clip")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_head_stays_in_float32_where_the_tower_does_not(folders: dict[str, Path], kind: str) -> None:
+def test_aesthetic_head_stays_float32_with_a_half_precision_tower(folders: dict[str, Path], kind: str) -> None:
     pixels = torch.rand(3, 3, RESOLUTION + 6, RESOLUTION, generator=torch.Generator().manual_seed(0))
     full, half = (reward.score(pixels, reward.encode_text(["", "", ""])) for reward in map(partial(load, folders[kind]), (FLOAT32, HALF)))
     assert half.dtype == FLOAT32

@@ -1,4 +1,4 @@
-"""Published files become folders: every tensor in its place, at the published sizes too, and nothing else comes in."""
+"""Conversion of published checkpoints: every tensor is accounted for, at full size too, and damaged files are refused."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("convert", [convert_clip, convert_open_clip])
-def test_a_vit_h_14_of_the_published_size_is_accounted_for_to_the_last_tensor(
+def test_every_tensor_of_a_full_size_vit_h_14_is_converted(
     convert: Callable[[dict[str, Tensor], Path], None], written: dict[str, Tensor], tmp_path: Path
 ) -> None:
     convert(on_meta("open_clip ViT-H-14"), tmp_path)
@@ -39,7 +39,7 @@ def test_a_vit_h_14_of_the_published_size_is_accounted_for_to_the_last_tensor(
     assert sum(tensor.numel() for tensor in written.values()) == 986_109_441
 
 
-def test_the_sizes_read_off_a_vit_h_14_are_those_of_its_model_card(written: dict[str, Tensor], tmp_path: Path) -> None:
+def test_config_read_off_a_vit_h_14_equals_its_model_card(written: dict[str, Tensor], tmp_path: Path) -> None:
     """laion/CLIP-ViT-H-14-laion2B-s32B-b79K, config.json."""
     convert_clip(on_meta("open_clip ViT-H-14"), tmp_path)
     config = CLIPConfig.from_pretrained(tmp_path)
@@ -50,7 +50,7 @@ def test_the_sizes_read_off_a_vit_h_14_are_those_of_its_model_card(written: dict
     assert (config.text_config.vocab_size, config.text_config.max_position_embeddings) == (49408, 77)
 
 
-def test_hpsv2s_own_description_of_a_vit_h_14_is_given_back(written: dict[str, Tensor], tmp_path: Path) -> None:
+def test_open_clip_config_of_a_vit_h_14_equals_hpsv2s(written: dict[str, Tensor], tmp_path: Path) -> None:
     """hpsv2/src/open_clip/model_configs/ViT-H-14.json."""
     convert_open_clip(on_meta("open_clip ViT-H-14"), tmp_path)
     assert json.loads((tmp_path / "open_clip_config.json").read_text()) == {
@@ -60,7 +60,7 @@ def test_hpsv2s_own_description_of_a_vit_h_14_is_given_back(written: dict[str, T
     }
 
 
-def test_an_imagereward_of_the_published_size_is_accounted_for_to_the_last_tensor(written: dict[str, Tensor], tmp_path: Path) -> None:
+def test_every_tensor_of_a_full_size_imagereward_is_converted(written: dict[str, Tensor], tmp_path: Path) -> None:
     source = on_meta("ImageReward")
     convert_imagereward(source, tmp_path)
     unused = {name for name in source if name.endswith("position_ids") or name.startswith(("blip.vision_proj", "blip.text_proj"))}
@@ -83,7 +83,7 @@ def test_an_imagereward_of_the_published_size_is_accounted_for_to_the_last_tenso
     assert declared["head"] == [768, 1024, 128, 64, 16, 1]
 
 
-def test_the_package_is_given_its_own_names_back(tmp_path: Path) -> None:
+def test_conversion_for_the_hpsv2_package_keeps_its_tensor_names(tmp_path: Path) -> None:
     source = state("open_clip tiny", seed=1)
     convert_open_clip(source, tmp_path)
     written = load_file(tmp_path / "model.safetensors")
@@ -91,7 +91,7 @@ def test_the_package_is_given_its_own_names_back(tmp_path: Path) -> None:
     assert all(torch.equal(written[name], source[name]) for name in source)
 
 
-def test_both_heads_keep_their_layers_in_order(tmp_path: Path) -> None:
+def test_aesthetic_heads_keep_the_order_of_layers(tmp_path: Path) -> None:
     for kind, path in zip(("aesthetic-v1", "aesthetic-v2"), publish_heads(tmp_path / "published", width=8), strict=True):
         source = read_checkpoint(path)
         CONVERTERS[kind](source, tmp_path)
@@ -114,7 +114,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
-def test_a_file_that_is_not_quite_the_model_is_refused_in_one_line(tmp_path: Path, harm: str) -> None:
+def test_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, harm: str) -> None:
     damage, said = DAMAGE[harm]
     tensors = state("open_clip tiny", seed=1)
     damage(tensors)
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_quite_the_model_is_refused_in_one_line(tmp_path: Pat
 
 
 class TestForeign:
-    def test_wrappings_are_undone(self, tmp_path: Path) -> None:
+    def test_state_dict_key_and_module_prefix_are_removed(self, tmp_path: Path) -> None:
         tensors = {"a.weight": torch.ones(2), "b": torch.zeros(())}
         for number, content in enumerate(
             [tensors, {"state_dict": tensors, "epoch": 3}, {f"module.{name}": tensor for name, tensor in tensors.items()}]
@@ -133,11 +133,11 @@ class TestForeign:
             torch.save(content, tmp_path / f"{number}.pt")
             assert read_checkpoint(tmp_path / f"{number}.pt").keys() == tensors.keys()
 
-    def test_a_file_of_the_old_format_is_read(self, tmp_path: Path) -> None:
+    def test_checkpoint_of_torchs_old_format_is_read(self, tmp_path: Path) -> None:
         torch.save({"weight": torch.ones(1, 3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
         assert torch.equal(read_checkpoint(tmp_path / "old.pth")["weight"], torch.ones(1, 3))
 
-    def test_code_in_a_pickle_is_refused_and_not_run(self, tmp_path: Path) -> None:
+    def test_pickle_with_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
         class Payload:
             def __reduce__(self) -> tuple[object, tuple[Path]]:
                 return Path.touch, (tmp_path / "was-run",)
@@ -150,12 +150,12 @@ class TestForeign:
         assert not (tmp_path / "was-run").exists()
 
     @pytest.mark.parametrize(("content", "said"), [({}, "it is empty"), ([1, 2], "it is empty"), ({"weight": 3}, "'weight' is no tensor")])
-    def test_what_is_no_state_dict_is_refused(self, tmp_path: Path, content: object, said: str) -> None:
+    def test_file_that_is_no_state_dict_is_refused(self, tmp_path: Path, content: object, said: str) -> None:
         torch.save(content, tmp_path / "odd.pt")
         with pytest.raises(InputError, match=said):
             read_checkpoint(tmp_path / "odd.pt")
 
-    def test_a_cut_file_is_refused(self, tmp_path: Path) -> None:
+    def test_truncated_checkpoint_is_refused(self, tmp_path: Path) -> None:
         whole = publish("imagereward", tmp_path).read_bytes()
         (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(InputError, match=r"cut\.pt cannot be read"):

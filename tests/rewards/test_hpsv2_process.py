@@ -1,4 +1,4 @@
-"""The hpsv2 package in a process of its own: what it says when it is there, and what is said when it is not.
+"""The hpsv2 package in a process of its own: its scores when it is installed, and the errors when it is not.
 
 The package needs an environment of its own (images/hpsv2), whose Python is ``hpsv2-python`` on the PATH.
 """
@@ -37,12 +37,12 @@ def start(folder: Path, interpreter: str = INTERPRETER) -> Hpsv2ProcessReward:
     return Hpsv2ProcessReward(folder, interpreter=interpreter, device=CPU)
 
 
-def test_a_missing_environment_is_said_with_what_to_do(folder: Path) -> None:
+def test_missing_hpsv2_interpreter_is_reported_with_what_to_do(folder: Path) -> None:
     with pytest.raises(InputError, match=r"no command 'no-such-python'; make an environment from images/hpsv2/requirements-hpsv2\.txt"):
         start(folder, "no-such-python")
 
 
-def test_an_environment_without_the_package_is_said_in_its_own_words(folder: Path) -> None:
+def test_interpreter_without_the_hpsv2_package_is_reported_with_its_own_error(folder: Path) -> None:
     with pytest.raises(InputError, match=r"the hpsv2 process ended \(exit code 1\); .*No module named 'hpsv2'") as refusal:
         start(folder, sys.executable)
     assert "\n" not in str(refusal.value)
@@ -87,7 +87,7 @@ def test_hung_process_is_killed_and_reported_with_what_to_do(folder: Path, tmp_p
 
 
 @needs_hpsv2
-def test_its_scores_are_those_of_the_package_and_of_our_own_loader(folder: Path, tmp_path: Path) -> None:
+def test_hpsv2_process_scores_equal_the_package_and_our_own_loader(folder: Path, tmp_path: Path) -> None:
     theirs, process = answers("hpsv2"), start(folder)
     own = load_scorer("hpsv2", converted("hpsv2", tmp_path / "own"), dtype=FLOAT32, device=CPU)
     text = process.encode_text(CAPTIONS)
@@ -104,7 +104,7 @@ def test_its_scores_are_those_of_the_package_and_of_our_own_loader(folder: Path,
 
 
 @needs_hpsv2
-def test_its_process_ends_with_it(folder: Path) -> None:
+def test_hpsv2_process_ends_with_its_reward(folder: Path) -> None:
     process = start(folder)
     server, tmpdir = process._server, process._tmpdir
     assert server.poll() is None
@@ -115,7 +115,7 @@ def test_its_process_ends_with_it(folder: Path) -> None:
 
 
 @needs_hpsv2
-def test_a_request_it_cannot_answer_ends_in_one_line(folder: Path) -> None:
+def test_failing_hpsv2_request_is_reported_in_one_line(folder: Path) -> None:
     process = start(folder)
     with pytest.raises(InputError, match="the hpsv2 process ended"):
         process.score(torch.rand(2, 3, 28, 28), torch.zeros(2, 5))

@@ -35,7 +35,7 @@ WEIGHTS = [{"hps": 1.0, "image-reward": 0.1}, {"image-reward": -2.0, "checker": 
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_score_is_the_weighted_sum(parts: dict[str, Reward], weights: dict[str, float]) -> None:
+def test_mixture_score_is_the_weighted_sum_of_its_parts(parts: dict[str, Reward], weights: dict[str, float]) -> None:
     mixed, pixels = mixture(parts, weights, logit_scale=SCALE), pixels_of(3)
     alone = sum(weight * parts[name].score(pixels, parts[name].encode_text(TOY_CAPTIONS)) for name, weight in weights.items())
     text = mixed.encode_text(TOY_CAPTIONS)
@@ -45,7 +45,7 @@ def test_the_score_is_the_weighted_sum(parts: dict[str, Reward], weights: dict[s
     torch.testing.assert_close(mixed.score(pixels, text.float()), alone, rtol=0, atol=1e-6)
 
 
-def test_its_gradient_is_the_weighted_sum_of_gradients(parts: dict[str, Reward]) -> None:
+def test_mixture_gradient_is_the_weighted_sum_of_gradients(parts: dict[str, Reward]) -> None:
     mixed, pixels = mixture(parts, WEIGHTS[0], logit_scale=SCALE), pixels_of(3).requires_grad_()
     (gradient,) = torch.autograd.grad(mixed.score(pixels, mixed.encode_text(TOY_CAPTIONS)).sum(), pixels)
     alone = sum(
@@ -56,7 +56,7 @@ def test_its_gradient_is_the_weighted_sum_of_gradients(parts: dict[str, Reward])
     assert gradient.abs().max() > 0
 
 
-def test_its_type_says_whether_all_parts_have_a_gradient(parts: dict[str, Reward]) -> None:
+def test_mixture_is_differentiable_only_if_all_parts_are(parts: dict[str, Reward]) -> None:
     smooth, rough = (mixture(parts, weights, logit_scale=SCALE) for weights in WEIGHTS)
     assert isinstance(smooth, DifferentiableMixtureReward)
     assert isinstance(smooth, DifferentiableReward)
@@ -67,7 +67,7 @@ def test_its_type_says_whether_all_parts_have_a_gradient(parts: dict[str, Reward
     assert mixture(parts, {"hps": 1.0, "checker": 0.0}, logit_scale=SCALE).differentiable
 
 
-def test_range_temperature_and_digest(parts: dict[str, Reward]) -> None:
+def test_mixture_combines_ranges_and_digests_and_has_its_own_temperature(parts: dict[str, Reward]) -> None:
     low, high = mixture(parts, WEIGHTS[0], logit_scale=SCALE).range
     assert (low, high) == (-float("inf"), 1.0)
     assert mixture(parts, {"hps": -2.0, "checker": 1.0}, logit_scale=SCALE).range == (-2.0, 3.0)

@@ -38,7 +38,7 @@ def all_pairs(reward: Reward, pictures: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_the_references_own_preprocessed_pictures_the_scores_are_equal(folders: dict[str, Path], kind: str) -> None:
+def test_scores_equal_the_references_on_their_preprocessed_images(folders: dict[str, Path], kind: str) -> None:
     theirs, reward = answers(kind), open_published(kind, folders[kind])
     seen = list(theirs["pixels"].mul(STD).add(MEAN)[:, None])
     torch.testing.assert_close(all_pairs(reward, seen), theirs["scores"], rtol=0, atol=1e-5)
@@ -50,7 +50,7 @@ def test_on_the_references_own_preprocessed_pictures_the_scores_are_equal(folder
 # What the whole way from the picture costs. hpsv2 resizes tensors as we do; the others resize PIL images, which are rounded to
 # whole levels in both passes: pictures of the tower's own size show none of it.
 @pytest.mark.parametrize(("kind", "resized", "as_is"), [("hpsv2", 1e-5, 1e-5), ("clipscore", 2e-3, 1e-5), ("imagereward", 2e-2, 1e-5)])
-def test_from_the_picture_on_the_scores_are_equal_up_to_pils_rounding(
+def test_scores_of_raw_images_equal_the_references_up_to_pils_rounding(
     folders: dict[str, Path], kind: str, resized: float, as_is: float
 ) -> None:
     theirs, reward = answers(kind), open_published(kind, folders[kind])
@@ -61,7 +61,7 @@ def test_from_the_picture_on_the_scores_are_equal_up_to_pils_rounding(
 
 
 @pytest.mark.parametrize("kind", ["hpsv2", "clipscore"])
-def test_text_vectors_and_temperature_are_the_references(folders: dict[str, Path], kind: str) -> None:
+def test_text_features_and_temperature_equal_the_references(folders: dict[str, Path], kind: str) -> None:
     """The captions hold entities, curly quotes, capitals, an accent, more tokens than fit, and nothing at all."""
     theirs, reward = answers(kind), open_published(kind, folders[kind])
     torch.testing.assert_close(reward.encode_text(CAPTIONS), theirs["text"], rtol=0, atol=1e-5)
@@ -69,13 +69,13 @@ def test_text_vectors_and_temperature_are_the_references(folders: dict[str, Path
     assert reward.text_width == theirs["text"].shape[1]
 
 
-def test_imagereward_reads_the_references_tokens(folders: dict[str, Path]) -> None:
+def test_imagereward_token_ids_equal_the_references(folders: dict[str, Path]) -> None:
     reward = open_published("imagereward", folders["imagereward"])
     assert torch.equal(reward.encode_text(CAPTIONS), answers("imagereward")["tokens"])
     assert reward.text_width == 35
 
 
-def test_pickscore_is_transformers_clip_behind_its_processor(folders: dict[str, Path]) -> None:
+def test_pickscore_equals_transformers_clip_model_and_processor(folders: dict[str, Path]) -> None:
     """As its model card has it: CLIPModel's features, the processor of CLIP-H, here with the tower's tiny size."""
     folder = folders["pickscore"]
     reward, clip = open_published("pickscore", folder), CLIPModel.from_pretrained(folder).eval()
@@ -93,7 +93,7 @@ def test_pickscore_is_transformers_clip_behind_its_processor(folders: dict[str, 
     assert reward.logit_scale == pytest.approx(clip.logit_scale.exp().item())
 
 
-def test_the_hinge_is_flat_above_two_and_as_steep_as_the_score_below(folders: dict[str, Path]) -> None:
+def test_imagereward_hinge_has_zero_gradient_above_two_and_the_scores_below(folders: dict[str, Path]) -> None:
     raw = open_published("imagereward", folders["imagereward"])
     hinge = load_scorer("imagereward", folders["imagereward"], dtype=FLOAT32, device=CPU, form="hinge")
     scores = all_pairs(raw, pixels_of_pictures())
@@ -111,7 +111,7 @@ def test_the_hinge_is_flat_above_two_and_as_steep_as_the_score_below(folders: di
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", [*KINDS, "pickscore"])
-def test_in_half_precision_are_the_networks_alone(folders: dict[str, Path], kind: str, dtype: torch.dtype) -> None:
+def test_half_precision_scorers_keep_features_and_scores_in_float32(folders: dict[str, Path], kind: str, dtype: torch.dtype) -> None:
     """Pictures of any size are resized and scores compared in float32: no two pairs get the same score by rounding."""
     full, half = (all_pairs(open_published(kind, folders[kind], one), pixels_of_pictures()) for one in (FLOAT32, dtype))
     assert half.dtype == FLOAT32
@@ -120,7 +120,7 @@ def test_in_half_precision_are_the_networks_alone(folders: dict[str, Path], kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_features_survive_the_caches_float32(folders: dict[str, Path], kind: str) -> None:
+def test_text_features_are_unchanged_by_storage_as_float32(folders: dict[str, Path], kind: str) -> None:
     reward = open_published(kind, folders[kind])
     text, picture = reward.encode_text(CAPTIONS), pixels_of_pictures()[2].expand(len(CAPTIONS), -1, -1, -1)
     assert torch.equal(reward.score(picture, text.float()), reward.score(picture, text))
@@ -128,7 +128,7 @@ def test_text_features_survive_the_caches_float32(folders: dict[str, Path], kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_scores_as_its_samples_alone(folders: dict[str, Path], kind: str) -> None:
+def test_scores_do_not_depend_on_the_batch(folders: dict[str, Path], kind: str) -> None:
     reward = open_published(kind, folders[kind])
     batch = torch.rand(len(CAPTIONS), 3, 40, 40, generator=torch.Generator().manual_seed(0))
     text = reward.encode_text(CAPTIONS)
@@ -138,7 +138,7 @@ def test_a_batch_scores_as_its_samples_alone(folders: dict[str, Path], kind: str
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (28, 28), (40, 24)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_at_the_pixels_is_the_finite_difference(folders: dict[str, Path], kind: str, width: int, height: int) -> None:
+def test_gradient_of_scores_at_pixels_equals_the_finite_difference(folders: dict[str, Path], kind: str, width: int, height: int) -> None:
     reward = open_published(kind, folders[kind], torch.float64)
     assert isinstance(reward, DifferentiableReward)
     generator, step = torch.Generator().manual_seed(1), 1e-6
@@ -155,6 +155,6 @@ def test_the_gradient_at_the_pixels_is_the_finite_difference(folders: dict[str, 
     assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
-def test_the_pictures_are_real_pil_images_of_several_shapes() -> None:
+def test_reference_images_are_pil_images_of_several_shapes() -> None:
     assert {type(picture) for picture in pictures()} == {Image.Image}
     assert len({picture.size for picture in pictures()}) == 5

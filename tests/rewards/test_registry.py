@@ -1,4 +1,4 @@
-"""Reward models by name: every kind keeps the protocol, whatever it is made of."""
+"""The scorer registry: every kind implements the reward protocol; unknown kinds and folders are refused."""
 
 import re
 import shutil
@@ -47,9 +47,9 @@ def write(kind: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scorers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each kind that has weights, named as the kind is."""
-    root = tmp_path_factory.mktemp("shelf")
+    root = tmp_path_factory.mktemp("scorers_dir")
     for kind in KINDS:
         write(kind, root / kind)
     shutil.rmtree(root / "published")
@@ -60,9 +60,9 @@ CATALOGUE = {kind: {"kind": kind} | SETTINGS.get(kind, {}) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_keeps_what_the_protocol_promises(kind: str, shelf: Path) -> None:
-    assert (shelf / kind).is_dir() == has_weights(kind, CATALOGUE)
-    reward = open_scorer(kind, CATALOGUE, shelf, **PLACE)
+def test_every_scorer_kind_implements_the_reward_protocol(kind: str, scorers_dir: Path) -> None:
+    assert (scorers_dir / kind).is_dir() == has_weights(kind, CATALOGUE)
+    reward = open_scorer(kind, CATALOGUE, scorers_dir, **PLACE)
     assert isinstance(reward, Reward)
     captions = [caption(scene) for scene in all_scenes()[:2]]
     text = reward.encode_text(captions)
@@ -80,22 +80,22 @@ def test_every_kind_keeps_what_the_protocol_promises(kind: str, shelf: Path) -> 
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"toy-checker"}))
-def test_a_score_waits_for_no_device(kind: str, shelf: Path) -> None:
+def test_scoring_needs_no_host_synchronisation(kind: str, scorers_dir: Path) -> None:
     """On ``meta`` tensors, which have no values, any read of one would raise, and so would a constant left on the CPU."""
     meta = torch.device("meta")
-    reward = open_scorer(kind, CATALOGUE, shelf, dtype=FLOAT32, device=meta)
+    reward = open_scorer(kind, CATALOGUE, scorers_dir, dtype=FLOAT32, device=meta)
     pixels = torch.empty(2, 3, 40, 40, device=meta, requires_grad=True)
     reward.score(pixels, torch.empty(2, reward.text_width, device=meta)).sum().backward()
     assert pixels.grad is not None
 
 
-def test_the_configuration_knows_the_same_kinds() -> None:
+def test_configuration_and_registry_have_the_same_scorer_kinds() -> None:
     classes = get_args(get_args(ScorerSource)[0])
     configured = {kind for scorer in classes for kind in get_args(scorer.model_fields["kind"].annotation)}
     assert configured == {*scorer_kinds(), "mixture"}
 
 
-def test_the_documented_configuration_is_one() -> None:
+def test_scorer_configuration_in_the_docs_is_valid_and_covers_every_kind() -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     written = yaml.safe_load(block)["preparation"]
@@ -104,33 +104,33 @@ def test_the_documented_configuration_is_one() -> None:
     assert documented == {*scorer_kinds(), "mixture"} - {"aesthetic-v1", "clip", "toy-judge", "toy-checker"}
 
 
-def test_another_weight_is_another_digest(shelf: Path, tmp_path: Path) -> None:
+def test_weights_digest_depends_on_the_weights(scorers_dir: Path, tmp_path: Path) -> None:
     write_tiny_clip(tmp_path / "clip", seed=1)
-    first, second = (load_scorer("clip", folder / "clip", **PLACE).weights_sha256() for folder in (shelf, tmp_path))
+    first, second = (load_scorer("clip", folder / "clip", **PLACE).weights_sha256() for folder in (scorers_dir, tmp_path))
     assert first != second
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+def test_unknown_scorer_kind_is_refused_listing_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown scorer kind 'hps'; there are: aesthetic-v1, .*, toy-judge$"):
         load_scorer("hps", Path("nowhere"), **PLACE)
 
 
-def test_only_a_reward_with_a_gradient_may_guide(shelf: Path) -> None:
-    clip, checker = (open_scorer(kind, CATALOGUE, shelf, **PLACE) for kind in ("clip", "toy-checker"))
+def test_only_scorers_with_a_gradient_are_differentiable_rewards(scorers_dir: Path) -> None:
+    clip, checker = (open_scorer(kind, CATALOGUE, scorers_dir, **PLACE) for kind in ("clip", "toy-checker"))
     assert isinstance(clip, ClipReward)
     assert isinstance(clip, DifferentiableReward)
     assert not checker.differentiable
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"mixture", "toy-checker"}))
-def test_a_missing_folder_is_refused(kind: str, tmp_path: Path) -> None:
+def test_missing_weights_folder_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         load_scorer(kind, tmp_path / "nowhere", **PLACE, **SETTINGS.get(kind, {}))
 
 
-def test_a_clip_folder_is_no_imagereward(shelf: Path) -> None:
+def test_clip_folder_as_imagereward_is_refused(scorers_dir: Path) -> None:
     with pytest.raises(InputError, match=r"does not describe an ImageReward: name ImageReward\.pt as `file`"):
-        load_scorer("imagereward", shelf / "clip", **PLACE, form="raw")
+        load_scorer("imagereward", scorers_dir / "clip", **PLACE, form="raw")
 
 
 # --- a user's own --------------------------------------------------------------------------------
@@ -178,27 +178,27 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     def opened(name: str, *, has_weights: bool = False) -> Reward:
         catalogue = {"mine": {"kind": "entry-point", "name": name, "has_weights": has_weights}}
-        return open_scorer("mine", catalogue, tmp_path / "shelf", **PLACE)
+        return open_scorer("mine", catalogue, tmp_path / "scorers_dir", **PLACE)
 
     return opened
 
 
-def test_a_users_own_reward_comes_from_an_installed_package(installed: Callable[..., Reward], tmp_path: Path) -> None:
+def test_entry_point_reward_of_an_installed_package_is_loaded(installed: Callable[..., Reward], tmp_path: Path) -> None:
     pixels = torch.rand(3, 3, 8, 8)
     reward = installed("brightness")
     assert isinstance(reward, DifferentiableReward)
     torch.testing.assert_close(reward.score(pixels, reward.encode_text(["a"] * 3)), pixels.mean(dim=(1, 2, 3)))
-    (tmp_path / "shelf" / "mine").mkdir(parents=True)
-    (tmp_path / "shelf" / "mine" / "gain.txt").write_text("0.5")
+    (tmp_path / "scorers_dir" / "mine").mkdir(parents=True)
+    (tmp_path / "scorers_dir" / "mine" / "gain.txt").write_text("0.5")
     halved = installed("brightness", has_weights=True)
     torch.testing.assert_close(halved.score(pixels, halved.encode_text(["a"] * 3)), pixels.mean(dim=(1, 2, 3)) / 2)
 
 
-def test_an_entry_point_that_nobody_offers_is_refused(installed: Callable[..., Reward]) -> None:
+def test_unknown_entry_point_is_refused_listing_the_known_ones(installed: Callable[..., Reward]) -> None:
     with pytest.raises(InputError, match=r"no installed package offers the reward 'darkness' .*; there are: brightness, nothing"):
         installed("darkness")
 
 
-def test_an_entry_point_that_gives_no_reward_is_refused(installed: Callable[..., Reward]) -> None:
+def test_entry_point_that_returns_no_reward_is_refused(installed: Callable[..., Reward]) -> None:
     with pytest.raises(InputError, match=r"bright:nothing gave a str, which is no Reward"):
         installed("nothing")

@@ -16,7 +16,7 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from rglcd.store.manifest import folder_digest, read_manifest
 from tests.rewards.published_models import ASSETS, publish, publish_heads
-from tests.tiny_line import run, published_model_settings, tiny_config, write_published_models
+from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models
 from tests.tiny_models import PROJECTION_WIDTH
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}

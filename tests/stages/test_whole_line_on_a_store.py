@@ -19,8 +19,8 @@ from rglcd.store.manifest import MANIFEST, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import (
     TINY_EVALUATION,
-    run,
     published_model_settings,
+    run,
     tiny_config,
     write_published_models,
     write_tiny_evaluation_data,

@@ -35,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_part_opens_with_its_own_librarys_class(built: Path) -> None:
+def test_every_built_model_opens_with_its_librarys_class(built: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(built / "teacher")
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert isinstance(AutoModel.from_pretrained(built / "features"), ResNetModel)
@@ -43,7 +43,7 @@ def test_every_part_opens_with_its_own_librarys_class(built: Path) -> None:
     assert isinstance(ToyJudge.from_pretrained(built / "judge"), ToyJudge)
 
 
-def test_the_ledger_tells_how_each_part_was_made(built: Path) -> None:
+def test_build_json_records_how_each_model_was_trained(built: Path) -> None:
     ledger = read_ledger(built)
     assert list(ledger) == ["codec", "teacher", "expert", "judge", "features"]
     for record in ledger.values():
@@ -53,7 +53,7 @@ def test_the_ledger_tells_how_each_part_was_made(built: Path) -> None:
     assert ledger["teacher"]["settings"]["codec"] == codec
 
 
-def test_a_second_build_trains_only_what_changed(built: Path) -> None:
+def test_second_build_trains_only_what_changed(built: Path) -> None:
     before, ledger = weights(built), (built / "build.json").read_bytes()
     build(built, settings=TINY)
     assert weights(built) == before
@@ -63,7 +63,7 @@ def test_a_second_build_trains_only_what_changed(built: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"judge/model.safetensors"}
 
 
-def test_the_seeds_decide_the_weights(built: Path, tmp_path: Path) -> None:
+def test_seeds_determine_the_weights(built: Path, tmp_path: Path) -> None:
     build(tmp_path, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
     build(built, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
     assert weights(tmp_path) == weights(built)

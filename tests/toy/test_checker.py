@@ -26,12 +26,12 @@ def real() -> Tensor:
     return pictures(scenes())
 
 
-def test_a_real_picture_has_every_attribute_of_its_caption(real: Tensor) -> None:
+def test_checker_finds_every_attribute_of_a_drawn_picture(real: Tensor) -> None:
     assert check(real, list(map(caption, scenes()))).all(1).float().mean() >= 0.99
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_one_wrong_attribute_is_caught_by_its_own_column_alone(real: Tensor, attribute: str) -> None:
+def test_one_wrong_attribute_fails_its_own_column_only(real: Tensor, attribute: str) -> None:
     column = ATTRIBUTES.index(attribute)
     wrong = [changed(scene, attribute, 1 + k % (len(VALUES[column]) - 1)) for k, scene in enumerate(scenes())]
     right = check(real, list(map(caption, wrong)))
@@ -40,16 +40,16 @@ def test_one_wrong_attribute_is_caught_by_its_own_column_alone(real: Tensor, att
     assert (right == expected).all(1).float().mean() >= 0.99
 
 
-def test_noise_of_a_decoders_size_changes_nothing(real: Tensor) -> None:
+def test_checker_is_robust_to_noise_of_decoder_size(real: Tensor) -> None:
     noisy = real + 0.04 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     assert check(noisy, list(map(caption, scenes()))).all(1).float().mean() >= 0.99
 
 
-def test_an_empty_picture_shows_a_background_and_nothing_else() -> None:
+def test_empty_picture_has_a_background_and_no_other_attribute() -> None:
     assert measure(torch.full((1, 3, 32, 32), 0.5)).tolist() == [[UNDECIDED] * 4 + [1]]
 
 
-def test_two_objects_are_no_shape() -> None:
+def test_two_objects_count_as_no_shape() -> None:
     left, right = (
         pictures([Scene("small", "red", "circle", position, "gray")], first_seed=seed) for position, seed in (("left", 3), ("right", 3))
     )
@@ -57,7 +57,7 @@ def test_two_objects_are_no_shape() -> None:
     assert measure(both)[0, ATTRIBUTES.index("shape")] == UNDECIDED
 
 
-def test_the_reward_is_the_share_of_conditions_that_hold(real: Tensor) -> None:
+def test_checker_reward_is_the_share_of_correct_attributes(real: Tensor) -> None:
     reward = CheckerReward()
     shown = scenes()[:64]
     assert reward.score(real[:64], reward.encode_text(list(map(caption, shown)))).tolist() == [1.0] * 64
@@ -65,6 +65,6 @@ def test_the_reward_is_the_share_of_conditions_that_hold(real: Tensor) -> None:
     torch.testing.assert_close(reward.score(real[:64], reward.encode_text(list(map(caption, other)))), torch.full((64,), 0.6))
 
 
-def test_a_foreign_caption_is_the_users_error() -> None:
+def test_checking_an_unknown_caption_is_an_input_error() -> None:
     with pytest.raises(InputError, match="not of the toy world"):
         CheckerReward().encode_text(["a cat"])

@@ -19,7 +19,7 @@ def tiny_codec() -> AutoencoderKL:
 
 
 @torch.no_grad()
-def test_folding_makes_latents_standard_and_leaves_the_codec_as_it_was() -> None:
+def test_fold_statistics_standardises_latents_and_keeps_reconstructions() -> None:
     images = draw_pixels(all_scenes(), count=64, first_seed=0) * 2 - 1
     codec = tiny_codec()
     before = codec.encode(images).latent_dist
@@ -32,7 +32,7 @@ def test_folding_makes_latents_standard_and_leaves_the_codec_as_it_was() -> None
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
 
 
-def test_an_error_on_the_object_costs_more_than_one_on_the_ground() -> None:
+def test_reconstruction_loss_weighs_the_object_above_the_background() -> None:
     image = torch.full((1, 3, 32, 32), -0.5)
     image[:, 0, 8:16, 8:16] = 0.8
     on_object, on_ground = image.clone(), image.clone()

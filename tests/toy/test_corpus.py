@@ -17,7 +17,7 @@ def rows(folder: Path) -> list[list[str]]:
     return [line.split("\t") for line in (folder / "index.tsv").read_text().splitlines()]
 
 
-def test_twice_is_byte_identical_and_another_seed_is_not(tmp_path: Path) -> None:
+def test_corpus_is_byte_identical_for_equal_seeds_only(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         write_corpus(tmp_path / name, num_images=40, num_reference=10, seed=seed)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -25,7 +25,7 @@ def test_twice_is_byte_identical_and_another_seed_is_not(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other", "two"]
 
 
-def test_the_index_names_every_picture_with_a_train_caption(tmp_path: Path) -> None:
+def test_corpus_index_lists_every_picture_with_a_train_caption(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", num_images=400, num_reference=2)
     addresses, captions = zip(*rows(tmp_path / "data"), strict=True)
     assert sorted(addresses) == sorted(name for name in contents(tmp_path / "data") if name.startswith("images/"))
@@ -33,7 +33,7 @@ def test_the_index_names_every_picture_with_a_train_caption(tmp_path: Path) -> N
     assert np.asarray(Image.open(tmp_path / "data" / addresses[0])).shape == (32, 32, 3)
 
 
-def test_the_reference_shows_the_held_out_prompts_in_their_order_and_no_training_picture(tmp_path: Path) -> None:
+def test_reference_shows_held_out_prompts_in_order_and_no_training_picture(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", num_images=40, num_reference=250)
     prompts = (tmp_path / "data" / "prompts" / "heldout.txt").read_text().splitlines()
     shown = [text for _, text in rows(tmp_path / "data" / "reference")]
@@ -43,14 +43,14 @@ def test_the_reference_shows_the_held_out_prompts_in_their_order_and_no_training
     assert not training & {content for name, content in pictures.items() if name.startswith("reference/images/")}
 
 
-def test_the_prompt_sets_are_the_two_parts_of_the_split(tmp_path: Path) -> None:
+def test_prompt_sets_are_the_train_and_held_out_captions(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", num_images=1, num_reference=1)
     for name, scenes in (("heldout", split().held_out), ("train", split().train)):
         lines = (tmp_path / "data" / "prompts" / f"{name}.txt").read_text().splitlines()
         assert sorted(lines) == sorted(map(caption, scenes))
 
 
-def test_a_corpus_that_is_there_is_left_alone_and_one_of_other_settings_replaced(tmp_path: Path) -> None:
+def test_existing_corpus_is_kept_and_one_of_other_settings_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_corpus(folder, num_images=3, num_reference=1)
     before = (folder / "index.tsv").stat().st_mtime_ns
@@ -60,7 +60,7 @@ def test_a_corpus_that_is_there_is_left_alone_and_one_of_other_settings_replaced
     assert len(rows(folder)) == 2
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_folder_that_is_no_corpus_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="other than a toy corpus"):
         write_corpus(tmp_path, num_images=1)

@@ -4,7 +4,7 @@ from rglcd.toy.expert import PREPROCESSOR, changed, normalise
 from rglcd.toy.scene import ATTRIBUTES, VALUES, all_scenes
 
 
-def test_turning_an_attribute_visits_every_other_value_and_touches_nothing_else() -> None:
+def test_changed_visits_every_other_value_of_one_attribute_only() -> None:
     scene = all_scenes()[123]
     for column, (attribute, values) in enumerate(zip(ATTRIBUTES, VALUES, strict=True)):
         turned = [changed(scene, attribute, turn).indices for turn in range(len(values))]
@@ -13,7 +13,7 @@ def test_turning_an_attribute_visits_every_other_value_and_touches_nothing_else(
         assert {indices[:column] + indices[column + 1 :] for indices in turned} == {scene.indices[:column] + scene.indices[column + 1 :]}
 
 
-def test_pixels_are_normalised_as_the_shipped_preprocessor_says() -> None:
+def test_expert_normalisation_equals_its_preprocessor_config() -> None:
     pixels = torch.rand(2, 3, 4, 4)
     mean, std = (torch.tensor(PREPROCESSOR[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
     torch.testing.assert_close(normalise(pixels), (pixels - mean) / std)

@@ -40,22 +40,22 @@ def judge() -> ToyJudge:
     return ToyJudge.from_pretrained(TOY / "judge")
 
 
-def test_the_shipped_models_are_small_and_made_by_the_recipe_of_the_code() -> None:
+def test_shipped_models_are_small_and_trained_with_the_codes_settings() -> None:
     assert sum(path.stat().st_size for path in TOY.rglob("*") if path.is_file()) <= MAX_BYTES
     ledger = read_ledger(TOY)
     for part in parts(TOY, BuildSettings()):
         assert ledger[part.name]["settings"] == part.resolved_settings
 
 
-def test_the_checker_is_right_on_real_pictures() -> None:
+def test_checker_is_right_on_drawn_pictures() -> None:
     assert checker_shares(count=COUNT).whole >= 0.99
 
 
-def test_the_codec_keeps_every_attribute(teacher: StableDiffusionPipeline) -> None:
+def test_toy_vae_keeps_every_attribute(teacher: StableDiffusionPipeline) -> None:
     assert codec_shares(teacher.vae, count=COUNT).whole >= 0.95
 
 
-def test_the_latents_are_standard_and_their_posterior_has_a_width(teacher: StableDiffusionPipeline) -> None:
+def test_toy_latents_are_standardised_with_a_nonzero_posterior_deviation(teacher: StableDiffusionPipeline) -> None:
     pixels = draw_pixels(split().held_out, count=COUNT, first_seed=GATE_SEED)
     with torch.no_grad():
         posterior = teacher.vae.encode(pixels * 2 - 1).latent_dist
@@ -64,18 +64,18 @@ def test_the_latents_are_standard_and_their_posterior_has_a_width(teacher: Stabl
     assert bool(((posterior.std * factor).mean((0, 2, 3)) > 1e-3).all())
 
 
-def test_the_teacher_draws_captions_it_has_never_seen(drawn: Tensor) -> None:
+def test_teacher_draws_held_out_captions(drawn: Tensor) -> None:
     right = shares(check(drawn, 4 * CAPTIONS))
     assert right.whole >= 0.85
     assert min(right.attributes.values()) >= 0.95
 
 
-def test_the_expert_is_useful_and_fallible() -> None:
+def test_expert_is_accurate_but_not_perfect() -> None:
     expert, tokenizer = CLIPModel.from_pretrained(TOY / "expert"), CLIPTokenizer.from_pretrained(TOY / "expert")
     assert 0.85 <= expert_shares(expert, tokenizer, count=COUNT).whole <= 0.999
 
 
-def test_the_experts_gradient_moves_a_picture_towards_its_caption() -> None:
+def test_gradient_of_the_expert_moves_a_picture_towards_its_caption() -> None:
     expert, tokenizer = CLIPModel.from_pretrained(TOY / "expert"), CLIPTokenizer.from_pretrained(TOY / "expert")
     pixels = draw_pixels(split().held_out, count=32, first_seed=GATE_SEED)
     ids = tokenizer(CAPTIONS[1:33], padding="max_length", return_tensors="pt").input_ids
@@ -89,11 +89,11 @@ def test_the_experts_gradient_moves_a_picture_towards_its_caption() -> None:
         assert score(pixels + 0.01 * gradient.sign()) > score(pixels)
 
 
-def test_the_judge_knows_real_pictures(judge: ToyJudge) -> None:
+def test_judge_accepts_matching_and_refuses_changed_captions(judge: ToyJudge) -> None:
     assert judge_shares(judge, count=COUNT).whole >= 0.9
 
 
-def test_the_judge_and_the_checker_agree_on_the_teachers_pictures(judge: ToyJudge, drawn: Tensor) -> None:
+def test_judge_and_checker_agree_on_the_teachers_pictures(judge: ToyJudge, drawn: Tensor) -> None:
     text = judge.encode_text(4 * CAPTIONS)
     own = judge.score(drawn, text)
     strangers = judge.score(drawn, text.roll(7, dims=0))
@@ -101,7 +101,7 @@ def test_the_judge_and_the_checker_agree_on_the_teachers_pictures(judge: ToyJudg
     assert strangers.mean() < 0.2
 
 
-def test_the_feature_network_tells_captions_apart() -> None:
+def test_feature_network_classifies_attributes() -> None:
     network = AutoModel.from_pretrained(TOY / "features").eval()
     pixels = draw_pixels(split().held_out, count=COUNT, first_seed=GATE_SEED)
     with torch.no_grad():

@@ -37,19 +37,19 @@ def test_a_saved_judge_scores_the_same(judge: ToyJudge, tmp_path: Path) -> None:
     assert torch.equal(again.score(pixels, again.encode_text(captions)), judge.score(pixels, judge.encode_text(captions)))
 
 
-def test_words_have_numbers_foreign_words_share_one_and_captions_end_in_zeros(judge: ToyJudge) -> None:
+def test_judge_encodes_unknown_words_alike_and_pads_captions_with_zeros(judge: ToyJudge) -> None:
     rows = judge.encode_text(["a red circle", "A dog", "one cat"])
     assert rows.shape == (3, 16)
     assert rows[0, :4].tolist() == [2, 4, 3, 0]
     assert rows[1, 1] == rows[2, 0] == rows[2, 1] == 1
 
 
-def test_a_folder_without_a_judge_is_the_users_error(tmp_path: Path) -> None:
+def test_folder_without_a_judge_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no judge there"):
         ToyJudge.from_pretrained(tmp_path)
 
 
-def test_claims_are_half_true_and_a_quarter_wrong_in_one_value() -> None:
+def test_judge_training_captions_are_half_true_and_a_quarter_wrong_in_one_value() -> None:
     draws = torch.Generator().manual_seed(0)
     counts = torch.tensor([len(values) for values in VALUES])
     truth = (torch.rand(8000, 5, generator=draws) * counts).long()

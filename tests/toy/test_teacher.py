@@ -5,7 +5,7 @@ from rglcd.toy.teacher import build_scheduler, build_text_encoder, tokenize
 from rglcd.toy.tokenizer import build_tokenizer
 
 
-def test_the_schedule_is_stable_diffusions_with_v_prediction() -> None:
+def test_toy_schedule_is_stable_diffusions_with_v_prediction() -> None:
     scheduler = build_scheduler()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-5, atol=1e-6)
@@ -14,7 +14,7 @@ def test_the_schedule_is_stable_diffusions_with_v_prediction() -> None:
     assert scheduler.timesteps[-1] == 1
 
 
-def test_the_text_encoder_pools_at_the_first_end_marker() -> None:
+def test_toy_text_encoder_pools_at_the_first_end_token() -> None:
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     encoder = build_text_encoder(tokenizer, width=16, num_layers=1).eval()

@@ -13,21 +13,21 @@ def rate(step: int, *, total: int = 1000) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def test_the_rate_rises_linearly_falls_to_the_floor_and_never_above_the_peak() -> None:
+def test_learning_rate_warms_up_linearly_and_decays_to_its_floor() -> None:
     assert rate(0) == pytest.approx(0.2, rel=1e-3)
     assert rate(500) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5), rel=1e-6)
     assert rate(1000) == pytest.approx(0.2)
     assert max(rate(step) for step in range(0, 1000, 7)) <= 2.0
 
 
-def test_a_step_down_is_clipped_to_norm_one() -> None:
+def test_descend_clips_the_gradient_to_norm_one() -> None:
     weight = torch.zeros(2, requires_grad=True)
     descend((weight * torch.tensor([30.0, 40.0])).sum(), torch.optim.SGD([weight], lr=1.0))
     torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, -0.8]))
     assert math.isclose(float(weight.detach().norm()), 1.0, rel_tol=1e-4)
 
 
-def test_a_curve_keeps_means() -> None:
+def test_curve_points_are_means_over_the_logging_interval() -> None:
     curve = Curve("part")
     for step in range(2 * LOG_EVERY):
         curve.add("act", step, total=2 * LOG_EVERY, loss=torch.tensor(float(step)))
@@ -37,7 +37,7 @@ def test_a_curve_keeps_means() -> None:
     ]
 
 
-def test_picture_i_shows_scene_i_by_its_own_seed() -> None:
+def test_draw_pixels_draws_picture_i_of_scene_i_with_its_own_seed() -> None:
     scenes = all_scenes()[:3]
     pixels = draw_pixels(scenes, count=5, first_seed=7)
     expected = torch.from_numpy(draw(scenes[4 % 3], 11).copy()).permute(2, 0, 1) / 255
