@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from rglcd.models.precision import at_least_float32, widened
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, weights_digest
+from rglcd.models.precision import at_least_float32, widened
 from rglcd.rewards.head import load_head
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 

@@ -1,4 +1,4 @@
-"""CLIP-type reward models: the cosine similarity of an image's and a caption's embedding.
+"""CLIP-type reward models: the cosine of an image's and a caption's embedding.
 
 HPSv2, PickScore and CLIPScore are all of this form; so is the toy world's expert. They differ in their weights, in how a
 picture becomes a square, and in how a caption is cleaned before it is tokenised.
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
-from rglcd.models.precision import at_least_float32
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights, read_json, weights_digest
+from rglcd.models.precision import at_least_float32
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 
 CleanFn = Callable[[str], str]
@@ -36,7 +36,7 @@ def cleaned(caption: str) -> str:
 
 
 class ClipReward:
-    """A frozen ``CLIPModel`` with its tokenizer as a differentiable reward. ``folder`` holds its weights, if they are on disk."""
+    """A frozen ``CLIPModel`` with its tokenizer as a differentiable reward. ``folder`` is where its weights are, if they are anywhere."""
 
     differentiable: Literal[True] = True
     range = (-1.0, 1.0)
@@ -62,9 +62,7 @@ class ClipReward:
         model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
         settings = read_json(folder / "preprocessor_config.json")
         if not {"image_mean", "image_std"} <= settings.keys():
-            raise InputError(
-                f"{folder}/preprocessor_config.json must give image_mean and image_std: copy it from where the model was published"
-            )
+            raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
         preprocessing = Preprocessing.of(Fit.SHORTEST_CROPPED, mean=settings["image_mean"], std=settings["image_std"])
         return cls(model, load_tokenizer(folder), preprocessing=preprocessing, folder=folder)
 
@@ -101,7 +99,7 @@ class ClipReward:
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Normalised text embeddings (B, D)."""
+        """Unit vectors (B, D)."""
         length = self.model.config.text_config.max_position_embeddings
         texts = [self._clean(caption) for caption in captions]
         # No attention mask: the tower is causal, so what follows the end of the text cannot reach the vector taken there.
@@ -115,7 +113,7 @@ class ClipReward:
         return (image * text.to(image.dtype)).sum(dim=-1)
 
     def embed_image(self, pixels: Tensor) -> Tensor:
-        """Normalised image embeddings (B, D) of pixels (B, 3, H, W) in [0, 1]."""
+        """Unit vectors (B, D) of pixels (B, 3, H, W) in [0, 1]."""
         prepared = self._preprocessing(pixels, self.model.config.vision_config.image_size)
         pooled = self.model.vision_model(pixel_values=prepared).pooler_output
         return normalize(at_least_float32(self.model.visual_projection(pooled)), dim=-1)

@@ -22,9 +22,9 @@ from transformers import BlipTextConfig, BlipVisionConfig, PreTrainedTokenizerBa
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from rglcd.models.precision import at_least_float32, widened
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, read_json, weights_digest
+from rglcd.models.precision import at_least_float32, widened
 from rglcd.rewards.head import score_head
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 

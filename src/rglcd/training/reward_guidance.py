@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from rglcd.core.distillation import reward_gradient
-from rglcd.models.precision import at_least_float32
 from rglcd.core.preference import Pairing, paired, pairwise_agreement, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.precision import at_least_float32
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World

@@ -1,4 +1,4 @@
-"""Minimum precision of scores: float32. Here, since rewards and training share it and must not import each other."""
+"""Minimum precision of scores: float32, whatever the precision of the networks that give them."""
 
 import torch
 from torch import Tensor
