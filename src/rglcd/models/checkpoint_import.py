@@ -25,7 +25,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(f"{path.name} cannot be read as weights alone: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"{path.name} cannot be read as weights alone: {' '.join(str(error).split())[:300]}; name a file of tensors and nothing else"
+        ) from None
     state = _unwrapped(loaded)
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if not state or odd is not None:

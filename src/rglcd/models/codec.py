@@ -43,7 +43,7 @@ class Codec:
         """(C, h, w) of a square image of ``resolution`` pixels; :class:`InputError` when the VAE cannot halve it evenly."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if resolution % factor:
-            raise InputError(f"model.resolution {resolution} is not a multiple of {factor}, the factor of this teacher's VAE")
+            raise InputError(f"model.resolution {resolution} is not a multiple of {factor}, the factor of this teacher's VAE; choose one")
         return int(self.vae.config.latent_channels), resolution // factor, resolution // factor
 
     @torch.no_grad()

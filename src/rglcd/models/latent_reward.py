@@ -88,7 +88,9 @@ class LatentRewardModel(nn.Module):
         """
         tower = cast(LatentTower, self.tower)
         if num_blocks > len(tower.blocks):
-            raise InputError(f"reward.tuning.trains.num_blocks is {num_blocks}; the latent tower has {len(tower.blocks)} blocks")
+            raise InputError(
+                f"reward.tuning.trains.num_blocks is {num_blocks}; the latent tower has {len(tower.blocks)} blocks; choose fewer"
+            )
         self.requires_grad_(False)
         for module in (*tower.blocks[len(tower.blocks) - num_blocks :], tower.head, *([self.text_projection] if text else [])):
             module.requires_grad_(True)

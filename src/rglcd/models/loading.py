@@ -39,7 +39,7 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
         raise InputError(f"{folder} cannot be opened as {kind.__name__}: {' '.join(str(error).split())[:300]}") from None
     missing = sorted(report["missing_keys"])
     if missing:
-        raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first")
+        raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first; copy or fetch it again")
     loaded: Network = network
     return loaded
 

@@ -34,7 +34,9 @@ class Teacher:
         """UNet and noise schedule of the diffusers pipeline in ``folder``."""
         unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device)
         if unet.config.time_cond_proj_dim is not None:
-            raise InputError(f"{folder}/unet already takes a guidance embedding: it is a distilled student, not a teacher")
+            raise InputError(
+                f"{folder}/unet already takes a guidance embedding: it is a distilled student; name the teacher that it was distilled from"
+            )
         given = XL_CONDITIONING if is_xl(folder) else None
         if unet.config.addition_embed_type != given or unet.config.class_embed_type is not None:
             taken = unet.config.addition_embed_type or unet.config.class_embed_type
@@ -66,13 +68,14 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
     try:
         kind = PredictionType(declared.get("prediction_type", "epsilon"))
     except ValueError:
-        raise InputError(
-            f"{folder}: prediction_type {declared['prediction_type']!r} is none of {', '.join(kind.value for kind in PredictionType)}"
-        ) from None
+        known = ", ".join(kind.value for kind in PredictionType)
+        raise InputError(f"{folder}: prediction_type {declared['prediction_type']!r} is none of {known}; name another teacher") from None
     # Every discrete scheduler of diffusers shares these keys; DDIM's class computes the products of alphas from them.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     scheduler = DDIMScheduler(**{key: declared[key] for key in keys if key in declared})
     try:
         return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod), kind
     except ValueError as error:
-        raise InputError(f"{folder}: {error}; a schedule of zero terminal signal (rescale_betas_zero_snr) has no x0 to predict") from None
+        raise InputError(
+            f"{folder}: {error}; a schedule of zero terminal signal (rescale_betas_zero_snr) is not supported: name a teacher without it"
+        ) from None

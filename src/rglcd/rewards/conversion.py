@@ -140,5 +140,7 @@ def _save(tensors: State, expected: State, path: Path) -> None:
         )
     for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
-            raise InputError(f"tensor {name!r} has shape {tuple(tensors[name].shape)}, not the network's {tuple(tensor.shape)}")
+            raise InputError(
+                f"tensor {name!r} has shape {tuple(tensors[name].shape)}, not the network's {tuple(tensor.shape)}; correct `kind` or `file`"
+            )
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})

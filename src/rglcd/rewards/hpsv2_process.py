@@ -88,7 +88,10 @@ class Hpsv2ProcessReward:
                 "which needs no process"
             ) from None
         if not line:
-            raise InputError(f"the hpsv2 process ended (exit code {self._server.wait()}); its last message: {self._last_message()}")
+            raise InputError(
+                f"the hpsv2 process ended (exit code {self._server.wait()}); its last message: {self._last_message()}; "
+                f"mend the environment of {self._interpreter!r} (images/hpsv2), or use kind hpsv2, which needs none"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
