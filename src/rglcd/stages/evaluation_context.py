@@ -14,11 +14,11 @@ from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
-from rglcd.models.features import load_features
 from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, DrawFn, Sampler, ScoringPanel
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
+from rglcd.models.features import load_features
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
