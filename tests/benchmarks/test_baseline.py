@@ -1,0 +1,59 @@
+"""The baseline that our step is timed against computes the same step: equal loss and gradients on the same draws."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.baseline import StepInputs
+from benchmarks.beside import beside_baseline, published_step, step_inputs
+from benchmarks.step import MODES, Bench, Setting, toy_sizes
+
+
+def toy_bench(batch_size: int = 4) -> Bench:
+    return Bench(Setting("toy", 32, "float32", "cpu", batch_size, 2, "eager", "contiguous", 1, 1.0), toy_sizes())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_baseline_and_ours_have_equal_loss_and_gradients_on_the_same_draws(mode: str) -> None:
+    bench = toy_bench()
+    distiller = bench.distiller(mode, 4)
+    # As it starts the embedding of omega is zero, and nothing would show how it is computed.
+    torch.nn.init.normal_(distiller.student.unet.time_embedding.cond_proj.weight, std=0.1)
+    distiller.evaluated.unet.load_state_dict(distiller.student.unet.state_dict())
+    theirs = published_step(bench, distiller, mode)
+    batch = distiller._batch(0)
+    drawn = replace(step_inputs(bench, cached=True), latents=batch.z0, features=batch.texts["expert"], **vars_of(batch.draws))
+    loss = theirs.backward(drawn)
+    distiller._update = lambda step: torch.zeros(())  # the gradients stay
+    figures = distiller.step(0)
+    assert float(loss) == pytest.approx(float(figures["distance"] - figures.get("reward", torch.zeros(()))), rel=1e-5)
+    other = dict(theirs.networks.student.named_parameters())
+    ours = dict(distiller.student.unet.named_parameters())
+    whole = torch.stack([parameter.grad.norm() for parameter in other.values()]).norm()
+    difference = torch.stack([(parameter.grad - other[name].grad).norm() for name, parameter in ours.items()]).norm()
+    assert float(difference / whole) < 1e-5
+
+
+def vars_of(draws: object) -> dict[str, torch.Tensor]:
+    return {"index": draws.index, "omega": draws.omega, "noise": draws.eps}
+
+
+def test_baseline_encodes_images_and_trains_student_target_and_proxy() -> None:
+    bench = toy_bench()
+    theirs = published_step(bench, bench.distiller("latent", 4), "latent")
+    given: StepInputs = step_inputs(bench, cached=False)
+    assert given.latents is None
+    trained = (theirs.networks.student, theirs.networks.target, theirs.networks.proxy)
+    before = [copy.deepcopy(network.state_dict()) for network in trained]
+    theirs.step(given)
+    for network, was in zip(trained, before, strict=True):
+        assert any(not torch.equal(tensor, was[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_baseline_that_encodes_images_does_more_operations_than_one_with_latents() -> None:
+    bench = toy_bench()
+    encoding, cached = (beside_baseline(bench, "plain", cached=cached) for cached in (False, True))
+    assert encoding["baseline_gflop_per_sample"] > cached["baseline_gflop_per_sample"] > 0
+    assert encoding["ratio"] == pytest.approx(encoding["baseline_ms"] / encoding["ours_ms"], rel=0.01)
