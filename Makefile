@@ -1,5 +1,7 @@
 # Every target says what it does in `make help`.
 PYTHON ?= python3.11
+# The interpreter that has the GPU's torch.
+GPU_PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # uv has its own word for what pip calls PIP_FIND_LINKS.
@@ -8,7 +10,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results results-quick bench faults test test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo results results-quick bench gpu faults test test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +42,9 @@ results-quick: install ## the same with one seed
 
 bench: install ## what a training step costs, at toy size on this machine (BENCH="--model sd21 --precision bfloat16 --record" on a GPU, "--model sd21 --device meta" to count); a JSON line
 	@$(BIN)/python -m benchmarks.step $(BENCH)
+
+gpu: ## what this machine's GPU does with it, in 8 minutes; needs CUDA and a torch of its own, installs into no environment (WHEELS=dir, GPU="--only tests")
+	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(WHEELS),--wheels $(WHEELS)) $(GPU)
 
 faults: install ## inject faults, thousands of times, into docs/reliability.md (hours; goes on where it stopped; one row: FAULTS="-k F4-")
 	@mkdir -p artifacts/faults

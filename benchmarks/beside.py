@@ -1,42 +1,66 @@
-"""Our step and the baseline's, turn by turn in one process, so that whatever else the machine does meets both alike."""
+"""``python -m benchmarks.beside``: our step and the baseline's, turn by turn in one process; a JSON line.
 
+So whatever else the machine does meets both alike. Our step's figures are its own: the first step's time (compilation), the
+samples a second, the share of the device's peak that needed operations reach, and the memory before the baseline is made.
+"""
+
+import argparse
 import copy
+import json
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.baseline import Networks, PublishedStep, StepInputs
-from benchmarks.step import Bench, Clock
+from benchmarks.step import MODES, PRECISIONS, SIZES, Bench, Clock, Setting, hardware, utilisation, versions
 from rglcd.training.distiller import Distiller
 from rglcd.training.operations import count_flops
 
 
 def beside_baseline(bench: Bench, mode: str, *, cached: bool = False) -> dict[str, Any]:
-    """Median milliseconds of the baseline's step and of ours, their ratio, and the baseline's operations.
+    """Median milliseconds of a step of ours and of the baseline's, their ratio, operations and memory.
 
     ``cached``: the baseline is given latents too, instead of encoding its images in each step.
     """
-    batch_size, clock = bench.setting.batch_size, Clock(bench.world.device)
-    distiller = bench.distiller(mode, batch_size)
-    theirs = published_step(bench, distiller, mode)
-    given = step_inputs(bench, cached=cached)
-    flops = count_flops(lambda: theirs.step(given)) / batch_size
-    for step in range(3):
-        distiller.step(step)
-        theirs.step(given)
+    setting, clock = bench.setting, Clock(bench.world.device)
+    needed = bench.flops(mode).needed
+    distiller = bench.distiller(mode, setting.batch_size)
+    first_ms, _ = clock.ms(lambda: distiller.step(0))
+    distiller.step(1)
+    peak_mib = _peak_mib(bench, distiller)
+    theirs, given = published_step(bench, distiller, mode), step_inputs(bench, cached=cached)
+    flops = count_flops(lambda: theirs.step(given)) / setting.batch_size
+    theirs.step(given)
     turns = [
         (clock.ms(lambda step=step: distiller.step(step))[0], clock.ms(lambda: theirs.step(given))[0])
-        for step in range(bench.setting.num_steps)
+        for step in range(3, 3 + setting.num_steps)
     ]
     ours_ms, theirs_ms = (statistics.median(column) for column in zip(*turns, strict=True))
+    samples_per_s = 1e3 * setting.batch_size / ours_ms
     return {
-        "ours_ms": round(ours_ms, 3),
+        "first_step_ms": round(first_ms, 1),
+        "ms_per_step": round(ours_ms, 3),
+        "samples_per_s": round(samples_per_s, 3),
+        "mfu": utilisation(setting, needed * samples_per_s),
+        "peak_mib": peak_mib,
+        "needed_gflop_per_sample": round(needed / 1e9, 3),
         "baseline_ms": round(theirs_ms, 3),
         "ratio": round(theirs_ms / ours_ms, 3),
         "baseline_gflop_per_sample": round(flops / 1e9, 3),
         "cached": cached,
     }
+
+
+def _peak_mib(bench: Bench, distiller: Distiller) -> float | None:
+    """The most that one of our steps has allocated on the GPU, while the baseline is not there; None on a CPU."""
+    if bench.world.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    distiller.step(2)
+    torch.cuda.synchronize()
+    return round(torch.cuda.max_memory_allocated() / 2**20, 1)
 
 
 def published_step(bench: Bench, distiller: Distiller, mode: str) -> PublishedStep:
@@ -72,3 +96,40 @@ def step_inputs(bench: Bench, *, cached: bool) -> StepInputs:
         omega=(5 + 10 * torch.rand(size, generator=generator)).to(device),
         noise=torch.randn(size, *bench.latent_shape, generator=generator).to(device),
     )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure one mode and print its line."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(prog="benchmarks.beside", description="Our step beside the published scripts', turn by turn.")
+    parser.add_argument("--model", choices=SIZES, default="toy")
+    parser.add_argument("--mode", choices=MODES, default="plain")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--device", default=default)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--chunk-size", type=int, default=4)
+    parser.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--cached", action="store_true", help="the baseline is given latents, not images")
+    asked = parser.parse_args(argv)
+    sizes = SIZES[asked.model]()
+    setting = Setting(
+        model=asked.model,
+        resolution=sizes.resolution,
+        precision=asked.precision,
+        device=asked.device,
+        batch_size=asked.batch_size,
+        chunk_size=asked.chunk_size,
+        execution=asked.execution,
+        memory_format=asked.memory_format,
+        num_steps=asked.steps,
+        memory_gib=80.0,
+    )
+    bench = Bench(setting, sizes)
+    found = beside_baseline(bench, asked.mode, cached=asked.cached)
+    print(json.dumps({**vars(setting), "mode": asked.mode, **found, "hardware": hardware(bench.world.device), "versions": versions()}))
+
+
+if __name__ == "__main__":
+    main()

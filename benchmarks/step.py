@@ -9,6 +9,9 @@ torch has allocated: asked of its allocator on a GPU, and on a CPU the tensors a
 the straight line from which the largest batch follows, a third, smaller one tells how straight it is. Operations are torch's own
 count of what ran, against the sum of what each network needs by itself.
 
+`--baseline` also times the step of the published scripts (:mod:`benchmarks.baseline`) beside ours, turn by turn: ``ratio`` is its time
+over ours. `--cached` gives it latents too, instead of images to encode.
+
 `--device meta` only counts, on any machine and at any size: its tensors have shapes and no values. As on a GPU, a step that mixed it
 with the host would end in an error.
 """
@@ -458,11 +461,11 @@ def measure(bench: Bench, mode: str, flops: Flops) -> dict[str, Any]:
         "split_ms": split,
         "memory": memory_line(bench, mode),
         **flops.figures(),
-        "mfu": _utilisation(setting, flops.needed * samples_per_s),
+        "mfu": utilisation(setting, flops.needed * samples_per_s),
     }
 
 
-def _utilisation(setting: Setting, flops_per_s: float) -> float | None:
+def utilisation(setting: Setting, flops_per_s: float) -> float | None:
     """The share of the device's bfloat16 peak that needed operations reach; None where the peak is not known."""
     if not torch.cuda.is_available() or setting.precision != "bfloat16":
         return None
@@ -509,8 +512,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--memory-gib", type=float, default=80.0, help=f"for the largest batch; told up to {_FARTHEST} times the largest measured"
     )
+    parser.add_argument("--baseline", action="store_true", help="time the published scripts' step beside ours")
+    parser.add_argument("--cached", action="store_true", help="with --baseline: it is given latents, not images")
     parser.add_argument("--record", action="store_true", help=f"append the line to {RECORDS}, which docs/results.md shows")
     asked = parser.parse_args(argv)
+    from benchmarks.beside import beside_baseline  # it reads this module
+
     sizes = SIZES[asked.model]()
     setting = Setting(
         model=asked.model,
@@ -532,6 +539,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     modes = {}
     for mode in asked.modes:
         modes[mode] = flops[mode].figures() if counting else measure(bench, mode, flops[mode])
+        if asked.baseline and not counting:
+            modes[mode]["baseline"] = beside_baseline(bench, mode, cached=asked.cached)
         print(f"{mode:7} {modes[mode]}", file=sys.stderr)
     line = json.dumps({**vars(setting), "modes": modes, "hardware": hardware(bench.world.device), "versions": versions()})
     print(line)

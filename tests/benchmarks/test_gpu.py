@@ -1,0 +1,93 @@
+"""`make gpu`: installs only what is missing and never torch, keeps each part to its limit, and runs on a CPU too."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.gpu import ROOT, Part, Record, is_wanted, minimum_versions, parts, run_part
+
+MINIMUM = minimum_versions((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_minimum_versions_are_those_of_pyproject() -> None:
+    assert MINIMUM["diffusers"] == "0.42"
+    assert MINIMUM["huggingface-hub"] == "2"
+    assert MINIMUM["pydantic"] == "2.11"
+
+
+@pytest.mark.parametrize(
+    ("wheel", "here", "wanted"),
+    [
+        ("diffusers-0.42.1-py3-none-any.whl", None, True),
+        ("diffusers-0.42.1-py3-none-any.whl", "0.41.9", True),
+        ("diffusers-0.42.1-py3-none-any.whl", "0.42", False),
+        ("transformers-5.23.0-py3-none-any.whl", "5.17.0", True),
+        ("huggingface_hub-2.4.0-py3-none-any.whl", "1.33.0", True),
+        ("braceexpand-0.1.7-py2.py3-none-any.whl", "0.1.6", False),
+        ("torch-2.13.0-cp312-cp312-linux_x86_64.whl", None, False),
+        ("torchvision-0.29.1-cp312-cp312-linux_x86_64.whl", None, False),
+        ("nvidia_cudnn_cu13-9.0-py3-none-any.whl", None, False),
+        ("triton-3.6.0-cp312-cp312-linux_x86_64.whl", "3.5.0", False),
+    ],
+)
+def test_only_missing_or_too_old_packages_are_installed_and_never_torch(wheel: str, here: str | None, wanted: bool) -> None:
+    assert is_wanted(Path(wheel), lambda name: here, MINIMUM) is wanted
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_part_that_overruns_its_limit_is_killed_with_its_children_and_its_lines_are_kept(tmp_path: Path) -> None:
+    script = (
+        "import json, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(json.dumps({'found': 1, 'child': child.pid}), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    record = Record(tmp_path / "gpu.jsonl")
+    run_part(Part("slow", 10, ("-c", script)), os.environ, seconds=10, record=record)
+    found, ended = lines_of(record.path)
+    assert found["found"] == 1
+    assert ended["ended"] == "killed after 10 s"
+    assert record.failed
+    assert not is_running(int(str(found["child"])))
+
+
+def is_running(pid: int) -> bool:
+    """A killed orphan whom nobody has reaped is still in the table."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_failing_part_says_its_last_lines_and_a_part_without_time_is_not_begun(tmp_path: Path) -> None:
+    record = Record(tmp_path / "gpu.jsonl")
+    run_part(Part("wrong", 5, ("-c", "raise SystemExit('no such card')")), os.environ, seconds=5, record=record)
+    run_part(Part("late", 5, ("-c", "print(1)")), os.environ, seconds=0.1, record=record)
+    wrong, late = lines_of(record.path)
+    assert wrong["ended"] == "exit code 1"
+    assert wrong["last_lines"] == ["no such card"]
+    assert str(late["ended"]).startswith("not begun")
+
+
+def test_all_parts_together_fit_the_eight_minutes_but_for_those_that_are_cut() -> None:
+    names = [part.name for part in parts("sd21", "cuda", batch_size=16)]
+    assert names == ["tests", "step plain", "step pixel", "step latent", "step plain, compiled", "caching and evaluation"]
+    assert sum(part.seconds for part in parts("sd21", "cuda", batch_size=16)) <= 520
+
+
+@pytest.mark.slow
+def test_the_script_runs_on_a_cpu_with_the_toys_shapes(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    only = ("--only", "tests", "--only", "step latent", "--only", "caching")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--model", "toy", "--out", str(out), *only]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ended = {line["part"]: line["ended"] for line in lines_of(out) if "ended" in line}
+    assert ended == {"tests": "done", "step latent": "done", "caching and evaluation": "done"}
+    (step,) = (line for line in lines_of(out) if line["part"] == "step latent" and "ratio" in line)
+    assert step["needed_gflop_per_sample"] > 0
