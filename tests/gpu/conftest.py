@@ -18,8 +18,8 @@ DEVICE = "cpu" if ON_CPU else "cuda"
 ASSETS = Path(__file__).parents[1] / "assets" / "published"
 
 
-@pytest.fixture(autouse=True)
-def _a_device_is_there() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: those that a module shares would already ask for the device."""
     if not ON_CPU and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
 
