@@ -21,7 +21,7 @@ from kfp import local
 
 from pipelines.rg_lcd import Placement, arguments, pipeline, source_reference
 from rglcd.config import Config
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.launch.console import drawing, following
 from rglcd.launch.execute import children_reporting
 from rglcd.launch.failure import JobError, exception_of
@@ -59,7 +59,7 @@ def run(config: Config, *, root: Path) -> None:
             except KeyboardInterrupt:  # the task of the moment has been told too
                 _wait_for_task()
                 failure = channel.failure()
-                raise exception_of(failure) if failure else StateSaved("interrupted; the same command goes on from here") from None
+                raise exception_of(failure) if failure else TryAgain("interrupted; the same command goes on from here") from None
     finally:
         shutil.rmtree(kfp_root, ignore_errors=True)
     print(f"done; the report is {store / 'report' / 'index.html'}")

@@ -17,7 +17,10 @@ class TrainingDiverged(RuntimeError):
     exit_code = 3
 
 
-class StateSaved(RuntimeError):
-    """The process was asked to stop and has saved its state: run the same command again to go on."""
+class TryAgain(RuntimeError):
+    """Not done yet, and nobody's mistake: the same command, run again, goes on from what is saved (sysexits' EX_TEMPFAIL).
+
+    Raised when the process was asked to stop and has saved its state, when a disk is full, and when a store does not answer.
+    """
 
     exit_code = 75

@@ -20,7 +20,7 @@ import pytest
 from torchx import specs
 
 from pipelines.rg_lcd import OWN_FIELDS
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.failure import JobError
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.placement import Placement
@@ -322,7 +322,7 @@ def test_cancelled_it_leaves_no_job_and_no_pod(
     time.sleep(1)
     launcher.send_signal(sent)
     _, said = launcher.communicate(timeout=180)
-    assert launcher.returncode == StateSaved.exit_code, said
+    assert launcher.returncode == TryAgain.exit_code, said
     assert jobs(cluster, placement) == []
     assert pods(cluster, placement) == []
     assert (tmp_path / "saved").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.store.files import upload
 from rglcd.store.manifest import FileEntry, read_manifest, sha256_of
 from tests.faults.rounds import Trial
@@ -142,7 +142,7 @@ def _upload_in_parts(store: FailingStore, folder: Path, number: int) -> str:
     try:
         upload(path, f"{store.bucket}/large.bin", entry)
         reported_loss = False
-    except StateSaved:
+    except TryAgain:
         reported_loss = True
     proxy.loss_rate = 0.0
     client = boto3.client("s3", endpoint_url=proxy.upstream)

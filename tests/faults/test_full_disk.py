@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rglcd.config import Config
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.stages.table import SOURCE, stage_named
 from rglcd.store.manifest import read_verified
 from tests.faults.compare import assert_equal_artifacts
@@ -223,6 +223,6 @@ def _run_out_of_space(pipelines: Pipelines, what: str, whole: Path, limit: _File
         limit.set(size)
         try:
             run(place, _config(what, place), what.partition(",")[0])
-        except StateSaved as full:
+        except TryAgain as full:
             return size, str(full)
     raise AssertionError(f"{what} never ran out of space")

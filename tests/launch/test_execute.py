@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rglcd.config import load_preset
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.execute import assist_component, children_reporting, execute, process_boundary
 from rglcd.launch.failure import JobError
 from tests.tiny_line import run as run_tiny
@@ -52,7 +52,7 @@ def test_a_missing_input_is_said_alike_here_and_in_a_job(monkeypatch, tmp_path: 
         ask("evaluate", tmp_path, "model", "evaluation")
 
 
-@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (TrainingDiverged, 3), (StateSaved, 75)])
+@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (TrainingDiverged, 3), (TryAgain, 75)])
 def test_boundary_turns_an_error_into_its_code_and_one_line(monkeypatch, capsys, tmp_path: Path, error: type, code: int) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     with pytest.raises(SystemExit) as ended, process_boundary():

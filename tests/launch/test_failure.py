@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.failure import Failure, JobError, exception_of, read_failure, write_failure
 
 
-@pytest.mark.parametrize("kind", [InputError, TrainingDiverged, StateSaved])
+@pytest.mark.parametrize("kind", [InputError, TrainingDiverged, TryAgain])
 def test_round_trip(tmp_path: Path, kind: type) -> None:
     path = tmp_path / "made" / "error.json"
     write_failure(path, Failure("what, where, what to do: «ü»", kind.exit_code))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torchx import specs
 
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.failure import JobError
 from rglcd.launch.local_job import run_local_job
 
@@ -24,7 +24,7 @@ def test_success_returns_and_shows_the_log(capfd) -> None:
     assert "said by the job" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("code", "error"), [(2, InputError), (3, TrainingDiverged), (75, StateSaved)])
+@pytest.mark.parametrize(("code", "error"), [(2, InputError), (3, TrainingDiverged), (75, TryAgain)])
 def test_exit_code_comes_back_as_its_exception(code: int, error: type[Exception]) -> None:
     with pytest.raises(error):
         run_local_job(app("-c", f"raise SystemExit({code})"))

@@ -17,7 +17,7 @@ from rglcd.progress import Event
 
 RANK = """
 import os, signal, sys, time
-from rglcd.errors import StateSaved, TrainingDiverged
+from rglcd.errors import TryAgain, TrainingDiverged
 from rglcd.launch.execute import process_boundary
 from rglcd.progress import json_lines_sink, Event
 from pathlib import Path
@@ -49,7 +49,7 @@ with process_boundary():
         case "save":
             def stop(*_):
                 time.sleep(1)
-                raise StateSaved("saved")
+                raise TryAgain("saved")
             signal.signal(signal.SIGTERM, stop)
             if rank == "0":
                 json_lines_sink(Path(os.environ["RGLCD_PROGRESS"]))(Event("train", 1, 4, "steps", {"loss": 0.5}))

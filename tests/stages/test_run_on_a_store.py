@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from rglcd.errors import InputError, StateSaved
+from rglcd.errors import InputError, TryAgain
 from rglcd.stages.run import Outcome, run_part, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
 from rglcd.store.artifacts import ArtifactStore
@@ -218,7 +218,7 @@ class TestRefusals:
             monkeypatch.setenv(name, "any")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         fsspec.filesystem("s3").clear_instance_cache()
-        with pytest.raises(StateSaved, match="cannot be reached"):
+        with pytest.raises(TryAgain, match="cannot be reached"):
             run(workspace, CONFIG, "shard")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore
@@ -46,7 +46,7 @@ def test_safetensors_says_it_in_words_alone(tmp_path: Path) -> None:
     [(None, r"it needs more, and [\d,]+ bytes are free there"), (4096, r"it needs 4,096 bytes, and [\d,]+ bytes are free there")],
 )
 def test_what_is_wanted_and_what_is_free_are_said(tmp_path: Path, num_bytes: int | None, said: str) -> None:
-    with pytest.raises(StateSaved, match=said), room_for(tmp_path / "not" / "yet", num_bytes):
+    with pytest.raises(TryAgain, match=said), room_for(tmp_path / "not" / "yet", num_bytes):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rglcd.errors import StateSaved, TrainingDiverged
+from rglcd.errors import TrainingDiverged, TryAgain
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
 from rglcd.training.loop import Run, train
@@ -47,7 +47,7 @@ def test_a_run_stopped_by_a_signal_and_run_again_equals_one_unbroken(tmp_path: P
     curve = train(unbroken, run(), checkpointer=Checkpointer(tmp_path / "a"), world=ALONE)
     for number in (signal.SIGTERM, signal.SIGINT):
         folder = tmp_path / number.name
-        with pytest.raises(StateSaved, match="after 8 of 20 steps"):
+        with pytest.raises(TryAgain, match="after 8 of 20 steps"):
             train(Sum(at={7: number}), run(), checkpointer=Checkpointer(folder), world=ALONE)
         resumed = Sum()
         assert train(resumed, run(), checkpointer=Checkpointer(folder), world=ALONE) == curve

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 
 
 class JobError(RuntimeError):
@@ -20,7 +20,7 @@ class JobError(RuntimeError):
         self.exit_code = exit_code
 
 
-KNOWN = (InputError, TrainingDiverged, StateSaved)
+KNOWN = (InputError, TrainingDiverged, TryAgain)
 """Errors whose one line says all: no traceback is worth showing."""
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 import psutil
 
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.signals import handling_stops
 
 
@@ -30,7 +30,7 @@ class RankFailure:
 def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
     """Run the ranks as torchrun's ``arguments`` say; ``None`` when all ended well.
 
-    Raises :class:`StateSaved` when this process was told to stop: the ranks were told too, and given time to save. Were it
+    Raises :class:`TryAgain` when this process was told to stop: the ranks were told too, and given time to save. Were it
     too short, the last checkpoint is still there to go on from.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -41,7 +41,7 @@ def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
             torchrun(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])  # the others are ours
         except ChildFailedError as error:
             if asked.is_set():
-                raise StateSaved("told to stop; run the same command to go on") from None
+                raise TryAgain("told to stop; run the same command to go on") from None
             rank, failure = error.get_first_failure()
             code = failure.exitcode
             said = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
@@ -65,7 +65,7 @@ def _stop_requests() -> Iterator[threading.Event]:
         asked.set()
         ranks = psutil.Process().children()
         if not ranks:
-            raise StateSaved("told to stop before the ranks began; run the same command to go on")
+            raise TryAgain("told to stop before the ranks began; run the same command to go on")
         _each(psutil.Process.terminate, ranks)
         seconds = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
         too_late = threading.Timer(seconds, _each, (psutil.Process.kill, ranks))
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the ranks; return 0, or the exit code of the first that failed."""
     try:
         failure = run_ranks(arguments)
-    except StateSaved as stopped:
+    except TryAgain as stopped:
         return stopped.exit_code
     return failure.exit_code if failure else 0
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.launch.failure import Failure, read_failure
 
 _TAKEN_AWAY = frozenset({"Evicted", "Preempting", "Preempted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"})
@@ -44,7 +44,7 @@ def ended_by_cluster(pod: Mapping[str, Any]) -> bool:
     status = pod.get("status", {})
     disrupted = any(item["type"] == "DisruptionTarget" and item["status"] == "True" for item in status.get("conditions") or [])
     ended = _terminated(pod)
-    saved = ended is not None and ended["exitCode"] == StateSaved.exit_code
+    saved = ended is not None and ended["exitCode"] == TryAgain.exit_code
     return saved or disrupted or status.get("reason") in _TAKEN_AWAY or "deletionTimestamp" in pod["metadata"]
 
 
@@ -67,7 +67,7 @@ def reason_of(pod: Mapping[str, Any], *, log: Iterable[str] = ()) -> Reason:
 
 def failure_of(reason: Reason) -> Failure:
     """As it crosses the process boundary: a house error's own words, or all that is known."""
-    plain = reason.cause == f"exit code {reason.exit_code}" and reason.exit_code in (2, 3, StateSaved.exit_code)
+    plain = reason.cause == f"exit code {reason.exit_code}" and reason.exit_code in (2, 3, TryAgain.exit_code)
     return Failure(reason.message if plain else reason.in_one_line, reason.exit_code, reason.rank, reason.last_lines)
 
 

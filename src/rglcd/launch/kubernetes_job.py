@@ -25,7 +25,7 @@ from torchx import specs
 from torchx.schedulers.kubernetes_scheduler import KubernetesJob, KubernetesScheduler, Opts
 
 from rglcd import progress
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.failure import JobError, exception_of
 from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of, has_started, reason_of, stuck, why_waiting
 from rglcd.launch.placement import EarlierAttempts, Placement
@@ -64,7 +64,7 @@ def run_kubernetes_job(
     count (:class:`~rglcd.launch.placement.EarlierAttempts`), so that what must not be tried again is not. A job that failed is
     tried again up to ``placement.num_failures`` times, from its checkpoint; one that was evicted always. Raises what the first
     failing rank would have raised here, its reason kept in ``failure_file``. Interrupted (SIGINT, SIGTERM), it deletes the job,
-    waits until the pods have saved their state, and raises :class:`StateSaved`.
+    waits until the pods have saved their state, and raises :class:`TryAgain`.
     """
     jobs = _Jobs(api, placement, stage, work=work_of(app))
     attempt, name, failures = jobs.beginning(placement.earlier_attempts)
@@ -120,7 +120,7 @@ def _follow(name: str, jobs: "_Jobs", *, logs: "_Logs", stop: threading.Event, p
     while not stop.is_set():
         job = jobs.get(name)
         if job is None:
-            raise JobError(f"{name} was deleted by somebody else; run the same command to go on", exit_code=StateSaved.exit_code)
+            raise JobError(f"{name} was deleted by somebody else; run the same command to go on", exit_code=TryAgain.exit_code)
         pods = jobs.pods(name)
         seen.note(pods)
         logs.follow(pods)
@@ -138,7 +138,7 @@ def _follow(name: str, jobs: "_Jobs", *, logs: "_Logs", stop: threading.Event, p
     _say(f"{name}: told to stop; the job is deleted, its pods save their state")
     jobs.delete(name)
     logs.finish(jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds))
-    raise StateSaved(f"{name} was cancelled; the same command goes on from its last checkpoint")
+    raise TryAgain(f"{name} was cancelled; the same command goes on from its last checkpoint")
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _version(pod: Mapping[str, Any]) -> int:
 
 def _end_of(name: str, phase: str, seen: _Seen, jobs: "_Jobs") -> _End:
     if phase == "Aborted":
-        raise JobError(f"{name} was aborted by somebody else; run the same command to go on", exit_code=StateSaved.exit_code)
+        raise JobError(f"{name} was aborted by somebody else; run the same command to go on", exit_code=TryAgain.exit_code)
     failed = seen.latest()
     if not failed:
         return _End(Reason(name, phase, 1, "its pods were taken away before they could say why", None, ()), is_failure=False)
@@ -184,7 +184,7 @@ def _wait_in_queue(
         why = why or "the scheduler says nothing"
         raise JobError(
             f"{name} had no nodes after {placement.queue_seconds} s: {why}; run the same command to wait again",
-            exit_code=StateSaved.exit_code,
+            exit_code=TryAgain.exit_code,
         )
     return why
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from rglcd import progress
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 from rglcd.launch.console import following
 from rglcd.launch.execute import PROGRESS
 from rglcd.launch.failure import Failure, write_failure
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         with redirect_stdout(log.stream()), redirect_stderr(log.stream()), following(events, hear):
             try:
                 failed = run_ranks(ranks)
-            except StateSaved as stopped:
+            except TryAgain as stopped:
                 failure = Failure(str(stopped), stopped.exit_code)
             else:
                 if failed is None:

@@ -24,7 +24,7 @@ def preflight(expected: str, *, output: Place) -> dict[str, float]:
 
     GPUs are counted and computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are written to
     and read back, and where there are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69 that says
-    what is missing; for an object store :class:`InputError` when it refuses, :class:`StateSaved` when it does not answer.
+    what is missing; for an object store :class:`InputError` when it refuses, :class:`TryAgain` when it does not answer.
     """
     promised = json.loads(expected)
     found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}

@@ -12,7 +12,7 @@ from typing import Any
 from torchx import specs
 from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
 
-from rglcd.errors import InputError, StateSaved, TrainingDiverged
+from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.appdef import TERMINATION_MESSAGE
 from rglcd.launch.placement import IDENTITY, PATIENCE, STORE_KEYS, Placement, job_name
 from rglcd.launch.resources import ACCELERATOR, ACCELERATOR_LABEL, RESOURCES, Resources
@@ -38,7 +38,7 @@ _PRIORITIES = {"evaluate": "rglcd-evaluation"}
 
 # In this order: Volcano takes the first policy that matches, and a failed pod matches by its exit code and as an event.
 POLICIES: list[dict[str, Any]] = [
-    {"exitCode": StateSaved.exit_code, "action": "RestartJob"},
+    {"exitCode": TryAgain.exit_code, "action": "RestartJob"},
     {"event": "PodEvicted", "action": "RestartJob"},
     {"exitCode": InputError.exit_code, "action": "TerminateJob"},
     {"exitCode": TrainingDiverged.exit_code, "action": "TerminateJob"},

@@ -14,7 +14,7 @@ from itertools import tee
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from rglcd.errors import InputError, StateSaved
+from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.content_store import Fetched
 from rglcd.sharding.download import Downloader
@@ -97,7 +97,7 @@ class IndexSource:
         assert self.downloader is not None
         data = self.downloader.store.read(answer.sha256)
         if data is None:
-            raise StateSaved(f"{self.downloader.store.path(answer.sha256)} went while it was needed; run the same command again")
+            raise TryAgain(f"{self.downloader.store.path(answer.sha256)} went while it was needed; run the same command again")
         return Candidate(row.url, row.caption, data)
 
 

@@ -107,7 +107,7 @@ def distill(
     """Write a diffusers pipeline folder for each arm, with its curve and its record.
 
     An arm whose key equals that of one published before is taken over instead of trained: so a new reward weight leaves
-    the ``lcm`` arm alone. Raises :class:`InputError`, ``StateSaved`` and ``TrainingDiverged`` as the loop does.
+    the ``lcm`` arm alone. Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
     """
     with join_world() as world:
         models = Pretrained.open(pretrained)

@@ -77,7 +77,7 @@ def run_stage(name: str, sections: Mapping[str, Mapping[str, Any] | Section], ar
 
     ``sections`` holds the configuration sections it reads, ``artifacts`` a place for each artifact it reads or
     writes; an input whose maker does not run is left out. Raises :class:`InputError` for a wrong section, a missing or
-    altered input (naming the stage that makes it), :class:`StateSaved` for a store that cannot be reached for long and for a
+    altered input (naming the stage that makes it), :class:`TryAgain` for a store that cannot be reached for long and for a
     disk that is full.
     """
     work = _plan(name, sections, artifacts)

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from rglcd import progress
-from rglcd.errors import InputError, StateSaved
+from rglcd.errors import InputError, TryAgain
 from rglcd.store.files import (
     cache_folder,
     create_object,
@@ -208,7 +208,7 @@ def units_handed_in(store: ArtifactStore | None, key: str, folder: Path) -> Iter
 
     def watch() -> None:
         while not stop.wait(_LOOK_EVERY):
-            with suppress(StateSaved, InputError, OSError):  # tried again at the end, where it can be said
+            with suppress(TryAgain, InputError, OSError):  # tried again at the end, where it can be said
                 hand_in()
 
     watcher = threading.Thread(target=watch, daemon=True)

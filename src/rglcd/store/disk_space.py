@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rglcd.errors import StateSaved
+from rglcd.errors import TryAgain
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -22,14 +22,14 @@ def is_no_room(error: BaseException) -> bool:
 
 @contextmanager
 def room_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """Tell a write below ``path``, of ``num_bytes`` in all if that is known, that finds no room as :class:`StateSaved`."""
+    """Tell a write below ``path``, of ``num_bytes`` in all if that is known, that finds no room as :class:`TryAgain`."""
     try:
         yield
     except Exception as error:
         if not is_no_room(error):
             raise
         wanted = "more" if num_bytes is None else f"{num_bytes:,} bytes"
-        raise StateSaved(
+        raise TryAgain(
             f"no room for {path}: it needs {wanted}, and {_limit(error, path)} ({' '.join(str(error).split())}); "
             "what is finished is kept, make room and run the same command again"
         ) from None

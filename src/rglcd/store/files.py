@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
-from rglcd.errors import InputError, StateSaved
+from rglcd.errors import InputError, TryAgain
 from rglcd.store.disk_space import is_no_room
 from rglcd.store.hub_mirrors import alternatives_to
 from rglcd.store.manifest import FileEntry, alteration
@@ -94,7 +94,7 @@ def read_object(uri: str) -> bytes | None:
 
 
 def write_object(uri: str, content: bytes) -> None:
-    """Put a small object at ``uri``, in place of what is there. Raises :class:`StateSaved` when it never reads as it was written."""
+    """Put a small object at ``uri``, in place of what is there. Raises :class:`TryAgain` when it never reads as it was written."""
     filesystem, path = _open(uri)
     _make_parent(filesystem, path)
     found: bytes | None = None
@@ -103,7 +103,7 @@ def write_object(uri: str, content: bytes) -> None:
         _persistently(lambda: filesystem.pipe_file(path, content), what=uri)
         if (found := read_object(uri)) == content:
             return
-    raise StateSaved(f"{uri} was written and reads as something else ({_summary(found)}); run the same command again")
+    raise TryAgain(f"{uri} was written and reads as something else ({_summary(found)}); run the same command again")
 
 
 def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]) -> bytes:
@@ -123,7 +123,7 @@ def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]
             return standing
         if standing is not None:
             write_object(uri, content)
-    raise StateSaved(f"{uri} was written and cannot be found; run the same command again")
+    raise TryAgain(f"{uri} was written and cannot be found; run the same command again")
 
 
 def list_objects(uri: str) -> list[str]:
@@ -142,7 +142,7 @@ def list_objects(uri: str) -> list[str]:
 def upload(path: Path, uri: str, entry: FileEntry) -> None:
     """Put the file at ``path`` at ``uri``, unless it is there; returns when what is there reads as ``entry`` says.
 
-    Raises :class:`StateSaved` when the store keeps failing: nothing local is lost, and the same command goes on.
+    Raises :class:`TryAgain` when the store keeps failing: nothing local is lost, and the same command goes on.
     """
     filesystem, target = _open(uri)
     _make_parent(filesystem, target)
@@ -152,13 +152,13 @@ def upload(path: Path, uri: str, entry: FileEntry) -> None:
         _pause_before(attempt)
         _persistently(lambda: _put(filesystem, path, target), what=uri)
     if not _holds(filesystem, target, entry):
-        raise StateSaved(f"{uri} was written {_ATTEMPTS} times and never read as it was written; run the same command again")
+        raise TryAgain(f"{uri} was written {_ATTEMPTS} times and never read as it was written; run the same command again")
 
 
 def download(uri: str, path: Path, entry: FileEntry) -> None:
     """Bring the object at ``uri`` to ``path``: aside, compared with ``entry``, then renamed.
 
-    Raises :class:`InputError` when it is missing or is not what ``entry`` says, :class:`StateSaved` when the store keeps failing.
+    Raises :class:`InputError` when it is missing or is not what ``entry`` says, :class:`TryAgain` when the store keeps failing.
     """
     filesystem, source = _open(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,7 @@ def _persistently(act: Callable[[], Result], *, what: str) -> Result:
                 raise InputError(f"{what} cannot be reached: {_one_line(error)}") from None
             failure = error
     said = f"{_ATTEMPTS} attempts, the last: {_one_line(failure)}"
-    raise StateSaved(f"{what} cannot be reached ({said}); what is finished is kept, run the same command again")
+    raise TryAgain(f"{what} cannot be reached ({said}); what is finished is kept, run the same command again")
 
 
 def _pause_before(attempt: int) -> None:
@@ -385,7 +385,7 @@ def _copy_local(folder: Path, destination: Path) -> None:
 def _copy_remote(url: str, destination: Path) -> None:
     try:
         copied = fetch_folder(url, destination, keep=lambda name: PurePosixPath(name).suffix in MODEL_FILES)
-    except StateSaved as error:
+    except TryAgain as error:
         raise InputError(f"{url} cannot be fetched: {error}") from None
     if not copied:
         raise InputError(f"{url} holds no files")
@@ -459,5 +459,5 @@ def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> Non
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 _persistently(partial(filesystem.get_file, f"{root}/{name}", str(target)), what=url)
-    except StateSaved as error:
+    except TryAgain as error:
         raise InputError(f"{url} cannot be fetched: {error}") from None

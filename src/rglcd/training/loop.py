@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rglcd import progress
-from rglcd.errors import StateSaved, TrainingDiverged
+from rglcd.errors import TrainingDiverged, TryAgain
 from rglcd.signals import handling_stops
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
@@ -57,7 +57,7 @@ class Run:
 def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: World) -> list[dict[str, Any]]:
     """Train to ``run.num_steps``, from the latest checkpoint if there is one; returns the curve, a row each few steps.
 
-    Raises :class:`StateSaved` after SIGTERM or SIGINT, the state being saved, and :class:`TrainingDiverged` when a figure
+    Raises :class:`TryAgain` after SIGTERM or SIGINT, the state being saved, and :class:`TrainingDiverged` when a figure
     stops being finite; no such state is ever saved.
     """
     start, curve = _resume(trainable, checkpointer)
@@ -76,7 +76,7 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 _report(run, row | {"saved_step": done})
             if stopping:
                 world.wait()
-                raise StateSaved(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")
+                raise TryAgain(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")
     world.wait()
     return curve
 
