@@ -29,7 +29,7 @@ def job(preset: str, stage: Stage) -> Object:
         run="run-1",
         image="registry/train@sha256:" + "0" * 64,
         store=("/store", "rglcd-store"),
-        num_nodes=2 if stage.profile is Profile.A100_GANG else 1,
+        num_nodes=2 if stage.profile is Profile.GPU_GANG else 1,
         processes_per_node=max(1, RESOURCES[stage.profile].gpus),
         owner=Owner("launcher-1", "11111111-2222-3333-4444-555555555555"),
     )

@@ -2,7 +2,7 @@
 
 ``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd`` and ``torchx:kubernetes``: stages with a GPU
                          profile as TorchX apps, on this machine or in a cluster
-``RGLCD_NUM_PROCESSES``  processes of such an app on each node (default: on this machine 2 for ``a100-gang``, otherwise 1; in a
+``RGLCD_NUM_PROCESSES``  processes of such an app on each node (default: on this machine 2 for ``gpu-gang``, otherwise 1; in a
                          cluster one for each GPU)
 ``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
 ``RGLCD_PATIENCE``       seconds after which a rank whose peers do not answer gives them up (default: torch's own)
@@ -305,7 +305,7 @@ def _runtime() -> Runtime:
 
 
 def _num_processes(stage: Stage) -> int:
-    return whole_number(os.environ, NUM_PROCESSES, default=2 if stage.profile is Profile.A100_GANG else 1)
+    return whole_number(os.environ, NUM_PROCESSES, default=2 if stage.profile is Profile.GPU_GANG else 1)
 
 
 def _plain(sections: Mapping[str, Mapping[str, Any] | Section]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
     ``RGLCD_RUN``            the run's id, on every object (default: a digest of ``request``, what the stage is asked)
     ``RGLCD_IMAGE``          the image of the pods, by digest; needed
     ``RGLCD_NAMESPACE``, ``RGLCD_QUEUE``, ``RGLCD_SERVICE_ACCOUNT``
-    ``RGLCD_NUM_NODES``      nodes of an ``a100-gang``
+    ``RGLCD_NUM_NODES``      nodes of a ``gpu-gang``
     ``RGLCD_NUM_PROCESSES``  processes on each node (default: one for each GPU)
     ``RGLCD_STORE_CLAIM``    ``claim=/path``: the volume claim that holds the artifacts, and where everybody mounts it
     ``RGLCD_STORE``          the object store that holds the artifacts' bytes (:mod:`rglcd.store.files`)
@@ -154,10 +154,10 @@ def placement_from(environment: Mapping[str, str], *, stage: Stage, request: Any
     said |= {name: environment[variable] for name, variable in _WORDS.items() if environment.get(variable)}
     said |= {name: whole_number(environment, variable) for name, variable in _NUMBERS.items() if environment.get(variable)}
     return Placement(
-        num_nodes=whole_number(environment, "RGLCD_NUM_NODES", default=1) if stage.profile is Profile.A100_GANG else 1,
+        num_nodes=whole_number(environment, "RGLCD_NUM_NODES", default=1) if stage.profile is Profile.GPU_GANG else 1,
         processes_per_node=whole_number(environment, NUM_PROCESSES, default=max(1, RESOURCES[stage.profile].gpus)),
         store=_store(environment.get("RGLCD_STORE_CLAIM")),
-        devices=_devices(environment.get("RGLCD_DEVICES", "")) if stage.profile is Profile.A100_GANG else {},
+        devices=_devices(environment.get("RGLCD_DEVICES", "")) if stage.profile is Profile.GPU_GANG else {},
         accelerators=Accelerators(_choice(environment, "RGLCD_ACCELERATORS", Accelerators)),
         earlier_attempts=EarlierAttempts(_choice(environment, "RGLCD_EARLIER_ATTEMPTS", EarlierAttempts)),
         owner=_owner(environment),

@@ -27,6 +27,6 @@ class Resources:
 RESOURCES = {
     Profile.CPU: Resources(cpus=4, memory_gib=16, gpus=0, shared_memory_gib=1, disk_gib=50),
     Profile.GPU: Resources(cpus=8, memory_gib=64, gpus=1, shared_memory_gib=8, disk_gib=100),
-    Profile.A100_NODE: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
-    Profile.A100_GANG: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
+    Profile.GPU_NODE: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
+    Profile.GPU_GANG: Resources(cpus=64, memory_gib=512, gpus=8, shared_memory_gib=64, disk_gib=400),
 }

@@ -15,12 +15,15 @@ SOURCE = "source"
 
 
 class Profile(StrEnum):
-    """What a stage runs on. GPU profiles are launched through TorchX; ``cpu`` runs in its own pod."""
+    """What a stage runs on: no GPU, one, all of one node, or those of several nodes that start together (gang scheduling).
+
+    GPU profiles are launched through TorchX; ``cpu`` runs in its own pod. What each asks for: :mod:`rglcd.launch.resources`.
+    """
 
     CPU = "cpu"
     GPU = "gpu"
-    A100_NODE = "a100-node"
-    A100_GANG = "a100-gang"
+    GPU_NODE = "gpu-node"
+    GPU_GANG = "gpu-gang"
 
 
 def _always(config: Config) -> bool:
@@ -97,7 +100,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("model", "pretraining"),
         inputs=("latents", "pretrained"),
         outputs=("reward_model",),
-        profile=Profile.A100_NODE,
+        profile=Profile.GPU_NODE,
         version=2,
         when=lambda config: config.reward.kind == "latent",
         streams=("latents",),
@@ -109,7 +112,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("model", "reward", "distillation"),
         inputs=("latents", "pretrained", "reward_model"),
         outputs=("student",),
-        profile=Profile.A100_GANG,
+        profile=Profile.GPU_GANG,
         version=3,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps
         streams=("latents",),
         reuses=("student",),
