@@ -19,8 +19,8 @@ import torch
 from benchmarks.results_page import PAGE, page_text
 from benchmarks.studies import MAIN, STUDIES
 from benchmarks.study_runs import MOST_SEEDS, make
-from rglcd.launch.console import drawing
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
+from rglcd.launch.progress_display import drawing
 from rglcd.progress import report, reporting_to
 
 

@@ -18,7 +18,7 @@ def distill(
     reward_model: Input[Model] = None,
 ) -> None:
     """Distil the teacher into a latent consistency model, guided by the reward."""
-    from rglcd.launch.execute import execute_component
+    from rglcd.launch.kubeflow import execute_component
 
     execute_component(
         "distill",

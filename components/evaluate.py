@@ -21,7 +21,7 @@ def evaluate(
     reward_model: Input[Model] = None,
 ) -> None:
     """Draw with teacher and students, score, and write the report."""
-    from rglcd.launch.execute import execute_component
+    from rglcd.launch.kubeflow import execute_component
 
     execute_component(
         "evaluate",

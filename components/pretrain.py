@@ -11,7 +11,7 @@ def pretrain(
     model: dict, pretraining: dict, store: str, latents: Input[Dataset], pretrained: Input[Model], reward_model: Output[Model]
 ) -> None:
     """Pretrain the latent proxy reward model (LRM) contrastively on the cached latents."""
-    from rglcd.launch.execute import execute_component
+    from rglcd.launch.kubeflow import execute_component
 
     execute_component(
         "pretrain",

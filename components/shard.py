@@ -9,6 +9,6 @@ from components import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def shard(sharding: dict, source: str, store: str, shards: Output[Dataset]) -> None:
     """Pack the source index's images and captions into verified webdataset tars."""
-    from rglcd.launch.execute import execute_component
+    from rglcd.launch.kubeflow import execute_component
 
     execute_component("shard", sections={"sharding": sharding}, source=source, store=store, inputs={}, outputs={"shards": shards})

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.rg_lcd import STORE, Placement, arguments, compile_pipeline, pipeline, source_reference
 from rglcd.config import Config, load_params
 from rglcd.errors import InputError
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""

@@ -22,9 +22,9 @@ from kfp import local
 from pipelines.rg_lcd import Placement, arguments, pipeline, source_reference
 from rglcd.config import Config
 from rglcd.errors import TryAgain
-from rglcd.launch.console import drawing, following
-from rglcd.launch.execute import children_reporting
+from rglcd.launch.child_processes import children_reporting
 from rglcd.launch.failure import JobError, exception_of
+from rglcd.launch.progress_display import drawing, following
 from rglcd.signals import handling_stops
 
 _LOG_LINES_SHOWN = 40

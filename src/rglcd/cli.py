@@ -34,7 +34,7 @@ exit codes: 0 done; 2 bad input, configuration or data; 3 training diverged; 75 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    from rglcd.launch.execute import process_boundary
+    from rglcd.launch.boundary import process_boundary
 
     with process_boundary():
         options = _parser().parse_args(arguments)
@@ -101,8 +101,8 @@ def _add_run(verbs: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from rglcd.launch.console import drawing
     from rglcd.launch.execute import execute
+    from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
 
     places_of = _artifact_places(options.artifact)
@@ -202,8 +202,8 @@ def _add_launch(verbs: Any) -> None:
 
 
 def _launch(options: argparse.Namespace) -> None:
-    from rglcd.launch.console import drawing
-    from rglcd.launch.execute import job_manifest, launch
+    from rglcd.launch.cluster_job import job_manifest, launch
+    from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
 
     stage, config = stage_named(options.stage), load_params(options.params, overrides=options.set)
@@ -224,13 +224,13 @@ def _launch(options: argparse.Namespace) -> None:
 
 
 def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
-    from rglcd.launch.execute import place_in
+    from rglcd.launch.artifact_reference import artifact_location
     from rglcd.store.files import is_remote
 
     if artifact != SOURCE:
-        return place_in(options.store, artifact)
+        return artifact_location(options.store, artifact)
     if options.source is None:
-        return place_in(options.store, "data")
+        return artifact_location(options.store, "data")
     return options.source if is_remote(options.source) else Path(options.source)
 
 
@@ -350,7 +350,7 @@ def _toy_data(options: argparse.Namespace) -> None:
 
 
 def _toy_build(options: argparse.Namespace) -> None:
-    from rglcd.launch.console import drawing
+    from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
     from rglcd.toy.build import build
 

@@ -265,7 +265,7 @@ def test_an_evicted_job_goes_on_and_no_failure_is_counted(
 LAUNCHER = """
 import os, sys
 from kubernetes import client, config
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.placement import placement_from
 from rglcd.stages.table import stage_named

@@ -64,7 +64,7 @@ class TestComponent:
     def test_body_is_an_import_and_a_call(self, stage: Stage) -> None:
         first, second = body(stage)
         assert isinstance(first, ast.ImportFrom)
-        assert (first.module, [alias.name for alias in first.names]) == ("rglcd.launch.execute", ["execute_component"])
+        assert (first.module, [alias.name for alias in first.names]) == ("rglcd.launch.kubeflow", ["execute_component"])
         assert isinstance(second, ast.Expr)
         assert isinstance(second.value, ast.Call)
 

@@ -10,14 +10,17 @@ import pytest
 
 from rglcd.config import load_preset
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
-from rglcd.launch.execute import assist_component, children_reporting, execute, process_boundary
+from rglcd.launch.boundary import process_boundary
+from rglcd.launch.child_processes import children_reporting
+from rglcd.launch.execute import execute
 from rglcd.launch.failure import JobError
+from rglcd.launch.kubeflow import assist_component
 from tests.tiny_line import run as run_tiny
 from tests.tiny_line import tiny_config, write_tiny_source
 
 REFUSES = """
 from rglcd.errors import InputError
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 with process_boundary():
     raise InputError("no")
 """

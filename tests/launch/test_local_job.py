@@ -39,7 +39,7 @@ def test_other_ends_keep_their_code(body: str, code: int) -> None:
 
 REFUSES = """
 from rglcd.errors import InputError
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 with process_boundary():
     raise InputError("row 7: no caption")
 """
@@ -61,7 +61,7 @@ RANK = """
 import os, sys, time
 from pathlib import Path
 from rglcd.errors import TrainingDiverged
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 Path(sys.argv[1], os.environ["RANK"]).touch()
 with process_boundary():
     if os.environ["RANK"] == "1":
@@ -75,7 +75,7 @@ with process_boundary():
 def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    gang = ("-m", "rglcd.launch.gang", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
+    gang = ("-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
     with pytest.raises(TrainingDiverged, match=r"^step 12: the loss is nan$"):
         run_local_job(app(*gang))
     assert (tmp_path / "0").exists()
@@ -85,7 +85,7 @@ def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
 SUBMITTER = """
 import sys
 from torchx import specs
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 from rglcd.launch.local_job import run_local_job
 role = specs.Role(name="test", image=sys.argv[1], entrypoint=sys.executable, args=["-c", sys.argv[2]])
 with process_boundary():

@@ -18,7 +18,7 @@ from rglcd.progress import Event
 RANK = """
 import os, signal, sys, time
 from rglcd.errors import TryAgain, TrainingDiverged
-from rglcd.launch.execute import process_boundary
+from rglcd.launch.boundary import process_boundary
 from rglcd.progress import json_lines_sink, Event
 from pathlib import Path
 rank = os.environ["RANK"]

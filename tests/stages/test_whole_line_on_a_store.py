@@ -12,7 +12,7 @@ from kfp import dsl
 from components.shard_part import shard_part
 from pipelines.rg_lcd import arguments
 from rglcd.config import Config
-from rglcd.launch.reference import read_reference
+from rglcd.launch.artifact_reference import read_reference
 from rglcd.stages.run import run_part, run_stage
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
 from rglcd.store.manifest import MANIFEST, read_manifest

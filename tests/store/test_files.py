@@ -145,7 +145,7 @@ def test_a_folder_without_any_of_the_named_files_is_refused(folder: Path, tmp_pa
 
 
 FETCH = "import sys; from pathlib import Path; from rglcd.store.files import fetch_model_folder as f; "
-FETCH += "from rglcd.launch.execute import process_boundary\nwith process_boundary(): f(sys.argv[1], Path(sys.argv[2]), revision='0' * 40)"
+FETCH += "from rglcd.launch.boundary import process_boundary\nwith process_boundary(): f(sys.argv[1], Path(sys.argv[2]), revision='0' * 40)"
 
 
 @pytest.mark.parametrize(

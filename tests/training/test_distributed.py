@@ -64,7 +64,7 @@ def launch(name: str, line: Path, config: Config, folder: Path, *, num_processes
     command = ["rglcd", "run", name, "--sections", json.dumps(sections)]
     for artifact, place in artifacts.items():
         command += ["--artifact", f"{artifact}={place}"]
-    gang = ["rglcd.launch.gang", "--nproc-per-node", str(num_processes), "--standalone", "-m"] if num_processes > 1 else []
+    gang = ["rglcd.launch.process_group", "--nproc-per-node", str(num_processes), "--standalone", "-m"] if num_processes > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(folder.parent / "error.json")}
     return subprocess.run(
         [sys.executable, "-m", *gang, *command], env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -147,7 +147,7 @@ def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line:
     made = []
     for num_processes in (1, 2):
         file = tmp_path / f"{num_processes}.safetensors"
-        gang = ["rglcd.launch.gang", "--nproc-per-node", str(num_processes), "--standalone", "-m"]
+        gang = ["rglcd.launch.process_group", "--nproc-per-node", str(num_processes), "--standalone", "-m"]
         command = [sys.executable, "-m", *gang, "tests.training.double_precision", str(line), str(file), *overrides]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
@@ -167,7 +167,7 @@ def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line:
 def test_a_contrast_over_two_ranks_has_the_gradients_of_one(tmp_path: Path) -> None:
     """In float64, to rounding: each rank's own, averaged as those of any loss, are the whole batch's."""
     for number in (1, 2):
-        gang = ["rglcd.launch.gang", "--nproc-per-node", str(number), "--standalone", "-m"]
+        gang = ["rglcd.launch.process_group", "--nproc-per-node", str(number), "--standalone", "-m"]
         words = [sys.executable, "-m", *gang, "tests.training.contrast_on_ranks", str(tmp_path)]
         subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
     alone, *ranks = (load_file(tmp_path / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2"))

@@ -37,8 +37,8 @@ def stage_app(
     Raises :class:`InputError` for an artifact path that a launcher would expand.
     """
     run = _command(stage, sections=sections, artifacts=artifacts)
-    gang = [] if num_processes == 1 else ["rglcd.launch.gang", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
-    return _app(stage, image=image, entrypoint=python, args=["-m", *gang, *run])
+    ranks = [] if num_processes == 1 else ["rglcd.launch.process_group", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
+    return _app(stage, image=image, entrypoint=python, args=["-m", *ranks, *run])
 
 
 def cluster_app(

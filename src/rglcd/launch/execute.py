@@ -12,39 +12,30 @@
 Where in a cluster: see :func:`rglcd.launch.placement.placement_from`.
 """
 
-import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
 from rglcd.errors import InputError
-from rglcd.launch.console import drawing, following
-from rglcd.launch.failure import KNOWN, LINE, Failure, JobError, read_failure, write_failure
-from rglcd.launch.placement import NUM_PROCESSES, PATIENCE, Placement, placement_from, whole_number
-from rglcd.launch.reference import read_reference, source_folder, write_reference
+from rglcd.launch.child_processes import PROGRESS, job_progress
+from rglcd.launch.cluster_job import launch
+from rglcd.launch.failure import JobError
+from rglcd.launch.placement import NUM_PROCESSES, PATIENCE, whole_number
 from rglcd.stages.run import Artifacts, Outcome, assist_stage, run_part, run_stage, standing_outcome
-from rglcd.stages.table import SOURCE, Profile, Stage, stage_named
+from rglcd.stages.table import Profile, Stage, stage_named
 from rglcd.store.artifacts import Place
-from rglcd.store.files import is_remote
-
-if TYPE_CHECKING:
-    from torchx import specs
 
 RUNTIME = "RGLCD_RUNTIME"
-PROGRESS = "RGLCD_PROGRESS"
 PREFLIGHT = "RGLCD_PREFLIGHT"
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 class Runtime(StrEnum):
@@ -86,117 +77,6 @@ def execute(
         return None
 
 
-@contextmanager
-def process_boundary() -> Iterator[None]:
-    """Around a ``main``: an error that the house knows becomes one line on stderr, the error file, and its exit code."""
-    try:
-        yield
-    except (*KNOWN, JobError) as error:
-        failure = Failure(" ".join(str(error).split()), error.exit_code)
-        error_file = os.environ.get(ERROR_FILE)
-        if error_file:
-            write_failure(Path(error_file), failure)
-        if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
-            print(LINE.format(message=failure.message), file=sys.stderr, flush=True)
-        raise SystemExit(failure.exit_code) from None
-
-
-# --- Kubeflow ------------------------------------------------------------------------------------
-
-
-class KubeflowArtifact(Protocol):
-    """What is used of a Kubeflow artifact: where its content lies, and what its card shows."""
-
-    path: str
-    metadata: dict[str, Any]
-
-
-def execute_component(
-    stage_name: str,
-    *,
-    sections: Mapping[str, Mapping[str, Any]],
-    store: str,
-    inputs: Mapping[str, KubeflowArtifact | None],
-    outputs: Mapping[str, KubeflowArtifact],
-    source: str | None = None,
-    cards: Mapping[str, KubeflowArtifact] | None = None,
-) -> None:
-    """The body of every Kubeflow component: run the stage, and hand references on.
-
-    Kubeflow's artifacts are small references; the bytes stay in ``<store>/<artifact>``. ``source`` is ``uri@md5``.
-    ``cards`` maps files of the output folder to artifacts that Kubeflow's page shows.
-    """
-    with process_boundary():
-        (output,) = stage_named(stage_name).outputs
-        artifacts: dict[str, Path | str] = {
-            name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None
-        }
-        artifacts[output] = place_in(store, output)
-        if source is not None:
-            artifacts[SOURCE] = source_folder(source)
-        with drawing(sys.stderr) as draw, progress.reporting_to(draw):
-            outcome = execute(stage_name, sections=sections, artifacts=artifacts)
-        assert outcome is not None, "a Kubeflow task leads its process group"
-        written = outputs[output]
-        # By the name that it was asked for: a folder that all tasks see, or else a store's, which is there for every machine.
-        write_reference(Path(written.path), outcome.manifest, at=artifacts[output])
-        written.metadata |= {"digest": outcome.manifest.digest, "uri": outcome.manifest.store or str(outcome.folder)}
-        for name, card in (cards or {}).items():
-            shutil.copyfile(outcome.folder / name, card.path)
-            if name.endswith(".json"):
-                card.metadata |= _figures(json.loads((outcome.folder / name).read_text(encoding="utf-8")))
-
-
-def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any]], source: str, store: str, part: int) -> None:
-    """The body of a worker's component: make one part of the stage's work and publish nothing; the stage's own task does."""
-    with process_boundary():
-        (output,) = stage_named(stage_name).outputs
-        artifacts = {SOURCE: source_folder(source), output: place_in(store, output)}
-        with drawing(sys.stderr) as draw, progress.reporting_to(draw):
-            execute(stage_name, sections=sections, artifacts=artifacts, part=part)
-        print(f"part {part} is made", flush=True)
-
-
-def place_in(store: str, artifact: str) -> Path | str:
-    """Where ``artifact`` lies in ``store``, a folder or a URL."""
-    return f"{store.rstrip('/')}/{artifact}" if is_remote(store) else Path(store) / artifact
-
-
-def _figures(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested mapping by dotted name: Kubeflow's metrics are flat."""
-    flat: dict[str, float] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _figures(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{name}"] = float(value)
-    return flat
-
-
-# --- a job of its own ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Channel:
-    """Files through which processes started from here report."""
-
-    progress: Path
-    error: Path
-
-    def failure(self) -> Failure | None:
-        """What the process that failed said of it, if it said anything."""
-        return read_failure(self.error.read_text(encoding="utf-8")) if self.error.is_file() else None
-
-
-@contextmanager
-def children_reporting() -> Iterator[Channel]:
-    """Within this context, processes started from here report progress and failure to the files of the channel."""
-    with tempfile.TemporaryDirectory(prefix="rglcd-channel-") as folder:
-        channel = Channel(Path(folder) / "progress.jsonl", Path(folder) / "error.json")
-        with _environment({PROGRESS: str(channel.progress), ERROR_FILE: str(channel.error)}):
-            yield channel
-
-
 def _execute_as_job(
     stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, run_job: "_RunJob"
 ) -> Outcome:
@@ -205,7 +85,7 @@ def _execute_as_job(
     if standing is not None:
         return standing
     started = time.perf_counter()
-    with _job_progress():
+    with job_progress():
         run_job(stage.name, sections=sections, artifacts=artifacts)
     made = standing_outcome(stage.name, sections, artifacts)
     if made is None:
@@ -228,67 +108,6 @@ def _run_here(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Sec
     run_local_job(stage_app(stage, sections=sections, artifacts=artifacts, image=image, num_processes=num_processes, python=sys.executable))
 
 
-def launch(
-    stage_name: str,
-    *,
-    sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Artifacts,
-    variables: Mapping[str, str] | None = None,
-) -> None:
-    """Run a stage as a job in a cluster and stay with it until it ends; ``variables`` go before the environment's.
-
-    The result is where ``artifacts`` says, as the pods see it; nothing of it is read here. The reason of a failure is kept beside
-    it where that is a folder of this machine too. Raises as :func:`execute` does.
-    """
-    from rglcd.launch.kubernetes_job import cluster_client, run_kubernetes_job
-
-    stage = stage_named(stage_name)
-    app, placement = _cluster_app(stage, sections, artifacts, variables or {})
-    output = Path(artifacts[stage.outputs[0]])
-    failure_file = output.with_name(f"{output.name}.failure.json") if output.parent.is_dir() else None
-    run_kubernetes_job(app, stage=stage, placement=placement, api=cluster_client(), failure_file=failure_file)
-
-
-def end_jobs_of_run() -> None:
-    """Delete what jobs of the run that the environment names still go on; their pods save their state."""
-    from rglcd.launch.kubernetes_job import cluster_client, end_jobs
-
-    with process_boundary():
-        run = os.environ.get("RGLCD_RUN")
-        if not run:
-            raise InputError("RGLCD_RUN does not say which run's jobs are to end")
-        for name in end_jobs(cluster_client(), run=run, namespace=os.environ.get("RGLCD_NAMESPACE", Placement.namespace)):
-            print(f"{name} deleted", flush=True)
-
-
-def job_manifest(
-    stage_name: str,
-    *,
-    sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Artifacts,
-    variables: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The very object that :func:`launch` would submit first; no cluster is asked."""
-    from rglcd.launch.volcano_job import volcano_job
-
-    stage = stage_named(stage_name)
-    app, placement = _cluster_app(stage, sections, artifacts, variables or {})
-    return volcano_job(app, stage=stage, placement=placement)
-
-
-def _cluster_app(
-    stage: Stage,
-    sections: Mapping[str, Mapping[str, Any] | Section],
-    artifacts: Artifacts,
-    variables: Mapping[str, str],
-) -> tuple["specs.AppDef", Placement]:
-    from rglcd.launch.appdef import cluster_app
-
-    request = [_plain(sections), {name: str(at) for name, at in artifacts.items()}]
-    placement = placement_from({**os.environ, **variables}, stage=stage, request=request)
-    return cluster_app(stage, sections=sections, artifacts=artifacts, placement=placement), placement
-
-
 def _check_machine(output: Place) -> None:
     from rglcd.launch.preflight import preflight
 
@@ -306,10 +125,6 @@ def _runtime() -> Runtime:
 
 def _num_processes(stage: Stage) -> int:
     return whole_number(os.environ, NUM_PROCESSES, default=2 if stage.profile is Profile.GPU_GANG else 1)
-
-
-def _plain(sections: Mapping[str, Mapping[str, Any] | Section]) -> dict[str, Any]:
-    return {name: values.model_dump(mode="json") if isinstance(values, Section) else dict(values) for name, values in sections.items()}
 
 
 def _leads() -> bool:
@@ -339,36 +154,5 @@ def _patience() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _job_progress() -> Iterator[None]:
-    """Bring a job's progress to whoever listens here, unless the environment names a file: the job inherits that."""
-    if PROGRESS in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="rglcd-progress-") as folder:
-        path = Path(folder) / "progress.jsonl"
-        with _environment({PROGRESS: str(path)}), following(path, _forward):
-            yield
-
-
 def _unheard(event: progress.Event) -> None:
     pass
-
-
-def _forward(event: progress.Event) -> None:
-    progress.report(event.task, done=event.done, total=event.total, unit=event.unit, **event.values)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Give processes started within this context ``values`` in their environment."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -13,7 +13,7 @@ from rglcd.errors import InputError, TrainingDiverged, TryAgain
 
 
 class JobError(RuntimeError):
-    """A job ended with an exit code that none of the house's errors stands for (a crash, a kill, out of memory)."""
+    """A job ended with an exit code that stands for no exception of rglcd (a crash, a kill, out of memory)."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -21,8 +21,10 @@ class JobError(RuntimeError):
 
 
 KNOWN = (InputError, TrainingDiverged, TryAgain)
-"""Errors whose one line says all: no traceback is worth showing."""
+"""Errors shown as their one line, without a traceback."""
 
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Variable that names the file which receives the reason of a failure."""
 
 LINE = "rglcd: {message}"
 """How a process says its failure on stderr."""

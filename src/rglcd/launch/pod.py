@@ -1,6 +1,6 @@
 """``python -m rglcd.launch.pod``: what a training pod runs, around torch's elastic launch.
 
-Beside what :mod:`rglcd.launch.gang` does, a pod says things so that a cluster understands them: its log is JSON lines with
+Beside what :mod:`rglcd.launch.process_group` does, a pod says things so that a cluster understands them: its log is JSON lines with
 run and rank (rank 0's; the others' last lines are kept for the case that one fails), its progress is on a Prometheus port,
 and the first failing rank's reason is the container's termination message.
 """
@@ -21,10 +21,10 @@ from typing import TextIO, cast
 
 from rglcd import progress
 from rglcd.errors import TryAgain
-from rglcd.launch.console import following
-from rglcd.launch.execute import PROGRESS
+from rglcd.launch.child_processes import PROGRESS
 from rglcd.launch.failure import Failure, write_failure
-from rglcd.launch.gang import RankFailure, run_ranks
+from rglcd.launch.process_group import RankFailure, run_ranks
+from rglcd.launch.progress_display import following
 
 _LINES_KEPT = 20
 # A termination message holds 4096 bytes.

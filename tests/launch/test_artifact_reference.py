@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rglcd.errors import InputError
-from rglcd.launch.reference import read_reference, source_folder, write_reference
+from rglcd.launch.artifact_reference import read_reference, source_folder, write_reference
 from rglcd.store.manifest import Manifest, write_manifest
 
 

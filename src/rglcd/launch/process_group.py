@@ -1,4 +1,4 @@
-"""``python -m rglcd.launch.gang``: torchrun, ending with its ranks' own exit code.
+"""``python -m rglcd.launch.process_group``: torchrun, ending with its ranks' own exit code.
 
 torchrun itself ends with 1 whatever befell a rank, and the schedulers above it (Volcano's policies, a retry)
 decide by the exit code whether the job is worth running again. Arguments are torchrun's.

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from rglcd.launch.console import drawing, following
+from rglcd.launch.progress_display import drawing, following
 from rglcd.progress import Event, json_lines_sink
 
 

@@ -38,6 +38,11 @@ def read_reference(path: Path, *, artifact: str) -> Path | str:
     return place if is_remote(place) else Path(place)
 
 
+def artifact_location(store: str, artifact: str) -> Path | str:
+    """Where ``artifact`` lies in ``store``, a folder or a URL."""
+    return f"{store.rstrip('/')}/{artifact}" if is_remote(store) else Path(store) / artifact
+
+
 def source_folder(reference: str) -> Path | str:
     """The place of ``uri@md5``: the md5, which ``data.dvc`` names, makes Kubeflow's cache see a change of content."""
     uri, _, md5 = reference.rpartition("@")
