@@ -10,7 +10,7 @@ from kubernetes.utils import parse_quantity
 
 from rglcd.config import load_preset, preset_names
 from rglcd.launch.appdef import cluster_app
-from rglcd.launch.kubernetes_job import VERBS
+from rglcd.launch.cluster_api import VERBS
 from rglcd.launch.placement import Owner, Placement
 from rglcd.launch.resources import RESOURCES
 from rglcd.launch.volcano_job import volcano_job

@@ -73,7 +73,7 @@ def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any
 
 def end_jobs_of_run() -> None:
     """Delete what jobs of the run that the environment names still go on; their pods save their state."""
-    from rglcd.launch.kubernetes_job import cluster_client, end_jobs
+    from rglcd.launch.cluster_api import cluster_client, end_jobs
 
     with process_boundary():
         run = os.environ.get("RGLCD_RUN")

@@ -1,0 +1,49 @@
+"""The command line: parsing and printing, no work."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from rglcd import __version__
+from rglcd.cli import launch, project, run, toy
+from rglcd.errors import InputError
+
+_EPILOG = """\
+first run       make demo
+stage by stage  rglcd run shard && rglcd run prepare && ... && rglcd run evaluate
+your own sizes  rglcd config use toy --set distillation.num_steps=800
+
+exit codes: 0 done; 2 bad input, configuration or data; 3 training diverged; 75 state saved, run the same command again
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    from rglcd.launch.boundary import process_boundary
+
+    with process_boundary():
+        options = _parser().parse_args(arguments)
+        act: Callable[[argparse.Namespace], None] = options.act
+        act(options)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong word is bad input like any other: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see: {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rglcd",
+        description="Reward guided latent consistency distillation: a teacher in, a student that draws in 1 to 8 steps out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rglcd {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in (run.add_verb, launch.add_verb, project.add_config, project.add_dvc, project.add_data, toy.add_verb, project.add_show):
+        add(verbs)
+    return parser

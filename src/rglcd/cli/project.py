@@ -1,0 +1,99 @@
+"""``rglcd config``, ``dvc``, ``adopt``, ``data`` and ``show``: what a project is made of, and what came out of it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rglcd.cli.files import ARTIFACTS, DATA, DVC_FILE, PARAMS, add_set_option
+from rglcd.config import Config, dump, load_params, load_preset, preset_names
+
+
+def add_config(verbs: Any) -> None:
+    """``rglcd config use | show``."""
+    config = verbs.add_parser("config", help="choose, show and check the configuration")
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    use = actions.add_parser("use", help="write params.yaml (and dvc.yaml) from a preset")
+    use.add_argument("preset", metavar="PRESET", help=f"one of: {', '.join(preset_names())}")
+    add_set_option(use)
+    use.set_defaults(act=_config_use)
+    show = actions.add_parser("show", help="print a preset, or the configuration in force, with every value spelled out")
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("preset", nargs="?", metavar="PRESET", help="a preset (default: what params.yaml says)")
+    which.add_argument("--preset", dest="named", metavar="PRESET", help="the same, by name")
+    add_set_option(show)
+    show.set_defaults(act=_config_show)
+
+
+def _config_use(options: argparse.Namespace) -> None:
+    config = load_preset(options.preset, overrides=options.set)
+    _write(PARAMS, dump(config))
+    _write_dvc_file(config)
+    print(f"{PARAMS} and {DVC_FILE} now say: {config.preset}")
+
+
+def _config_show(options: argparse.Namespace) -> None:
+    preset, overrides = options.preset or options.named, options.set
+    config = load_params(PARAMS, overrides=overrides) if preset is None else load_preset(preset, overrides=overrides)
+    print(dump(config), end="")
+
+
+def add_dvc(verbs: Any) -> None:
+    """``rglcd dvc render`` and ``rglcd adopt``."""
+    dvc = verbs.add_parser("dvc", help="what DVC needs from the stage table")
+    actions = dvc.add_subparsers(metavar="ACTION", required=True)
+    render = actions.add_parser("render", help="write dvc.yaml from the stage table and params.yaml")
+    render.set_defaults(act=lambda _options: _write_dvc_file(load_params(PARAMS)))
+    adopt = verbs.add_parser("adopt", help="record a finished run in dvc.lock, so that `dvc repro` finds nothing to do")
+    adopt.set_defaults(act=_adopt)
+
+
+def _write_dvc_file(config: Config) -> None:
+    from rglcd.launch.dvc_file import render, source_place
+
+    _write(DVC_FILE, render(config, source=source_place(Path())))
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from rglcd.launch.dvc_file import adopt
+
+    adopt(load_params(PARAMS), Path.cwd())
+    print("dvc.lock records this run; `dvc repro` has nothing to do")
+
+
+def add_data(verbs: Any) -> None:
+    """``rglcd data use``."""
+    data = verbs.add_parser("data", help="make a source folder of what you have")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    use = actions.add_parser("use", help="take a TSV (url TAB caption), webdataset tars, img2dataset's output or a folder of images")
+    use.add_argument("what", metavar="WHAT", help="a .tsv, .tar files ('s3://bucket/{00000..01242}.tar'), or a folder of tars or images")
+    use.add_argument("--folder", type=Path, default=DATA, metavar="DIR", help="the source folder to make (default: data)")
+    use.set_defaults(act=_data_use)
+
+
+def _data_use(options: argparse.Namespace) -> None:
+    from rglcd.sharding.import_source import use
+
+    print(use(options.what, options.folder))
+
+
+def add_show(verbs: Any) -> None:
+    """``rglcd show``."""
+    show = verbs.add_parser("show", help="print the results table and where the report is")
+    show.add_argument("--artifacts", type=Path, default=ARTIFACTS, metavar="DIR", help="where the artifacts are (default: artifacts)")
+    show.set_defaults(act=_show)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rglcd.store.manifest import read_manifest
+
+    folder = options.artifacts / "report"
+    read_manifest(folder, made_by="evaluate")
+    print((folder / "report.md").read_text(encoding="utf-8"))
+    print(f"report: {folder / 'index.html'}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file at ``path`` in one step, so that nobody reads half of it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

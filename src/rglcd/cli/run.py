@@ -1,0 +1,115 @@
+"""``rglcd run``: one stage, or all of them in order."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rglcd.cli.files import ARTIFACTS, add_params_option, add_set_option
+from rglcd.config import load_params
+from rglcd.errors import InputError
+from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named, stages_of
+
+_ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
+
+
+def add_verb(verbs: Any) -> None:
+    """``rglcd run STAGE``."""
+    stages = "\n".join(f"  {stage.name:10} {stage.summary}" for stage in STAGES)
+    run = verbs.add_parser(
+        "run",
+        help="run one stage, or all of them in order",
+        description=f"Run one stage, or `all` in order. What is done already is not done again; a killed run goes on.\n\n{stages}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("stage", choices=[*(stage.name for stage in STAGES), "all"], metavar="STAGE", help="one of the above, or all")
+    add_params_option(run)
+    add_set_option(run)
+    run.add_argument("--sections", metavar="JSON", help="the stage's sections as JSON instead of --params (a job's own record)")
+    run.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="NAME=PLACE",
+        help="where one artifact is: a folder or a URL (default: artifacts/NAME; source: data, or what data.dvc imports)",
+    )
+    run.add_argument(
+        "--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)"
+    )
+    run.add_argument("--part", type=int, metavar="I", help="only part I, from 0, of a stage that is divided into parts")
+    run.set_defaults(act=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rglcd.launch.execute import execute
+    from rglcd.launch.progress_display import drawing
+    from rglcd.progress import reporting_to
+
+    places_of = _artifact_places(options.artifact)
+    jobs = _jobs(options)
+    with drawing(sys.stderr) as sink, reporting_to(sink):
+        for name, sections, artifacts in jobs:
+            places = {artifact: places_of(artifact) for artifact in artifacts}
+            outcome = execute(name, sections=sections, artifacts=places, part=options.part)
+            if outcome is not None:
+                what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
+                print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
+
+
+def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:
+    """Stage name, its sections, and the artifacts it reads and writes."""
+    if options.stage == "all" and options.part is not None:
+        raise InputError("--part goes with one stage, not with all")
+    if options.stage != "all" and options.stage_version not in (None, stage_named(options.stage).version):
+        raise InputError(
+            f"{options.stage} is at version {stage_named(options.stage).version}, not {options.stage_version}: run `rglcd dvc render`"
+        )
+    if options.sections is not None:
+        if options.stage == "all":
+            raise InputError("--sections goes with one stage, not with all")
+        stage = stage_named(options.stage)
+        given = {name for name, _, _ in (entry.partition("=") for entry in options.artifact)}
+        reads = tuple(artifact for artifact in stage.inputs if artifact in given)
+        return [(stage.name, _sections_of(options.sections), (*reads, *stage.outputs))]
+    config = load_params(options.params, overrides=options.set)
+    if options.stage == "all":
+        stages = stages_of(config)
+    else:
+        stages = (stage_named(options.stage),)
+        if stages[0] not in stages_of(config):
+            raise InputError(f"{options.stage} does not run with reward.kind {config.reward.kind}")
+    return [
+        (stage.name, {name: config.section(name) for name in stage.sections}, (*inputs_of(stage, config), *stage.outputs))
+        for stage in stages
+    ]
+
+
+def _sections_of(text: str) -> Mapping[str, Any]:
+    try:
+        sections = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--sections is not JSON: {error}") from None
+    if not isinstance(sections, dict):
+        raise InputError("--sections must be a JSON object of sections")
+    return sections
+
+
+def _artifact_places(overrides: Sequence[str]) -> Callable[[str], Path | str]:
+    from rglcd.launch.dvc_file import source_place
+    from rglcd.store.files import is_remote
+
+    named: dict[str, Path | str] = {}
+    for override in overrides:
+        name, separator, folder = override.partition("=")
+        if not separator or not folder:
+            raise InputError(f"--artifact takes name=folder, not {override!r}")
+        if name not in _ARTIFACT_NAMES:
+            raise InputError(f"--artifact {override}: there is no artifact {name!r}; there are: {', '.join(_ARTIFACT_NAMES)}")
+        named[name] = folder if is_remote(folder) else Path(folder)
+
+    def place_of(artifact: str) -> Path | str:
+        return named.get(artifact) or (source_place(Path()) if artifact == SOURCE else ARTIFACTS / artifact)
+
+    return place_of
