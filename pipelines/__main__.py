@@ -51,7 +51,7 @@ def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rg
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Parse ``words`` and do what they say; ends the process with the house's exit codes."""
+    """Parse ``words`` and do what they say; ends the process with the exit codes of rglcd."""
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; may be repeated")

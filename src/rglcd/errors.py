@@ -1,8 +1,10 @@
 """What can go wrong, and the exit code that says so (the same for CLI, DVC, KFP and TorchX).
 
-0 done; 2 bad input, configuration or data (retrying cannot help); 3 training diverged (retrying
-would repeat it); 75 the state is saved and the same command goes on from it (sysexits' EX_TEMPFAIL).
+0 done; 2 bad input, configuration or data (retrying cannot help); 3 training diverged (retrying would repeat it); 70 an error that
+nobody expected, a bug (sysexits' EX_SOFTWARE); 75 try again: the same command goes on from what is saved (sysexits' EX_TEMPFAIL).
 """
+
+UNEXPECTED = 70
 
 
 class InputError(ValueError):
@@ -18,7 +20,7 @@ class TrainingDiverged(RuntimeError):
 
 
 class TryAgain(RuntimeError):
-    """Not done yet, and nobody's mistake: the same command, run again, goes on from what is saved (sysexits' EX_TEMPFAIL).
+    """Not done yet, and nobody's mistake: the same command, run again, goes on from what is saved.
 
     Raised when the process was asked to stop and has saved its state, when a disk is full, and when a store does not answer.
     """

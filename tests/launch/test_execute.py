@@ -1,6 +1,5 @@
 """Where a stage runs is the environment's business, and a failure looks the same wherever it ran."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from rglcd.config import load_preset
-from rglcd.errors import InputError, TrainingDiverged, TryAgain
-from rglcd.launch.boundary import process_boundary
+from rglcd.errors import InputError
 from rglcd.launch.child_processes import children_reporting
 from rglcd.launch.execute import execute
-from rglcd.launch.failure import JobError
 from rglcd.launch.kubeflow import assist_component
 from tests.tiny_line import run as run_tiny
 from tests.tiny_line import tiny_config, write_tiny_source
@@ -53,27 +50,6 @@ def test_a_missing_input_is_said_alike_here_and_in_a_job(monkeypatch, tmp_path: 
     monkeypatch.setenv("RGLCD_RUNTIME", runtime)
     with pytest.raises(InputError, match=r"pretrained is missing or unfinished; make it with: rglcd run prepare$"):
         ask("evaluate", tmp_path, "model", "evaluation")
-
-
-@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (TrainingDiverged, 3), (TryAgain, 75)])
-def test_boundary_turns_an_error_into_its_code_and_one_line(monkeypatch, capsys, tmp_path: Path, error: type, code: int) -> None:
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    with pytest.raises(SystemExit) as ended, process_boundary():
-        raise error("one line\nonly")
-    assert ended.value.code == code
-    assert capsys.readouterr().err == "rglcd: one line only\n"
-    assert json.loads((tmp_path / "error.json").read_text())["message"]["errorCode"] == code
-
-
-def test_boundary_lets_a_bug_show_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), process_boundary():
-        raise ZeroDivisionError
-
-
-def test_boundary_keeps_a_job_s_own_code() -> None:
-    with pytest.raises(SystemExit) as ended, process_boundary():
-        raise JobError("killed", exit_code=137)
-    assert ended.value.code == 137
 
 
 def test_children_report_through_the_channel_and_the_environment_is_given_back(monkeypatch) -> None:

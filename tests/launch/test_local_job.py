@@ -82,6 +82,17 @@ def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
     assert (tmp_path / "1").exists()
 
 
+def test_unexpected_error_of_a_rank_is_its_line_and_code_70(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    script = tmp_path / "rank.py"
+    script.write_text(RANK.replace('raise TrainingDiverged("step 12: the loss is nan")', '{}["missing"]'))
+    ranks = ("-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
+    with pytest.raises(JobError, match=r"^unexpected error, please report it: KeyError: 'missing'; its traceback is in \S+$") as ended:
+        run_local_job(app(*ranks))
+    assert ended.value.exit_code == 70
+    assert "Traceback" not in capfd.readouterr().err
+
+
 SUBMITTER = """
 import sys
 from torchx import specs

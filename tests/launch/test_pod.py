@@ -40,6 +40,10 @@ with process_boundary():
                 print("Traceback: no", file=sys.stderr, flush=True)
                 os._exit(9)
             time.sleep(60)
+        case "bug":
+            if rank == "0":
+                {}["missing"]
+            time.sleep(60)
         case "freeze":
             if rank == "1":
                 time.sleep(1)
@@ -93,6 +97,22 @@ def test_the_first_failing_rank_decides_and_is_quoted(tmp_path: Path, what: str,
     said = {(line["rank"], line.get("message")) for line in lines}
     assert (0, "hello from 0") in said
     assert (1, "hello from 1") not in said
+
+
+def test_unexpected_error_of_a_rank_is_in_the_log_with_its_traceback(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RGLCD_POD_NAME", "distill-0")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start(tmp_path, "bug")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 70
+    failure = read_failure((tmp_path / "termination-log").read_text())
+    assert failure is not None
+    assert (failure.exit_code, failure.rank) == (70, 0)
+    assert failure.message.startswith("unexpected error, please report it: KeyError: 'missing'; its traceback is in /")
+    assert "KeyError: 'missing'" in failure.last_lines
+    said = [line.get("message") for line in map(json.loads, out.splitlines()) if line["rank"] == 0]
+    assert "Traceback (most recent call last):" in said
+    assert "KeyError: 'missing'" in said
 
 
 def test_told_to_stop_it_lets_the_ranks_save_shows_progress_and_ends_with_75(tmp_path: Path) -> None:

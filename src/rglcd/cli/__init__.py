@@ -13,7 +13,8 @@ first run       make demo
 stage by stage  rglcd run shard && rglcd run prepare && ... && rglcd run evaluate
 your own sizes  rglcd config use toy --set distillation.num_steps=800
 
-exit codes: 0 done; 2 bad input, configuration or data; 3 training diverged; 75 state saved, run the same command again
+exit codes: 0 done; 2 bad input, configuration or data; 3 training diverged; 70 an unexpected error, please report it;
+            75 try again: the same command goes on from what is saved
 """
 
 

@@ -1,24 +1,114 @@
-"""The outermost layer of every ``main``: what becomes of an error that nothing else has handled."""
+"""The outermost layer of every ``main``: an error that nothing else has handled ends the process with one line and an exit code."""
 
+import io
 import os
+import select
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn, TextIO
 
+from rglcd.errors import UNEXPECTED
 from rglcd.launch.failure import ERROR_FILE, KNOWN, LINE, Failure, JobError, write_failure
+
+_INTERRUPTED = 128 + 2  # as shells count an end by SIGINT
+_PIPE_CLOSED = 128 + 13  # and by SIGPIPE
+
+_LONGEST = 300
+"""Characters of an unexpected error's message in its line; the traceback has all of it."""
 
 
 @contextmanager
 def process_boundary() -> Iterator[None]:
-    """Around a ``main``: an error that the house knows becomes one line on stderr, the error file, and its exit code."""
+    """Around a ``main``: an error becomes one line on stderr, the error file if there is one, and an exit code.
+
+    The errors of rglcd have their own codes. Any other is unexpected, a bug: 70, and its traceback is in a file that the line
+    names; in a pod, whose files go with it, in the log too. A reader of our output that goes away (``| head``) is no error.
+    """
+    try:
+        with _flushing_stdout():
+            yield
+    except (*KNOWN, JobError) as error:
+        _end(Failure(_one_line(error), error.exit_code))
+    except KeyboardInterrupt:
+        _end(Failure("interrupted; the same command goes on from what is saved", _INTERRUPTED))
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise SystemExit(_PIPE_CLOSED) from None
+        _end(_unexpected(error))
+
+
+@contextmanager
+def _flushing_stdout() -> Iterator[None]:
+    """Write what is buffered before the end: at the interpreter's own end nobody could handle a reader that has gone."""
     try:
         yield
-    except (*KNOWN, JobError) as error:
-        failure = Failure(" ".join(str(error).split()), error.exit_code)
-        error_file = os.environ.get(ERROR_FILE)
-        if error_file:
-            write_failure(Path(error_file), failure)
-        if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _end(failure: Failure) -> NoReturn:
+    error_file = os.environ.get(ERROR_FILE)
+    if error_file:
+        write_failure(Path(error_file), failure)
+    if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
+        with suppress(BrokenPipeError):
             print(LINE.format(message=failure.message), file=sys.stderr, flush=True)
-        raise SystemExit(failure.exit_code) from None
+    raise SystemExit(failure.exit_code) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# --- unexpected errors ---------------------------------------------------------------------------
+
+
+def _unexpected(error: Exception) -> Failure:
+    what = f"{type(error).__name__}: {_one_line(error)[:_LONGEST]}"
+    text = "".join(traceback.format_exception(error))
+    if _is_in_a_pod():
+        print(text, file=sys.stderr, end="", flush=True)
+    return Failure(f"unexpected error, please report it: {what}; {_keep(text)}", UNEXPECTED)
+
+
+def _keep(text: str) -> str:
+    """Write a traceback to a file that only this process can have named; say where it is."""
+    path = Path(tempfile.gettempdir()) / f"rglcd-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.traceback"
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as refused:
+        with suppress(OSError):
+            print(text, file=sys.stderr, end="", flush=True)
+        return f"no file could be written ({refused.strerror}), so its traceback is above"
+    return f"its traceback is in {path}"
+
+
+def _is_in_a_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ or "RGLCD_POD_NAME" in os.environ
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout or stderr is a pipe that nobody reads any more; if so, nothing more is written there."""
+    gone = [stream for stream in (sys.stdout, sys.stderr) if _is_closed_pipe(stream)]
+    for stream in gone:
+        # What is buffered still would be written, and refused, at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(gone)
+
+
+def _is_closed_pipe(stream: TextIO) -> bool:
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:  # captured, by a test or a notebook
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
