@@ -6,20 +6,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.rg_lcd import STORE, Placement, arguments, compile_pipeline, pipeline, source_reference
+from pipelines.rg_lcd import STORE, arguments, compile_pipeline, pipeline, source_reference
 from rglcd.config import Config, load_params
 from rglcd.errors import InputError
 from rglcd.launch.boundary import process_boundary
+from rglcd.launch.settings import ClusterSettings, load_settings
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
 
 
-def compile_(config: Config, *, root: Path, out: Path | None, store: str = STORE) -> None:
+def compile_(config: Config, *, root: Path, out: Path | None, store: str | None, settings: ClusterSettings) -> None:
     """Write the pipeline's IR YAML to ``out``, or to stdout."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_pipeline(config, path, source=source_reference(root, uri=f"{STORE}/data"), store=store)
+        source = source_reference(root, uri=f"{_mount(settings)}/data")
+        compile_pipeline(config, path, source=source, store=store or _mount(settings), cluster=settings)
         text = path.read_text(encoding="utf-8")
     if out is None:
         sys.stdout.write(text)
@@ -27,11 +29,11 @@ def compile_(config: Config, *, root: Path, out: Path | None, store: str = STORE
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rglcd", store: str = STORE) -> None:
+def submit(config: Config, *, root: Path, host: str | None, namespace: str, store: str | None, settings: ClusterSettings) -> None:
     """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` without one."""
     if host is None:
         raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
-    source = source_reference(root, uri=f"{STORE}/data")
+    source = source_reference(root, uri=f"{_mount(settings)}/data")
 
     from kfp.client import Client
     from kfp_server_api.exceptions import ApiException
@@ -39,8 +41,8 @@ def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rg
 
     try:
         started = Client(host=host, namespace=namespace).create_run_from_pipeline_func(
-            pipeline(config, placement=Placement.CLUSTER),
-            arguments=arguments(config, source=source, store=store),
+            pipeline(config, cluster=settings),
+            arguments=arguments(config, source=source, store=store or _mount(settings)),
             namespace=namespace,
             service_account=SERVICE_ACCOUNT,
             enable_caching=False,
@@ -48,6 +50,12 @@ def submit(config: Config, *, root: Path, host: str | None, namespace: str = "rg
     except (HTTPError, ApiException, OSError, ValueError) as error:
         raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
     print(f"run {started.run_id} at {host}")
+
+
+def _mount(settings: ClusterSettings) -> str:
+    """The path at which the tasks find the claim of the artifacts."""
+    path, _ = settings.volume or (STORE, "")
+    return path
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -61,21 +69,22 @@ def main(words: Sequence[str] | None = None) -> None:
     compiling.add_argument("--out", type=Path, help="file (default: stdout)")
     submitting = verbs.add_parser("submit", help="start a run on a cluster")
     submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
-    submitting.add_argument("--namespace", default="rglcd", help="namespace of the run (default: rglcd)")
+    submitting.add_argument("--namespace", help="namespace of the run (default: the settings', rglcd)")
     for verb in (compiling, submitting):
-        verb.add_argument("--store", default=STORE, help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
+        verb.add_argument("--store", help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
     given = parser.parse_args(words)
     with process_boundary():
-        config, root = load_params(given.params, overrides=given.set), Path.cwd()
+        config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), load_settings()
         match given.verb:
             case "run":
                 from pipelines.local_run import run  # the light image lacks what it needs
 
                 run(config, root=root)
             case "compile":
-                compile_(config, root=root, out=given.out, store=given.store)
+                compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
-                submit(config, root=root, host=given.host, namespace=given.namespace, store=given.store)
+                namespace = given.namespace or settings.namespace
+                submit(config, root=root, host=given.host, namespace=namespace, store=given.store, settings=settings)
 
 
 if __name__ == "__main__":

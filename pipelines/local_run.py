@@ -19,7 +19,7 @@ from typing import NoReturn
 import psutil
 from kfp import local
 
-from pipelines.rg_lcd import Placement, arguments, pipeline, source_reference
+from pipelines.rg_lcd import arguments, pipeline, source_reference
 from rglcd.config import Config
 from rglcd.errors import TryAgain
 from rglcd.launch.child_processes import children_reporting
@@ -52,11 +52,11 @@ def run(config: Config, *, root: Path) -> None:
             _terminating_as_interrupted(),
         ):
             try:
-                pipeline(config, placement=Placement.LOCAL)(**values)
+                pipeline(config, cluster=None)(**values)
             except RuntimeError as error:
                 failure = channel.failure()
                 raise exception_of(failure) if failure else _crash(error, log) from None
-            except KeyboardInterrupt:  # the task of the moment has been told too
+            except KeyboardInterrupt:  # the running task has got the signal too
                 _wait_for_task()
                 failure = channel.failure()
                 raise exception_of(failure) if failure else TryAgain("interrupted; the same command goes on from here") from None
@@ -78,7 +78,7 @@ def _kfp_quiet(log: io.StringIO) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminating_as_interrupted() -> Iterator[None]:
-    """Within this context SIGTERM, which comes to this process alone, goes to the task of the moment too, as a terminal's Ctrl-C does."""
+    """Within this context SIGTERM, which comes to this process alone, goes to the running task too, as a terminal's Ctrl-C does."""
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         for process in psutil.Process().children(recursive=True):

@@ -1,7 +1,6 @@
 """The stage table as a Kubeflow pipeline: a task per stage, an edge per artifact, a dict parameter per section."""
 
 import importlib
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rglcd.config import SECTIONS, Config
 from rglcd.launch.dvc_file import source_md5, source_place
 from rglcd.launch.placement import IDENTITY, STORE_KEYS
 from rglcd.launch.resources import RESOURCES
+from rglcd.launch.settings import ClusterSettings
 from rglcd.stages.table import SOURCE, Profile, Stage, inputs_of, stages_of
 
 NAME = "rg-lcd"
@@ -38,18 +38,23 @@ OWN_FIELDS = {
     "RGLCD_LAUNCHER_NAME": "metadata.name",
     "RGLCD_LAUNCHER_UID": "metadata.uid",
 }
-"""What a task that launches jobs is told of itself: variable, and field of its pod."""
+"""What a task that launches jobs knows of itself: variable, and field of its pod."""
+
+_HANDED_ON = ClusterSettings.model_fields.keys() - {
+    *("runtime", "earlier_attempts", "run", "namespace", "launcher_name", "launcher_uid"),  # each task's own
+    *("image", "store_claim"),  # have defaults of the pipeline's
+    *("store", "cache_gib"),  # go to every task
+    "cache",  # a folder of this machine
+}
+"""Settings that become variables of the tasks that launch jobs."""
 
 
-class Placement(StrEnum):
-    """Where the tasks will run: ``local`` tasks share this machine and its environment, ``cluster`` tasks are placed by profile."""
+def pipeline(config: Config, *, cluster: ClusterSettings | None) -> Any:
+    """The pipeline of the stages that ``config`` runs. Its arguments are :func:`arguments`.
 
-    LOCAL = "local"
-    CLUSTER = "cluster"
-
-
-def pipeline(config: Config, *, placement: Placement) -> Any:
-    """The pipeline of the stages that ``config`` runs. Its arguments are :func:`arguments`."""
+    For a cluster its tasks are configured by profile, and what its settings say beside the defaults becomes variables of the tasks
+    that launch jobs: nobody reads cluster.yaml there. Without one (``None``) they share this machine and its environment.
+    """
 
     @dsl.pipeline(name=NAME, description="Reward guided latent consistency distillation: from a source index to a report")
     def rg_lcd(
@@ -65,15 +70,15 @@ def pipeline(config: Config, *, placement: Placement) -> Any:
         evaluation: dict,
     ) -> None:
         given = locals()
-        if placement is Placement.LOCAL:
-            _walk(config, given, placement=placement)
+        if cluster is None:
+            _walk(config, given, cluster=None)
             return
         last = end_jobs()
         last.set_display_name("end jobs").set_caching_options(enable_caching=False)
         _ask(last, cpu="500m", memory="1Gi", seconds=END_SECONDS)
-        _launches(last)
+        _launches(last, cluster)
         with dsl.ExitHandler(last, name="stages"):
-            _walk(config, given, placement=placement)
+            _walk(config, given, cluster=cluster)
 
     return rg_lcd
 
@@ -87,10 +92,10 @@ def arguments(config: Config, *, source: str, store: str) -> dict[str, Any]:
     return {"source": source, "store": store, **sections}
 
 
-def compile_pipeline(config: Config, path: Path, *, source: str, store: str = STORE) -> None:
+def compile_pipeline(config: Config, path: Path, *, source: str, store: str = STORE, cluster: ClusterSettings) -> None:
     """Write the pipeline for a cluster as IR YAML, ``config`` as its defaults; ``store`` is the folder of the claim, or a URL."""
     defaults = arguments(config, source=source, store=store)
-    Compiler().compile(pipeline(config, placement=Placement.CLUSTER), str(path), pipeline_parameters=defaults)
+    Compiler().compile(pipeline(config, cluster=cluster), str(path), pipeline_parameters=defaults)
 
 
 def source_reference(root: Path, *, uri: str | None = None) -> str:
@@ -110,11 +115,11 @@ def _component(stage: Stage) -> Any:
     return getattr(importlib.import_module(f"components.{stage.name}"), stage.name)
 
 
-def _walk(config: Config, given: dict[str, Any], *, placement: Placement) -> None:
+def _walk(config: Config, given: dict[str, Any], *, cluster: ClusterSettings | None) -> None:
     """A task for each stage that ``config`` runs."""
     made: dict[str, Any] = {SOURCE: given[SOURCE]}
     for stage in stages_of(config):
-        workers = _share_out(stage, config, given, placement=placement)
+        workers = _share_out(stage, config, given, cluster=cluster)
         task = _component(stage)(
             store=given["store"],
             **{section: given[section] for section in stage.sections},
@@ -125,23 +130,23 @@ def _walk(config: Config, given: dict[str, Any], *, placement: Placement) -> Non
         task.set_display_name(stage.name)
         # A stage knows itself whether its work is done, by what its inputs hold; Kubeflow's cache cannot see that.
         task.set_caching_options(enable_caching=False)
-        if placement is Placement.CLUSTER:
-            _place(task, stage.profile)
+        if cluster is not None:
+            _configure(task, stage.profile, cluster)
 
 
-def _share_out(stage: Stage, config: Config, given: dict[str, Any], *, placement: Placement) -> list[dsl.PipelineTask]:
+def _share_out(stage: Stage, config: Config, given: dict[str, Any], *, cluster: ClusterSettings | None) -> list[dsl.PipelineTask]:
     """Workers that do the stage's work side by side before its own task publishes it, where a cluster runs it in parts.
 
     A stage with GPUs is shared out by its job instead, among the ranks.
     """
     parts = _parts(stage, config)
-    if placement is Placement.LOCAL or parts == 1 or RESOURCES[stage.profile].gpus:
+    if cluster is None or parts == 1 or RESOURCES[stage.profile].gpus:
         return []
     sections = {section: given[section] for section in stage.sections}
     with dsl.ParallelFor(items=list(range(parts)), parallelism=parts) as part:
         worker = shard_part(store=given["store"], source=given[SOURCE], part=part, **sections)
         worker.set_display_name(f"{stage.name} worker").set_caching_options(enable_caching=False)
-        _place(worker, stage.profile)
+        _configure(worker, stage.profile, cluster)
     return [worker]
 
 
@@ -153,20 +158,23 @@ def _parts(stage: Stage, config: Config) -> int:
     return int(getattr(config.section(section), key))
 
 
-def _place(task: dsl.PipelineTask, profile: Profile) -> None:
+def _configure(task: dsl.PipelineTask, profile: Profile, cluster: ClusterSettings) -> None:
     """Ask for what a task needs: a stage without GPUs runs in it, any other is launched from it as a job and waited for."""
     asked = RESOURCES[profile]
+    path, claim = cluster.volume or (STORE, STORE_CLAIM)
     if asked.gpus:
         _ask(task, cpu="500m", memory="2Gi", seconds=LAUNCH_SECONDS)
-        _launches(task)
-        task.set_env_variable("RGLCD_STORE_CLAIM", f"{STORE_CLAIM}={STORE}")
-        task.set_env_variable("RGLCD_IMAGE", TRAIN_IMAGE)
+        _launches(task, cluster)
+        task.set_env_variable("RGLCD_STORE_CLAIM", f"{claim}={path}")
+        task.set_env_variable("RGLCD_IMAGE", cluster.image or TRAIN_IMAGE)
     else:
         _ask(task, cpu=str(asked.cpus), memory=f"{asked.memory_gib}Gi", seconds=CPU_SECONDS)
         kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=f"{asked.disk_gib}Gi")  # noqa: S108
-    kubernetes.mount_pvc(task, pvc_name=STORE_CLAIM, mount_path=STORE)
+    kubernetes.mount_pvc(task, pvc_name=claim, mount_path=path)
     # For artifacts in an object store: what is read of them and unfinished work stay on the claim, keys come from a Secret if there is one.
-    task.set_env_variable("RGLCD_CACHE", f"{STORE}/.cache")
+    task.set_env_variable("RGLCD_CACHE", f"{path}/.cache")
+    for variable, value in cluster.variables("store", "cache_gib").items():
+        task.set_env_variable(variable, value)
     kubernetes.use_secret_as_env(task, STORE_KEYS, {name: name for name in _STORE_VARIABLES}, optional=True)
 
 
@@ -181,8 +189,10 @@ def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None
         kubernetes.add_pod_label(task, label, value)
 
 
-def _launches(task: dsl.PipelineTask) -> None:
-    """Tell a task that launches jobs who it is: the run names them, the pod owns them."""
+def _launches(task: dsl.PipelineTask, cluster: ClusterSettings) -> None:
+    """Give a task that launches jobs the settings of the cluster, and what it is itself: the run names the jobs, the pod owns them."""
+    for variable, value in cluster.variables(*_HANDED_ON).items():
+        task.set_env_variable(variable, value)
     task.set_env_variable("RGLCD_RUNTIME", "torchx:kubernetes")
     # Kubeflow starts a failed task again: what must not be tried again is then not tried again.
     task.set_env_variable("RGLCD_EARLIER_ATTEMPTS", "counted")

@@ -267,14 +267,14 @@ import os, sys
 from kubernetes import client, config
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.kubernetes_job import run_kubernetes_job
-from rglcd.launch.placement import placement_from
+from rglcd.launch.settings import load_settings, placement_of
 from rglcd.stages.table import stage_named
 from tests.cluster.test_launcher import app
 kubeconfig, body = sys.argv[1:]
 configuration = client.Configuration()
 config.load_kube_config(kubeconfig, client_configuration=configuration)
 stage = stage_named("distill")
-placement = placement_from(os.environ, stage=stage, request=body)
+placement = placement_of(load_settings(), stage=stage, request=body)
 with process_boundary():
     run_kubernetes_job(app(body), stage=stage, placement=placement, api=client.ApiClient(configuration), poll_seconds=0.3)
 """

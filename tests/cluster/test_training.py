@@ -159,7 +159,7 @@ def test_a_frozen_rank_is_given_up_and_the_next_attempt_goes_on(
     cluster: Cluster, micro_line: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
 ) -> None:
     """It does not fail, it does not answer: the other one's patience ends, and with it the job."""
-    launched = launch_on(cluster, micro_line, tmp_path, "frozen", RGLCD_PATIENCE="15", RGLCD_GRACE_SECONDS="20")
+    launched = launch_on(cluster, micro_line, tmp_path, "frozen", RGLCD_COLLECTIVE_TIMEOUT="15", RGLCD_GRACE_SECONDS="20")
     process = launched.start()
     wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)
     ranks = [_rank_of(nodes[pod["spec"]["nodeName"]].process_of(pod)) for pod in launched.pods()]

@@ -117,7 +117,11 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize(
-    "words", ["pipelines compile", "pipelines submit", "rglcd launch distill --dry-run", "rglcd config show", "rglcd --help"]
+    "words",
+    [
+        *("pipelines compile", "pipelines submit", "rglcd launch distill --dry-run", "rglcd launch --show-settings"),
+        *("rglcd config show", "rglcd --help"),
+    ],
 )
 def test_the_step_image_has_all_that_its_commands_import(words: str, tmp_path: Path) -> None:
     """As in the image: what it does not install cannot be imported. (tests/images/test_release.py builds it, which takes minutes.)"""
@@ -132,7 +136,8 @@ def test_the_step_image_has_all_that_its_commands_import(words: str, tmp_path: P
     (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n")
     command = [sys.executable, "-c", WITHOUT, ",".join(absent), *words.split()]
     image = yaml.safe_load((ROOT / "images" / "lock.yaml").read_text())["train"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RGLCD_IMAGE": image}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"image": image}))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     without_a_host = words == "pipelines submit"
     assert (done.returncode, "--host" in done.stderr) == ((2, True) if without_a_host else (0, False)), done.stderr

@@ -106,9 +106,10 @@ def test_a_stage_gives_the_same_digest_inside(engine: Engine, release: Release, 
 def test_a_task_of_kubeflow_runs_in_the_image(engine: Engine, release: Release, here: tuple[Path, Config], there: Path) -> None:
     """The very command of the compiled pipeline, given what Kubeflow's launcher would give it."""
     from pipelines.rg_lcd import compile_pipeline
+    from rglcd.launch.settings import load_settings
 
     root, config = here
-    compile_pipeline(config, there.parent / "ir.yaml", source="/in/data@0")
+    compile_pipeline(config, there.parent / "ir.yaml", source="/in/data@0", cluster=load_settings())
     pipeline, _ = yaml.safe_load_all((there.parent / "ir.yaml").read_text())
     container = pipeline["deploymentSpec"]["executors"]["exec-shard"]["container"]
     parameters = {

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from types import NoneType
 from typing import get_args
@@ -13,11 +14,11 @@ from kfp.compiler import Compiler
 from components import STEP_IMAGE, TRAIN_IMAGE
 from pipelines.__main__ import main
 from pipelines.rg_lcd import LAUNCH_SECONDS, STORE, arguments, compile_pipeline, pipeline, source_reference
-from pipelines.rg_lcd import Placement as Where
 from rglcd.config import SECTIONS, Config, dump, load_preset, preset_names, validate_section
 from rglcd.errors import InputError
 from rglcd.launch.placement import Placement
 from rglcd.launch.resources import RESOURCES
+from rglcd.launch.settings import load_settings
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, maker_of, stage_named, stages_of
 from tests.cluster.control_plane import free_port
 
@@ -26,7 +27,7 @@ MD5 = "0123456789abcdef0123456789abcdef.dir"
 
 def compiled(config: Config, tmp_path: Path) -> tuple[dict, dict]:
     path = tmp_path / "pipeline.yaml"
-    compile_pipeline(config, path, source=f"{STORE}/data@{MD5}")
+    compile_pipeline(config, path, source=f"{STORE}/data@{MD5}", cluster=load_settings())
     pipeline, platform = yaml.safe_load_all(path.read_text())
     return pipeline, platform
 
@@ -39,7 +40,7 @@ def tasks_of(ir: dict) -> dict:
 
 def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
-    compile_pipeline(load_preset("toy"), path, source=f"{STORE}/data@{MD5}")
+    compile_pipeline(load_preset("toy"), path, source=f"{STORE}/data@{MD5}", cluster=load_settings())
     # Kubeflow's comment at the head lists the inputs in whatever order protobuf has them.
     check_golden("pipeline-toy.yaml", "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")))
 
@@ -202,6 +203,29 @@ def test_artifacts_may_lie_in_an_object_store(checkout: Path, capsys) -> None:
             assert variables["RGLCD_CACHE"] == "/store/.cache"
 
 
+def variables_of(ir: dict, name: str) -> dict[str, str]:
+    container = ir["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+    return {entry["name"]: entry["value"] for entry in container["env"]}
+
+
+def test_settings_of_cluster_yaml_are_in_the_compiled_pipeline(checkout: Path, capsys, monkeypatch) -> None:
+    settings = {"queue": "research", "image": "mine@sha256:1", "store_claim": "mine=/mnt/x", "store": "s3://bucket/run", "failures": 5}
+    settings |= {"devices": {"vpc.amazonaws.com/efa": 4}, "cache": "/of/this/machine", "run": "mine"}
+    (checkout / "cluster.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setenv("RGLCD_FAILURES", "7")  # goes before the file here too
+    main(["compile"])
+    ir, platform = yaml.safe_load_all(capsys.readouterr().out)
+    assert ir["root"]["inputDefinitions"]["parameters"]["store"]["defaultValue"] == "/mnt/x"
+    launching = variables_of(ir, "distill")
+    assert (launching["RGLCD_QUEUE"], launching["RGLCD_FAILURES"], launching["RGLCD_IMAGE"]) == ("research", "7", "mine@sha256:1")
+    assert (launching["RGLCD_STORE"], launching["RGLCD_STORE_CLAIM"]) == ("s3://bucket/run", "mine=/mnt/x")
+    assert launching["RGLCD_DEVICES"] == "vpc.amazonaws.com/efa=4"
+    assert (launching["RGLCD_CACHE"], "RGLCD_RUN" in launching) == ("/mnt/x/.cache", False)
+    assert variables_of(ir, "shard") == {"RGLCD_STORE": "s3://bucket/run", "RGLCD_CACHE": "/mnt/x/.cache"}
+    (mount,) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-distill"]["pvcMount"]
+    assert (mount["constant"], mount["mountPath"]) == ("mine", "/mnt/x")
+
+
 def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["submit"])
@@ -216,15 +240,15 @@ def test_submit_to_nobody_says_so(checkout: Path, capsys) -> None:
     assert "does not take the run" in capsys.readouterr().err
 
 
-def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, capfd, monkeypatch) -> None:
-    monkeypatch.setenv("RGLCD_RUNTIME", "elsewhere")  # which the first task refuses
+def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, capfd) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["run"])
+        main(["run"])  # there are neither data nor models, whichever task comes first
     assert ended.value.code == 2
-    assert capfd.readouterr() == (
-        "",
-        "rglcd: RGLCD_RUNTIME is 'elsewhere'; it is one of: inline, torchx:local_cwd, torchx:kubernetes\n",
-    )
+    out, err = capfd.readouterr()
+    assert out == ""
+    *progress, line = err.splitlines()
+    assert re.match(r"rglcd: .* is missing", line)
+    assert all(re.fullmatch(r"[a-z ]+: \d+/\d+ [a-z]+", shown) for shown in progress)
     assert not (checkout / "artifacts" / ".kfp").exists()
 
 
@@ -265,6 +289,6 @@ def test_hostile_strings_come_out_of_the_compiled_yaml_as_they_went_in(tmp_path:
     values = arguments(config, source=f"{STORE}/data@{MD5}", store=STORE)
     values["evaluation"] |= {"prompts": strings}
     path = tmp_path / "hostile.yaml"
-    Compiler().compile(pipeline(config, placement=Where.CLUSTER), str(path), pipeline_parameters=values)
+    Compiler().compile(pipeline(config, cluster=load_settings()), str(path), pipeline_parameters=values)
     ir = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     assert ir["root"]["inputDefinitions"]["parameters"]["evaluation"]["defaultValue"]["prompts"] == strings

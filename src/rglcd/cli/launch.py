@@ -3,17 +3,21 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rglcd.cli.files import IMAGES, add_params_option, add_set_option
 from rglcd.config import load_params
 from rglcd.errors import InputError
-from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named, stages_of
+from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
-_MOUNT = Path("/store")
+if TYPE_CHECKING:
+    from rglcd.launch.settings import ClusterSettings
+
+_MOUNT = "/store"
 """Where pods mount the claim of the artifacts, or of unfinished work where those lie in an object store."""
+_CLAIM = "rglcd-store"
 
 
 def add_verb(verbs: Any) -> None:
@@ -22,70 +26,101 @@ def add_verb(verbs: Any) -> None:
         "launch",
         help="run one stage as a job in a Kubernetes cluster with Volcano",
         description="Submit one stage as a Volcano Job, follow its log and progress, and end as it ends. Killed and started again, it "
-        "follows the same job; interrupted, it deletes the job, whose pods save their state. The rest of where and how: RGLCD_* "
-        "variables (docs/operations.md).",
+        "follows the same job; interrupted, it deletes the job, whose pods save their state. The rest of where and how: cluster.yaml, "
+        "and RGLCD_* variables that override it (manifests/cluster.example.yaml explains both).",
     )
-    launch.add_argument("stage", choices=[stage.name for stage in STAGES], metavar="STAGE", help="shard, cache, distill, ...")
+    names = [stage.name for stage in STAGES]
+    launch.add_argument("stage", nargs="?", choices=names, metavar="STAGE", help="shard, cache, distill, ...")
     add_params_option(launch)
     add_set_option(launch)
     launch.add_argument(
-        "--store", default=str(_MOUNT), metavar="WHERE", help=f"where the pods find the artifacts: a folder (default: {_MOUNT}) or a URL"
+        "--store", metavar="WHERE", help=f"where the pods find the artifacts: a folder (default: store_claim's, or {_MOUNT}) or a URL"
     )
     launch.add_argument(
-        "--claim", default="rglcd-store", metavar="NAME", help=f"the volume claim mounted there, or at {_MOUNT} (default: rglcd-store)"
+        "--claim", metavar="NAME", help=f"the volume claim mounted there, or at {_MOUNT} (default: store_claim's, or {_CLAIM})"
     )
     launch.add_argument("--source", metavar="WHERE", help="where the pods find the source (default: STORE/data)")
-    launch.add_argument("--image", help="what the pods run, by digest (default: train in images/lock.yaml)")
+    launch.add_argument("--image", help="what the pods run, by digest (default: the settings' image, or train in images/lock.yaml)")
     launch.add_argument("--run", help="the run's id (default: a digest of what the stage is asked)")
-    launch.add_argument("--nodes", type=int, metavar="N", help="nodes of a gang (default: 1)")
+    launch.add_argument("--nodes", type=int, metavar="N", help="nodes of distill (default: 1)")
     launch.add_argument("--dry-run", action="store_true", help="print the job as YAML, for `kubectl apply -f -`, and do nothing")
+    launch.add_argument(
+        "--show-settings", action="store_true", help="print the settings in force and where each comes from, and do nothing"
+    )
     launch.set_defaults(act=_launch)
 
 
 def _launch(options: argparse.Namespace) -> None:
+    from rglcd.launch.settings import load_settings, shown
+
+    given = _given(options)
+    settings = _completed(load_settings(**given))
+    if options.show_settings:
+        print(shown(settings, **given), end="")
+        return
+    if options.stage is None:
+        raise InputError("the following arguments are required: STAGE (see: rglcd launch --help)")
+    _launch_stage(stage_named(options.stage), settings, options)
+
+
+def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.Namespace) -> None:
     from rglcd.launch.cluster_job import job_manifest, launch
     from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
 
-    stage, config = stage_named(options.stage), load_params(options.params, overrides=options.set)
+    config = load_params(options.params, overrides=options.set)
     if stage not in stages_of(config):
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
-    names = (*inputs_of(stage, config), *stage.outputs)
-    request: dict[str, Any] = {
-        "sections": {name: config.section(name) for name in stage.sections},
-        "artifacts": {name: _place_in_cluster(name, options) for name in names},
-        "variables": _variables(options),
-    }
+    artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
+    sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:
-        print(yaml.safe_dump(job_manifest(stage.name, **request), sort_keys=False, width=110), end="")
+        job = job_manifest(stage.name, sections=sections, artifacts=artifacts, settings=settings)
+        print(yaml.safe_dump(job, sort_keys=False, width=110), end="")
         return
     with drawing(sys.stderr) as sink, reporting_to(sink):
-        launch(stage.name, **request)
-    print(f"{stage.name}: done; {_place_in_cluster(stage.outputs[0], options)}")
+        launch(stage.name, sections=sections, artifacts=artifacts, settings=settings)
+    print(f"{stage.name}: done; {artifacts[stage.outputs[0]]}")
 
 
-def _place_in_cluster(artifact: str, options: argparse.Namespace) -> Path | str:
+def _location(artifact: str, settings: "ClusterSettings", options: argparse.Namespace) -> Path | str:
     from rglcd.launch.artifact_reference import artifact_location
     from rglcd.store.files import is_remote
 
+    path, _ = settings.volume or (_MOUNT, _CLAIM)
+    store = options.store or path
     if artifact != SOURCE:
-        return artifact_location(options.store, artifact)
+        return artifact_location(store, artifact)
     if options.source is None:
-        return artifact_location(options.store, "data")
+        return artifact_location(store, "data")
     return options.source if is_remote(options.source) else Path(options.source)
 
 
-def _variables(options: argparse.Namespace) -> dict[str, str]:
-    """What the options say, as the environment would."""
+def _given(options: argparse.Namespace) -> dict[str, str | None]:
+    """What the options say of the settings; ``None`` where they say nothing."""
+    return {
+        "image": options.image,
+        "run": options.run,
+        "num_nodes": str(options.nodes) if options.nodes is not None else None,
+        "store_claim": _given_volume(options),
+    }
+
+
+def _given_volume(options: argparse.Namespace) -> str | None:
+    from rglcd.launch.settings import load_settings
     from rglcd.store.files import is_remote
 
-    said = {
-        "RGLCD_IMAGE": options.image or _locked_image(),
-        "RGLCD_RUN": options.run,
-        "RGLCD_NUM_NODES": str(options.nodes) if options.nodes is not None else None,
-        "RGLCD_STORE_CLAIM": f"{options.claim}={_MOUNT if is_remote(options.store) else options.store}",
-    }
-    return {name: value for name, value in said.items() if value is not None}
+    if options.store is None and options.claim is None:
+        return None
+    path, claim = load_settings().volume or (_MOUNT, _CLAIM)
+    if options.store is not None and not is_remote(options.store):
+        path = options.store
+    return f"{options.claim or claim}={path}"
+
+
+def _completed(settings: "ClusterSettings") -> "ClusterSettings":
+    """With what this command fills in where nobody says it: the released image, the claim that manifests/ makes."""
+    image, volume = settings.image or _locked_image(), settings.store_claim or f"{_CLAIM}={_MOUNT}"
+    return settings.model_copy(update={"image": image, "store_claim": volume})
 
 
 def _locked_image() -> str | None:

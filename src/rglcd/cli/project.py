@@ -55,8 +55,10 @@ def _write_dvc_file(config: Config) -> None:
 
 def _adopt(options: argparse.Namespace) -> None:
     from rglcd.launch.dvc_file import adopt
+    from rglcd.launch.settings import exporting_store, load_settings
 
-    adopt(load_params(PARAMS), Path.cwd())
+    with exporting_store(load_settings()):
+        adopt(load_params(PARAMS), Path.cwd())
     print("dvc.lock records this run; `dvc repro` has nothing to do")
 
 

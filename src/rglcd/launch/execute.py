@@ -1,15 +1,11 @@
-"""Run a stage where the environment says. Here, and in ``store/files.py`` alone, the environment is read.
+"""Run a stage where the settings in force say: in this process, as a job of this machine, or as one in a cluster.
 
-``RGLCD_RUNTIME``        ``inline`` (default): in this process; ``torchx:local_cwd`` and ``torchx:kubernetes``: stages with a GPU
-                         profile as TorchX apps, on this machine or in a cluster
-``RGLCD_NUM_PROCESSES``  processes of such an app on each node (default: on this machine 2 for ``gpu-gang``, otherwise 1; in a
-                         cluster one for each GPU)
+Beside :mod:`rglcd.launch.settings`, processes that start one another speak through the environment:
+
 ``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
-``RGLCD_PATIENCE``       seconds after which a rank whose peers do not answer gives them up (default: torch's own)
 ``RGLCD_PROGRESS``       file that receives progress as JSON lines, for whoever started this process
 ``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
-
-Where in a cluster: see :func:`rglcd.launch.placement.placement_from`.
+``RANK``                 torchrun's number of this process among those that run the stage together
 """
 
 import os
@@ -18,32 +14,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
-from rglcd.errors import InputError
 from rglcd.launch.child_processes import PROGRESS, job_progress
 from rglcd.launch.cluster_job import launch
 from rglcd.launch.failure import JobError
-from rglcd.launch.placement import NUM_PROCESSES, PATIENCE, whole_number
+from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings
 from rglcd.stages.run import Artifacts, Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import Profile, Stage, stage_named
 from rglcd.store.artifacts import Place
 
-RUNTIME = "RGLCD_RUNTIME"
 PREFLIGHT = "RGLCD_PREFLIGHT"
-
-
-class Runtime(StrEnum):
-    """Where stages with a GPU profile run; those without run in the process that asks."""
-
-    INLINE = "inline"
-    LOCAL = "torchx:local_cwd"
-    KUBERNETES = "torchx:kubernetes"
 
 
 def execute(
@@ -53,28 +38,31 @@ def execute(
     artifacts: Artifacts,
     part: int | None = None,
 ) -> Outcome | None:
-    """Run a stage where the environment says; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
+    """Run a stage where the settings in force say; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
 
     ``part`` is the number of the one part to make of those that the configuration divides the stage into; it runs here.
     ``None`` for a part, and on every rank of a process group but the first, which alone publishes. Also raises
     :class:`~rglcd.launch.failure.JobError` when a job ends with an exit code of its own.
     """
-    if part is not None:
-        with _reporting_to_file():
-            run_part(stage_name, sections, artifacts, index=part)
-        return None
-    stage = stage_named(stage_name)
-    runtime = _runtime()
-    if runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
-        here = partial(_run_here, num_processes=_num_processes(stage))
-        return _execute_as_job(stage, sections, artifacts, run_job=here if runtime is Runtime.LOCAL else launch)
-    with _reporting_to_file(), _patience():
-        if PREFLIGHT in os.environ:
-            _check_machine(Place.of(stage.outputs[0], artifacts[stage.outputs[0]]))
-        if _leads():
-            return run_stage(stage_name, sections, artifacts)
-        assist_stage(stage_name, sections, artifacts)
-        return None
+    settings, stage = load_settings(), stage_named(stage_name)
+    with exporting_store(settings):
+        if part is not None:
+            with _reporting_to_file():
+                run_part(stage_name, sections, artifacts, index=part)
+            return None
+        if settings.runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
+            return _execute_as_job(stage, sections, artifacts, run_job=_job_runner(settings, stage))
+        with _reporting_to_file(), _collective_timeout(settings):
+            return _run_in_this_process(stage, sections, artifacts)
+
+
+def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
+    if PREFLIGHT in os.environ:
+        _check_machine(Place.of(stage.outputs[0], artifacts[stage.outputs[0]]))
+    if _is_first_rank():
+        return run_stage(stage.name, sections, artifacts)
+    assist_stage(stage.name, sections, artifacts)
+    return None
 
 
 def _execute_as_job(
@@ -91,6 +79,13 @@ def _execute_as_job(
     if made is None:
         raise JobError(f"the job of {stage.name} ended well, and {artifacts[stage.outputs[0]]} does not hold its result here", exit_code=1)
     return replace(made, was_done=False, seconds=time.perf_counter() - started)
+
+
+def _job_runner(settings: ClusterSettings, stage: Stage) -> "_RunJob":
+    if settings.runtime is Runtime.KUBERNETES:
+        return partial(launch, settings=settings)
+    default = 2 if stage.profile is Profile.GPU_GANG else 1
+    return partial(_run_here, num_processes=settings.num_processes or default)
 
 
 class _RunJob(Protocol):
@@ -112,22 +107,11 @@ def _check_machine(output: Place) -> None:
     from rglcd.launch.preflight import preflight
 
     found = preflight(os.environ[PREFLIGHT], output=output)
-    if _leads():
+    if _is_first_rank():
         print("preflight: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), file=sys.stderr, flush=True)
 
 
-def _runtime() -> Runtime:
-    word = os.environ.get(RUNTIME, Runtime.INLINE)
-    if word not in list(Runtime):
-        raise InputError(f"{RUNTIME} is {word!r}; it is one of: {', '.join(Runtime)}")
-    return Runtime(word)
-
-
-def _num_processes(stage: Stage) -> int:
-    return whole_number(os.environ, NUM_PROCESSES, default=2 if stage.profile is Profile.GPU_GANG else 1)
-
-
-def _leads() -> bool:
+def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -138,19 +122,19 @@ def _reporting_to_file() -> Iterator[None]:
     if path is None:
         yield
         return
-    with progress.reporting_to(progress.json_lines_sink(Path(path)) if _leads() else _unheard):
+    with progress.reporting_to(progress.json_lines_sink(Path(path)) if _is_first_rank() else _unheard):
         yield
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """How long the ranks of this process's group wait for one another, if the environment says it."""
-    if PATIENCE not in os.environ:
+def _collective_timeout(settings: ClusterSettings) -> Iterator[None]:
+    """How long the ranks of this process's group wait for one another, if the settings say it."""
+    if settings.collective_timeout is None:
         yield
         return
     from rglcd.training.distributed import waiting_at_most  # torch, which not every stage needs
 
-    with waiting_at_most(whole_number(os.environ, PATIENCE)):
+    with waiting_at_most(settings.collective_timeout):
         yield
 
 

@@ -1,7 +1,6 @@
 """What Kubeflow's components do: run their stage, and hand references to artifacts on."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ from rglcd.errors import InputError
 from rglcd.launch.artifact_reference import artifact_location, read_reference, source_folder, write_reference
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.execute import execute
-from rglcd.launch.placement import Placement
 from rglcd.launch.progress_display import drawing
+from rglcd.launch.settings import load_settings
 from rglcd.stages.table import SOURCE, stage_named
 
 
@@ -72,14 +71,14 @@ def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any
 
 
 def end_jobs_of_run() -> None:
-    """Delete what jobs of the run that the environment names still go on; their pods save their state."""
+    """Delete what jobs of the run that the settings name still go on; their pods save their state."""
     from rglcd.launch.cluster_api import cluster_client, end_jobs
 
     with process_boundary():
-        run = os.environ.get("RGLCD_RUN")
-        if not run:
+        settings = load_settings()
+        if settings.run is None:
             raise InputError("RGLCD_RUN does not say which run's jobs are to end")
-        for name in end_jobs(cluster_client(), run=run, namespace=os.environ.get("RGLCD_NAMESPACE", Placement.namespace)):
+        for name in end_jobs(cluster_client(), run=settings.run, namespace=settings.namespace):
             print(f"{name} deleted", flush=True)
 
 

@@ -6,8 +6,6 @@ from rglcd.stages.table import Profile
 
 ACCELERATOR = "nvidia.com/gpu"
 """The name under which NVIDIA's device plugin offers GPUs, and the key of the taint that keeps other pods off their nodes."""
-ACCELERATOR_LABEL = ("nvidia.com/gpu.family", "ampere")
-"""The label, set by NVIDIA's GPU feature discovery, of the nodes that training belongs on."""
 
 
 @dataclass(frozen=True)

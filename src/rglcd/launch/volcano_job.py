@@ -14,8 +14,8 @@ from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
 
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.appdef import TERMINATION_MESSAGE
-from rglcd.launch.placement import IDENTITY, PATIENCE, STORE_KEYS, Placement, job_name
-from rglcd.launch.resources import ACCELERATOR, ACCELERATOR_LABEL, RESOURCES, Resources
+from rglcd.launch.placement import IDENTITY, STORE_KEYS, Placement, job_name
+from rglcd.launch.resources import ACCELERATOR, RESOURCES, Resources
 from rglcd.stages.table import Profile, Stage
 
 LABEL = "rg-lcd"
@@ -116,7 +116,7 @@ def _complete_pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _affinity(asked, stage, run=placement.run),
+        "affinity": _affinity(asked, stage, placement),
     }
     spec.pop("nodeSelector", None)
     if asked.gpus:
@@ -165,22 +165,22 @@ def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any
     return volumes, mounts
 
 
-def _affinity(asked: Resources, stage: Stage, *, run: str) -> dict[str, Any]:
+def _affinity(asked: Resources, stage: Stage, placement: Placement) -> dict[str, Any]:
     """GPU pods on GPU nodes, training on the label of its pool; pods of no GPU elsewhere; one whole-node pod a node."""
-    key, value = ACCELERATOR_LABEL
-    place: dict[str, Any]
+    nodes: dict[str, Any]
     if asked.gpus == 0:
-        place = {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
+        nodes = {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
     elif stage.profile is Profile.GPU:
-        place = {"key": "nvidia.com/gpu.present", "operator": "Exists"}
+        nodes = {"key": "nvidia.com/gpu.present", "operator": "Exists"}
     else:
-        place = {"key": key, "operator": "In", "values": [value]}
-    terms = {"nodeSelectorTerms": [{"matchExpressions": [place]}]}
+        label, _, value = placement.gpu_label.partition("=")
+        nodes = {"key": label, "operator": "In", "values": [value]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [nodes]}]}
     affinity: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     if asked.gpus > 1:
-        same = {f"{LABEL}/run": run, f"{LABEL}/stage": stage.name}
-        apart = {"labelSelector": {"matchLabels": same}, "topologyKey": "kubernetes.io/hostname"}
-        affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
+        same = {f"{LABEL}/run": placement.run, f"{LABEL}/stage": stage.name}
+        one_a_node = {"labelSelector": {"matchLabels": same}, "topologyKey": "kubernetes.io/hostname"}
+        affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [one_a_node]}
     return affinity
 
 
@@ -190,7 +190,7 @@ def _environment(placement: Placement) -> list[dict[str, Any]]:
         "HOME": "/tmp",  # noqa: S108 (the pod's own)
         "HF_HOME": "/cache/huggingface",
         "TMPDIR": "/tmp",  # noqa: S108
-        # Elastic kills its workers 30 s after SIGTERM unless told that there is more time.
+        # Elastic kills its workers 30 s after SIGTERM unless this says that there is more time.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, placement.grace_seconds - 10)),
         "NCCL_DEBUG": "WARN",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
@@ -198,11 +198,16 @@ def _environment(placement: Placement) -> list[dict[str, Any]]:
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "/cache/nccl-flight-recorder-",
         **_store_environment(placement),
-        **({} if placement.patience_seconds is None else {PATIENCE: str(placement.patience_seconds)}),
+        **_timeout_environment(placement),
         **placement.environment,
     }
     from_fields = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
     return from_fields + [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _timeout_environment(placement: Placement) -> dict[str, str]:
+    seconds = placement.collective_timeout_seconds
+    return {} if seconds is None else {"RGLCD_COLLECTIVE_TIMEOUT": str(seconds)}
 
 
 def _store_environment(placement: Placement) -> dict[str, str]:
