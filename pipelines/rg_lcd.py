@@ -105,10 +105,10 @@ def source_reference(root: Path, *, uri: str | None = None) -> str:
 
     Raises :class:`InputError` when there is no ``data.dvc`` that names one.
     """
-    md5, place = source_md5(root), source_place(root)
-    if not isinstance(place, Path):
-        return f"{place}@{md5}"
-    return f"{uri or place.resolve()}@{md5}"
+    md5, location = source_md5(root), source_place(root)
+    if not isinstance(location, Path):
+        return f"{location}@{md5}"
+    return f"{uri or location.resolve()}@{md5}"
 
 
 def _component(stage: Stage) -> Any:

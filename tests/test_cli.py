@@ -46,7 +46,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return line
 
 
-def test_every_verb_explains_itself_without_torch() -> None:
+def test_help_of_every_verb_needs_no_torch() -> None:
     ran = subprocess.run([sys.executable, "-c", HELP, "", *VERBS], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("usage: rglcd") == 1 + len(VERBS)
@@ -54,7 +54,7 @@ def test_every_verb_explains_itself_without_torch() -> None:
     assert all(f" {code} " in ran.stdout.partition("exit codes:")[2].partition("usage:")[0] for code in (0, 2, 3, 70, 75))
 
 
-def test_the_module_is_the_command(elsewhere: Path) -> None:
+def test_python_m_rglcd_is_the_command(elsewhere: Path) -> None:
     """Through a real process: exit code, one line, no traceback."""
     ran = subprocess.run([sys.executable, "-m", "rglcd", "run", "shrad"], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
@@ -94,7 +94,7 @@ def test_the_module_is_the_command(elsewhere: Path) -> None:
         (["show"], "make it with: rglcd run evaluate"),
     ],
 )
-def test_a_wrong_word_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_argument_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert said in refusal(capsys, *words)
 
 
@@ -141,7 +141,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_run_says_what_it_did_where_and_once(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
+def test_run_reports_what_it_did_and_does_it_once(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
     Path("params.yaml").write_text(dump(tiny_config()))
     shutil.copytree(line / "data", "data")
     assert main(["run", "shard"]) == 0
@@ -154,7 +154,7 @@ def test_run_says_what_it_did_where_and_once(capsys: pytest.CaptureFixture[str],
     assert capsys.readouterr().out.startswith("shard: nothing to do; artifacts/shards")
 
 
-def test_a_jobs_own_record_runs_what_the_parameters_run(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
+def test_sections_option_gives_the_same_result_as_params_yaml(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
     sections = json.dumps({"sharding": tiny_config().sharding.model_dump(mode="json")})
     words = ["--sections", sections, "--artifact", f"source={line / 'data'}", "--artifact", "shards=here"]
     assert main(["run", "shard", *words]) == 0
@@ -162,7 +162,7 @@ def test_a_jobs_own_record_runs_what_the_parameters_run(capsys: pytest.CaptureFi
     assert (made["key"], made["digest"]) == (known["key"], known["digest"])
 
 
-def test_a_failed_stage_stops_all_of_them(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
+def test_run_all_stops_at_a_failed_stage(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
     Path("params.yaml").write_text(dump(tiny_config()))
     with pytest.raises(SystemExit) as ended:
         main(["run", "all", "--artifact", f"source={line / 'data'}"])

@@ -16,7 +16,7 @@ EVENTS = st.builds(
 
 
 @given(events=st.lists(EVENTS, max_size=5))
-def test_events_survive_the_way_through_a_file_of_json_lines(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> None:
+def test_progress_events_survive_a_file_of_json_lines(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> None:
     path = tmp_path_factory.mktemp("progress") / "progress.jsonl"
     path.touch()
     sink = json_lines_sink(path)
@@ -27,14 +27,14 @@ def test_events_survive_the_way_through_a_file_of_json_lines(tmp_path_factory: p
     assert [read_event(line) for line in lines] == events
 
 
-def test_a_report_arrives_with_its_figures() -> None:
+def test_progress_report_arrives_with_its_figures() -> None:
     heard: list[Event] = []
     with reporting_to(heard.append):
         report("draw", done=3, total=8, unit="images", loss=0.5)
     assert heard == [Event("draw", 3, 8, "images", {"loss": 0.5})]
 
 
-def test_nobody_hears_a_report_after_the_context_nor_without_one() -> None:
+def test_progress_is_ignored_outside_a_context() -> None:
     heard: list[Event] = []
     report("before", done=0, total=1, unit="steps")
     with pytest.raises(KeyError), reporting_to(heard.append):
@@ -43,7 +43,7 @@ def test_nobody_hears_a_report_after_the_context_nor_without_one() -> None:
     assert heard == []
 
 
-def test_the_innermost_listener_hears_and_the_outer_one_is_given_back() -> None:
+def test_innermost_sink_gets_the_progress_and_the_outer_one_is_restored() -> None:
     outer: list[Event] = []
     inner: list[Event] = []
     with reporting_to(outer.append):

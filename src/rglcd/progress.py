@@ -1,4 +1,4 @@
-"""Progress as data: stages report, whoever started them draws.
+"""Progress as data: a stage reports it, the process that started the stage draws it.
 
 A stage calls :func:`report` (or wraps a loop in :func:`track`) and knows nothing of terminals. The
 starter installs a sink with :func:`reporting_to`: a bar in this process, or a file of JSON lines

@@ -1,4 +1,4 @@
-"""Being told to stop: what SIGTERM and SIGINT do for a while, and not a moment longer."""
+"""Temporary handlers of SIGTERM and SIGINT: the previous ones are restored afterwards."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def handling_stops(handler: Callable[[int, FrameType | None], None], *, stops: t
 
 @contextmanager
 def stops_restored() -> Iterator[None]:
-    """After this context SIGTERM and SIGINT do what they did before it, whoever changed that. For the main thread only."""
+    """Restore the handlers of SIGTERM and SIGINT at the end of this context, whoever changed them. For the main thread only."""
     before = {number: signal.getsignal(number) for number in STOPS}
     try:
         yield

@@ -124,7 +124,7 @@ def test_a_crash_is_tried_again_as_often_as_allowed_and_its_reason_is_kept(
     assert kept["job"].endswith("-2")
 
 
-def test_out_of_memory_is_called_so(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
+def test_out_of_memory_is_named_as_the_reason(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
     def kill() -> None:
         (pod,) = wait_until(lambda: running(cluster, placement), "the pod runs")
         nodes[pod["spec"]["nodeName"]].kill_for_memory(placement.namespace, pod["metadata"]["name"])
@@ -135,13 +135,13 @@ def test_out_of_memory_is_called_so(cluster: Cluster, placement: Placement, laun
     assert ended.value.exit_code == 137
 
 
-def test_an_image_that_cannot_be_had_ends_at_once(cluster: Cluster, placement: Placement, launch) -> None:
+def test_job_whose_image_cannot_be_pulled_ends(cluster: Cluster, placement: Placement, launch) -> None:
     with pytest.raises(InputError, match=r"ImagePullBackOff.*unpullable"):
         launch(app("pass", image="rg-lcd/unpullable@sha256:0"))
     assert jobs(cluster, placement) == []
 
 
-def test_the_launcher_s_role_is_enough(cluster: Cluster, placement: Placement, launch) -> None:
+def test_role_of_the_launcher_is_sufficient(cluster: Cluster, placement: Placement, launch) -> None:
     cluster.kubectl("apply", "-n", placement.namespace, "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
     api = cluster.client()
     api.set_default_header("Impersonate-User", f"system:serviceaccount:{placement.namespace}:rglcd-launcher")
@@ -219,7 +219,7 @@ def faults(volcano: VolcanoStandIn) -> Iterator[Faults]:
     vars(volcano.faults).update(vars(before))
 
 
-def test_restarts_that_eviction_burnt_do_not_end_a_run(cluster: Cluster, placement: Placement, launch, tmp_path: Path, monkeypatch) -> None:
+def test_many_evictions_do_not_end_a_run(cluster: Cluster, placement: Placement, launch, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("rglcd.launch.volcano_job.RESTARTS", 1)  # volcano-sh/volcano#2560 ends the job at the first eviction
 
     def evict() -> None:
@@ -233,7 +233,7 @@ def test_restarts_that_eviction_burnt_do_not_end_a_run(cluster: Cluster, placeme
     assert phases == {"1": "Failed", "2": "Completed"}
 
 
-def test_a_failed_pod_that_vanishes_has_said_why(cluster: Cluster, placement: Placement, launch, faults: Faults) -> None:
+def test_reason_of_a_failed_pod_survives_its_deletion(cluster: Cluster, placement: Placement, launch, faults: Faults) -> None:
     faults.failed_pods_vanish = True  # volcano-sh/volcano#1688
     with pytest.raises(JobError, match="exit code 9"):
         launch(app("import time; time.sleep(2); raise SystemExit(9)"))
@@ -282,8 +282,8 @@ with process_boundary():
 
 def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), body]
-    told = {"RGLCD_RUN": placement.run, "RGLCD_NAMESPACE": placement.namespace}
-    environment = process_environment(**told, RGLCD_IMAGE=placement.image, RGLCD_GRACE_SECONDS="10")
+    variables = {"RGLCD_RUN": placement.run, "RGLCD_NAMESPACE": placement.namespace}
+    environment = process_environment(**variables, RGLCD_IMAGE=placement.image, RGLCD_GRACE_SECONDS="10")
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
 
@@ -314,7 +314,7 @@ def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Pl
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_cancelled_it_leaves_no_job_and_no_pod(
+def test_cancelled_launcher_leaves_no_job_and_no_pod(
     cluster: Cluster, placement: Placement, launch, tmp_path: Path, sent: signal.Signals
 ) -> None:
     launcher = start_launcher(cluster, placement, SAVES.format(marker=str(tmp_path / "saved")))
@@ -328,7 +328,7 @@ def test_cancelled_it_leaves_no_job_and_no_pod(
     assert (tmp_path / "saved").exists()
 
 
-def test_another_s_work_under_the_same_run_is_refused(cluster: Cluster, placement: Placement, launch) -> None:
+def test_other_work_under_the_same_run_id_is_refused(cluster: Cluster, placement: Placement, launch) -> None:
     launcher = start_launcher(cluster, placement, "import time; time.sleep(60)")
     wait_until(lambda: jobs(cluster, placement), "the job is there")
     with pytest.raises(InputError, match="does other work"):
@@ -337,8 +337,8 @@ def test_another_s_work_under_the_same_run_is_refused(cluster: Cluster, placemen
     launcher.wait(timeout=60)
 
 
-def test_a_launcher_s_pod_takes_its_job_with_it(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
-    """Killed too suddenly to delete its job: Kubernetes' garbage collector does, by what Kubeflow's tasks are told of themselves."""
+def test_job_is_deleted_with_its_launchers_pod(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
+    """Killed too suddenly to delete its job: Kubernetes' garbage collector does, by what Kubeflow's tasks know of themselves."""
     own = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in OWN_FIELDS.items()]
     said = [{"name": "RGLCD_IMAGE", "value": placement.image}, {"name": "RGLCD_GRACE_SECONDS", "value": "10"}]
     words = ["python", "-c", LAUNCHER, str(cluster.kubeconfig), "import time; time.sleep(600)"]

@@ -35,7 +35,7 @@ class Launch:
     checkout: Checkout
     store: Path
     run: str
-    told: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def start(self) -> subprocess.Popen[str]:
         environment = self.checkout.environment(
@@ -44,7 +44,7 @@ class Launch:
             RGLCD_ACCELERATORS="simulated",
             RGLCD_RENDEZVOUS_PORT=str(free_port()),
             RGLCD_FAILURES="1",
-            **{"RGLCD_GRACE_SECONDS": "60", **self.told},
+            **{"RGLCD_GRACE_SECONDS": "60", **self.variables},
         )
         words = (
             "rglcd",
@@ -94,11 +94,11 @@ class Launch:
         return read_manifest(self.store / "student", made_by="distill").digest
 
 
-def launch_on(cluster: Cluster, checkout: Checkout, tmp_path: Path, run: str, **told: str) -> Launch:
+def launch_on(cluster: Cluster, checkout: Checkout, tmp_path: Path, run: str, **variables: str) -> Launch:
     """A launch on a store that holds what is made before the distillation, and nothing of that."""
     store = tmp_path / "store"
     shutil.copytree(checkout.root / "artifacts", store, ignore=shutil.ignore_patterns("student", "report"))
-    return Launch(cluster, checkout, store, run, told)
+    return Launch(cluster, checkout, store, run, variables)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_two_pods_train_one_student(unbroken: Launch) -> None:
     assert unbroken.digest()
 
 
-def test_evicted_in_the_middle_it_ends_in_the_same_student(
+def test_training_that_was_evicted_ends_in_the_same_student(
     cluster: Cluster, micro_line: Checkout, unbroken: Launch, tmp_path: Path
 ) -> None:
     launched = launch_on(cluster, micro_line, tmp_path, "evicted")
@@ -155,10 +155,10 @@ def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
     assert launched.digest() == unbroken.digest()
 
 
-def test_a_frozen_rank_is_given_up_and_the_next_attempt_goes_on(
+def test_frozen_rank_times_out_and_the_next_attempt_goes_on(
     cluster: Cluster, micro_line: Checkout, unbroken: Launch, nodes: dict[str, KubeletStandIn], tmp_path: Path
 ) -> None:
-    """It does not fail, it does not answer: the other one's patience ends, and with it the job."""
+    """It does not fail, it does not answer: the other one's collective operation times out, and the job fails."""
     launched = launch_on(cluster, micro_line, tmp_path, "frozen", RGLCD_COLLECTIVE_TIMEOUT="15", RGLCD_GRACE_SECONDS="20")
     process = launched.start()
     wait_until(launched.checkpoints, "a checkpoint is there", seconds=300)

@@ -13,7 +13,7 @@ Results that rest on it say so. What it follows, of volcano-sh/volcano (Apache-2
     TTL: Completed, Failed and Terminated are finished   pkg/controllers/garbagecollector/garbagecollector.go
 
 What it does not have: Volcano's scheduler (the pods are placed one by one by kube-scheduler's profile ``volcano``, so
-there is no gang and no queue), admission webhooks, Commands, and scaling.
+there is no gang scheduling and no queue), admission webhooks, Commands, and scaling.
 """
 
 import contextlib

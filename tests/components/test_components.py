@@ -35,7 +35,7 @@ def test_there_is_one_file_per_stage() -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 class TestComponent:
-    def test_signature_is_the_row_of_the_table(self, stage: Stage) -> None:
+    def test_signature_is_that_of_the_stage_table(self, stage: Stage) -> None:
         spec = component(stage).component_spec
         given = {name: entry.type for name, entry in spec.inputs.items()}
         dicts = {name for name, kind in given.items() if kind == "Dict"}
@@ -49,13 +49,13 @@ class TestComponent:
         assert {name: made.pop(name) for name in cards} == cards
         assert set(made) == set(stage.outputs)
 
-    def test_only_what_may_be_left_out_is_optional(self, stage: Stage) -> None:
+    def test_only_artifacts_that_may_be_absent_are_optional(self, stage: Stage) -> None:
         makers = {output: maker for maker in STAGES for output in maker.outputs}
         optional = {name for name, entry in component(stage).component_spec.inputs.items() if entry.optional}
         sometimes_unmade = {name for name in stage.inputs if name != SOURCE and makers[name].when is not STAGES[0].when}
         assert optional == sometimes_unmade
 
-    def test_an_artifact_has_one_type_wherever_it_appears(self, stage: Stage) -> None:
+    def test_artifact_has_one_type_in_all_components(self, stage: Stage) -> None:
         makers = {output: maker for maker in STAGES for output in maker.outputs}
         for name, entry in component(stage).component_spec.inputs.items():
             if name in makers:
@@ -68,7 +68,7 @@ class TestComponent:
         assert isinstance(second, ast.Expr)
         assert isinstance(second.value, ast.Call)
 
-    def test_every_argument_is_handed_over_under_its_own_name(self, stage: Stage) -> None:
+    def test_every_argument_is_passed_on_under_its_own_name(self, stage: Stage) -> None:
         (call,) = (statement.value for statement in body(stage) if isinstance(statement, ast.Expr))
         assert isinstance(call, ast.Call)
         assert ast.literal_eval(call.args[0]) == stage.name
@@ -80,10 +80,10 @@ class TestComponent:
             assert pairs == {name: name for name in names}
         assert (SOURCE in handed) == (SOURCE in stage.inputs)
 
-    def test_summary_is_the_table_s(self, stage: Stage) -> None:
+    def test_summary_is_that_of_the_stage_table(self, stage: Stage) -> None:
         assert inspect.getdoc(component(stage).python_func).rstrip(".").lower() == stage.summary.lower()
 
-    def test_it_runs_from_the_locked_image_and_installs_nothing(self, stage: Stage) -> None:
+    def test_component_runs_from_the_locked_image_and_installs_nothing(self, stage: Stage) -> None:
         container = component(stage).component_spec.implementation.container
         assert container.image == (TRAIN_IMAGE if stage.profile is Profile.CPU else STEP_IMAGE)
         assert "pip install" not in " ".join([*container.command, *container.args])

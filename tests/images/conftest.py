@@ -151,8 +151,8 @@ def release(engine: Engine, base: str) -> Release:
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "t"]):
         engine.call("git", *words, cwd=checkout)
     flags = " ".join(["--isolation chroot", *_pip_of_this_machine(engine.folder)])
-    told = {"BASE": base, "BUILDER": "buildah", "BUILD_FLAGS": flags, "PUSH_FLAGS": "--disable-compression"}
-    engine.call("images/release", f"{engine.registry}/rg-lcd", cwd=checkout, **told)
+    variables = {"BASE": base, "BUILDER": "buildah", "BUILD_FLAGS": flags, "PUSH_FLAGS": "--disable-compression"}
+    engine.call("images/release", f"{engine.registry}/rg-lcd", cwd=checkout, **variables)
     return Release(checkout, yaml.safe_load((checkout / "images" / "lock.yaml").read_text()))
 
 

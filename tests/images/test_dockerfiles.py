@@ -42,7 +42,7 @@ def test_a_linter_of_dockerfiles_finds_nothing(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_the_base_is_whoever_builds_to_say_and_has_no_default(image: str) -> None:
+def test_base_image_is_an_argument_without_a_default(image: str) -> None:
     """So nothing is built on a tag by accident: a release hands in the digest that the lock names."""
     written = list(instructions(image))
     assert written[0] == ("ARG", "BASE_IMAGE")
@@ -52,7 +52,7 @@ def test_the_base_is_whoever_builds_to_say_and_has_no_default(image: str) -> Non
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_it_runs_as_nobody_in_particular(image: str) -> None:
+def test_image_runs_without_root(image: str) -> None:
     users = [rest for word, rest in instructions(image) if word == "USER"]
     user, group = (int(number) for number in users[-1].split(":"))
     assert min(user, group) >= 10001
@@ -61,14 +61,14 @@ def test_it_runs_as_nobody_in_particular(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_it_says_what_it_is(image: str) -> None:
+def test_image_has_the_labels_of_the_oci_standard(image: str) -> None:
     labels = " ".join(rest for word, rest in instructions(image) if word == "LABEL")
     for label in ("title", "description", "licenses", "version", "revision", "base.name"):
         assert f"org.opencontainers.image.{label}=" in labels
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_what_it_installs_is_the_lock_and_whole(image: str) -> None:
+def test_installed_packages_are_those_of_the_lock_and_complete(image: str) -> None:
     """Every pin is the lock's, and every requirement of what is installed is installed: images install without resolving."""
     installed, locked = pins(ROOT / "images" / image / "requirements.txt"), pins(ROOT / "requirements.lock")
     assert installed.items() <= locked.items()

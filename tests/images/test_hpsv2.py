@@ -15,14 +15,14 @@ def test_a_linter_of_dockerfiles_finds_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_its_base_is_handed_in_and_its_last_stage_only_copies() -> None:
+def test_base_image_is_an_argument_and_the_last_stage_only_copies() -> None:
     assert re.findall(r"(?m)^FROM (\S+)", DOCKERFILE) == ["${BASE_IMAGE}"] * 2
     last = DOCKERFILE.rpartition("\nFROM")[2]
     assert "RUN" not in last
     assert last.rstrip().endswith("USER 10001:10001")
 
 
-def test_every_package_is_pinned_and_the_fighting_ones_are_left_out() -> None:
+def test_every_package_is_pinned_and_conflicting_ones_are_left_out() -> None:
     lines = [line for line in (FOLDER / "requirements-hpsv2.txt").read_text().splitlines() if not line.startswith("#")]
     names = {name for name, _ in (line.split("==") for line in lines)}
     assert "hpsv2" in names

@@ -64,7 +64,7 @@ def test_the_lock_names_what_the_registry_has(release: Release, name: str, tag: 
 
 
 @pytest.mark.parametrize("name", ["step", "train"])
-def test_an_image_says_what_it_is_and_runs_as_nobody(engine: Engine, release: Release, name: str) -> None:
+def test_image_has_its_labels_and_runs_without_root(engine: Engine, release: Release, name: str) -> None:
     config = inspected(engine, release.lock[name])["Config"]
     revision = engine.call("git", "rev-parse", "HEAD", cwd=release.checkout).stdout.strip()
     assert config["User"] == f"{NOBODY}:{NOBODY}"

@@ -21,7 +21,7 @@ MACROS = specs.macros.Values(img_root="IMG", app_id="APP", replica_id="7", rank0
 
 @settings(max_examples=500, deadline=None)
 @given(HOSTILE)
-def test_no_launcher_expands_a_string(text: str) -> None:
+def test_inline_json_holds_nothing_that_a_launcher_expands(text: str) -> None:
     inline = inline_json({text: f"${{img_root}}$(HOME){{{{workflow.name}}}}{text}"})
     assert MACROS.substitute(inline) == inline
     assert "$" not in inline  # Kubernetes expands $(NAME)
@@ -31,7 +31,7 @@ def test_no_launcher_expands_a_string(text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(VALUES)
-def test_plain_json_decodes_any_value(value: object) -> None:
+def test_inline_json_decodes_to_the_same_value(value: object) -> None:
     assert json.loads(MACROS.substitute(inline_json(value))) == value
 
 
@@ -50,7 +50,7 @@ def test_app_of_distill_is_the_golden_one(check_golden, num_processes: int) -> N
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_app_carries_the_row_of_the_table(stage) -> None:
+def test_app_carries_name_resources_and_sections_of_its_stage(stage) -> None:
     config = load_preset("toy")
     sections = {name: config.section(name) for name in stage.sections}
     app = stage_app(stage, sections=sections, artifacts=artifacts_of(stage.name), image="any", num_processes=1)

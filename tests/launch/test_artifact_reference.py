@@ -17,20 +17,20 @@ def published(folder: Path, digest: str) -> Manifest:
     return manifest
 
 
-def test_reference_leads_to_the_folder(tmp_path: Path) -> None:
+def test_reference_names_the_folder_of_its_artifact(tmp_path: Path) -> None:
     write_reference(tmp_path / "task" / "shards", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     assert read_reference(tmp_path / "task" / "shards", artifact="shards") == tmp_path / "shards"
     assert (tmp_path / "task" / "shards").stat().st_size < 1000
 
 
-def test_a_result_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_reference_to_a_replaced_artifact_is_refused(tmp_path: Path) -> None:
     write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     published(tmp_path / "shards", "d2")
     with pytest.raises(InputError, match="made again"):
         read_reference(tmp_path / "ref", artifact="shards")
 
 
-def test_a_result_that_vanished_names_its_stage(tmp_path: Path) -> None:
+def test_reference_to_a_vanished_artifact_names_its_stage(tmp_path: Path) -> None:
     write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     (tmp_path / "shards" / "manifest.json").unlink()
     with pytest.raises(InputError, match="rglcd run shard"):
@@ -38,13 +38,13 @@ def test_a_result_that_vanished_names_its_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", json.dumps({"artifact": "shards"})])
-def test_what_is_no_reference_is_refused(tmp_path: Path, text: str) -> None:
+def test_file_that_is_no_reference_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ref").write_text(text)
     with pytest.raises(InputError, match="not a reference"):
         read_reference(tmp_path / "ref", artifact="shards")
 
 
-def test_a_reference_to_another_artifact_is_refused(tmp_path: Path) -> None:
+def test_reference_to_another_artifact_is_refused(tmp_path: Path) -> None:
     write_reference(tmp_path / "ref", published(tmp_path / "shards", "d1"), at=tmp_path / "shards")
     with pytest.raises(InputError, match="'latents'"):
         read_reference(tmp_path / "ref", artifact="latents")

@@ -26,7 +26,7 @@ with process_boundary():
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError, 2), (TrainingDiverged, 3), (TryAgain, 75)])
-def test_boundary_turns_an_error_into_its_code_and_one_line(monkeypatch, capsys, tmp_path: Path, error: type, code: int) -> None:
+def test_known_error_is_one_line_and_its_exit_code(monkeypatch, capsys, tmp_path: Path, error: type, code: int) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     with pytest.raises(SystemExit) as ended, process_boundary():
         raise error("one line\nonly")
@@ -35,7 +35,7 @@ def test_boundary_turns_an_error_into_its_code_and_one_line(monkeypatch, capsys,
     assert json.loads((tmp_path / "error.json").read_text())["message"]["errorCode"] == code
 
 
-def test_boundary_keeps_a_job_s_own_code() -> None:
+def test_exit_code_of_a_job_is_kept() -> None:
     with pytest.raises(SystemExit) as ended, process_boundary():
         raise JobError("killed", exit_code=137)
     assert ended.value.code == 137

@@ -18,17 +18,17 @@ IMAGE = "registry/train@sha256:" + "0" * 64
 
 
 class TestComponent(ComponentTestCase):
-    def test_torchx_takes_it_for_a_component(self) -> None:
+    def test_torchx_validates_the_component(self) -> None:
         self.validate(component, "stage")
 
 
-def test_a_word_that_is_no_stage_is_refused(tmp_path: Path) -> None:
+def test_unknown_stage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(dump(load_preset("micro", overrides=["reward={kind: none}"])))
     with pytest.raises(InputError, match="its stages are: shard, prepare, cache, distill, evaluate"):
         component.stage("pretrain", IMAGE, params=str(tmp_path / "params.yaml"))
 
 
-def test_torchx_s_command_line_renders_it(tmp_path: Path) -> None:
+def test_torchx_command_line_renders_the_component(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
     shutil.copyfile(ROOT / ".torchxconfig", tmp_path / ".torchxconfig")
     words = ["torchx", "run", "--dryrun", "-cfg", "validate_spec=False", f"{component.__file__}:stage"]

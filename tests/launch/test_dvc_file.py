@@ -20,7 +20,7 @@ WITHOUT_LRM = load_preset("toy", overrides=["reward={kind: none}"])
 
 
 @pytest.mark.parametrize("config", [WITH_LRM, WITHOUT_LRM], ids=["latent", "none"])
-def test_each_stage_says_its_row(config: Config) -> None:
+def test_dvc_stage_holds_inputs_outputs_and_sections_of_the_table(config: Config) -> None:
     written = yaml.safe_load(render(config))["stages"]
     assert list(written) == [stage.name for stage in stages_of(config)]
     for stage in stages_of(config):
@@ -31,7 +31,7 @@ def test_each_stage_says_its_row(config: Config) -> None:
         assert entry["outs"] == [{f"artifacts/{name}": {"persist": True}} for name in stage.outputs]
 
 
-def test_toy_file_is_the_golden_one(check_golden) -> None:
+def test_dvc_file_of_toy_is_the_golden_one(check_golden) -> None:
     check_golden("dvc-toy.yaml", render(WITH_LRM))
 
 
@@ -75,7 +75,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_after_adopting_nothing_has_changed(checkout: Path, monkeypatch) -> None:
+def test_after_adopting_dvc_has_nothing_to_do(checkout: Path, monkeypatch) -> None:
     monkeypatch.chdir(checkout)
     with Repo(str(checkout)) as repo:
         assert repo.status()
@@ -98,7 +98,7 @@ def test_after_adopting_a_changed_section_re_runs_its_readers_only(checkout: Pat
         assert list(repo.status()) == ["evaluate"]
 
 
-def test_plots_are_read_from_inside_the_out(checkout: Path) -> None:
+def test_dvc_plots_are_read_from_the_report(checkout: Path) -> None:
     adopt(WITH_LRM, checkout)
     with Repo(str(checkout)) as repo:
         shown = repo.plots.show()
@@ -130,13 +130,13 @@ def test_a_stage_done_from_another_source_is_named(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("dvc.yaml", "rglcd dvc render"), ("params.yaml", "rglcd config use toy")])
-def test_a_stale_file_is_named_with_its_remedy(checkout: Path, name: str, remedy: str) -> None:
+def test_stale_dvc_file_is_named_with_its_remedy(checkout: Path, name: str, remedy: str) -> None:
     (checkout / name).write_text("stages: {}\n")
     with pytest.raises(InputError, match=remedy):
         adopt(WITH_LRM, checkout)
 
 
-def test_a_source_drawn_anew_is_kept_and_another_one_refused(checkout: Path, monkeypatch) -> None:
+def test_redrawn_source_is_adopted_and_another_one_refused(checkout: Path, monkeypatch) -> None:
     monkeypatch.chdir(checkout)
     recorded = (checkout / "data.dvc").read_text()
     shutil.rmtree(checkout / ".dvc" / "cache")

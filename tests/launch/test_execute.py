@@ -37,7 +37,7 @@ def ask(stage: str, tmp_path: Path, *sections: str) -> None:
         ("RGLCD_NUM_PROCESSES", "0", "whole number"),
     ],
 )
-def test_a_wrong_word_in_the_environment_is_refused(monkeypatch, tmp_path: Path, variable: str, value: str, match: str) -> None:
+def test_wrong_variable_is_refused_before_a_stage_runs(monkeypatch, tmp_path: Path, variable: str, value: str, match: str) -> None:
     monkeypatch.setenv("RGLCD_RUNTIME", "torchx:local_cwd")
     monkeypatch.setenv(variable, value)
     with pytest.raises(InputError, match=match):
@@ -45,14 +45,14 @@ def test_a_wrong_word_in_the_environment_is_refused(monkeypatch, tmp_path: Path,
 
 
 @pytest.mark.parametrize("runtime", ["inline", "torchx:local_cwd"])
-def test_a_missing_input_is_said_alike_here_and_in_a_job(monkeypatch, tmp_path: Path, runtime: str) -> None:
+def test_missing_input_has_the_same_message_here_and_in_a_job(monkeypatch, tmp_path: Path, runtime: str) -> None:
     (tmp_path / "source").mkdir()
     monkeypatch.setenv("RGLCD_RUNTIME", runtime)
     with pytest.raises(InputError, match=r"pretrained is missing or unfinished; make it with: rglcd run prepare$"):
         ask("evaluate", tmp_path, "model", "evaluation")
 
 
-def test_children_report_through_the_channel_and_the_environment_is_given_back(monkeypatch) -> None:
+def test_children_report_through_the_channel_and_the_environment_is_restored(monkeypatch) -> None:
     monkeypatch.setenv("RGLCD_PROGRESS", "/before")
     with children_reporting() as channel:
         assert channel.failure() is None
@@ -64,7 +64,7 @@ def test_children_report_through_the_channel_and_the_environment_is_given_back(m
     assert "TORCHELASTIC_ERROR_FILE" not in os.environ
 
 
-def test_a_worker_makes_its_part_and_publishes_nothing(tmp_path: Path, capsys) -> None:
+def test_worker_makes_its_part_of_a_stage_and_publishes_nothing(tmp_path: Path, capsys) -> None:
     config = tiny_config("sharding.parts=2")
     write_tiny_source(tmp_path / "data")
     sections = {"sharding": config.sharding.model_dump(mode="json")}

@@ -22,12 +22,12 @@ for name in ("rglcd.config", "rglcd.progress", "rglcd.errors", "rglcd.cli", "rgl
 """
 
 
-def test_what_launches_imports_without_torch() -> None:
+def test_launcher_and_pipeline_import_without_torch() -> None:
     ran = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_single_process_imports_no_launcher() -> None:
+def test_run_in_one_process_imports_no_launcher_library() -> None:
     """``rglcd run`` in this process pays for neither Kubeflow, TorchX nor DVC."""
     code = "import sys, rglcd.cli, rglcd.launch.execute; print({'kfp', 'torchx', 'dvc', 'kubernetes'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

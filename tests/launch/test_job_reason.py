@@ -22,7 +22,7 @@ def said(tmp_path: Path, failure: Failure) -> str:
     return (tmp_path / "termination-log").read_text()
 
 
-def test_the_first_to_fail_is_the_first_and_what_was_taken_away_the_last() -> None:
+def test_failed_pods_are_sorted_by_time_with_evicted_ones_last() -> None:
     taken = pod("taken", code=137, at="2026-01-01T00:00:00Z", reason="Evicted")
     late, early = pod("late", code=1, at="2026-01-01T00:00:09Z"), pod("early", code=3, at="2026-01-01T00:00:04Z")
     assert [each["metadata"]["name"] for each in failed_pods([late, taken, early])] == ["early", "late", "taken"]
@@ -39,11 +39,11 @@ def test_the_first_to_fail_is_the_first_and_what_was_taken_away_the_last() -> No
         (pod("a", code=143, reason="DeadlineExceeded"), False),
     ],
 )
-def test_what_the_cluster_ended_is_no_failure(given: dict[str, Any], nobody_s: bool) -> None:
+def test_pod_that_the_cluster_ended_is_no_failure(given: dict[str, Any], nobody_s: bool) -> None:
     assert ended_by_cluster(given) is nobody_s
 
 
-def test_a_house_error_comes_back_in_its_own_words(tmp_path: Path) -> None:
+def test_known_error_of_a_pod_keeps_its_message(tmp_path: Path) -> None:
     message = said(tmp_path, Failure("step 12: the loss is nan", 3, rank=5, last_lines=("one", "two")))
     reason = reason_of(pod("p-1", code=3, message=message))
     assert (reason.rank, reason.exit_code, reason.last_lines) == (5, 3, ("one", "two"))
@@ -52,7 +52,7 @@ def test_a_house_error_comes_back_in_its_own_words(tmp_path: Path) -> None:
     assert str(error) == "step 12: the loss is nan"
 
 
-def test_a_crash_says_pod_rank_cause_and_last_line(tmp_path: Path) -> None:
+def test_crash_of_a_pod_names_pod_rank_cause_and_last_line(tmp_path: Path) -> None:
     message = said(tmp_path, Failure("rank 3 ended with exit code 1", 1, rank=3, last_lines=("RuntimeError: no",)))
     reason = reason_of(pod("p-0", code=1, message=message))
     assert reason.in_one_line == "p-0 (rank 3): exit code 1: rank 3 ended with exit code 1"
@@ -60,12 +60,12 @@ def test_a_crash_says_pod_rank_cause_and_last_line(tmp_path: Path) -> None:
     assert isinstance(exception_of(failure_of(reason)), JobError)
 
 
-def test_without_a_word_the_log_speaks() -> None:
+def test_without_a_termination_message_the_log_gives_the_reason() -> None:
     reason = reason_of(pod("p-0", code=137, why="OOMKilled"), log=["a", "b"])
     assert reason.in_one_line == "p-0: OOMKilled (exit code 137): b"
 
 
-def test_a_killed_pod_is_not_bad_input_by_its_number_alone() -> None:
+def test_killed_pod_with_exit_code_2_is_not_bad_input() -> None:
     assert not isinstance(exception_of(failure_of(reason_of(pod("p", code=2, reason="DeadlineExceeded")))), TrainingDiverged)
     assert isinstance(exception_of(failure_of(reason_of(pod("p", code=2)))), InputError)
 
@@ -79,7 +79,7 @@ def test_a_pod_whose_image_cannot_be_had_is_stuck() -> None:
     assert stuck([{"metadata": {"name": "p"}, "status": {"phase": "Pending", "containerStatuses": [creating]}}]) is None
 
 
-def test_the_scheduler_s_newest_word_is_the_one() -> None:
+def test_newest_scheduling_event_is_shown() -> None:
     def event(reason: str, at: str, message: str) -> dict[str, Any]:
         return {"reason": reason, "lastTimestamp": at, "message": message, "involvedObject": {"name": "p"}}
 

@@ -19,19 +19,19 @@ def app(*args: str) -> specs.AppDef:
     return specs.AppDef(name="rglcd-test", roles=[role])
 
 
-def test_success_returns_and_shows_the_log(capfd) -> None:
+def test_job_that_succeeds_returns_and_its_log_is_shown(capfd) -> None:
     run_local_job(app("-c", "print('said by the job')"))
     assert "said by the job" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, InputError), (3, TrainingDiverged), (75, TryAgain)])
-def test_exit_code_comes_back_as_its_exception(code: int, error: type[Exception]) -> None:
+def test_known_exit_code_of_a_job_is_raised_as_its_exception(code: int, error: type[Exception]) -> None:
     with pytest.raises(error):
         run_local_job(app("-c", f"raise SystemExit({code})"))
 
 
 @pytest.mark.parametrize(("body", "code"), [("raise SystemExit(9)", 9), ("import os; os.kill(os.getpid(), 9)", 137)])
-def test_other_ends_keep_their_code(body: str, code: int) -> None:
+def test_other_exit_codes_of_a_job_are_kept(body: str, code: int) -> None:
     with pytest.raises(JobError) as caught:
         run_local_job(app("-c", body))
     assert caught.value.exit_code == code
@@ -45,13 +45,13 @@ with process_boundary():
 """
 
 
-def test_message_comes_back_with_the_exception_and_only_there(capfd) -> None:
+def test_message_of_a_failed_job_is_in_the_exception_and_not_in_the_log(capfd) -> None:
     with pytest.raises(InputError, match=r"^row 7: no caption$"):
         run_local_job(app("-c", REFUSES))
     assert "row 7" not in capfd.readouterr().err
 
 
-def test_handlers_are_restored() -> None:
+def test_signal_handlers_are_restored_after_a_job() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     run_local_job(app("-c", ""))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
@@ -75,9 +75,9 @@ with process_boundary():
 def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    gang = ("-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
+    ranks = ("-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))
     with pytest.raises(TrainingDiverged, match=r"^step 12: the loss is nan$"):
-        run_local_job(app(*gang))
+        run_local_job(app(*ranks))
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
 
@@ -112,7 +112,7 @@ time.sleep(30)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_it_lets_the_job_save_its_state(tmp_path: Path, sent: signal.Signals) -> None:
+def test_interrupted_launcher_lets_the_job_save_its_state(tmp_path: Path, sent: signal.Signals) -> None:
     words = [sys.executable, "-c", SUBMITTER, str(tmp_path), SAVES_ON_SIGTERM]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as submitter:
         assert submitter.stderr is not None
@@ -122,4 +122,4 @@ def test_interrupted_it_lets_the_job_save_its_state(tmp_path: Path, sent: signal
         started = time.monotonic()
         submitter.send_signal(sent)
         assert submitter.wait(timeout=20) == 75
-        assert time.monotonic() - started < 8  # it was told, not killed after the time it is given
+        assert time.monotonic() - started < 8  # it got the signal, and was not killed after the time it is given

@@ -65,7 +65,7 @@ with process_boundary():
 def start(tmp_path: Path, what: str, *options: str) -> subprocess.Popen[str]:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    gang = ("--standalone", "--nproc-per-node", "2", str(script), what)
+    torchrun = ("--standalone", "--nproc-per-node", "2", str(script), what)
     words = [
         sys.executable,
         "-m",
@@ -76,7 +76,7 @@ def start(tmp_path: Path, what: str, *options: str) -> subprocess.Popen[str]:
         str(tmp_path / "termination-log"),
         *options,
         "--",
-        *gang,
+        *torchrun,
     ]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
@@ -84,7 +84,7 @@ def start(tmp_path: Path, what: str, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("what", "code", "message"), [("diverge", 3, "step 12: the loss is nan"), ("crash", 9, "rank 1 ended with exit code 9")]
 )
-def test_the_first_failing_rank_decides_and_is_quoted(tmp_path: Path, what: str, code: int, message: str) -> None:
+def test_exit_code_and_last_lines_of_a_pod_are_those_of_the_first_failing_rank(tmp_path: Path, what: str, code: int, message: str) -> None:
     process = start(tmp_path, what)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == code
@@ -115,16 +115,16 @@ def test_unexpected_error_of_a_rank_is_in_the_log_with_its_traceback(tmp_path: P
     assert "KeyError: 'missing'" in said
 
 
-def test_told_to_stop_it_lets_the_ranks_save_shows_progress_and_ends_with_75(tmp_path: Path) -> None:
+def test_terminated_pod_lets_ranks_save_and_ends_with_75(tmp_path: Path) -> None:
     process = start(tmp_path, "save", "--metrics-address", "127.0.0.1", "--metrics-port", "19417")
     assert process.stdout is not None
-    told = {"ready": False, "progress": False}
-    while not all(told.values()):
+    seen = {"ready": False, "progress": False}
+    while not all(seen.values()):
         line = json.loads(process.stdout.readline())
-        told["ready"] |= line.get("message") == "ready"
+        seen["ready"] |= line.get("message") == "ready"
         if "progress" in line:
             assert line["progress"] == {"task": "train", "done": 1, "total": 4, "unit": "steps", "values": {"loss": 0.5}}
-            told["progress"] = True
+            seen["progress"] = True
     with urllib.request.urlopen("http://127.0.0.1:19417/metrics", timeout=10) as answer:
         metrics = answer.read().decode()
     assert 'rglcd_progress_done{task="train",unit="steps"} 1.0' in metrics
@@ -134,7 +134,7 @@ def test_told_to_stop_it_lets_the_ranks_save_shows_progress_and_ends_with_75(tmp
     assert process.returncode == 75
 
 
-def test_told_to_stop_while_a_frozen_rank_is_being_ended_it_leaves_none_behind(tmp_path: Path, monkeypatch) -> None:
+def test_terminated_pod_leaves_no_frozen_rank_behind(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "2")
     process = start(tmp_path, "freeze")
     assert process.stdout is not None
@@ -148,7 +148,7 @@ def test_told_to_stop_while_a_frozen_rank_is_being_ended_it_leaves_none_behind(t
     assert not Path(f"/proc/{rank}").exists()
 
 
-def test_a_line_arrives_whole_whoever_writes_it_in_pieces() -> None:
+def test_log_lines_written_in_pieces_arrive_whole() -> None:
     out = io.StringIO()
     log = JsonLog(out, run="r")
     stream = log.stream()

@@ -18,7 +18,7 @@ def event(done: int, total: int = 1000, task: str = "cache latents") -> Event:
     return Event(task, done, total, "images", {"loss": 0.12345})
 
 
-def test_without_a_terminal_first_and_last_are_said_and_little_between() -> None:
+def test_without_a_terminal_first_and_last_progress_lines_are_printed() -> None:
     stream = io.StringIO()
     with drawing(stream, seconds_between_lines=60) as draw:
         for done in (*range(1001), 1000):
@@ -29,7 +29,7 @@ def test_without_a_terminal_first_and_last_are_said_and_little_between() -> None
     ]
 
 
-def test_without_a_terminal_lines_come_as_time_passes() -> None:
+def test_without_a_terminal_progress_lines_are_printed_as_time_passes() -> None:
     stream = io.StringIO()
     with drawing(stream, seconds_between_lines=0) as draw:
         for done in range(5):
@@ -37,7 +37,7 @@ def test_without_a_terminal_lines_come_as_time_passes() -> None:
     assert len(stream.getvalue().splitlines()) == 5
 
 
-def test_on_a_terminal_each_task_has_a_bar_that_ends_full() -> None:
+def test_on_a_terminal_each_task_has_a_progress_bar_that_ends_full() -> None:
     stream = Terminal()
     with drawing(stream) as draw:
         for task in ("one", "two"):
@@ -48,7 +48,7 @@ def test_on_a_terminal_each_task_has_a_bar_that_ends_full() -> None:
     assert last.count("1000/1000") == 2
 
 
-def test_every_event_of_another_process_arrives_once_and_in_order(tmp_path: Path) -> None:
+def test_progress_of_another_process_arrives_once_and_in_order(tmp_path: Path) -> None:
     path, seen = tmp_path / "progress.jsonl", []
     write = json_lines_sink(path)
     with following(path, seen.append):
@@ -59,7 +59,7 @@ def test_every_event_of_another_process_arrives_once_and_in_order(tmp_path: Path
     assert seen == [event(done) for done in range(100)]
 
 
-def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+def test_progress_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     path, seen = tmp_path / "progress.jsonl", []
     path.write_text('{"task": "cut' + "\n" + json.dumps({"task": "x", "done": 1, "total": 2, "unit": "y", "values": {}}) + '\n{"task"')
     with following(path, seen.append):

@@ -75,7 +75,7 @@ def write(**settings: Any) -> None:
 # --- where a value comes from --------------------------------------------------------------------
 
 
-def test_the_table_of_this_test_holds_every_setting() -> None:
+def test_table_below_holds_every_setting() -> None:
     assert EVERYTHING.keys() == ClusterSettings.model_fields.keys()
 
 

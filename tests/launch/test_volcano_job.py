@@ -46,7 +46,7 @@ def test_the_job_of_each_profile_is_the_golden_one(check_golden, name: str, num_
     check_golden(f"job-{name}.yaml", yaml.safe_dump(job, sort_keys=False, width=110))
 
 
-def test_equal_arguments_give_equal_jobs() -> None:
+def test_equal_arguments_give_equal_volcano_jobs() -> None:
     # TorchX draws a new random name for each app: nothing of it may be left.
     assert rendered(stage_named("distill")) == rendered(stage_named("distill"))
 
@@ -56,7 +56,7 @@ class TestEveryStage:
     def pods(self, stage: Stage) -> list[dict[str, Any]]:
         return [task["template"] for task in rendered(stage)["spec"]["tasks"]]
 
-    def test_the_gang_is_whole_or_waits(self, stage: Stage) -> None:
+    def test_all_pods_of_a_job_start_together_or_wait(self, stage: Stage) -> None:
         spec = rendered(stage, replace(PLACEMENT, num_nodes=3))["spec"]
         assert spec["minAvailable"] == sum(task["replicas"] for task in spec["tasks"]) == 3
 
@@ -78,10 +78,10 @@ class TestEveryStage:
     def test_no_token_of_the_api_server_is_mounted(self, stage: Stage) -> None:
         assert all(pod["spec"]["automountServiceAccountToken"] is False for pod in self.pods(stage))
 
-    def test_a_cloud_s_webhook_finds_its_label(self, stage: Stage) -> None:
+    def test_pods_carry_the_label_of_azure_workload_identity(self, stage: Stage) -> None:
         assert all(pod["metadata"]["labels"]["azure.workload.identity/use"] == "true" for pod in self.pods(stage))
 
-    def test_the_run_is_on_every_object(self, stage: Stage) -> None:
+    def test_run_and_stage_are_labels_of_every_object(self, stage: Stage) -> None:
         job = rendered(stage)
         for labels in (job["metadata"]["labels"], *(pod["metadata"]["labels"] for pod in self.pods(stage))):
             assert labels["rg-lcd/run"] == "run-1"
@@ -89,14 +89,14 @@ class TestEveryStage:
             assert labels["rg-lcd/git-commit"] == "a" * 40
             assert all(len(value) <= 63 for value in labels.values())
 
-    def test_there_is_time_to_save(self, stage: Stage) -> None:
+    def test_grace_period_leaves_time_to_save_a_checkpoint(self, stage: Stage) -> None:
         for pod in self.pods(stage):
             variables = {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
             grace = pod["spec"]["terminationGracePeriodSeconds"]
             assert grace >= 300
             assert int(variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < grace
 
-    def test_exit_codes_decide_before_the_event_does(self, stage: Stage) -> None:
+    def test_policies_by_exit_code_come_before_those_by_event(self, stage: Stage) -> None:
         policies = rendered(stage)["spec"]["policies"]
         by_code = {policy["exitCode"]: policy["action"] for policy in policies if "exitCode" in policy}
         assert by_code == {75: "RestartJob", 2: "TerminateJob", 3: "TerminateJob"}
@@ -107,12 +107,12 @@ class TestEveryStage:
         assert policies[-1] == {"event": "PodFailed", "action": "TerminateJob"}
 
 
-def test_attempts_differ_in_name_and_label_only() -> None:
+def test_jobs_of_two_attempts_differ_in_name_and_label_only() -> None:
     first, second = (json.dumps(rendered(stage_named("distill"), attempt=attempt)) for attempt in (1, 2))
     assert second.replace("run-1-2", "run-1-1").replace('"rg-lcd/attempt": "2"', '"rg-lcd/attempt": "1"') == first
 
 
-def test_simulated_accelerators_are_promised_to_no_pod() -> None:
+def test_preflight_expects_no_gpus_where_they_are_simulated() -> None:
     job = rendered(stage_named("distill"), replace(PLACEMENT, accelerators=Accelerators.SIMULATED))
     variables = {entry["name"]: entry.get("value") for entry in job["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["env"]}
     assert json.loads(variables["RGLCD_PREFLIGHT"]) == {"gpus": 0, "shared_memory_gib": 0}
@@ -123,7 +123,7 @@ def only_container(job: dict[str, Any]) -> dict[str, Any]:
     return container
 
 
-def test_pods_are_told_the_object_store_and_keep_unfinished_work_on_the_claim() -> None:
+def test_pods_know_the_object_store_and_keep_unfinished_work_on_the_claim() -> None:
     placement = replace(PLACEMENT, object_store="s3://bucket/run")
     container = only_container(rendered(stage_named("distill"), placement))
     variables = {entry["name"]: entry.get("value") for entry in container["env"]}
@@ -133,7 +133,7 @@ def test_pods_are_told_the_object_store_and_keep_unfinished_work_on_the_claim() 
     assert {entry["name"]: entry.get("value") for entry in claimless["env"]}["RGLCD_CACHE"] == "/cache/.cache"
 
 
-def test_what_the_network_between_nodes_is_made_of_is_asked_for() -> None:
+def test_network_devices_are_requested_beside_gpus() -> None:
     asked = only_container(rendered(stage_named("distill"), replace(PLACEMENT, devices={"vpc.amazonaws.com/efa": "4"})))["resources"]
     assert asked["limits"]["vpc.amazonaws.com/efa"] == asked["requests"]["vpc.amazonaws.com/efa"] == "4"
     assert asked["limits"]["nvidia.com/gpu"] == "8"
@@ -150,7 +150,7 @@ def checkout(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_dry_run_prints_the_job_and_asks_nobody(checkout: Path, capsys) -> None:
+def test_dry_run_prints_the_job_and_needs_no_cluster(checkout: Path, capsys) -> None:
     assert main(["launch", "distill", "--dry-run", "--run", "r1", "--nodes", "2", "--image", PLACEMENT.image]) == 0
     job = yaml.safe_load(capsys.readouterr().out)
     assert job["metadata"]["name"] == "rglcd-distill-r1-1"
@@ -164,7 +164,7 @@ def test_artifacts_in_an_object_store_are_named_by_url(checkout: Path, capsys) -
     assert {"name": "store", "mountPath": "/store"} in container["volumeMounts"]
 
 
-def test_the_image_is_the_locked_one(checkout: Path, capsys) -> None:
+def test_default_image_is_the_locked_one(checkout: Path, capsys) -> None:
     (checkout / "images").mkdir()
     (checkout / "images" / "lock.yaml").write_text("train: locked@sha256:1\n")
     main(["launch", "evaluate", "--dry-run"])
@@ -172,7 +172,7 @@ def test_the_image_is_the_locked_one(checkout: Path, capsys) -> None:
     assert job["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["image"] == "locked@sha256:1"
 
 
-def test_without_an_image_it_says_what_to_do(checkout: Path, capsys) -> None:
+def test_missing_image_is_refused_with_what_to_do(checkout: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["launch", "distill", "--dry-run"])
     assert ended.value.code == 2

@@ -48,7 +48,7 @@ def a100(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     return rendered(kustomization("a100", tmp_path_factory.mktemp("a100")))
 
 
-def test_it_passes_strict_schemas(submitted: Object) -> None:
+def test_job_passes_strict_schemas(submitted: Object) -> None:
     """Volcano's for the job. That definition says little of pods, so each goes by itself through Kubernetes' own."""
     schemas.check(submitted)
     for template in pod_templates(submitted):
@@ -56,7 +56,7 @@ def test_it_passes_strict_schemas(submitted: Object) -> None:
         schemas.check({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
 
 
-def test_the_namespace_would_admit_its_pods(submitted: Object) -> None:
+def test_namespace_would_admit_the_pods_of_a_job(submitted: Object) -> None:
     for template in pod_templates(submitted):
         assert pod_security.violations(template["spec"]) == set()
         context, (container,) = template["spec"]["securityContext"], template["spec"]["containers"]
@@ -65,7 +65,7 @@ def test_the_namespace_would_admit_its_pods(submitted: Object) -> None:
         assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
-def test_everything_it_names_is_in_the_manifests(submitted: Object, a100: list[Object]) -> None:
+def test_objects_that_a_job_names_are_in_the_manifests(submitted: Object, a100: list[Object]) -> None:
     names = {kind: {item["metadata"]["name"] for item in of_kind(a100, kind)} for kind in {item["kind"] for item in a100}}
     assert submitted["metadata"]["namespace"] in names["Namespace"]
     assert submitted["spec"]["queue"] in names["Queue"]
@@ -79,7 +79,7 @@ def test_everything_it_names_is_in_the_manifests(submitted: Object, a100: list[O
 
 
 @pytest.mark.parametrize("cloud", ["gke", "eks", "aks"])
-def test_a_cloud_s_network_settings_reach_the_pods(submitted: Object, cloud: str) -> None:
+def test_network_settings_of_a_cloud_reach_the_pods(submitted: Object, cloud: str) -> None:
     settings = yaml.safe_load((MANIFESTS / "components" / cloud / "network.yaml").read_text())
     for template in pod_templates(submitted):
         (container,) = template["spec"]["containers"]
@@ -88,7 +88,7 @@ def test_a_cloud_s_network_settings_reach_the_pods(submitted: Object, cloud: str
         assert settings["data"].keys().isdisjoint(said_already), "what is said by name wins over what comes from a ConfigMap"
 
 
-def test_quota_queue_and_limits_have_room_for_it(submitted: Object, a100: list[Object]) -> None:
+def test_quota_queue_and_limits_admit_a_job(submitted: Object, a100: list[Object]) -> None:
     ((queue,), (quota,), (limits,)) = (list(of_kind(a100, kind)) for kind in ("Queue", "ResourceQuota", "LimitRange"))
     asked: dict[str, Decimal] = {}
     for template in pod_templates(submitted):
@@ -118,7 +118,7 @@ def test_the_launcher_s_role_is_what_the_launcher_uses(a100: list[Object]) -> No
     assert held == {key: set(verbs) for key, verbs in VERBS.items()}
 
 
-def test_our_metrics_in_the_alerts_are_those_that_pods_serve() -> None:
+def test_metrics_in_alerts_are_those_that_pods_serve() -> None:
     served = set(re.findall(r'"(rglcd_\w+)"', (MANIFESTS.parent / "src/rglcd/launch/pod.py").read_text()))
     asked = set(re.findall(r"\brglcd_\w+", (MANIFESTS / "components/monitoring/alerts.yaml").read_text()))
     assert asked <= served

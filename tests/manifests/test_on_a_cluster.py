@@ -39,7 +39,7 @@ def nothing_there(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("name", APPLIED)
-def test_it_applies_with_strict_validation(cluster: Cluster, name: str, tmp_path: Path) -> None:
+def test_manifests_apply_with_strict_validation(cluster: Cluster, name: str, tmp_path: Path) -> None:
     folder = kustomization(name, tmp_path)
     if cluster.kubectl("get", "namespace", NAMESPACE, check=False).returncode != 0:
         # A server-side dry run of what lies in a namespace needs the namespace.
@@ -57,7 +57,7 @@ def applied(cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: 
     cluster.kubectl("delete", "-k", str(folder), "--timeout=120s")
 
 
-def test_applying_it_again_changes_nothing(cluster: Cluster, applied: str, tmp_path: Path) -> None:
+def test_applying_manifests_again_changes_nothing(cluster: Cluster, applied: str, tmp_path: Path) -> None:
     folder = kustomization(applied, tmp_path)
     assert cluster.kubectl("diff", "-k", str(folder), "--server-side", "--force-conflicts").stdout == ""
 
@@ -111,7 +111,7 @@ def test_nothing_is_granted_in_another_namespace(cluster: Cluster, applied: str)
     assert granted == set()
 
 
-def test_kubeflow_s_tasks_read_the_two_objects_that_they_are_told_of(cluster: Cluster, applied: str) -> None:
+def test_kubeflow_tasks_may_read_their_two_named_objects(cluster: Cluster, applied: str) -> None:
     api = client.AuthorizationV1Api(cluster.client())
     for resource, name in NAMED:
         assert can(api, "rglcd-launcher", "get", resource, name=name) is (applied == "a100")
@@ -119,7 +119,7 @@ def test_kubeflow_s_tasks_read_the_two_objects_that_they_are_told_of(cluster: Cl
         assert not can(api, "rglcd-launcher", "update", resource, name=name)
 
 
-def test_kubectl_says_so_too(cluster: Cluster, applied: str) -> None:
+def test_kubectl_reports_the_same_rights(cluster: Cluster, applied: str) -> None:
     who = f"--as=system:serviceaccount:{NAMESPACE}:rglcd-launcher"
     assert cluster.kubectl("auth", "can-i", "create", "jobs.batch.volcano.sh", "-n", NAMESPACE, who).stdout.strip() == "yes"
     assert cluster.kubectl("auth", "can-i", "create", "pods", "-n", NAMESPACE, who, check=False).stdout.strip() == "no"
@@ -129,7 +129,7 @@ def test_kubectl_says_so_too(cluster: Cluster, applied: str) -> None:
 
 
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
-def test_a_dry_run_s_output_can_be_applied(cluster: Cluster, applied: str, stage: str, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_output_of_dry_run_can_be_applied(cluster: Cluster, applied: str, stage: str, tmp_path: Path, capsys, monkeypatch) -> None:
     """``rglcd launch STAGE --dry-run | kubectl apply -f -``, as the README has it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
@@ -151,7 +151,7 @@ def pod(name: str, resources: Object | None) -> str:
     )
 
 
-def test_the_quota_on_gpus_decides(cluster: Cluster, applied: str) -> None:
+def test_gpu_quota_refuses_what_exceeds_it(cluster: Cluster, applied: str) -> None:
     hard = int(cluster.get("resourcequota", "rglcd", "-n", NAMESPACE)["spec"]["hard"]["requests.nvidia.com/gpu"])
     small = {"cpu": "1", "memory": "1Gi"}
     fits, exceeds = ({"limits": {**small, "nvidia.com/gpu": str(count)}} for count in (hard, 1))
@@ -162,7 +162,7 @@ def test_the_quota_on_gpus_decides(cluster: Cluster, applied: str) -> None:
     cluster.kubectl("delete", "pod", "fits", "-n", NAMESPACE, "--grace-period=0", "--force")
 
 
-def test_a_container_that_says_nothing_gets_the_defaults(cluster: Cluster, applied: str) -> None:
+def test_container_without_resources_gets_the_defaults(cluster: Cluster, applied: str) -> None:
     made = json.loads(cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=pod("bare", None)).stdout)
     given = made["spec"]["containers"][0]["resources"]
     assert given["requests"] == {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"}

@@ -85,7 +85,7 @@ def test_the_namespace_enforces_the_restricted_standard(objects: list[Object]) -
     }
 
 
-def test_no_pod_of_the_manifests_violates_it(objects: list[Object]) -> None:
+def test_no_pod_of_the_manifests_violates_the_restricted_standard(objects: list[Object]) -> None:
     for item in objects:
         for template in pod_templates(item):
             assert violations(template["spec"]) == set()
@@ -100,7 +100,7 @@ def test_no_key_is_kept_in_the_manifests(objects: list[Object]) -> None:
 # --- who may do what ------------------------------------------------------------------------------
 
 
-def test_the_pods_of_a_job_get_no_token(objects: list[Object]) -> None:
+def test_pods_of_a_job_get_no_api_token(objects: list[Object]) -> None:
     """Kubeflow's executor needs the launcher's; a job's pods need none, and hold no right it could stand for."""
     accounts = {item["metadata"]["name"]: item.get("automountServiceAccountToken", True) for item in of_kind(objects, "ServiceAccount")}
     assert accounts == {"rglcd-launcher": True, "rglcd-stage": False}
@@ -123,7 +123,7 @@ def amount(value: str) -> Decimal:
     return parse_quantity(value)
 
 
-def test_a_waiting_pod_fits_beside_a_full_queue(objects: list[Object]) -> None:
+def test_quota_leaves_space_for_a_waiting_pod_beside_a_full_queue(objects: list[Object]) -> None:
     """A pod must exist before it can preempt another: with a quota as small as the queue nothing could ever be preempted."""
     quota, queue = only(objects, "ResourceQuota")["spec"]["hard"], only(objects, "Queue")["spec"]["capability"]
     assert amount(quota["requests.nvidia.com/gpu"]) >= amount(queue["nvidia.com/gpu"]) + RESOURCES[Profile.GPU].gpus
@@ -157,13 +157,13 @@ def test_every_profile_fits_into_the_a100_overlay(a100: list[Object], profile: P
     assert 2 * asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
-def test_a_container_that_asks_for_nothing_gets_a_little(objects: list[Object]) -> None:
+def test_container_without_requests_gets_small_defaults(objects: list[Object]) -> None:
     (limits,) = only(objects, "LimitRange")["spec"]["limits"]
     for name in ("cpu", "memory", "ephemeral-storage"):
         assert amount(limits["defaultRequest"][name]) <= amount(limits["default"][name]) <= amount(limits["max"][name])
 
 
-def test_evaluation_stands_above_training(objects: list[Object]) -> None:
+def test_evaluation_has_higher_priority_than_training(objects: list[Object]) -> None:
     classes = {item["metadata"]["name"]: item for item in of_kind(objects, "PriorityClass")}
     assert classes["rglcd-evaluation"]["value"] > classes["rglcd-training"]["value"] > 0
     assert classes["rglcd-training"]["preemptionPolicy"] == "Never"
@@ -183,7 +183,7 @@ def may_answer(objects: list[Object], pod: dict[str, str], peer: Peer, port: int
 
 
 @pytest.mark.parametrize("pod", [JOB_POD, TASK_POD, OTHER_POD, {}])
-def test_names_can_be_looked_up_by_all(objects: list[Object], pod: dict[str, str]) -> None:
+def test_every_pod_may_reach_dns(objects: list[Object], pod: dict[str, str]) -> None:
     assert may_call(objects, pod, DNS, 53, "UDP")
     assert may_call(objects, pod, DNS, 53, "TCP")
     assert not may_call(objects, pod, DNS, 80)
@@ -191,7 +191,7 @@ def test_names_can_be_looked_up_by_all(objects: list[Object], pod: dict[str, str
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "10.96.0.1", "169.254.169.254", "192.168.1.1"])
 @pytest.mark.parametrize("port", [22, 443, 6443])
-def test_a_pod_of_another_kind_may_call_nobody(objects: list[Object], address: str, port: int) -> None:
+def test_unknown_pod_has_no_egress(objects: list[Object], address: str, port: int) -> None:
     assert not may_call(objects, OTHER_POD, Peer(address), port)
 
 
@@ -225,7 +225,7 @@ def test_the_cloud_s_metadata_server_is_its_component_s_to_open(objects: list[Ob
     assert not may_call(objects, pod, Peer("169.254.169.253"), 80)
 
 
-def test_nobody_calls_in_but_prometheus_where_it_is_wanted(objects: list[Object]) -> None:
+def test_only_prometheus_has_ingress_and_only_with_monitoring(objects: list[Object]) -> None:
     monitored = any(of_kind(objects, "PodMonitor"))
     prometheus = Peer(labels={"app": "prometheus"}, namespace="monitoring")
     assert may_answer(objects, JOB_POD, prometheus, PORTS["metrics"]) is monitored

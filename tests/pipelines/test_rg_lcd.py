@@ -46,7 +46,7 @@ def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", [[], ["reward={kind: none}"], ["reward={kind: pixel}"]], ids=["latent", "none", "pixel"])
-def test_edges_are_the_table_s(tmp_path: Path, overrides: list[str]) -> None:
+def test_edges_of_the_pipeline_are_those_of_the_stage_table(tmp_path: Path, overrides: list[str]) -> None:
     config = load_preset("toy", overrides=overrides)
     tasks = tasks_of(compiled(config, tmp_path)[0])
     assert set(tasks) == {stage.name for stage in stages_of(config)}
@@ -80,13 +80,13 @@ class TestEveryTask:
     def platform(self, toy: tuple[dict, dict], name: str) -> dict:
         return toy[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{name}"]
 
-    def test_it_has_resources_and_asks_for_no_gpu_itself(self, toy: tuple[dict, dict], name: str) -> None:
+    def test_task_has_resources_and_asks_for_no_gpu_itself(self, toy: tuple[dict, dict], name: str) -> None:
         resources = self.container(toy, name)["resources"]
         assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"]
         assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"]
         assert "accelerator" not in resources
 
-    def test_it_runs_as_nobody_in_particular_off_the_gpu_nodes_and_ends(self, toy: tuple[dict, dict], name: str) -> None:
+    def test_task_runs_without_root_off_the_gpu_nodes_and_has_a_deadline(self, toy: tuple[dict, dict], name: str) -> None:
         platform = self.platform(toy, name)
         assert platform["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         (affinity,) = platform["nodeAffinity"]
@@ -94,7 +94,7 @@ class TestEveryTask:
         assert int(platform["activeDeadlineSeconds"]) > 0
         assert platform["podMetadata"]["labels"] == {"azure.workload.identity/use": "true"}
 
-    def test_only_what_launches_is_light_and_knows_its_run_and_itself(self, toy: tuple[dict, dict], name: str) -> None:
+    def test_only_launching_tasks_run_the_light_image_and_know_their_run(self, toy: tuple[dict, dict], name: str) -> None:
         launches = name == "end-jobs" or RESOURCES[stage_named(name).profile].gpus > 0
         container = self.container(toy, name)
         assert container["image"] == (STEP_IMAGE if launches else TRAIN_IMAGE)
@@ -104,13 +104,13 @@ class TestEveryTask:
         variables = {variable["name"]: variable["value"] for variable in container.get("env", [])}
         assert variables.get("RGLCD_RUNTIME") == ("torchx:kubernetes" if launches else None)
 
-    def test_a_lost_pod_is_started_again(self, toy: tuple[dict, dict], name: str) -> None:
+    def test_task_whose_pod_is_lost_is_retried(self, toy: tuple[dict, dict], name: str) -> None:
         tasks = tasks_of(toy[0]) | toy[0]["root"]["dag"]["tasks"]
         assert tasks[name]["retryPolicy"]["maxRetryCount"] == 3
         assert not tasks[name]["cachingOptions"].get("enableCache", False)
 
 
-def test_shards_are_shared_out_among_as_many_workers_as_asked(tmp_path: Path) -> None:
+def test_sharding_has_as_many_workers_as_configured(tmp_path: Path) -> None:
     ir, platform = compiled(load_preset("toy", overrides=["sharding.parts=3"]), tmp_path)
     (name,) = tasks_of(ir)["shard"]["dependentTasks"]
     loop = tasks_of(ir)[name]
@@ -123,12 +123,12 @@ def test_shards_are_shared_out_among_as_many_workers_as_asked(tmp_path: Path) ->
     assert mounts["exec-shard-part"]["pvcMount"] == mounts["exec-shard"]["pvcMount"]
 
 
-def test_a_launcher_outlives_what_its_job_may_take(toy: tuple[dict, dict]) -> None:
+def test_launching_task_outlives_the_deadlines_of_its_job(toy: tuple[dict, dict]) -> None:
     placement = Placement(run="r", image="i")
     assert placement.queue_seconds + placement.run_seconds < LAUNCH_SECONDS
 
 
-def test_whatever_happens_the_last_task_runs(toy: tuple[dict, dict]) -> None:
+def test_last_task_runs_however_the_others_ended(toy: tuple[dict, dict]) -> None:
     (name,) = set(toy[0]["root"]["dag"]["tasks"]) - {"end-jobs"}
     last = toy[0]["root"]["dag"]["tasks"]["end-jobs"]
     assert last["dependentTasks"] == [name]
@@ -154,7 +154,7 @@ def test_null_is_the_default_of_every_key_that_takes_it() -> None:
     assert all(not field.is_required() and field.default is None for field in nullable)
 
 
-def test_arguments_are_plain_values() -> None:
+def test_pipeline_arguments_are_json_values() -> None:
     values = arguments(load_preset("toy"), source="data@x", store="artifacts")
     assert json.loads(json.dumps(values)) == values
 
@@ -233,7 +233,7 @@ def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
     assert capsys.readouterr().err.startswith("rglcd: submit needs --host")
 
 
-def test_submit_to_nobody_says_so(checkout: Path, capsys) -> None:
+def test_submit_to_an_unreachable_host_is_refused(checkout: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["submit", "--host", f"http://127.0.0.1:{free_port()}"])
     assert ended.value.code == 2
@@ -252,7 +252,7 @@ def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, ca
     assert not (checkout / "artifacts" / ".kfp").exists()
 
 
-def test_a_crash_shows_the_end_of_its_log(checkout: Path, capfd, monkeypatch) -> None:
+def test_crash_of_a_local_run_shows_the_end_of_its_log(checkout: Path, capfd, monkeypatch) -> None:
     (checkout / "broken" / "rglcd").mkdir(parents=True)
     (checkout / "broken" / "rglcd" / "__init__.py").write_text("raise MemoryError('of this process')")
     monkeypatch.setenv("PYTHONPATH", str(checkout / "broken"))

@@ -32,7 +32,7 @@ def add_verb(verbs: Any) -> None:
         "--artifact",
         action="append",
         default=[],
-        metavar="NAME=PLACE",
+        metavar="NAME=WHERE",
         help="where one artifact is: a folder or a URL (default: artifacts/NAME; source: data, or what data.dvc imports)",
     )
     run.add_argument(
@@ -47,12 +47,12 @@ def _run(options: argparse.Namespace) -> None:
     from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
 
-    places_of = _artifact_places(options.artifact)
+    location_of = _artifact_locations(options.artifact)
     jobs = _jobs(options)
     with drawing(sys.stderr) as sink, reporting_to(sink):
         for name, sections, artifacts in jobs:
-            places = {artifact: places_of(artifact) for artifact in artifacts}
-            outcome = execute(name, sections=sections, artifacts=places, part=options.part)
+            locations = {artifact: location_of(artifact) for artifact in artifacts}
+            outcome = execute(name, sections=sections, artifacts=locations, part=options.part)
             if outcome is not None:
                 what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
                 print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
@@ -96,7 +96,7 @@ def _sections_of(text: str) -> Mapping[str, Any]:
     return sections
 
 
-def _artifact_places(overrides: Sequence[str]) -> Callable[[str], Path | str]:
+def _artifact_locations(overrides: Sequence[str]) -> Callable[[str], Path | str]:
     from rglcd.launch.dvc_file import source_place
     from rglcd.store.files import is_remote
 
@@ -109,7 +109,7 @@ def _artifact_places(overrides: Sequence[str]) -> Callable[[str], Path | str]:
             raise InputError(f"--artifact {override}: there is no artifact {name!r}; there are: {', '.join(_ARTIFACT_NAMES)}")
         named[name] = folder if is_remote(folder) else Path(folder)
 
-    def place_of(artifact: str) -> Path | str:
+    def location_of(artifact: str) -> Path | str:
         return named.get(artifact) or (source_place(Path()) if artifact == SOURCE else ARTIFACTS / artifact)
 
-    return place_of
+    return location_of

@@ -1,4 +1,4 @@
-"""A stage as a TorchX app: pure data, the same for a local process group and a cluster."""
+"""A stage as a TorchX app definition (``AppDef``): plain data, the same for a local process group and a cluster."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from rglcd.stages.run import Artifacts
 from rglcd.stages.table import Stage
 
 TERMINATION_MESSAGE = "/dev/termination-log"
-"""Where Kubernetes looks for a container's last word."""
+"""Where Kubernetes looks for a container's termination message."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _EXPANDED = re.compile(r"[${}]")
@@ -70,9 +70,9 @@ def cluster_app(
         "--error-file",
         TERMINATION_MESSAGE,
     ]
-    gang = [word for pair in rendezvous.items() for word in pair]
+    torchrun = [word for pair in rendezvous.items() for word in pair]
     run = _command(stage, sections=sections, artifacts=artifacts)
-    args = ["-m", "rglcd.launch.pod", *observed, "--", *gang, "-m", *run]
+    args = ["-m", "rglcd.launch.pod", *observed, "--", *torchrun, "-m", *run]
     app = _app(stage, image=placement.image, entrypoint="python", args=args)
     (role,) = app.roles
     role.num_replicas = placement.num_nodes
@@ -120,7 +120,7 @@ def _plain(section: Mapping[str, Any] | Section) -> Any:
     return section.model_dump(mode="json") if isinstance(section, Section) else dict(section)
 
 
-def _literal(name: str, place: Path | str) -> str:
-    if "$" in str(place) or "{{" in str(place):
-        raise InputError(f"artifact {name} lies in {place}: launchers expand '$' and '{{{{'; use a folder without them")
-    return str(place)
+def _literal(name: str, location: Path | str) -> str:
+    if "$" in str(location) or "{{" in str(location):
+        raise InputError(f"artifact {name} lies in {location}: launchers expand '$' and '{{{{'; use a folder without them")
+    return str(location)

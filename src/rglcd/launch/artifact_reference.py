@@ -15,7 +15,7 @@ from rglcd.store.manifest import Manifest, manifest_text, write_json
 
 
 def write_reference(path: Path, manifest: Manifest, *, at: Path | str) -> None:
-    """Write a reference to what a stage published ``at`` a folder or a store's folder: artifact, place, digest of the manifest."""
+    """Write a reference to what a stage published ``at`` a folder or a store's folder: artifact, location, digest of the manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"artifact": manifest.artifact, "uri": str(at), "digest": _digest(manifest)})
 
@@ -27,15 +27,15 @@ def read_reference(path: Path, *, artifact: str) -> Path | str:
     """
     try:
         reference = json.loads(path.read_text(encoding="utf-8"))
-        named, place, digest = reference["artifact"], str(reference["uri"]), reference["digest"]
+        named, location, digest = reference["artifact"], str(reference["uri"]), reference["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is not a reference to an artifact; start the pipeline again") from None
     if named != artifact:
         raise InputError(f"{path} refers to {named!r}, not to {artifact!r}")
-    manifest = Place.of(artifact, place).read(made_by=maker_of(artifact).name)
+    manifest = Place.of(artifact, location).read(made_by=maker_of(artifact).name)
     if _digest(manifest) != digest:
-        raise InputError(f"{place} was made again since this run made it; start the pipeline again")
-    return place if is_remote(place) else Path(place)
+        raise InputError(f"{location} was made again since this run made it; start the pipeline again")
+    return location if is_remote(location) else Path(location)
 
 
 def artifact_location(store: str, artifact: str) -> Path | str:
@@ -44,7 +44,7 @@ def artifact_location(store: str, artifact: str) -> Path | str:
 
 
 def source_folder(reference: str) -> Path | str:
-    """The place of ``uri@md5``: the md5, which ``data.dvc`` names, makes Kubeflow's cache see a change of content."""
+    """The location in ``uri@md5``: the md5, which ``data.dvc`` names, makes Kubeflow's cache see a change of content."""
     uri, _, md5 = reference.rpartition("@")
     if not uri or not md5:
         raise InputError(f"source is {reference!r}; it takes the form uri@md5, as data.dvc names it")

@@ -12,7 +12,7 @@ from rglcd.launch.failure import ERROR_FILE, Failure, read_failure
 from rglcd.launch.progress_display import following
 
 PROGRESS = "RGLCD_PROGRESS"
-"""File that receives progress as JSON lines, for whoever started this process."""
+"""File that receives progress as JSON lines, for the process that started this one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def children_reporting() -> Iterator[Channel]:
 
 @contextmanager
 def job_progress() -> Iterator[None]:
-    """Bring a job's progress to whoever listens here, unless the environment names a file: the job inherits that."""
+    """Report a job's progress here, unless the environment names a file for it: the job inherits that."""
     if PROGRESS in os.environ:
         yield
         return

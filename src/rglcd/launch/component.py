@@ -2,9 +2,9 @@
 
     torchx run src/rglcd/launch/component.py:stage --name distill --image IMAGE --nodes 2
 
-``.torchxconfig`` holds where. Tolerations, affinity, the pod's security context and its time to save come along as TorchX's
-pod overlay; gang size, restart policies, the container's security context and the limit of ``/dev/shm`` are beyond what an overlay can
-say for several replicas: ``rglcd launch`` has those. TorchX names each submission anew, so submitting twice makes two jobs.
+``.torchxconfig`` holds namespace, queue and accounts. Tolerations, affinity, the pod's security context and its grace period are TorchX's
+pod overlay; the minimum number of pods, restart policies, the container's security context and the limit of ``/dev/shm`` are beyond what an
+overlay can say for several replicas: ``rglcd launch`` has those. TorchX names each submission anew, so submitting twice makes two jobs.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def stage(
         image: what the pods run, by digest
         params: the configuration in force
         run: the run's id, in the pods' logs and labels
-        nodes: nodes of a gang
+        nodes: nodes of distill
         store: where the pods find the artifacts, and the source in its folder data
         claim: the volume claim mounted there
     """

@@ -3,7 +3,7 @@
 Beside :mod:`rglcd.launch.settings`, processes that start one another speak through the environment:
 
 ``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
-``RGLCD_PROGRESS``       file that receives progress as JSON lines, for whoever started this process
+``RGLCD_PROGRESS``       file that receives progress as JSON lines, for the process that started this one
 ``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
 ``RANK``                 torchrun's number of this process among those that run the stage together
 """

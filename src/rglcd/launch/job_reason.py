@@ -66,7 +66,7 @@ def reason_of(pod: Mapping[str, Any], *, log: Iterable[str] = ()) -> Reason:
 
 
 def failure_of(reason: Reason) -> Failure:
-    """As it crosses the process boundary: a house error's own words, or all that is known."""
+    """As it crosses the process boundary: the message of an error of rglcd as it is, or else all that is known."""
     plain = reason.cause == f"exit code {reason.exit_code}" and reason.exit_code in (2, 3, TryAgain.exit_code)
     return Failure(reason.message if plain else reason.in_one_line, reason.exit_code, reason.rank, reason.last_lines)
 

@@ -1,7 +1,7 @@
 """Submit a stage to a cluster as a Volcano Job, and stay with it until it ends.
 
 The launcher keeps nothing of its own: what it knows is in the cluster, under a name that follows from the run. So it
-may be killed at any moment and started again: it finds the job and goes on following it. What it needs to be allowed
+may be killed at any time and started again: it finds the job and goes on following it. What it needs to be allowed
 is :data:`rglcd.launch.cluster_api.VERBS`.
 """
 
@@ -72,7 +72,7 @@ def run_kubernetes_job(
 
 
 def work_of(app: specs.AppDef) -> str:
-    """What tells a job's work from another's, whoever launches it: the digest of its command, its image and its size."""
+    """Identifies a job's work, whoever launches it: the digest of its command, its image and its number of nodes."""
     (role,) = app.roles
     return hashlib.sha256(json.dumps([role.args, role.image, role.num_replicas]).encode()).hexdigest()
 
@@ -104,10 +104,10 @@ def _follow(name: str, jobs: Jobs, *, logs: PodLogs, stop: threading.Event, plac
         if cannot is not None:
             jobs.delete(name)
             raise InputError(f"{name} cannot start: {cannot.in_one_line}")
-        if phase in ("Pending", "Inqueue"):  # fewer pods run than the gang needs
+        if phase in ("Pending", "Inqueue"):  # fewer pods run than the job needs
             explained = _wait_in_queue(name, job, pods, jobs, explained=explained, placement=placement)
         stop.wait(poll_seconds)
-    say(f"{name}: told to stop; the job is deleted, its pods save their state")
+    say(f"{name}: asked to stop; the job is deleted, its pods save their state")
     jobs.delete(name)
     logs.finish(jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds))
     raise TryAgain(f"{name} was cancelled; the same command goes on from its last checkpoint")

@@ -1,7 +1,7 @@
 """``python -m rglcd.launch.pod``: what a training pod runs, around torch's elastic launch.
 
-Beside what :mod:`rglcd.launch.process_group` does, a pod says things so that a cluster understands them: its log is JSON lines with
-run and rank (rank 0's; the others' last lines are kept for the case that one fails), its progress is on a Prometheus port,
+Beside what :mod:`rglcd.launch.process_group` does, a pod reports in the forms that a cluster expects: its log is JSON lines with
+run and rank (rank 0's; the others' last lines are kept in case one fails), its progress is on a Prometheus port,
 and the first failing rank's reason is the container's termination message.
 """
 
@@ -36,18 +36,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the ranks; return the exit code of the first that failed, its reason written where Kubernetes looks for it."""
     given = _parser().parse_args(arguments)
     log = JsonLog(sys.stdout, run=given.run)
-    observe = _Metrics(given.metrics_address, given.metrics_port).observe if given.metrics_port else None
+    metrics = _Metrics(given.metrics_address, given.metrics_port) if given.metrics_port else None
 
-    def hear(event: progress.Event) -> None:
+    def observe(event: progress.Event) -> None:
         log.progress(event)
-        if observe:
-            observe(event)
+        if metrics:
+            metrics.observe(event)
 
     with tempfile.TemporaryDirectory(prefix="rglcd-pod-") as folder:
         events = Path(folder) / "progress.jsonl"
         os.environ |= {PROGRESS: str(events), "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": _HEADER}
         ranks = ["--tee", "3", "--log-dir", str(Path(folder) / "ranks"), *given.torchrun]
-        with redirect_stdout(log.stream()), redirect_stderr(log.stream()), following(events, hear):
+        with redirect_stdout(log.stream()), redirect_stderr(log.stream()), following(events, observe):
             try:
                 failed = run_ranks(ranks)
             except TryAgain as stopped:

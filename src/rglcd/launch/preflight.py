@@ -29,7 +29,7 @@ def preflight(expected: str, *, output: Place) -> dict[str, float]:
     promised = json.loads(expected)
     found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}
     _check_folder(output.folder.parent)
-    if output.uri is not None:  # by every rank, the same words at the same place: none is in another's way
+    if output.uri is not None:  # every rank writes the same bytes to the same object, so they cannot disturb one another
         write_object(f"{output.uri}/.preflight", b"written to see whether it can be")
     return found | _check_peers()
 

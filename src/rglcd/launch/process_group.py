@@ -1,6 +1,6 @@
 """``python -m rglcd.launch.process_group``: torchrun, ending with its ranks' own exit code.
 
-torchrun itself ends with 1 whatever befell a rank, and the schedulers above it (Volcano's policies, a retry)
+torchrun itself ends with 1 whatever a rank's exit status, and the schedulers above it (Volcano's policies, a retry)
 decide by the exit code whether the job is worth running again. Arguments are torchrun's.
 """
 
@@ -30,8 +30,8 @@ class RankFailure:
 def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
     """Run the ranks as torchrun's ``arguments`` say; ``None`` when all ended well.
 
-    Raises :class:`TryAgain` when this process was told to stop: the ranks were told too, and given time to save. Were it
-    too short, the last checkpoint is still there to go on from.
+    Raises :class:`TryAgain` when this process was asked to stop: the signal went on to the ranks, which had time to save. If it
+    was too short, the last checkpoint is still there to go on from.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -41,7 +41,7 @@ def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
             torchrun(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])  # the others are ours
         except ChildFailedError as error:
             if asked.is_set():
-                raise TryAgain("told to stop; run the same command to go on") from None
+                raise TryAgain("asked to stop; run the same command to go on") from None
             rank, failure = error.get_first_failure()
             code = failure.exitcode
             said = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
@@ -65,7 +65,7 @@ def _stop_requests() -> Iterator[threading.Event]:
         asked.set()
         ranks = psutil.Process().children()
         if not ranks:
-            raise TryAgain("told to stop before the ranks began; run the same command to go on")
+            raise TryAgain("asked to stop before the ranks began; run the same command to go on")
         _each(psutil.Process.terminate, ranks)
         seconds = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
         too_late = threading.Timer(seconds, _each, (psutil.Process.kill, ranks))

@@ -136,7 +136,7 @@ class ClusterSettings(BaseSettings):
 
     @property
     def volume(self) -> tuple[str, str] | None:
-        """The path at which everybody mounts the claim of the artifacts, and the claim."""
+        """The path at which all pods mount the claim of the artifacts, and the claim."""
         if self.store_claim is None:
             return None
         claim, _, path = self.store_claim.partition("=")

@@ -1,6 +1,6 @@
 """A TorchX app as a Volcano Job: TorchX renders it, :func:`complete` adds what a real cluster asks for.
 
-TorchX knows neither tolerations, affinity, security context, gang size, lifetimes nor the size of /dev/shm
+TorchX knows neither tolerations, affinity, security context, minimum number of pods, lifetimes nor the size of /dev/shm
 (meta-pytorch/torchx#1068, #1067, #753; NVIDIA/nccl#290). All of that is added here, in one pure function on plain data.
 """
 

@@ -125,7 +125,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
         profile=Profile.GPU,
-        version=3,  # 3: metrics/, a file for each subject; the proxy's curve on the page
+        version=3,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "index.html", "report.md"),
     ),
