@@ -84,6 +84,7 @@ def test_code_and_message_of_a_rank_survive_torchrun(tmp_path: Path) -> None:
 
 def test_unexpected_error_of_a_rank_is_its_line_and_code_70(tmp_path: Path, monkeypatch, capfd) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)  # as if this were no pod
     script = tmp_path / "rank.py"
     script.write_text(RANK.replace('raise TrainingDiverged("step 12: the loss is nan")', '{}["missing"]'))
     ranks = ("-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path))

@@ -53,7 +53,7 @@ def add_verb(verbs: Any) -> None:
 def _launch(options: argparse.Namespace) -> None:
     from rglcd.launch.settings import load_settings, shown
 
-    given = _given(options)
+    given = _given(options, load_settings())
     settings = _completed(load_settings(**given))
     if options.show_settings:
         print(shown(settings, **given), end="")
@@ -95,23 +95,22 @@ def _location(artifact: str, settings: "ClusterSettings", options: argparse.Name
     return options.source if is_remote(options.source) else Path(options.source)
 
 
-def _given(options: argparse.Namespace) -> dict[str, str | None]:
-    """What the options say of the settings; ``None`` where they say nothing."""
+def _given(options: argparse.Namespace, settings: "ClusterSettings") -> dict[str, str | None]:
+    """What the options say in place of ``settings``; ``None`` where they say nothing."""
     return {
         "image": options.image,
         "run": options.run,
         "num_nodes": str(options.nodes) if options.nodes is not None else None,
-        "store_claim": _given_volume(options),
+        "store_claim": _given_volume(options, settings),
     }
 
 
-def _given_volume(options: argparse.Namespace) -> str | None:
-    from rglcd.launch.settings import load_settings
+def _given_volume(options: argparse.Namespace, settings: "ClusterSettings") -> str | None:
     from rglcd.store.files import is_remote
 
     if options.store is None and options.claim is None:
         return None
-    path, claim = load_settings().volume or (_MOUNT, _CLAIM)
+    path, claim = settings.volume or (_MOUNT, _CLAIM)
     if options.store is not None and not is_remote(options.store):
         path = options.store
     return f"{options.claim or claim}={path}"

@@ -1,1 +1,1 @@
-"""Where a stage runs and who hears of it: TorchX apps, the process boundary, progress on a console, ``dvc.yaml``."""
+"""Where a stage runs: settings, TorchX apps, cluster jobs and their logs, Kubeflow, the process boundary, ``dvc.yaml``."""

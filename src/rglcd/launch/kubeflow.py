@@ -13,7 +13,7 @@ from rglcd.launch.artifact_reference import artifact_location, read_reference, s
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.execute import execute
 from rglcd.launch.progress_display import drawing
-from rglcd.launch.settings import load_settings
+from rglcd.launch.settings import exporting_store, load_settings
 from rglcd.stages.table import SOURCE, stage_named
 
 
@@ -39,7 +39,7 @@ def execute_component(
     Kubeflow's artifacts are small references; the bytes stay in ``<store>/<artifact>``. ``source`` is ``uri@md5``.
     ``cards`` maps files of the output folder to artifacts that Kubeflow's page shows.
     """
-    with process_boundary():
+    with process_boundary(), exporting_store(load_settings()):
         (output,) = stage_named(stage_name).outputs
         artifacts: dict[str, Path | str] = {
             name: read_reference(Path(given.path), artifact=name) for name, given in inputs.items() if given is not None
@@ -62,7 +62,7 @@ def execute_component(
 
 def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any]], source: str, store: str, part: int) -> None:
     """The body of a worker's component: make one part of the stage's work and publish nothing; the stage's own task does."""
-    with process_boundary():
+    with process_boundary(), exporting_store(load_settings()):
         (output,) = stage_named(stage_name).outputs
         artifacts = {SOURCE: source_folder(source), output: artifact_location(store, output)}
         with drawing(sys.stderr) as draw, progress.reporting_to(draw):
