@@ -42,10 +42,14 @@ class FourRanks:
         self._progress.unlink(missing_ok=True)
         stage = stage_named("distill")
         places = {name: self.micro.root / name for name in inputs_of(stage, self.micro.config)} | {"student": root / "student"}
-        command = [sys.executable, "-m", "rglcd.launch.gang", "--standalone", "--nproc-per-node", str(_RANKS)]
+        command = [sys.executable, "-m", "rglcd.launch.process_group", "--standalone", "--nproc-per-node", str(_RANKS)]
         command += ["-m", "rglcd", "run", stage.name, "--params", str(self.folder / "params.yaml")]
         command += [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
-        variables = {"PYTHONPATH": os.pathsep.join(("src", ".")), "OMP_NUM_THREADS": "1", "RGLCD_PATIENCE": str(_COLLECTIVE_TIMEOUT)}
+        variables = {
+            "PYTHONPATH": os.pathsep.join(("src", ".")),
+            "OMP_NUM_THREADS": "1",
+            "RGLCD_COLLECTIVE_TIMEOUT": str(_COLLECTIVE_TIMEOUT),
+        }
         variables |= {"RGLCD_PROGRESS": str(self._progress)}
         return subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
