@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -56,12 +57,19 @@ def test_a_part_that_overruns_its_limit_is_killed_with_its_children_and_its_line
     assert found["found"] == 1
     assert ended["ended"] == "killed after 10 s"
     assert record.failed
-    assert not is_running(int(str(found["child"])))
+    wait_until_gone(int(str(found["child"])))
 
 
-def is_running(pid: int) -> bool:
-    """A killed orphan whom nobody has reaped is still in the table."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+def wait_until_gone(pid: int) -> None:
+    """Until ``pid`` has ended, or is an orphan that is dead and that nobody has reaped."""
+    for _ in range(100):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} lives")
 
 
 def test_a_failing_part_says_its_last_lines_and_a_part_without_time_is_not_begun(tmp_path: Path) -> None:
