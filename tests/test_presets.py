@@ -138,7 +138,7 @@ def test_networks_are_of_the_published_sizes(built: tuple[Built, Expected]) -> N
     assert count(networks.teacher.unet) == expected.unet
     assert count(networks.codec.vae) == VAE
     assert tuple(count(tower.model) for tower in networks.text.towers) == expected.texts
-    assert sum(parameter.numel() for parameter in networks.student.learnt.values()) == expected.learnt
+    assert sum(parameter.numel() for parameter in networks.student.trainable_parameters.values()) == expected.learnt
     assert networks.teacher.kind == expected.prediction
 
 

@@ -65,7 +65,7 @@ def export_students(folder: Path, *, xl: bool, kind: str) -> Path:
     whole, adapter = Student.of_teacher(teacher, omega_embedding_dim=32), Student.adapting(teacher, ADAPTER, seed=0)
     torch.manual_seed(5)
     torch.nn.init.normal_(whole.unet.time_embedding.cond_proj.weight, std=0.1)
-    for name, parameter in adapter.learnt.items():
+    for name, parameter in adapter.trainable_parameters.items():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, std=0.1)
     for student, name in ((whole, "whole"), (adapter, "adapter")):

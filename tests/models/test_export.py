@@ -144,7 +144,7 @@ SHAPE = AdapterShape(rank=2, alpha=6, targets=("to_q", "conv1"))
 
 def adapter_of(teacher_folder: Path) -> Student:
     student = Student.adapting(Teacher.load(teacher_folder, dtype=torch.float32, device=torch.device("cpu")), SHAPE, seed=1)
-    for name, parameter in student.learnt.items():
+    for name, parameter in student.trainable_parameters.items():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
     return student
@@ -170,8 +170,8 @@ def test_adapter_weights_include_alpha_over_rank_in_lora_b(teacher_folder: Path)
     student = adapter_of(teacher_folder)
     tensors = student.adapter_tensors()
     assert all(name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight")) for name in tensors)
-    assert len(tensors) == len(student.learnt)
-    for name, parameter in student.learnt.items():
+    assert len(tensors) == len(student.trainable_parameters)
+    for name, parameter in student.trainable_parameters.items():
         stored = tensors[f"unet.{name.replace('.default.', '.')}"]
         torch.testing.assert_close(stored, parameter.detach() * (SHAPE.alpha / SHAPE.rank if ".lora_B." in name else 1))
 

@@ -125,7 +125,7 @@ def stir(student: Student) -> None:
     """As if it had learnt."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for parameter in student.learnt.values():
+        for parameter in student.trainable_parameters.values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
@@ -147,18 +147,18 @@ def test_adapter_shares_the_teachers_weights_and_trains_only_its_own(teacher: Te
     before = {name: tensor.clone() for name, tensor in teacher.unet.state_dict().items()}
     mine, theirs = ({parameter.data_ptr() for parameter in unet.parameters()} for unet in (adapter.unet, teacher.unet))
     assert theirs <= mine, "nothing is copied"
-    assert {name for name, parameter in adapter.unet.named_parameters() if parameter.requires_grad} == adapter.learnt.keys()
-    assert {parameter.data_ptr() for parameter in adapter.learnt.values()} == mine - theirs
+    assert {name for name, parameter in adapter.unet.named_parameters() if parameter.requires_grad} == adapter.trainable_parameters.keys()
+    assert {parameter.data_ptr() for parameter in adapter.trainable_parameters.values()} == mine - theirs
     stir(adapter)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.unet.state_dict().items())
     assert not any(hasattr(module, "lora_A") for module in teacher.unet.modules())
 
 
 def test_adapter_has_a_layer_for_each_layer_that_targets_match(adapter: Student) -> None:
-    layers = {name.split(".lora_")[0] for name in adapter.learnt}
+    layers = {name.split(".lora_")[0] for name in adapter.trainable_parameters}
     assert layers
     assert all(layer.endswith(SHAPE.targets) for layer in layers)
-    assert {parameter.shape[0] for name, parameter in adapter.learnt.items() if ".lora_A." in name} == {SHAPE.rank}
+    assert {parameter.shape[0] for name, parameter in adapter.trainable_parameters.items() if ".lora_A." in name} == {SHAPE.rank}
 
 
 def test_adapter_weights_depend_on_the_seed_only(teacher: Teacher) -> None:
@@ -166,7 +166,7 @@ def test_adapter_weights_depend_on_the_seed_only(teacher: Teacher) -> None:
     for seed in (7, 7, 8):
         torch.rand(3)
         before = torch.random.get_rng_state()
-        states.append(Student.adapting(teacher, SHAPE, seed=seed).learnt)
+        states.append(Student.adapting(teacher, SHAPE, seed=seed).trainable_parameters)
         assert torch.equal(torch.random.get_rng_state(), before), "and nobody else's draws move"
     first, second, third = states
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -181,10 +181,10 @@ def test_adapter_targets_that_match_no_layer_are_refused(teacher: Teacher) -> No
 def test_adapter_on_a_half_precision_teacher_trains_in_float32(teacher_folder: Path) -> None:
     half = Teacher.load(teacher_folder, dtype=torch.bfloat16, device=CPU)
     adapter = Student.adapting(half, SHAPE, seed=0)
-    assert {parameter.dtype for parameter in adapter.learnt.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in adapter.trainable_parameters.values()} == {torch.float32}
     z_t, t, cond = inputs()
     adapter(z_t, t, torch.ones(3), cond).x0.square().mean().backward()
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.learnt.values())
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapter.trainable_parameters.values())
 
 
 def test_copy_of_an_adapter_has_its_own_factors_on_the_same_frozen_weights(adapter: Student) -> None:
@@ -193,12 +193,12 @@ def test_copy_of_an_adapter_has_its_own_factors_on_the_same_frozen_weights(adapt
     before = draw(copy)
     assert torch.equal(before, draw(adapter))
     assert not any(parameter.requires_grad for parameter in copy.unet.parameters())
-    assert all(parameter.requires_grad for parameter in adapter.learnt.values())
+    assert all(parameter.requires_grad for parameter in adapter.trainable_parameters.values())
     stir(adapter)
     assert torch.equal(draw(copy), before)
-    base = [{p.data_ptr() for name, p in s.unet.named_parameters() if name not in s.learnt} for s in (copy, adapter)]
+    base = [{p.data_ptr() for name, p in s.unet.named_parameters() if name not in s.trainable_parameters} for s in (copy, adapter)]
     assert base[0] == base[1]
-    copy.restore(adapter.learnt)
+    copy.restore(adapter.trainable_parameters)
     assert torch.equal(draw(copy), draw(adapter))
 
 

@@ -79,7 +79,7 @@ def double_distiller(
 def _away_from_the_teacher(student: Student) -> None:
     """As if some steps were behind it: its omega then matters."""
     generator = torch.Generator().manual_seed(3)
-    for parameter in student.learnt.values():
+    for parameter in student.trainable_parameters.values():
         parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=DOUBLE)
 
 
@@ -95,7 +95,7 @@ def main(line: str, folder: str, *overrides: str) -> None:
         config = tiny_config(*overrides)
         distiller = double_distiller(DoubleDistiller, materials_of(Path(line), config), config, world=world)
         figures = [{name: world.mean(value.detach()) for name, value in distiller.step(step).items()} for step in range(3)]
-        if world.leads:
+        if world.is_main:
             tensors = {f"{part}/{name}": tensor.detach() for part, tensors in distiller.parts().items() for name, tensor in tensors.items()}
             tensors |= {f"figures/{step}/{name}": value for step, row in enumerate(figures) for name, value in row.items()}
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)

@@ -132,7 +132,7 @@ def test_a_stop_gradient_target_is_the_student_and_keeps_an_average_only_when_as
     # At step 0 average and student are one; so is then their gradient.
     assert torch.equal(weights(alone), weights(averaged))
     assert torch.equal(weights(alone), weights(ema))
-    average = torch.cat([parameter.flatten() for parameter in averaged.evaluated.learnt.values()])
+    average = torch.cat([parameter.flatten() for parameter in averaged.evaluated.trainable_parameters.values()])
     torch.testing.assert_close(average - before, (weights(averaged) - before) / 2, rtol=1e-3, atol=1e-7)
     assert "average" not in alone.parts()
 

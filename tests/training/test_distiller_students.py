@@ -30,11 +30,11 @@ def distiller_of(line: Path, reward: object, *overrides: str):
 def test_only_an_adapter_moves_and_only_it_is_averaged_and_kept(either_line: Path) -> None:
     distiller = distiller_of(either_line, LatentReward(weight=1.0), ADAPTER)
     base = {name: parameter.clone() for name, parameter in distiller.teacher.unet.named_parameters()}
-    before = {name: parameter.detach().clone() for name, parameter in distiller.student.learnt.items()}
+    before = {name: parameter.detach().clone() for name, parameter in distiller.student.trainable_parameters.items()}
     figures = [distiller.step(step) for step in range(2)]
     assert all(torch.isfinite(value).all() for row in figures for value in row.values())
     assert all(torch.equal(parameter, base[name]) for name, parameter in distiller.teacher.unet.named_parameters())
-    assert any(not torch.equal(parameter, before[name]) for name, parameter in distiller.student.learnt.items())
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in distiller.student.trainable_parameters.items())
     parts = distiller.parts()
     assert parts["student"].keys() == parts["average"].keys() == before.keys()
     assert {key.rpartition("/")[0] for key in parts["optimizer"]} == before.keys()
@@ -43,10 +43,10 @@ def test_only_an_adapter_moves_and_only_it_is_averaged_and_kept(either_line: Pat
 
 def test_an_adapters_average_is_the_average_of_its_two_factors(either_line: Path) -> None:
     distiller = distiller_of(either_line, NoReward(), ADAPTER)
-    before = {name: parameter.clone() for name, parameter in distiller.target.learnt.items()}
+    before = {name: parameter.clone() for name, parameter in distiller.target.trainable_parameters.items()}
     distiller.step(0)
-    for name, parameter in distiller.student.learnt.items():
-        torch.testing.assert_close(distiller.target.learnt[name], 0.95 * before[name] + 0.05 * parameter.detach())
+    for name, parameter in distiller.student.trainable_parameters.items():
+        torch.testing.assert_close(distiller.target.trainable_parameters[name], 0.95 * before[name] + 0.05 * parameter.detach())
 
 
 def test_a_broken_run_of_an_adapter_ends_bit_for_bit_where_an_unbroken_one_does(either_line: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_broken_run_of_an_adapter_ends_bit_for_bit_where_an_unbroken_one_does(
 def test_an_adapter_in_bfloat16_rests_on_the_frozen_teacher_and_learns_in_float32(either_line: Path) -> None:
     distiller = distiller_of(either_line, NoReward(), ADAPTER, "distillation.precision=bfloat16")
     assert torch.isfinite(distiller.step(0)["distance"])
-    assert {parameter.dtype for parameter in distiller.student.learnt.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in distiller.student.trainable_parameters.values()} == {torch.float32}
     assert {parameter.dtype for parameter in distiller.teacher.unet.parameters()} == {torch.bfloat16}
 
 

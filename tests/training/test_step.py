@@ -32,7 +32,7 @@ def distiller_in(line: Path, mode: str, *overrides: str) -> Distiller:
 
 
 def flat(distiller: Distiller) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in distiller.student.learnt.values()])
+    return torch.cat([parameter.detach().flatten() for parameter in distiller.student.trainable_parameters.values()])
 
 
 class NothingRead(TorchDispatchMode):

@@ -28,7 +28,7 @@ from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights
-from rglcd.models.teacher import Teacher, read_schedule, told
+from rglcd.models.teacher import Teacher, read_schedule, unet_kwargs
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers' ``load_lora_weights`` looks for in a folder."""
@@ -97,7 +97,7 @@ class Student:
             except ValueError as error:
                 raise InputError(f"student.targets: {' '.join(str(error).split())[:300]}") from None
         student = cls(unet, teacher.schedule, teacher.kind, adapter=adapter)
-        for parameter in student.learnt.values():
+        for parameter in student.trainable_parameters.values():
             parameter.data = parameter.data.float()
         return student
 
@@ -121,7 +121,7 @@ class Student:
         unscaled = AdapterShape(shape.rank, shape.rank, shape.targets)
         student = cls.adapting(teacher, unscaled, seed=0)
         theirs = {_parameter_name(name): tensor for name, tensor in tensors.items()}
-        mine = student.learnt
+        mine = student.trainable_parameters
         odd = sorted(name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs)
         odd = odd or sorted(name for name in mine if mine[name].shape != theirs[name].shape)
         if odd:
@@ -136,23 +136,23 @@ class Student:
         return Student(self.unet, self.schedule, self.kind, adapter=self.adapter, network=network)
 
     @property
-    def learnt(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: every parameter, or an adapter's. Optimised, averaged and checkpointed; nothing else is."""
         named = self.unet.named_parameters()
         return {name: parameter for name, parameter in named if self.adapter is None or _ADAPTER_MARK in name}
 
     @torch.no_grad()
-    def restore(self, learnt: Mapping[str, Tensor]) -> None:
-        """Take over the values of :attr:`learnt`, all of them."""
-        mine = self.learnt
-        assert mine.keys() == learnt.keys(), "a checkpoint of another student"
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of :attr:`trainable_parameters`, all of them."""
+        mine = self.trainable_parameters
+        assert mine.keys() == tensors.keys(), "a checkpoint of another student"
         for name, parameter in mine.items():
-            parameter.copy_(learnt[name])
+            parameter.copy_(tensors[name])
 
     def copy(self) -> "Student":
-        """A frozen twin whose :attr:`learnt` weights are its own: the target network. The rest is shared."""
-        learnt = self.learnt
-        shared = {name: parameter for name, parameter in self.unet.named_parameters() if name not in learnt}
+        """A frozen twin whose :attr:`trainable_parameters` weights are its own: the target network. The rest is shared."""
+        own = self.trainable_parameters
+        shared = {name: parameter for name, parameter in self.unet.named_parameters() if name not in own}
         return Student(_twin(self.unet, shared=shared), self.schedule, self.kind, adapter=self.adapter)._frozen()
 
     def adapter_tensors(self) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class Student:
         dtype = self.unet.dtype
         dim = self.unet.config.time_cond_proj_dim
         embedding = None if dim is None else guidance_embedding(omega, dim=dim).to(dtype)
-        output = self.network(z_t.to(dtype), t, timestep_cond=embedding, **told(cond.to(dtype=dtype))).sample
+        output = self.network(z_t.to(dtype), t, timestep_cond=embedding, **unet_kwargs(cond.to(dtype=dtype))).sample
         return convert(output.to(z_t.dtype), z_t, t, schedule=self.schedule, kind=self.kind)
 
     def _frozen(self) -> "Student":

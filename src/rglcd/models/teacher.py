@@ -51,11 +51,11 @@ class Teacher:
     def __call__(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
         """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, B rows of ``cond``."""
         dtype = self.unet.dtype
-        output = self.unet(z_t.to(dtype), t, **told(cond.to(dtype=dtype))).sample.to(z_t.dtype)
+        output = self.unet(z_t.to(dtype), t, **unet_kwargs(cond.to(dtype=dtype))).sample.to(z_t.dtype)
         return convert(output, z_t, t, schedule=self.schedule, kind=self.kind)
 
 
-def told(cond: Condition) -> dict[str, Any]:
+def unet_kwargs(cond: Condition) -> dict[str, Any]:
     """``cond`` as the arguments of diffusers' UNet."""
     if cond.pooled is None:
         return {"encoder_hidden_states": cond.embeddings}

@@ -67,7 +67,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
             done += entry.num_samples
         progress.report(_TASK, done=done, total=num_samples, unit="samples")
         world.wait()
-        if world.leads:
+        if world.is_main:
             write_fingerprint(folder, fingerprint)
     return {"samples": sum(entry.num_samples for entry in entries), "fingerprint": fingerprint.digest}
 

@@ -118,7 +118,7 @@ def distill(
         for arm in arms:
             if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
                 _train_arm(arm, materials, student.folder)
-            if world.leads:
+            if world.is_main:
                 # Here, not where the arm is trained: a kill may have come between its publication and this.
                 shutil.rmtree(_checkpoints(student.folder, arm), ignore_errors=True)
             world.wait()
@@ -175,7 +175,7 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
     manifest = read_manifest(student.previous, made_by="distill")
     if altered_files(student.previous, manifest, names=[name for name in manifest.files if name.startswith(f"{arm.name}/")]):
         return False
-    if world.leads:
+    if world.is_main:
         aside = student.folder / f".{arm.name}.aside"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(student.previous / arm.name, aside)
@@ -191,7 +191,7 @@ def _train_arm(arm: Arm, materials: Materials, folder: Path) -> None:
     distiller = _distiller(materials, arm.reward, num_steps=arm.num_steps, world=world)
     run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every)
     curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world)
-    if world.leads:
+    if world.is_main:
         _export(arm, materials, distiller, curve=curve, folder=folder / arm.name)
 
 

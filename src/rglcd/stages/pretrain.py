@@ -34,7 +34,7 @@ def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretraine
         pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), run=run, world=world)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
         accuracy = float(pretrainer.retrieval_accuracy()) if pretraining.num_validation else None
-        if world.leads:
+        if world.is_main:
             pretrainer.model.save(reward_model.folder)
             (reward_model.folder / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
             shutil.rmtree(checkpoints)

@@ -158,7 +158,7 @@ class Distiller:
         self.cache = cache
         self.guide = guide
         self.world = world
-        self._parameters = list(student.learnt.values())
+        self._parameters = list(student.trainable_parameters.values())
         self._optimizer = adamw(self._parameters, weight_decay=recipe.weight_decay)
         self._null = text_encoder.null()
         self._grids: dict[int, Grid] = {}
@@ -189,10 +189,10 @@ class Distiller:
         return figures
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        averages: dict[str, dict[str, Tensor]] = {} if self.average is None else {"average": {**self.average.learnt}}
+        averages: dict[str, dict[str, Tensor]] = {} if self.average is None else {"average": {**self.average.trainable_parameters}}
         guide = {} if self.guide is None else self.guide.parts()
         optimizer = optimizer_tensors(self._optimizer, self.student.unet)
-        return {"student": {**self.student.learnt}, **averages, "optimizer": optimizer, **guide}
+        return {"student": {**self.student.trainable_parameters}, **averages, "optimizer": optimizer, **guide}
 
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.student.restore(parts["student"])
@@ -251,12 +251,12 @@ class Distiller:
         norm = optimise(self._optimizer, self._parameters, rate=recipe.learning_rate.at(step), max_grad_norm=recipe.max_grad_norm)
         decay = _decay(recipe.target)
         if self.average is not None and decay is not None:
-            ema_update(self.average.learnt.values(), self.student.learnt.values(), decay)
+            ema_update(self.average.trainable_parameters.values(), self.student.trainable_parameters.values(), decay)
         return norm
 
     def _batch(self, step: int) -> Batch:
         """This rank's rows of global batch ``step``."""
-        recipe, place = self.recipe, self.world.place
+        recipe, place = self.recipe, self.world.to_device
         indices = sample_indices(recipe.seed, len(self.cache), start=step * recipe.batch_size, count=recipe.batch_size)
         cached = self.cache.batch(indices[self._rows], place=place)
         whole = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
@@ -282,7 +282,7 @@ class Distiller:
     def _drop(self, step: int, rows: slice = slice(None)) -> None:
         """Give every dropout of student and average this step's masks of these rows, the same to all."""
         if self._dropouts:
-            seeds = self.world.place(draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size)[self._rows])
+            seeds = self.world.to_device(draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size)[self._rows])
             for dropout in self._dropouts:
                 dropout.seeds = seeds[rows]
 

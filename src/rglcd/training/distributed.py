@@ -28,7 +28,7 @@ class World:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
@@ -38,7 +38,7 @@ class World:
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` on this rank's device; a GPU is not waited for, which only page-locked memory allows."""
         if self.device.type != "cuda":
             return tensor.to(self.device)

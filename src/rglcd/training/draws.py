@@ -24,7 +24,7 @@ class BatchDraws:
 
     def rows(self, rows: slice, world: World) -> "BatchDraws":
         """Some samples' draws, on this process's device."""
-        return BatchDraws(*(world.place(tensor[rows]) for tensor in vars(self).values()))
+        return BatchDraws(*(world.to_device(tensor[rows]) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PredictionDraws:
 
     def rows(self, rows: slice, world: World) -> "PredictionDraws":
         """Some samples' draws, on this process's device."""
-        return PredictionDraws(*(world.place(tensor[rows]) for tensor in vars(self).values()))
+        return PredictionDraws(*(world.to_device(tensor[rows]) for tensor in vars(self).values()))
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:

@@ -71,7 +71,7 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 row = _row(figures, done=done, run=run, world=world)
                 curve += [row] if done % run.log_every == 0 else []
                 _report(run, row)
-            if (saves or stopping) and world.leads:
+            if (saves or stopping) and world.is_main:
                 checkpointer.save(done, trainable.parts(), {"curve": curve})
                 _report(run, row | {"saved_step": done})
             if stopping:

@@ -80,7 +80,7 @@ class PreferencePretrainer:
         """Train on batch ``step``; the accuracy, where it is measured, is that after the step."""
         recipe, world = self.recipe, self.world
         indices = sample_indices(recipe.seed, self.num_training, start=step * recipe.batch_size, count=recipe.batch_size)
-        cached = self.cache.batch(indices[self._rows], place=world.place)
+        cached = self.cache.batch(indices[self._rows], place=world.to_device)
         draws = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
         latents = self._latents(cached, draws.posterior[self._rows])
         ours: Embedded = self._network(latents, cached.text[recipe.scorer])
@@ -110,7 +110,7 @@ class PreferencePretrainer:
         texts = self.model.embed_text(held_out.texts.to(world.device))
         hits = torch.zeros((), device=world.device)
         for rows in torch.arange(len(held_out.captions))[world.rank :: world.size].split(_VALIDATION_BATCH):
-            cached = self.cache.batch(self.num_training + rows, place=world.place)
+            cached = self.cache.batch(self.num_training + rows, place=world.to_device)
             nearest = (self.model.embed_latents(self._latents(cached, torch.zeros_like(cached.mean))) @ texts.T).argmax(dim=1)
             hits += (nearest.cpu() == held_out.captions[rows]).sum().to(world.device)
         return world.mean(hits) * world.size / len(held_out.captions)
