@@ -40,11 +40,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.core.distances import huber
 from rglcd.core.prediction import PredictionType
-from rglcd.core.preference import Pairing
 from rglcd.core.schedule import NoiseSchedule
-from rglcd.core.timesteps import even_weights, uniform_weights
 from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint, write_latents
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
@@ -52,15 +49,17 @@ from rglcd.models.latent_towers import VitShape
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, TextTower
+from rglcd.recipe import ConstantGrid, EmaTarget, Huber, OnlineProxy, SharedPrediction, SoftLabels, UniformTimesteps
 from rglcd.rewards.clip import ClipReward
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
-from rglcd.training.distiller import Distiller, EmaTarget, Recipe, SharedPrediction
+from rglcd.training.distiller import Distiller
 from rglcd.training.distributed import World
 from rglcd.training.execution import Execution
 from rglcd.training.operations import count_flops
 from rglcd.training.optimization import LearningRate
-from rglcd.training.reward_guidance import Guide, LatentGuide, PixelGuide, Tuning
+from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance, RewardGuidance
+from rglcd.training.run_recipe import Recipe
 
 MODES = ("plain", "pixel", "latent")
 RECORDS = Path("docs/step.jsonl")
@@ -180,7 +179,7 @@ class Bench:
         self.cache = _random_cache(Path(self._folder.name), self.latent_shape, text_width=width, length=tokenizer.model_max_length)
 
     def distiller(self, mode: str, batch_size: int, *, execution: str | None = None) -> Distiller:
-        """A fresh one, with the paper's recipe; executed as the setting says unless told."""
+        """A fresh one, with the paper's recipe; executed as the setting says unless `execution` is given."""
         return Distiller(
             recipe=self._recipe(batch_size, execution or self.setting.execution),
             student=Student.of_teacher(self.teacher, omega_embedding_dim=256),
@@ -188,39 +187,40 @@ class Bench:
             codec=self.codec,
             text_encoder=self.text_encoder,
             cache=self.cache,
-            guide=self._guide(mode),
+            reward_guidance=self._reward_guidance(mode),
             world=self.world,
         )
 
     def _recipe(self, batch_size: int, execution: str) -> Recipe:
         return Recipe(
+            num_steps=10_000,
             batch_size=batch_size,
             learning_rate=LearningRate(1e-6, 0, 10_000, "constant"),
             weight_decay=0.0,
             max_grad_norm=1.0,
-            target=EmaTarget(0.95),
+            target=EmaTarget(),
             neighbour="teacher",
             omega=(5.0, 15.0),
             caption_dropout=0.0,
             dropout=0.0,
-            distance=huber,
-            timesteps=uniform_weights,
-            weighting=even_weights,
+            distance=Huber(),
+            timesteps=UniformTimesteps(),
+            weighting="even",
             scalings=BoundaryScalings(),
-            num_grid_steps=lambda step: 50,
-            rewarded=SharedPrediction(every=1),
-            precision=self.setting.dtype,
+            grid=ConstantGrid(),
+            num_ddim_steps=50,
+            prediction=SharedPrediction(),
+            precision=self.setting.precision,
             execution=Execution(execution, self.setting.memory_format),
             seed=0,
         )
 
-    def _guide(self, mode: str) -> Guide | None:
+    def _reward_guidance(self, mode: str) -> RewardGuidance | None:
         if mode == "plain":
             return None
         if mode == "pixel":
-            return PixelGuide(self.expert, self.codec, "expert", 1.0, self.setting.chunk_size)
-        tuning = Tuning(3.3e-6, 1, 1, lambda scores: 100 * scores, None, Pairing.OWN, 0)
-        return LatentGuide(
+            return PixelRewardGuidance(self.expert, self.codec, "expert", 1.0, self.setting.chunk_size)
+        return LatentRewardGuidance(
             self.lrm,
             expert=self.expert,
             codec=self.codec,
@@ -228,7 +228,7 @@ class Bench:
             model_scorer="expert",
             weight=1.0,
             chunk_size=self.setting.chunk_size,
-            tuning=tuning,
+            tuning=OnlineProxy(labels=SoftLabels(logit_scale=100.0)),
             world=self.world,
         )
 
@@ -342,16 +342,16 @@ class Timed:
         return getattr(self._called, name)
 
 
-class TimedGuide:
-    """A guide whose two halves are timed."""
+class TimedGuidance:
+    """Reward guidance whose two halves are timed."""
 
-    def __init__(self, guide: Any, clock: Clock, times: dict[str, float]) -> None:
-        self._guide = guide
-        self.guide = Timed(guide.guide, clock, times, "reward gradient")
-        self.learn = Timed(guide.learn, clock, times, "labels and proxy")
+    def __init__(self, guidance: Any, clock: Clock, times: dict[str, float]) -> None:
+        self._guidance = guidance
+        self.gradient = Timed(guidance.gradient, clock, times, "reward gradient")
+        self.learn = Timed(guidance.learn, clock, times, "labels and proxy")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._guide, name)
+        return getattr(self._guidance, name)
 
 
 def split_ms(distiller: Any, clock: Clock, *, num_steps: int) -> dict[str, float]:
@@ -361,8 +361,8 @@ def split_ms(distiller: Any, clock: Clock, *, num_steps: int) -> dict[str, float
         setattr(distiller, attribute, Timed(getattr(distiller, attribute), clock, times, name))
     distiller.target = Timed(distiller.target, clock, times, "target")
     distiller.student = Timed(distiller.student, clock, times, "student forward")
-    if distiller.guide is not None:
-        distiller.guide = TimedGuide(distiller.guide, clock, times)
+    if distiller.reward_guidance is not None:
+        distiller.reward_guidance = TimedGuidance(distiller.reward_guidance, clock, times)
     whole = sum(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(num_steps))
     times["backward and losses"] = whole - sum(times.values())
     return {name: round(total / num_steps, 3) for name, total in times.items()}
@@ -415,7 +415,7 @@ def peak_bytes(bench: Bench, mode: str, batch_size: int) -> int:
 
 def _lasting(bench: Bench, distiller: Distiller) -> list[Tensor]:
     networks = [bench.codec.vae, bench.text_encoder.towers[0].model, bench.teacher.unet, distiller.student.unet, distiller.evaluated.unet]
-    networks += [] if distiller.guide is None else [bench.expert.model]
+    networks += [] if distiller.reward_guidance is None else [bench.expert.model]
     tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     return tensors + [tensor for part in distiller.parts().values() for tensor in part.values()]
 
@@ -510,7 +510,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument(
-        "--memory-gib", type=float, default=80.0, help=f"for the largest batch; told up to {_FARTHEST} times the largest measured"
+        "--memory-gib", type=float, default=80.0, help=f"for the largest batch; given up to {_FARTHEST} times the largest measured"
     )
     parser.add_argument("--baseline", action="store_true", help="time the published scripts' step beside ours")
     parser.add_argument("--cached", action="store_true", help="with --baseline: it is given latents, not images")

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from rglcd.config import Config, LoraStudent, ModelSource, load_preset, preset_names
+from rglcd.config import Config, ModelSource, load_preset, preset_names
 from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.models.codec import Codec, Moments
@@ -20,7 +20,7 @@ from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, TextTower
-from rglcd.stages.distill import adapter_shape
+from rglcd.stages.assembly import make_student
 from rglcd.stages.pretrain import _tower
 
 PUBLISHED = Path(__file__).parent / "assets" / "published"
@@ -80,11 +80,7 @@ def built(request: pytest.FixtureRequest) -> tuple[Built, Expected]:
         unet = UNet2DConditionModel.from_config(declared["unet"])
         alphas = NoiseSchedule(torch.empty(1000), torch.empty(1000))
         teacher = Teacher(unet, alphas, PredictionType(declared["scheduler"]["prediction_type"]))
-        chosen = config.distillation.student
-        if isinstance(chosen, LoraStudent):
-            student = Student.adapting(teacher, adapter_shape(chosen), seed=0)
-        else:
-            student = Student.of_teacher(teacher, omega_embedding_dim=chosen.omega_embedding_dim)
+        student = make_student(config.distillation, teacher=teacher, start=teacher)
         codec = Codec(AutoencoderKL.from_config(declared["vae"]))
         kinds = (CLIPTextModel, CLIPTextModelWithProjection)
         models = [kind(CLIPTextConfig(**sizes)) for kind, sizes in zip(kinds, declared["text_encoders"], strict=False)]

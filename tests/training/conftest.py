@@ -5,7 +5,7 @@ import torch
 
 from rglcd.config import Config
 from rglcd.latents.cache import LatentCache
-from rglcd.stages.distill import Materials
+from rglcd.stages.assembly import Materials
 from rglcd.stages.pretrained import Pretrained
 from rglcd.training.distributed import World
 from tests.tiny_line import run, tiny_config, up_to_latents

@@ -14,7 +14,7 @@ from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.stages.distill import Materials, _guide, _new_student, _recipe
+from rglcd.stages.assembly import Materials, make_recipe, make_reward_guidance, make_student
 from rglcd.training.distiller import Batch, Distiller
 from rglcd.training.distributed import World
 
@@ -49,28 +49,30 @@ def double_distiller(
     folder, device = materials.pretrained.teacher, world.device
     schedule = NoiseSchedule.scaled_linear(beta_start=0.00085, beta_end=0.012, num_timesteps=1000)
     teacher = Teacher(Teacher.load(folder, dtype=DOUBLE, device=device).unet, schedule, prediction)
-    student = _new_student(config.distillation, teacher=teacher, start=teacher)
+    student = make_student(config.distillation, teacher=teacher, start=teacher)
     student.unet.double()
     _away_from_the_teacher(student)
     codec = Codec.load(folder, dtype=DOUBLE, device=device)
     materials = replace(materials, distillation=config.distillation)
     # Its networks are widened before ranks come together over them.
-    guide: Any = _guide(materials, config.reward, codec=codec, world=World(0, 1, device))
-    if guide is not None:
+    guidance: Any = make_reward_guidance(materials, config.reward, codec=codec, world=World(0, 1, device))
+    if guidance is not None:
         expert = materials.pretrained.scorer(config.reward.expert, dtype=DOUBLE, device=device)
         if isinstance(config.reward, PixelReward):
-            guide = replace(guide, expert=expert)
+            guidance = replace(guidance, expert=expert)
         else:
-            guide.model.double()
-            guide.expert, guide.world, guide._network = expert, world, world.wrap(guide.model)
+            guidance.model.double()
+            guidance.expert, guidance._network = expert, world.wrap(guidance.model)
+            if guidance.label_scores is not None:
+                guidance.label_scores = replace(guidance.label_scores, world=world)
     return kind(
-        recipe=_recipe(materials, config.reward, num_steps=config.distillation.num_steps),
+        recipe=make_recipe(materials, config.reward, num_steps=config.distillation.num_steps),
         student=student,
         teacher=teacher,
         codec=codec,
         text_encoder=TextEncoder.load(folder, dtype=DOUBLE, device=device),
         cache=materials.cache,
-        guide=guide,
+        reward_guidance=guidance,
         world=world,
     )
 

@@ -12,14 +12,14 @@ from rglcd.core.consistency import consistency_output
 from rglcd.errors import InputError
 from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Moments
-from rglcd.stages.distill import _distiller
+from rglcd.stages.assembly import make_distiller
 from rglcd.training.operations import flops_of_step
 from tests.tiny_line import run, tiny_config
 from tests.training.conftest import materials_of
 
 
 def distiller_of(line: Path, reward: object, *overrides: str):
-    return _distiller(materials_of(line, tiny_config(*overrides)), reward, num_steps=4, world=materials_of(line, tiny_config()).world)
+    return make_distiller(materials_of(line, tiny_config(*overrides)), reward, num_steps=4, world=materials_of(line, tiny_config()).world)
 
 
 def weights(distiller) -> torch.Tensor:
@@ -49,11 +49,11 @@ def test_after_a_step_the_student_has_moved_the_target_less_and_the_teacher_not_
 @pytest.mark.parametrize("reward", [PixelReward(weight=50.0), LatentReward(weight=50.0, tuning=FrozenProxy())], ids=["pixel", "latent"])
 def test_a_heavy_reward_rises_where_plain_distillation_leaves_it(line: Path, reward: object) -> None:
     def mean_reward(distiller) -> float:
-        guide = distiller_of(line, reward).guide
+        guidance = distiller_of(line, reward).reward_guidance
         batch = distiller._batch(0)
         prediction = distiller.student(batch.z0, torch.full((len(batch.z0),), 499), batch.draws.omega, batch.cond)
         z0 = consistency_output(prediction, batch.z0, torch.full((len(batch.z0),), 499), scalings=distiller.recipe.scalings)
-        return float(guide.guide(z0, batch.texts).scores.mean())
+        return float(guidance.gradient(z0, batch.texts).scores.mean())
 
     plain, guided = distiller_of(line, NoReward()), distiller_of(line, reward)
     for step in range(4):
@@ -73,25 +73,26 @@ def test_a_weightless_reward_changes_nothing(line: Path) -> None:
 def test_the_pixel_rewards_chunks_change_nothing_but_memory(line: Path) -> None:
     one, four = (distiller_of(line, PixelReward(chunk_size=size)) for size in (1, 4))
     batch = one._batch(0)
-    first, second = (distiller.guide.guide(batch.z0, batch.texts) for distiller in (one, four))
+    first, second = (distiller.reward_guidance.gradient(batch.z0, batch.texts) for distiller in (one, four))
     torch.testing.assert_close(first.scores, second.scores, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(first.gradient, second.gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_the_online_proxy_learns_and_the_frozen_one_stays(line: Path) -> None:
     online, frozen = (distiller_of(line, LatentReward(tuning=tuning)) for tuning in (OnlineProxy(learning_rate=1e-3), FrozenProxy()))
-    start = [parameter.clone() for parameter in frozen.guide.model.parameters()]
+    start = [parameter.clone() for parameter in frozen.reward_guidance.model.parameters()]
     figures = [distiller.step(0) for distiller in (online, frozen)]
     assert "lrm_loss" in figures[0]
     assert "lrm_loss" not in figures[1]
-    assert any(not torch.equal(old, new) for old, new in zip(start, online.guide.model.parameters(), strict=True))
-    assert all(torch.equal(old, new) for old, new in zip(start, frozen.guide.model.parameters(), strict=True))
+    assert any(not torch.equal(old, new) for old, new in zip(start, online.reward_guidance.model.parameters(), strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(start, frozen.reward_guidance.model.parameters(), strict=True))
 
 
 def test_the_online_proxys_loss_falls_on_the_same_candidates(line: Path) -> None:
-    guide, batch = (distiller := distiller_of(line, LatentReward(tuning=OnlineProxy(learning_rate=3e-3)))).guide, distiller._batch(0)
+    distiller = distiller_of(line, LatentReward(tuning=OnlineProxy(learning_rate=3e-3)))
+    guidance, batch = distiller.reward_guidance, distiller._batch(0)
     candidates = (batch.z0, torch.randn_like(batch.z0), torch.zeros_like(batch.z0))
-    losses = [float(guide.learn(0, candidates, batch.texts)["lrm_loss"]) for _ in range(30)]
+    losses = [float(guidance.learn(0, candidates, batch.texts)["lrm_loss"]) for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -167,28 +168,28 @@ def test_student_and_target_drop_the_same_and_every_step_and_sample_something_el
 
 
 class Seen:
-    """What a guide was shown, taken down on the way."""
+    """Reward guidance that takes down the predictions it was shown."""
 
-    def __init__(self, guide) -> None:
+    def __init__(self, guidance) -> None:
         self.predictions: list[torch.Tensor] = []
-        self._guide = guide
+        self._guidance = guidance
 
     def __getattr__(self, name: str):
-        return getattr(self._guide, name)
+        return getattr(self._guidance, name)
 
-    def guide(self, z0_hat: torch.Tensor, texts):
+    def gradient(self, z0_hat: torch.Tensor, texts):
         self.predictions.append(z0_hat)
-        return self._guide.guide(z0_hat, texts)
+        return self._guidance.gradient(z0_hat, texts)
 
 
 def test_the_reward_sees_the_shared_predictions_or_its_own(line: Path) -> None:
     def passes(prediction: str) -> tuple[list[int], torch.Tensor]:
         distiller = distiller_of(line, tiny_config(f"reward={{kind: pixel, prediction: {prediction}}}").reward)
-        distiller.guide, calls = Seen(distiller.guide), []
+        distiller.reward_guidance, calls = Seen(distiller.reward_guidance), []
         distiller.student.unet.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[1].tolist()))
         figures = distiller.step(0)
         assert 0 <= float(figures["reward_share"]) <= 1
-        return calls, distiller.guide.predictions[0]
+        return calls, distiller.reward_guidance.predictions[0]
 
     (shared,), whole = passes("{kind: shared}")
     (halved,), half = passes("{kind: shared, every: 2}")
@@ -208,14 +209,14 @@ def test_ranks_must_share_the_rewarded_samples_too(line: Path) -> None:
 def test_recomputed_activations_give_the_same_gradient(line: Path) -> None:
     kept, recomputed = (distiller_of(line, PixelReward(activations=choice)) for choice in ("kept", "recomputed"))
     batch = kept._batch(0)
-    first, second = (distiller.guide.guide(batch.z0, batch.texts) for distiller in (kept, recomputed))
+    first, second = (distiller.reward_guidance.gradient(batch.z0, batch.texts) for distiller in (kept, recomputed))
     assert torch.equal(first.gradient, second.gradient)
     assert flops_of_step(recomputed) > flops_of_step(kept)
 
 
 def test_the_reward_is_decoded_in_the_precision_that_was_asked_for(line: Path) -> None:
     distiller = distiller_of(line, PixelReward(precision="bfloat16"))
-    assert distiller.codec.vae.dtype == distiller.guide.expert.model.dtype == torch.bfloat16
+    assert distiller.codec.vae.dtype == distiller.reward_guidance.expert.model.dtype == torch.bfloat16
     assert torch.isfinite(distiller.step(0)["reward"])
     assert distiller.student.unet.dtype == torch.float32
 
@@ -236,7 +237,7 @@ def test_a_real_image_whose_score_is_cached_is_not_decoded_again_and_labels_the_
         cached = distiller.cache.batch(indices)
         real = distiller.codec.latents(Moments(cached.mean, cached.logvar), torch.zeros_like(cached.mean))
         candidates = (torch.full_like(real, 0.1), torch.zeros_like(real), real)
-        labels[name] = float(distiller.guide.learn(0, candidates, batch.texts, batch.scores)["lrm_loss"])
+        labels[name] = float(distiller.reward_guidance.learn(0, candidates, batch.texts, batch.scores)["lrm_loss"])
     assert decodes == {"asked": 12, "cached": 8}
     # The cache keeps moments in float16, and the score of those in float32.
     assert labels["cached"] == pytest.approx(labels["asked"], rel=1e-3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rglcd.config import LatentReward, NoReward
-from rglcd.stages.distill import _distiller
+from rglcd.stages.assembly import make_distiller
 from tests.tiny_line import run, tiny_config, up_to_latents
 from tests.training.conftest import materials_of
 
@@ -24,7 +24,7 @@ def either_line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def distiller_of(line: Path, reward: object, *overrides: str):
     materials = materials_of(line, tiny_config(*overrides))
-    return _distiller(materials, reward, num_steps=4, world=materials.world)
+    return make_distiller(materials, reward, num_steps=4, world=materials.world)
 
 
 def test_only_an_adapter_moves_and_only_it_is_averaged_and_kept(either_line: Path) -> None:

@@ -1,6 +1,7 @@
-"""The latent guide: whose preferences it learns, from what, and what of it learns at all."""
+"""The latent guidance: whose preferences it learns, from what, and what of it learns at all."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rglcd.config import FrozenProxy, HardLabels, LastBlocks, LatentReward, OnlineProxy, SoftLabels
+from rglcd.config import FrozenProxy, HardLabels, LastBlocks, LatentReward, OnlineProxy
 from rglcd.core.preference import hard_preferences, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
-from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.rewards.protocol import Reward
-from rglcd.stages.distill import _guide, _labels
-from rglcd.training.reward_guidance import LatentGuide
+from rglcd.stages.assembly import make_reward_guidance
+from rglcd.training.reward_guidance import LatentRewardGuidance
 from tests.tiny_line import tiny_config
 from tests.training.conftest import materials_of
 
@@ -54,12 +54,12 @@ def redness(pixels: Tensor) -> Tensor:
     return pixels[:, 0].mean(dim=(1, 2)) - pixels[:, 2].mean(dim=(1, 2))
 
 
-def guide_of(line: Path, tuning: FrozenProxy | OnlineProxy, **options: object) -> LatentGuide:
+def guidance_of(line: Path, tuning: FrozenProxy | OnlineProxy, **options: object) -> LatentRewardGuidance:
     materials = materials_of(line, tiny_config())
     codec = Codec.load(line / "pretrained" / "teacher", dtype=torch.float32, device=materials.world.device)
-    guide = _guide(materials, LatentReward(tuning=tuning, **options), codec=codec, world=materials.world)
-    assert isinstance(guide, LatentGuide)
-    return guide
+    guidance = make_reward_guidance(materials, LatentReward(tuning=tuning, **options), codec=codec, world=materials.world)
+    assert isinstance(guidance, LatentRewardGuidance)
+    return guidance
 
 
 def candidates_of(step: int, *, num: int = 4) -> list[Tensor]:
@@ -71,26 +71,26 @@ def texts_of(*, num: int = 4) -> Mapping[str, Tensor]:
     return {"expert": torch.randn(num, 12, generator=torch.Generator().manual_seed(99))}
 
 
-def weights(guide: LatentGuide) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in guide.model.named_parameters()}
+def weights(guidance: LatentRewardGuidance) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in guidance.model.named_parameters()}
 
 
-def changed(before: Mapping[str, Tensor], guide: LatentGuide) -> set[str]:
-    return {name for name, parameter in guide.model.named_parameters() if not torch.equal(before[name], parameter)}
+def changed(before: Mapping[str, Tensor], guidance: LatentRewardGuidance) -> set[str]:
+    return {name for name, parameter in guidance.model.named_parameters() if not torch.equal(before[name], parameter)}
 
 
 def test_it_learns_the_preferences_of_an_expert_without_a_gradient(line: Path) -> None:
-    guide = guide_of(line, TUNINGS["hard"])
+    guidance = guidance_of(line, TUNINGS["hard"])
     candidates, texts = candidates_of(0, num=16), texts_of(num=16)
     latents, text = torch.cat(candidates), texts["expert"].repeat(3, 1)
-    pixels = guide.codec.decode(latents)
-    guide.expert = Redness(cut=float(redness(pixels).median()))
-    assert isinstance(guide.expert, Reward)
-    assert not guide.expert.score(pixels.requires_grad_(), text).requires_grad
-    agreement = [float(guide.learn(step, candidates, texts)["lrm_agreement"]) for step in range(60)]
+    pixels = guidance.codec.decode(latents)
+    guidance.expert = Redness(cut=float(redness(pixels).median()))
+    assert isinstance(guidance.expert, Reward)
+    assert not guidance.expert.score(pixels.requires_grad_(), text).requires_grad
+    agreement = [float(guidance.learn(step, candidates, texts)["lrm_agreement"]) for step in range(60)]
     assert agreement[-1] > agreement[0]
     with torch.no_grad():
-        red, score = (scores.view(3, -1) for scores in (guide.expert.score(pixels, text), guide.model.score(latents, text)))
+        red, score = (scores.view(3, -1) for scores in (guidance.expert.score(pixels, text), guidance.model.score(latents, text)))
     first, second = torch.triu_indices(3, 3, offset=1)
     differs = red[first] != red[second]
     assert differs.sum() > 10
@@ -100,24 +100,24 @@ def test_it_learns_the_preferences_of_an_expert_without_a_gradient(line: Path) -
 
 @pytest.mark.parametrize("name", TUNINGS)
 def test_what_is_left_to_learn_learns_and_the_rest_stays_bit_for_bit(line: Path, name: str) -> None:
-    guide = guide_of(line, TUNINGS[name])
-    before = weights(guide)
+    guidance = guidance_of(line, TUNINGS[name])
+    before = weights(guidance)
     for step in range(3):
-        guide.learn(step, candidates_of(step), texts_of())
+        guidance.learn(step, candidates_of(step), texts_of())
     learning = {parameter for parameter in before if parameter.startswith("tower.head.")} | {"log_scale"}
-    assert changed(before, guide) == (learning if name == "partial" else set(before))
+    assert changed(before, guidance) == (learning if name == "partial" else set(before))
 
 
 def test_a_frozen_proxy_learns_nothing_and_says_nothing(line: Path) -> None:
-    guide = guide_of(line, FrozenProxy())
-    before = weights(guide)
-    assert guide.learn(0, candidates_of(0), texts_of()) == {}
-    assert changed(before, guide) == set()
+    guidance = guidance_of(line, FrozenProxy())
+    before = weights(guidance)
+    assert guidance.learn(0, candidates_of(0), texts_of()) == {}
+    assert changed(before, guidance) == set()
 
 
 @pytest.mark.parametrize("name", TUNINGS)
 def test_its_state_is_all_there_is_to_go_on_from(line: Path, name: str) -> None:
-    unbroken, before, after = (guide_of(line, TUNINGS[name]) for _ in range(3))
+    unbroken, before, after = (guidance_of(line, TUNINGS[name]) for _ in range(3))
     for step in range(4):
         unbroken.learn(step, candidates_of(step), texts_of())
     for step in range(2):
@@ -130,15 +130,15 @@ def test_its_state_is_all_there_is_to_go_on_from(line: Path, name: str) -> None:
         assert all(torch.equal(tensor, after.parts()[part][key]) for key, tensor in tensors.items()), part
 
 
-def test_several_updates_are_as_many_steps_on_the_same_labels(line: Path) -> None:
-    once, thrice = guide_of(line, TUNINGS["soft"]), guide_of(line, TUNINGS["soft"].model_copy(update={"num_updates": 3}))
+def test_several_updates_are_as_many_steps_on_the_samelabel_function(line: Path) -> None:
+    once, thrice = guidance_of(line, TUNINGS["soft"]), guidance_of(line, replace(TUNINGS["soft"], num_updates=3))
     figures = [once.learn(step, candidates_of(0), texts_of()) for step in range(3)]
     assert thrice.learn(0, candidates_of(0), texts_of()) == figures[0]
     assert all(torch.equal(tensor, thrice.parts()["reward_model"][name]) for name, tensor in once.parts()["reward_model"].items())
 
 
 def test_only_the_labelled_samples_are_learnt_from(line: Path) -> None:
-    one, other = (guide_of(line, OnlineProxy(learning_rate=RATE, label_every=2)) for _ in range(2))
+    one, other = (guidance_of(line, OnlineProxy(learning_rate=RATE, label_every=2)) for _ in range(2))
     candidates = candidates_of(0)
     elsewhere = [candidate.clone() for candidate in candidates]
     for candidate in elsewhere:
@@ -152,33 +152,13 @@ def test_only_the_labelled_samples_are_learnt_from(line: Path) -> None:
 
 @pytest.mark.parametrize(("real_image", "privileged"), [("candidate", None), ("privileged", 2)])
 def test_the_real_image_may_be_privileged(line: Path, real_image: str, privileged: int | None) -> None:
-    guide = guide_of(line, OnlineProxy(learning_rate=RATE, real_image=real_image, labels=HardLabels()))
+    guidance = guidance_of(line, OnlineProxy(learning_rate=RATE, real_image=real_image, labels=HardLabels()))
     candidates, text = candidates_of(0), texts_of()["expert"].repeat(3, 1)
     with torch.no_grad():
-        labels = hard_preferences(guide._judged(candidates, texts_of()["expert"]))
-        logits = guide.model(torch.cat(candidates), text).logits.view(3, -1)
+        labels = hard_preferences(guidance._judged(candidates, texts_of()["expert"]))
+        logits = guidance.model(torch.cat(candidates), text).logits.view(3, -1)
     expected, otherwise = (
         pairwise_preference_kl(labels, logits, privileged=candidate).mean() for candidate in (privileged, 2 - (privileged or 0))
     )
-    torch.testing.assert_close(guide.learn(0, candidates, texts_of())["lrm_loss"], expected)
+    torch.testing.assert_close(guidance.learn(0, candidates, texts_of())["lrm_loss"], expected)
     assert not torch.isclose(expected, otherwise)
-
-
-def test_a_label_is_the_experts_score_at_its_own_temperature_or_at_a_given_one_or_certain() -> None:
-    scores = torch.tensor([[0.2, 0.9], [0.4, 0.9], [0.1, 0.3]])
-    expert = Redness()
-    expert.logit_scale = 7.0
-    torch.testing.assert_close(_labels(SoftLabels(), expert)(scores), 7 * scores)
-    torch.testing.assert_close(_labels(SoftLabels(logit_scale=100.0), expert)(scores), 100 * scores)
-    first, second = torch.triu_indices(3, 3, offset=1)
-    certain = _labels(HardLabels(), expert)(scores)
-    assert (certain[first] - certain[second]).sigmoid().T.tolist() == [[0, 1, 1], [0.5, 1, 1]]
-
-
-def test_the_random_start_has_the_shape_of_the_pretrained_one_and_none_of_its_weights(line: Path) -> None:
-    pretrained, random, again = (guide_of(line, FrozenProxy(), initial=initial).model for initial in ("pretrained", "random", "random"))
-    on_disk = LatentRewardModel.load(line / "reward_model", device=torch.device("cpu"))
-    assert all(torch.equal(tensor, pretrained.state_dict()[name]) for name, tensor in on_disk.state_dict().items())
-    assert random.shape == pretrained.shape
-    assert not torch.equal(random.tower.patches.weight, pretrained.tower.patches.weight)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in random.state_dict().items())

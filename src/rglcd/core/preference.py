@@ -3,20 +3,9 @@
 Shapes: image_embeds, text_embeds (B,E)    logits (K,B): K candidate latents for each of B captions    P = K (K - 1) / 2
 """
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
-
-
-class Pairing(StrEnum):
-    """Whose scores an image is labelled with: its own, or, in two controls, those of others."""
-
-    OWN = "own"
-    OTHER_CAPTIONS = "other_captions"
-    OTHER_IMAGES = "other_images"
-
 
 # Apart by this much, a softmax is exactly (1, 0) in float32 and float64.
 _CERTAIN = 1000.0
@@ -63,19 +52,6 @@ def hard_preferences(scores: Tensor) -> Tensor:
     """Expert logits (K,B) that say 0, 1 or (at ties) 1/2 of each pair, for an expert whose `scores` (K,B) only rank."""
     beaten = (scores[:, None] > scores[None, :]).sum(dim=1)
     return _CERTAIN * beaten.to(scores.dtype)
-
-
-def paired(scores: Tensor, pairing: Pairing, *, generator: torch.Generator) -> Tensor:
-    """Scores (K,B) as the labels see them: as they are, with whole columns exchanged, or all in one hat.
-
-    With other captions' columns a proxy can still learn that real images win, and nothing of what a caption says; with
-    other images' scores it can learn nothing.
-    """
-    if pairing is Pairing.OWN:
-        return scores
-    num = scores.shape[1] if pairing is Pairing.OTHER_CAPTIONS else scores.numel()
-    order = torch.randperm(num, generator=generator).to(scores.device)
-    return scores[:, order] if pairing is Pairing.OTHER_CAPTIONS else scores.flatten()[order].view_as(scores)
 
 
 def pairwise_agreement(expert_logits: Tensor, proxy_logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from rglcd.models.text import TextEncoder
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
-from rglcd.stages.distill import adapter_shape
+from rglcd.stages.assembly import adapter_shape
 from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
 

@@ -43,5 +43,5 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 def flops_of_step(distiller: Distiller) -> int:
-    """Operations of one whole step, guide included. The distiller has trained one step afterwards: throw it away."""
+    """Operations of one whole step, reward included. The distiller has trained one step afterwards: throw it away."""
     return count_flops(lambda: distiller.step(0))

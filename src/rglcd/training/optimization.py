@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
+
+from rglcd.recipe import Schedule
 
 
 @dataclass(frozen=True)
@@ -15,16 +18,20 @@ class LearningRate:
     peak: float
     warmup_steps: int
     num_steps: int
-    schedule: str
+    schedule: Schedule
 
     def at(self, step: int) -> float:
         """The rate of step ``step``, counted from 0."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.peak
-        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        return self.peak * 0.5 * (1 + math.cos(math.pi * done))
+        match self.schedule:
+            case "constant":
+                return self.peak
+            case "cosine":
+                done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+                return self.peak * 0.5 * (1 + math.cos(math.pi * done))
+            case _:
+                assert_never(self.schedule)
 
 
 def adamw(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:

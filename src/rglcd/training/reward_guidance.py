@@ -1,31 +1,35 @@
-"""How a reward guides the student: through the VAE decoder (:class:`PixelGuide`), or through a latent proxy (:class:`LatentGuide`).
+"""Reward guidance: the gradient of a reward with respect to the student's predictions.
+
+:class:`PixelRewardGuidance` takes it through the VAE decoder, :class:`LatentRewardGuidance` from a proxy of the reward that
+looks at latents and is tuned as training goes.
 
 Shapes: B batch, (C, h, w) latents, K candidates, D text width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 import torch
 from torch import Tensor, nn
 
+from rglcd import recipe
 from rglcd.core.distillation import reward_gradient
-from rglcd.core.preference import Pairing, paired, pairwise_agreement, pairwise_preference_kl
+from rglcd.core.preference import pairwise_agreement, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.precision import at_least_float32
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
+from rglcd.training.choices import label_function
+from rglcd.training.controls import LabelScores
 from rglcd.training.distributed import World
-from rglcd.training.draws import generator_for
 from rglcd.training.optimization import adamw, optimise
 
 Texts = Mapping[str, Tensor]
 """Text features (B, D) by scorer name."""
-
 
 Scores = Mapping[str, Tensor]
 """Scores (B,) by scorer name."""
@@ -33,25 +37,25 @@ Scores = Mapping[str, Tensor]
 NONE_KNOWN: Final[Scores] = MappingProxyType({})
 
 REAL: Final = 2
-"""Which candidate is the real image, the last: a guide learns from the student's prediction, its target and that, in this order."""
+"""Which candidate is the real image, the last: a proxy learns from the student's prediction, its target and that, in this order."""
 
 
 @dataclass(frozen=True)
-class Guidance:
+class RewardGradient:
     """Scores (B,) of the student's predictions, and their gradient (B, C, h, w) with respect to them."""
 
     scores: Tensor
     gradient: Tensor
 
 
-class Guide(Protocol):
-    """A reward as the distiller sees it."""
+class RewardGuidance(Protocol):
+    """A reward as the distiller sees it: a gradient, and perhaps something to learn."""
 
     @property
     def weight(self) -> float: ...
 
-    def guide(self, z0_hat: Tensor, texts: Texts) -> Guidance:
-        """Which way the student's clean latents (B, C, h, w) should go."""
+    def gradient(self, z0_hat: Tensor, texts: Texts) -> RewardGradient:
+        """Scores of the student's clean latents (B, C, h, w), and which way these should go."""
         ...
 
     def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
@@ -67,7 +71,7 @@ class Guide(Protocol):
 
 
 @dataclass(frozen=True)
-class PixelGuide:
+class PixelRewardGuidance:
     """RG-LCD Algorithm 3: the expert's gradient, through the decoder, in chunks that bound the memory."""
 
     expert: DifferentiableReward
@@ -76,12 +80,12 @@ class PixelGuide:
     weight: float
     chunk_size: int
 
-    def guide(self, z0_hat: Tensor, texts: Texts) -> Guidance:
+    def gradient(self, z0_hat: Tensor, texts: Texts) -> RewardGradient:
         text = texts[self.scorer]
         scores, gradient = reward_gradient(
             z0_hat, lambda z0, rows: self.expert.score(self.codec.decode(z0), text[rows]), chunk_size=self.chunk_size
         )
-        return Guidance(scores, gradient)
+        return RewardGradient(scores, gradient)
 
     def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
         return {}
@@ -93,28 +97,12 @@ class PixelGuide:
         pass
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How the proxy learns from the expert.
-
-    ``labels`` makes expert logits (K, B) of the expert's scores (K, B). Every ``label_every``-th sample is labelled, and
-    each labelled batch is learnt from ``num_updates`` times. ``privileged`` is the candidate that cannot lose, if one is.
-    """
-
-    learning_rate: float
-    num_updates: int
-    label_every: int
-    labels: Callable[[Tensor], Tensor]
-    privileged: int | None
-    pairing: Pairing
-    seed: int
-
-
-class LatentGuide:
+class LatentRewardGuidance:
     """RG-LCD Algorithm 4: the proxy's gradient, and the proxy tuned to prefer what the expert prefers.
 
-    The expert is only ever asked for scores of decoded images, so it need not be differentiable. ``tuning`` None keeps
-    the proxy as it is. Parameters of ``model`` that want no gradient are left alone; which those are is settled before.
+    The expert is only ever asked for scores of decoded images, so it need not be differentiable. Parameters of ``model``
+    that want no gradient are left alone; which those are is settled before. ``label_scores`` is a control's: it gives the
+    images other scores than their own.
     """
 
     def __init__(
@@ -127,8 +115,9 @@ class LatentGuide:
         model_scorer: str,
         weight: float,
         chunk_size: int,
-        tuning: Tuning | None,
+        tuning: recipe.Tuning,
         world: World,
+        label_scores: LabelScores | None = None,
     ) -> None:
         self.model = model
         self.expert = expert
@@ -138,42 +127,46 @@ class LatentGuide:
         self.weight = weight
         self.chunk_size = chunk_size
         self.tuning = tuning
-        self.world = world
+        self.label_scores = label_scores
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._network: nn.Module = model if tuning is None else world.wrap(model)
+        self._network: nn.Module = model
+        if isinstance(tuning, recipe.OnlineProxy):
+            self._network = world.wrap(model)
+            self._labels = label_function(tuning.labels, expert)
         self._optimizer = adamw(self._learning, weight_decay=0.0)
 
-    def guide(self, z0_hat: Tensor, texts: Texts) -> Guidance:
+    def gradient(self, z0_hat: Tensor, texts: Texts) -> RewardGradient:
         text = texts[self.model_scorer]
         scores, gradient = reward_gradient(z0_hat, lambda z0, rows: self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
-        return Guidance(scores, gradient)
+        return RewardGradient(scores, gradient)
 
     def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
+        match self.tuning:
+            case recipe.FrozenProxy():
+                return {}
+            case recipe.OnlineProxy():
+                return self._tune(self.tuning, step, candidates, texts, scores)
+            case _:
+                assert_never(self.tuning)
+
+    def _tune(
+        self, tuning: recipe.OnlineProxy, step: int, candidates: Sequence[Tensor], texts: Texts, known: Scores
+    ) -> Mapping[str, Tensor]:
         """Learn from the KL between the expert's and the proxy's preferences over all pairs of candidates."""
-        tuning = self.tuning
-        if tuning is None:
-            return {}
         rows = _labelled(tuning, len(candidates[0]))
         latents = [candidate[rows] for candidate in candidates]
-        known = [scores[self.expert_scorer][rows]] if self.expert_scorer in scores else []
-        judged = self._judged(latents[: len(latents) - len(known)], texts[self.expert_scorer][rows])
-        labels = tuning.labels(self._paired(tuning, torch.stack([*judged, *known]), step))
+        real = [known[self.expert_scorer][rows]] if self.expert_scorer in known else []
+        judged = self._judged(latents[: len(latents) - len(real)], texts[self.expert_scorer][rows])
+        scores = torch.stack([*judged, *real])
+        labels = self._labels(scores if self.label_scores is None else self.label_scores(scores, step))
         text = texts[self.model_scorer][rows].repeat(len(latents), 1)
         updates = [self._update(tuning, torch.cat(latents), text, labels) for _ in range(tuning.num_updates)]
         return {**updates[0], "expert_reward": judged[0].mean()}
 
-    def _paired(self, tuning: Tuning, scores: Tensor, step: int) -> Tensor:
-        """This rank's columns of the scores (K, B), exchanged over the whole batch where the pairing is a control."""
-        if tuning.pairing is Pairing.OWN:
-            return scores
-        everybody = self.world.gather(scores.T).T
-        mixed = paired(everybody, tuning.pairing, generator=generator_for(tuning.seed, step, "pairing"))
-        return mixed[:, self.world.rows(mixed.shape[1])]
-
-    def _update(self, tuning: Tuning, latents: Tensor, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _update(self, tuning: recipe.OnlineProxy, latents: Tensor, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step of the optimiser; the figures are those before it."""
         logits = self._network(latents, text).logits.view_as(labels)
-        loss = pairwise_preference_kl(labels, logits, privileged=tuning.privileged).mean()
+        loss = pairwise_preference_kl(labels, logits, privileged=privileged_candidate(tuning.real_image)).mean()
         loss.backward()
         optimise(self._optimizer, self._learning, rate=tuning.learning_rate, max_grad_norm=None)
         return {"lrm_loss": loss.detach(), "lrm_agreement": pairwise_agreement(labels, logits.detach())}
@@ -195,7 +188,18 @@ class LatentGuide:
         restore_optimizer(self._optimizer, self.model, parts["reward_model_optimizer"])
 
 
-def _labelled(tuning: Tuning, num_rows: int) -> slice:
+def privileged_candidate(chosen: recipe.RealImage) -> int | None:
+    """The candidate that cannot lose, if one is."""
+    match chosen:
+        case "candidate":
+            return None
+        case "privileged":
+            return REAL
+        case _:
+            assert_never(chosen)
+
+
+def _labelled(tuning: recipe.OnlineProxy, num_rows: int) -> slice:
     """Every n-th row; :class:`InputError` when other ranks would then label other samples of the batch than these do."""
     if num_rows % tuning.label_every:
         raise InputError(f"reward.tuning.label_every {tuning.label_every} does not divide the {num_rows} samples of a process")

@@ -1,0 +1,68 @@
+"""The section ``distillation``: the training run of the student."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rglcd.config.base import Section
+from rglcd.recipe import (
+    ConstantGrid,
+    Distance,
+    EmaTarget,
+    ExecutionMode,
+    FullStudent,
+    Grid,
+    Huber,
+    MemoryFormat,
+    Neighbour,
+    Positive,
+    Precision,
+    Probability,
+    Schedule,
+    Student,
+    Target,
+    Timesteps,
+    UniformTimesteps,
+    Weighting,
+)
+
+
+class Distillation(Section):
+    """The distillation run. Each arm is a student: ``rg`` as the reward section says, ``lcm`` with no reward."""
+
+    arms: tuple[Literal["lcm", "rg"], ...] = ("rg",)
+    student: Annotated[Student, Field(discriminator="kind")] = FullStudent()
+    match_compute: bool = False
+    """Give the ``lcm`` arm as many more steps as the reward costs, counted in floating point operations."""
+    num_steps: Positive = 10_000
+    batch_size: Positive = 16
+    """Over all ranks together: the world size changes the speed, not the run."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Schedule = "constant"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    target: Annotated[Target, Field(discriminator="kind")] = EmaTarget()
+    neighbour: Neighbour = "teacher"
+    omega: tuple[float, float] = (5.0, 15.0)
+    """Guidance weights are drawn uniformly from this range (LCM notation: cond + omega (cond - uncond))."""
+    caption_dropout: Probability = 0.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """In the residual blocks; student and target drop the same."""
+    distance: Annotated[Distance, Field(discriminator="kind")] = Huber()
+    timesteps: Annotated[Timesteps, Field(discriminator="kind")] = UniformTimesteps()
+    weighting: Weighting = "even"
+    grid: Annotated[Grid, Field(discriminator="kind")] = ConstantGrid()
+    precision: Precision = "float32"
+    execution: ExecutionMode = "eager"
+    memory_format: MemoryFormat = "contiguous"
+    checkpoint_every: Positive = 1_000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Distillation":
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms must name at least one arm, each once")
+        if self.omega[0] > self.omega[1]:
+            raise ValueError(f"omega runs from low to high, not {list(self.omega)}")
+        return self

@@ -1,0 +1,24 @@
+"""The section ``evaluation``: what is drawn, with how many steps, and who scores it."""
+
+from pydantic import Field
+
+from rglcd.config.base import Section
+from rglcd.recipe import Positive
+
+
+class Evaluation(Section):
+    """What is drawn, with how many steps, and who scores it."""
+
+    prompts: str = "prompts/heldout.txt"
+    """One prompt a line, within the source folder; drawn in turn until ``num_images``."""
+    reference: str = "reference/index.tsv"
+    """Index of the real images that FID compares with, within the source folder."""
+    num_images: Positive = 3_200
+    num_steps: tuple[Positive, ...] = (1, 2, 4, 8)
+    teacher_steps: Positive = 50
+    guidance_scale: float = Field(default=7.5, gt=1)
+    """As diffusers counts it: omega + 1."""
+    scorers: tuple[str, ...] = ("expert",)
+    batch_size: Positive = 32
+    grid_prompts: Positive = 8
+    seed: int = 0

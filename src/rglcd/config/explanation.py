@@ -1,0 +1,64 @@
+"""What is wrong with a configuration, in one line: where, what was found, and the key that was probably meant."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rglcd.config.root import Config
+
+# As pydantic calls it for a section, and for a choice of the recipe.
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[str, ...] = ()) -> str:
+    """The first problem in one line; an unknown key comes with its nearest neighbour."""
+    first = error.errors()[0]
+    location = (*within, *first["loc"])
+    # A tagged union's location holds the tag too: it is not a key of the user's file.
+    path = [str(part) for position, part in enumerate(location) if not _is_tag(location, position, values)]
+    if first["type"] in _UNKNOWN_KEY:
+        return f"unknown key {'.'.join(path)}{nearest(path[-1], _known_keys(location))}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" (found {first['input']!r})"
+    return f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
+    """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart."""
+    node = values
+    for step in location[:position]:
+        node = node.get(step, node) if isinstance(node, Mapping) else node
+    part = location[position]
+    return isinstance(node, Mapping) and node.get("kind") == part and part not in node
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys allowed where ``location`` (of an unknown key) points."""
+    types: list[type] = [Config]
+    for part in location[:-1]:
+        types = [child for parent in types for child in _types_in(_keys(parent).get(str(part)))] or types
+    return sorted({key for kind in types for key in _keys(kind)})
+
+
+def _keys(kind: type) -> dict[str, Any]:
+    """The keys of a section or of a choice, with their types."""
+    if issubclass(kind, BaseModel):
+        return {key: field.annotation for key, field in kind.model_fields.items()}
+    assert is_dataclass(kind)
+    return {field.name: field.type for field in fields(kind)}
+
+
+def _types_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _types_in(argument)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, as the end of a sentence; empty if none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

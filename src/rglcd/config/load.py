@@ -1,0 +1,97 @@
+"""The only way into the configuration: presets, ``params.yaml``, ``--set``, and sections as plain values."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rglcd.config.base import Section
+from rglcd.config.explanation import explain, nearest
+from rglcd.config.root import SECTIONS, Config
+from rglcd.errors import InputError
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package, smallest first."""
+    order = {"micro": 0, "toy": 1}
+    names = [Path(entry.name).stem for entry in resources.files("rglcd.presets").iterdir() if entry.name.endswith(".yaml")]
+    return sorted(names, key=lambda name: (order.get(name, 2), name))
+
+
+def load_preset(name: str, *, overrides: Sequence[str] = ()) -> Config:
+    """The preset called ``name`` with ``section.key=value`` overrides, resolved.
+
+    Raises :class:`InputError` for an unknown preset or key (naming the nearest) or a value of the wrong kind.
+    """
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}{nearest(name, preset_names())}; there are: {', '.join(preset_names())}")
+    text = resources.files("rglcd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return resolve({**_mapping(text, where=f"preset {name}"), "preset": name}, overrides=overrides, where=f"preset {name}")
+
+
+def load_params(path: Path, *, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in force: ``params.yaml`` as ``rglcd config use`` wrote it."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; write it with: rglcd config use toy")
+    return resolve(_mapping(path.read_text(encoding="utf-8"), where=str(path)), overrides=overrides, where=str(path))
+
+
+def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: str) -> Config:
+    """Validate ``values`` with ``overrides`` applied; ``where`` begins every message."""
+    merged = dict(values)
+    for override in overrides:
+        merged = _overridden(merged, override)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain(error, merged)}") from None
+
+
+def validate_section(name: str, values: Mapping[str, Any]) -> Section:
+    """One section by its name, from plain values (as Kubeflow and TorchX carry them)."""
+    if name not in SECTIONS:
+        raise InputError(f"unknown section {name!r}{nearest(name, SECTIONS)}")
+    if not isinstance(values, Mapping):
+        raise InputError(f"section {name} must be a mapping, not {values!r}")
+    adapter: TypeAdapter[Section] = TypeAdapter(Config.__annotations__[name])
+    try:
+        return adapter.validate_python(dict(values))
+    except ValidationError as error:
+        raise InputError(f"section {explain(error, {name: values}, within=(name,))}") from None
+
+
+def dump(config: Config) -> str:
+    """``params.yaml``: every value spelled out, in the order of the classes, as :func:`load_params` reads it."""
+    head = f"# The configuration in force. Written by `rglcd config use {config.preset}`; edit freely, every key is checked.\n"
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def _mapping(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a mapping of sections")
+    return values
+
+
+def _overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise InputError(f"--set takes section.key=value, not {override!r}")
+    keys = path.split(".")
+    root: dict[str, Any] = dict(values)
+    node = root
+    for key in keys[:-1]:
+        child = node.get(key)
+        node[key] = dict(child) if isinstance(child, Mapping) else {}
+        node = node[key]
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+    return root

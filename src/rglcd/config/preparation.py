@@ -1,0 +1,47 @@
+"""The sections ``model``, ``preparation`` and ``caching``: the frozen networks, and what is computed with them once."""
+
+from pydantic import Field, model_validator
+
+from rglcd.config.base import Section
+from rglcd.config.scorers import MixtureScorer, ScorerSource
+from rglcd.config.sources import FeatureSource, ModelSource
+from rglcd.recipe import Positive
+
+
+class Model(Section):
+    """The teacher, and what the student's parametrisation adds to it."""
+
+    teacher: ModelSource
+    resolution: Positive = 512
+    num_ddim_steps: Positive = 50
+    sigma_data: float = Field(default=0.5, gt=0)
+    timestep_scaling: float = Field(default=10.0, gt=0)
+
+
+class Preparation(Section):
+    """Everything frozen beside the teacher: reward models by name, and the network whose features FID compares."""
+
+    scorers: dict[str, ScorerSource]
+    features: FeatureSource
+
+    @model_validator(mode="after")
+    def _mixtures_have_parts(self) -> "Preparation":
+        for name, scorer in self.scorers.items():
+            for part in scorer.weights if isinstance(scorer, MixtureScorer) else ():
+                if part not in self.scorers or isinstance(self.scorers[part], MixtureScorer):
+                    raise ValueError(f"scorers.{name}.weights names {part!r}, which must be another scorer and no mixture")
+        return self
+
+
+class Caching(Section):
+    """Encode once what every epoch would encode again."""
+
+    batch_size: Positive = 32
+    scorers: tuple[str, ...] = ("expert",)
+    """Scorers whose text features are stored, once per caption."""
+    scores: tuple[str, ...] = ()
+    """Of these, those whose score of each picture is stored, as the codec gives the picture back: an expert in it need not
+    look at the real image in every step that labels (``reward.kind: latent``), a third of what labelling costs."""
+    text_embeddings: bool = False
+    """Store the text encoder's output too: about five times the size of a latent, for 1 % of a step."""
+    parts: Positive = 1

@@ -1,0 +1,60 @@
+"""Where model folders and published files come from, and how to know that they are the ones meant."""
+
+import re
+
+from pydantic import Field, model_validator
+
+from rglcd.config.base import Section
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ModelSource(Section):
+    """Where a model folder comes from, and how to know that it is the one meant.
+
+    ``uri`` is a hub id (``org/name``), an object-store folder (``s3://bucket/prefix``) or a local folder, which
+    begins with ``./``, ``../`` or ``/``. ``revision`` is the hub commit. ``sha256`` is the folder's digest as
+    ``prepare`` prints it; left out, the folder is taken as it comes and its digest recorded in the manifest.
+    """
+
+    uri: str
+    revision: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def is_local(self) -> bool:
+        return self.uri.startswith(("./", "../", "/"))
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "ModelSource":
+        is_hub = not self.is_local and "://" not in self.uri
+        if is_hub and self.uri.count("/") != 1:
+            raise ValueError(f"{self.uri!r} is neither a hub id (org/name), s3://bucket/prefix, nor a path beginning with ./ ../ or /")
+        if is_hub and self.revision is None:
+            raise ValueError(f"{self.uri!r} is a hub id: name the revision (commit) too")
+        # A tag moves: what it meant when the models were fetched is not what it means today, and nothing would tell.
+        if is_hub and self.sha256 is None and not _COMMIT.fullmatch(str(self.revision)):
+            raise ValueError(f"{self.uri!r} at {self.revision!r} may move: name its commit (40 hexadecimal digits), or the sha256 too")
+        return self
+
+
+class WeightsSource(ModelSource):
+    """A model folder, or one published file in it, which ``prepare`` converts to safetensors.
+
+    With ``file`` (``HPS_v2.1_compressed.pt``) that file alone is fetched, and ``sha256`` is the file's own.
+    """
+
+    file: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_+][A-Za-z0-9_.+/-]*$")
+
+    @model_validator(mode="after")
+    def _inside(self) -> "WeightsSource":
+        if self.file is not None and ".." in self.file.split("/"):
+            raise ValueError(f"file {self.file!r} climbs out of {self.uri}")
+        return self
+
+
+class FeatureSource(Section):
+    """The network whose features FID compares, by the ``kind`` that evaluation knows, with the folder of its weights."""
+
+    kind: str
+    source: ModelSource | None = None

@@ -1,0 +1,283 @@
+"""The choices of a training step, each written once: the configuration validates them, training takes them as they are.
+
+Plain frozen dataclasses, without torch and without pydantic. Bounds stand in the annotations (``annotated_types``), where the
+configuration finds them. Alternatives form a union and are told apart by ``kind``. Whoever turns a choice into a function
+matches every alternative and ends with ``typing.assert_never``: one that is added here alone fails the type check.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+Positive = Annotated[int, Gt(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+
+_BY_KIND = {"discriminator": "kind"}
+"""Metadata of a field whose type is a union: ``kind`` says which member is meant, so that an error is about that one."""
+
+
+class Choice:
+    """What all have in common when they are read from a file: no unknown keys."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+# --- where on the noise schedule a step trains ---------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformTimesteps(Choice):
+    """Every step of the grid as often as another: LCM's and RG-LCD's choice. ``span`` leaves a part of the grid out."""
+
+    kind: Literal["uniform"] = "uniform"
+    span: tuple[Probability, Probability] = (0.0, 1.0)
+    """From the cleanest end of the grid, 0, to the noisiest, 1."""
+
+    def __post_init__(self) -> None:
+        if self.span[0] >= self.span[1]:
+            raise ValueError(f"span runs from low to high, not {list(self.span)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LognormalTimesteps(Choice):
+    """iCT's: the logarithm of the noise in units of the signal is normal, cut into the steps of the grid."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    p_mean: float = -1.1
+    """iCT's, for data of standard deviation 0.5; latents of Stable Diffusion have about 1, which adds log 2: -0.41."""
+    p_std: Annotated[float, Gt(0)] = 2.0
+    uniform_share: Probability = 0.0
+    """This share of the draws is spread evenly: few-step sampling starts at the noisiest steps, else seldom trained."""
+
+
+Timesteps = UniformTimesteps | LognormalTimesteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantGrid(Choice):
+    """The teacher's ODE is always solved on ``model.num_ddim_steps`` steps."""
+
+    kind: Literal["constant"] = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoublingGrid(Choice):
+    """iCT's curriculum on the SD grid: start with ``start`` coarse steps and double them, up to ``end``."""
+
+    kind: Literal["doubling"] = "doubling"
+    start: Positive = 10
+    end: Positive = 80
+
+
+Grid = ConstantGrid | DoublingGrid
+
+Weighting = Literal["even", "inverse_gap"]
+"""What a draw counts for: all the same, or iCT's 1 / (sigma_t - sigma_s), whose mean over the draws is made 1."""
+
+
+# --- what the student is compared with, and how --------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaTarget(Choice):
+    """The target network is the student's moving average, which is also what is evaluated: LCM and RG-LCD."""
+
+    kind: Literal["ema"] = "ema"
+    decay: Probability = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopGradientTarget(Choice):
+    """The target network is the student itself, without gradient: iCT. Evaluated is the student, or its average."""
+
+    kind: Literal["stop_gradient"] = "stop_gradient"
+    evaluation_decay: Probability | None = None
+    """Keep a moving average for evaluation alone; null keeps none, and saves a copy of the network."""
+
+
+Target = EmaTarget | StopGradientTarget
+
+Neighbour = Literal["teacher", "data"]
+"""Where a sample's next point on the grid comes from: the guided teacher's ODE (distillation), or the same noise on the
+real latents (consistency training, which no teacher guides: omega then has no meaning)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Huber(Choice):
+    """Element-wise Huber, mean over elements: the recipe that RG-LCD released."""
+
+    kind: Literal["huber"] = "huber"
+    c: Annotated[float, Gt(0)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredL2(Choice):
+    """Mean squared error."""
+
+    kind: Literal["l2"] = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoHuber(Choice):
+    """iCT's per-sample norm; ``c: null`` takes its 0.00054 sqrt(d)."""
+
+    kind: Literal["pseudo_huber"] = "pseudo_huber"
+    c: Annotated[float, Gt(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cauchy(Choice):
+    """log(1 + ||x - y||^2 / 2c^2) per sample, robust to latents' outliers (arXiv 2502.01441); ``c: null`` takes 0.00054 sqrt(d)."""
+
+    kind: Literal["cauchy"] = "cauchy"
+    c: Annotated[float, Gt(0)] | None = None
+
+
+Distance = Huber | SquaredL2 | PseudoHuber | Cauchy
+
+
+# --- the student ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullStudent(Choice):
+    """A whole UNet of its own, which is also conditioned on the guidance weight omega."""
+
+    kind: Literal["full"] = "full"
+    omega_embedding_dim: Positive = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraStudent(Choice):
+    """A low-rank adapter on the teacher's own UNet, in the manner of LCM-LoRA: it is not conditioned on omega.
+
+    ``targets`` end the names of the layers that get one; the default is what the released LCM-LoRA was trained with.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: Positive = 64
+    alpha: Positive = 64
+    targets: Annotated[tuple[str, ...], MinLen(1)] = (
+        *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+        *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+    )
+
+
+Student = FullStudent | LoraStudent
+
+
+# --- the reward ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedPrediction(Choice):
+    """The reward sees what the student has just predicted for the distillation: no pass more. RG-LCD, Algorithm 3."""
+
+    kind: Literal["shared"] = "shared"
+    every: Positive = 1
+    """Every n-th sample of the batch is rewarded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPrediction(Choice):
+    """The reward has noise and timesteps of its own, for the price of another pass of the student."""
+
+    kind: Literal["own"] = "own"
+    every: Positive = 1
+    """Every n-th sample of the batch is rewarded."""
+    timesteps: Timesteps = field(default=UniformTimesteps(), metadata=_BY_KIND)
+
+
+Prediction = SharedPrediction | OwnPrediction
+
+DecoderActivations = Literal["kept", "recomputed"]
+"""Recomputing the decoder's in the backward pass needs less memory than even a chunk of one, and a third more work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabels(Choice):
+    """Of two images the expert prefers one with the probability that a softmax over its scores gives."""
+
+    kind: Literal["soft"] = "soft"
+    logit_scale: Annotated[float, Gt(0)] | None = None
+    """What scores are multiplied by before the softmax: an inverse temperature. Null takes the expert's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardLabels(Choice):
+    """The better score wins with certainty and equal scores are a tie: for experts that only rank, or only say yes or no."""
+
+    kind: Literal["hard"] = "hard"
+
+
+Labels = SoftLabels | HardLabels
+
+Pairing = Literal["own", "other_captions", "other_images"]
+"""Whose scores an image is labelled with. Two controls: each kind of candidate keeps its scores, but those of other
+captions; or the scores of all images of the batch are shuffled."""
+
+RealImage = Literal["candidate", "privileged"]
+"""A privileged real image cannot lose: where the expert prefers a generated one, the label becomes one half."""
+
+ProxyStart = Literal["pretrained", "random"]
+"""Whether the proxy starts as pretraining left it, or, as a control, with random weights of the same shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeProxy(Choice):
+    """All of the proxy learns: what the code that RG-LCD released does."""
+
+    kind: Literal["whole"] = "whole"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastBlocks(Choice):
+    """The last blocks of the latent tower learn, with its head and the temperature; the blocks before them stay as they are."""
+
+    kind: Literal["last"] = "last"
+    num_blocks: Annotated[int, Ge(0)] = 1
+    text: Literal["learns", "stays"] = "learns"
+
+
+Trains = WholeProxy | LastBlocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenProxy(Choice):
+    """The proxy stays as it was at the start: what is learnt from the expert is measured against it."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineProxy(Choice):
+    """The proxy learns the expert's preferences among student, target and real latents as training goes."""
+
+    kind: Literal["online"] = "online"
+    learning_rate: Annotated[float, Gt(0)] = 3.3e-6
+    num_updates: Positive = 1
+    """Optimiser steps of the proxy for each of the student's, all on the same labels: the labels are the expensive part."""
+    label_every: Positive = 1
+    """The expert labels every n-th sample of a batch: its decodes are the most expensive part of a step."""
+    labels: Labels = field(default=SoftLabels(), metadata=_BY_KIND)
+    pairing: Pairing = "own"
+    real_image: RealImage = "candidate"
+    trains: Trains = field(default=WholeProxy(), metadata=_BY_KIND)
+
+
+Tuning = FrozenProxy | OnlineProxy
+
+
+# --- how it is computed --------------------------------------------------------------------------
+
+Schedule = Literal["constant", "cosine"]
+"""The learning rate after the warm-up."""
+
+Precision = Literal["float32", "bfloat16"]
+
+ExecutionMode = Literal["eager", "compiled"]
+"""``compiled`` pays on a GPU after minutes of compilation; it rounds otherwise, so it names another result."""
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+"""``channels_last`` pays on a GPU with bfloat16."""

@@ -1,0 +1,189 @@
+"""From the sections to a distiller: models opened, the recipe put together. The choices themselves go on as they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import torch
+
+from rglcd.config import AnyReward, Distillation, LatentReward, Model, NoReward, PixelReward
+from rglcd.core.consistency import BoundaryScalings
+from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
+from rglcd.models.codec import Codec
+from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.student import AdapterShape, Student
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
+from rglcd.recipe import DecoderActivations, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
+from rglcd.rewards.protocol import DifferentiableReward
+from rglcd.stages.pretrained import Pretrained
+from rglcd.store.manifest import read_manifest
+from rglcd.training import controls
+from rglcd.training.choices import dtype_of
+from rglcd.training.distiller import Distiller
+from rglcd.training.distributed import World
+from rglcd.training.execution import Execution
+from rglcd.training.optimization import LearningRate
+from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance, RewardGuidance
+from rglcd.training.run_recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What every arm is made from; ``reward_model`` is the artifact of ``pretrain``, if there is one."""
+
+    model: Model
+    distillation: Distillation
+    latents: Path
+    pretrained: Pretrained
+    reward_model: Path | None
+    cache: LatentCache
+    world: World
+
+    @property
+    def proxy_folder(self) -> Path:
+        """The pretrained latent proxy reward model; :class:`InputError` when there is none."""
+        if self.reward_model is None:
+            raise InputError("reward.kind is latent and there is no reward_model; make it with: rglcd run pretrain")
+        return self.reward_model
+
+
+def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, world: World) -> Distiller:
+    """An untrained student with everything that teaches it, for a run of ``num_steps``."""
+    distillation, folder = materials.distillation, materials.pretrained.teacher
+    frozen = dtype_of(distillation.precision)
+    teacher = Teacher.load(folder, dtype=frozen, device=world.device)
+    codec = _codec(materials, reward, world=world)
+    start = Teacher.load(folder, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
+    return Distiller(
+        recipe=make_recipe(materials, reward, num_steps=num_steps),
+        student=make_student(distillation, teacher=teacher, start=start),
+        teacher=teacher,
+        codec=codec,
+        text_encoder=TextEncoder.load(folder, dtype=frozen, device=world.device),
+        cache=materials.cache,
+        reward_guidance=make_reward_guidance(materials, reward, codec=codec, world=world),
+        world=world,
+    )
+
+
+def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher) -> Student:
+    """Untrained: a copy of ``start``, the teacher in float32, or an adapter on ``teacher`` as it is."""
+    chosen = distillation.student
+    match chosen:
+        case FullStudent():
+            return Student.of_teacher(start, omega_embedding_dim=chosen.omega_embedding_dim)
+        case LoraStudent():
+            return Student.adapting(teacher, adapter_shape(chosen), seed=distillation.seed)
+        case _:
+            assert_never(chosen)
+
+
+def adapter_shape(chosen: LoraStudent) -> AdapterShape:
+    """The adapter that the configuration asks for."""
+    return AdapterShape(chosen.rank, chosen.alpha, chosen.targets)
+
+
+def _codec(materials: Materials, reward: AnyReward, *, world: World) -> Codec:
+    """The VAE, in the precision that the reward's decoding asks for: float32 where nothing is decoded."""
+    dtype = torch.float32 if isinstance(reward, NoReward) else dtype_of(reward.precision)
+    codec = Codec.load(materials.pretrained.teacher, dtype=dtype, device=world.device)
+    if isinstance(reward, PixelReward):
+        _keep_or_recompute(codec, reward.activations)
+    return codec
+
+
+def _keep_or_recompute(codec: Codec, activations: DecoderActivations) -> None:
+    match activations:
+        case "kept":
+            pass
+        case "recomputed":
+            codec.vae.enable_gradient_checkpointing()
+        case _:
+            assert_never(activations)
+
+
+def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> Recipe:
+    """The run's choices and numbers."""
+    distillation, model = materials.distillation, materials.model
+    return Recipe(
+        num_steps=num_steps,
+        batch_size=distillation.batch_size,
+        learning_rate=LearningRate(distillation.learning_rate, distillation.warmup_steps, num_steps, distillation.schedule),
+        weight_decay=distillation.weight_decay,
+        max_grad_norm=distillation.max_grad_norm,
+        target=distillation.target,
+        neighbour=distillation.neighbour,
+        omega=distillation.omega,
+        caption_dropout=distillation.caption_dropout,
+        dropout=distillation.dropout,
+        distance=distillation.distance,
+        timesteps=distillation.timesteps,
+        weighting=distillation.weighting,
+        grid=distillation.grid,
+        num_ddim_steps=model.num_ddim_steps,
+        prediction=_prediction(reward),
+        scalings=BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling),
+        precision=distillation.precision,
+        execution=Execution(distillation.execution, distillation.memory_format),
+        seed=distillation.seed,
+    )
+
+
+def _prediction(reward: AnyReward) -> Prediction:
+    return SharedPrediction() if isinstance(reward, NoReward) else reward.prediction
+
+
+def make_reward_guidance(materials: Materials, reward: AnyReward, *, codec: Codec, world: World) -> RewardGuidance | None:
+    """The reward's gradient by the way that ``reward`` says; None for plain distillation."""
+    match reward:
+        case NoReward():
+            return None
+        case PixelReward():
+            return _pixel_guidance(materials, reward, codec=codec, world=world)
+        case LatentReward():
+            return _latent_guidance(materials, reward, codec=codec, world=world)
+        case _:
+            assert_never(reward)
+
+
+def _pixel_guidance(materials: Materials, reward: PixelReward, *, codec: Codec, world: World) -> PixelRewardGuidance:
+    expert = materials.pretrained.scorer(reward.expert, dtype=dtype_of(reward.precision), device=world.device)
+    if not isinstance(expert, DifferentiableReward) or not expert.differentiable:
+        raise InputError(f"reward.expert {reward.expert!r} has no gradient: use reward.kind latent, whose proxy learns from it")
+    return PixelRewardGuidance(expert, codec, reward.expert, reward.weight, reward.chunk_size)
+
+
+def _latent_guidance(materials: Materials, reward: LatentReward, *, codec: Codec, world: World) -> LatentRewardGuidance:
+    seed, folder = materials.distillation.seed, materials.proxy_folder
+    return LatentRewardGuidance(
+        _proxy(reward, folder, seed=seed).to(world.device),
+        expert=materials.pretrained.scorer(reward.expert, dtype=dtype_of(reward.precision), device=world.device),
+        codec=codec,
+        expert_scorer=reward.expert,
+        model_scorer=read_manifest(folder, made_by="pretrain").facts["scorer"],
+        weight=reward.weight,
+        chunk_size=reward.chunk_size,
+        tuning=reward.tuning,
+        world=world,
+        label_scores=_label_scores(reward, seed=seed, world=world),
+    )
+
+
+def _proxy(reward: LatentReward, folder: Path, *, seed: int) -> LatentRewardModel:
+    pretrained = LatentRewardModel.load(folder, device=torch.device("cpu"))
+    model = controls.start_of(pretrained, reward.initial, seed=seed)
+    if isinstance(reward.tuning, OnlineProxy):
+        controls.restrict_training(model, reward.tuning.trains)
+    return model
+
+
+def _label_scores(reward: LatentReward, *, seed: int, world: World) -> controls.LabelScores | None:
+    match reward.tuning:
+        case FrozenProxy():
+            return None
+        case OnlineProxy():
+            return controls.label_scores(reward.tuning.pairing, seed=seed, world=world)
+        case _:
+            assert_never(reward.tuning)

@@ -1,0 +1,103 @@
+"""The student of one arm as a folder: a diffusers pipeline or an adapter, its curve, its model card and its record."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from rglcd.config import AnyReward, LatentReward, NoReward, PixelReward
+from rglcd.models.export import CardFacts, SamplingGrid, export_student
+from rglcd.recipe import FrozenProxy, OnlineProxy
+from rglcd.stages.assembly import Materials
+from rglcd.store.manifest import write_json
+from rglcd.training.distiller import Distiller
+from rglcd.training.loop import curve_text
+from rglcd.training.reward_guidance import LatentRewardGuidance
+
+RECORD = "rglcd.json"
+"""The file that says which computation an arm's folder holds."""
+
+# What the key of an arm leaves out: which other arms there are, and how often the state is saved.
+_NOT_THE_ARMS = {"arms", "match_compute", "num_steps", "checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One student to make: its name, its reward, how long it trains, and the key that names the computation."""
+
+    name: str
+    reward: AnyReward
+    num_steps: int
+    key: str
+
+
+def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
+    """Write the weights to evaluate into a work folder beside ``folder``, then rename it."""
+    work = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(work, ignore_errors=True)
+    model = materials.model
+    grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
+    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=work, grid=grid, card=_card(arm, materials))
+    if isinstance(distiller.reward_guidance, LatentRewardGuidance):
+        distiller.reward_guidance.model.save(work / "reward_model")
+    (work / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
+    write_json(work / RECORD, _record(arm, materials))
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+
+
+def arm_sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:
+    """The configuration of one arm alone, as plain values."""
+    return {
+        "model": materials.model.model_dump(mode="json"),
+        "reward": reward.model_dump(mode="json"),
+        "distillation": materials.distillation.model_dump(mode="json", exclude=_NOT_THE_ARMS),
+    }
+
+
+def _record(arm: Arm, materials: Materials) -> dict[str, Any]:
+    images_seen = arm.num_steps * materials.distillation.batch_size
+    config = arm_sections(materials, arm.reward)
+    return {"arm": arm.name, "key": arm.key, "num_steps": arm.num_steps, "images_seen": images_seen, "config": config}
+
+
+def _card(arm: Arm, materials: Materials) -> CardFacts:
+    distillation, teacher = materials.distillation, materials.model.teacher.uri
+    low, high = distillation.omega
+    return CardFacts(
+        title=f"{Path(teacher).name} · {arm.name}",
+        teacher=teacher,
+        arm=arm.name,
+        reward=_in_words(arm.reward),
+        num_steps=arm.num_steps,
+        images_seen=arm.num_steps * distillation.batch_size,
+        omega=distillation.omega,
+        guidance_scale=(low + high) / 2 + 1,
+    )
+
+
+def _in_words(reward: AnyReward) -> str:
+    match reward:
+        case NoReward():
+            return "none (plain latent consistency distillation)"
+        case PixelReward():
+            through = "the VAE decoder"
+        case LatentReward():
+            through = f"a latent proxy ({_tuned_in_words(reward)})"
+        case _:
+            assert_never(reward)
+    return f"`{reward.expert}`, weight {reward.weight:g}, through {through}"
+
+
+def _tuned_in_words(reward: LatentReward) -> str:
+    tuning = reward.tuning
+    match tuning:
+        case FrozenProxy():
+            how = "frozen"
+        case OnlineProxy(pairing="own"):
+            how = "tuned online"
+        case OnlineProxy():
+            how = f"tuned online on the scores of {tuning.pairing.replace('_', ' ')}"
+        case _:
+            assert_never(tuning)
+    return how if reward.initial == "pretrained" else f"{how}, from a random start"
