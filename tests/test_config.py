@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType
+from typing import get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rglcd import recipe
 from rglcd.config import SECTIONS, Config, dump, load_params, load_preset, preset_names, validate_section
 from rglcd.errors import InputError
 
@@ -57,6 +61,13 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
         ("reward.kind=pixle", "does not match any of the expected tags: 'none', 'pixel', 'latent'"),
         ("distillation.arms=[rg, rg]", "each once"),
         ("nonsense", "--set takes section.key=value"),
+        ("distillation.target={kind: ema, decai: 0.9}", "unknown key distillation.target.decai (did you mean 'decay'?)"),
+        ("reward.tuning.labels={kind: soft, logit_scal: 3}", "unknown key reward.tuning.labels.logit_scal (did you mean 'logit_scale'?)"),
+        ("reward.tuning.labels={kind: softt}", "reward.tuning.labels: Input tag 'softt' found using 'kind' does not match any of"),
+        ("distillation.target={kind: ema, decay: 2}", "distillation.target.decay: Input should be less than or equal to 1 (found 2)"),
+        ("distillation.student={kind: lora, targets: []}", "distillation.student.targets: Tuple should have at least 1 item"),
+        ("distillation.timesteps={kind: uniform, span: [1, 0]}", "distillation.timesteps: span runs from low to high"),
+        ("distillation.target=3", "distillation.target: Input should be a valid dictionary"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
@@ -64,6 +75,54 @@ def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
         load_preset("toy", overrides=[override])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distillation.grid={kind: doubling, start: 100, end: 50}", "distillation.grid: the curriculum starts with few steps and ends"),
+        ("distillation.grid={kind: doubling, end: 1000}", "distillation.grid.end: Input should be less than 1000 (found 1000)"),
+        ("model.num_ddim_steps=5000", "model.num_ddim_steps: Input should be less than 1000 (found 5000)"),
+        ("model.num_ddim_steps=1", "evaluation.num_steps asks for 8 steps of a grid of 1 (model.num_ddim_steps)"),
+        ("evaluation.teacher_steps=1001", "evaluation.teacher_steps: Input should be less than or equal to 1000 (found 1001)"),
+        (
+            "distillation.student={kind: full, omega_embedding_dim: 2}",
+            "embedding_dim: Input should be greater than or equal to 4 (found 2)",
+        ),
+        ("distillation.student={kind: full, omega_embedding_dim: 3}", "embedding_dim: Input should be a multiple of 2 (found 3)"),
+        ("distillation.student={kind: lora, rank: 0}", "distillation.student.rank: Input should be greater than 0 (found 0)"),
+        ("distillation.learning_rate=.inf", "distillation.learning_rate: Input should be a finite number (found inf)"),
+        ("distillation.omega=[5, .nan]", "distillation.omega.1: Input should be a finite number (found nan)"),
+        ("reward.tuning.learning_rate=.inf", "reward.tuning.learning_rate: Input should be a finite number (found inf)"),
+        (
+            "distillation.timesteps={kind: lognormal, p_mean: .inf}",
+            "timesteps.p_mean: Input should be a finite number (found inf)",
+        ),
+        ("distillation.seed=-1", "distillation.seed: Input should be greater than or equal to 0 (found -1)"),
+        ("pretraining.seed=-1", "pretraining.seed: Input should be greater than or equal to 0 (found -1)"),
+        ("reward.tuning.label_every=5", "reward.tuning.label_every 5 does not divide distillation.batch_size"),
+        ("reward.prediction={kind: shared, every: 5}", "reward.prediction.every 5 does not divide distillation.batch_size"),
+        ("pretraining.tower.num_heads=7", "pretraining.tower: num_heads 7 does not divide width"),
+    ],
+)
+def test_what_arithmetic_can_refuse_is_refused_by_the_configuration(override: str, said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load_preset("toy", overrides=[override])
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unrewarded_run_may_have_any_batch_size() -> None:
+    overrides = ["distillation.arms=[lcm]", "distillation.match_compute=false", "distillation.batch_size=7"]
+    assert load_preset("toy", overrides=overrides).distillation.batch_size == 7
+
+
+def test_null_is_the_default_of_every_choice_that_takes_it() -> None:
+    """Hence Kubeflow, whose dicts hold no null, changes nothing by leaving it out."""
+    choices = [member for member in vars(recipe).values() if isinstance(member, type) and is_dataclass(member)]
+    nullable = [field for choice in choices for field in fields(choice) if NoneType in get_args(field.type)]
+    assert len(nullable) == 4
+    assert all(field.default is None for field in nullable)
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

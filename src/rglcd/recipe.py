@@ -8,19 +8,24 @@ matches every alternative and ends with ``typing.assert_never``: one that is add
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 
 Positive = Annotated[int, Gt(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
+
+NUM_TIMESTEPS = 1000
+"""Timesteps of Stable Diffusion's noise schedules. A grid of DDIM steps skips some of them, so it has fewer."""
+
+NumGridSteps = Annotated[int, Gt(0), Lt(NUM_TIMESTEPS)]
 
 _BY_KIND = {"discriminator": "kind"}
 """Metadata of a field whose type is a union: ``kind`` says which member is meant, so that an error is about that one."""
 
 
 class Choice:
-    """What all have in common when they are read from a file: no unknown keys."""
+    """What all have in common when they are read from a file: no unknown keys, and numbers are finite."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 # --- where on the noise schedule a step trains ---------------------------------------------------
@@ -66,8 +71,12 @@ class DoublingGrid(Choice):
     """iCT's curriculum on the SD grid: start with ``start`` coarse steps and double them, up to ``end``."""
 
     kind: Literal["doubling"] = "doubling"
-    start: Positive = 10
-    end: Positive = 80
+    start: NumGridSteps = 10
+    end: NumGridSteps = 80
+
+    def __post_init__(self) -> None:
+        if self.start > self.end:
+            raise ValueError(f"the curriculum starts with few steps and ends with many, not start {self.start} and end {self.end}")
 
 
 Grid = ConstantGrid | DoublingGrid
@@ -145,7 +154,8 @@ class FullStudent(Choice):
     """A whole UNet of its own, which is also conditioned on the guidance weight omega."""
 
     kind: Literal["full"] = "full"
-    omega_embedding_dim: Positive = 256
+    omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] = 256
+    """Sines and cosines of at least two frequencies."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Stage distill: arms, what is taken over, what is refused, and the folder that diffusers opens."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.text import TextEncoder
+from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
 from tests.tiny_line import run, tiny_config, up_to_latents
+from tests.tiny_models import write_tiny_teacher
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 
@@ -98,14 +102,16 @@ def test_diffusers_opens_the_folder_and_draws_what_our_sampler_draws(line: Path,
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_foreign_cache_is_refused_with_both_fingerprints(own: Path) -> None:
-    from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
-    from tests.tiny_models import write_tiny_teacher
+def publish_again(folder: Path) -> None:
+    """Give an altered artifact a manifest that is true again."""
+    manifest, files = read_manifest(folder, made_by="prepare"), scan(folder)
+    write_manifest(folder, replace(manifest, files=files, digest=results_digest(files)))
 
+
+def test_a_cache_of_another_teacher_is_refused_with_both_fingerprints(own: Path) -> None:
     shutil.rmtree(own / "pretrained" / "teacher")
     write_tiny_teacher(own / "pretrained" / "teacher", seed=1)
-    manifest, files = read_manifest(own / "pretrained", made_by="prepare"), scan(own / "pretrained")
-    write_manifest(own / "pretrained", type(manifest)(**{**vars(manifest), "files": files, "digest": results_digest(files)}))
+    publish_again(own / "pretrained")
     with pytest.raises(InputError, match=r"(?s)fingerprint of the cache \w+, of what is asked for \w+.*! vae") as refusal:
         run(own, tiny_config(), "distill")
     assert "rglcd run cache" in str(refusal.value)
@@ -120,3 +126,19 @@ def test_a_missing_input_names_the_stage_that_makes_it(own: Path) -> None:
 def test_a_batch_that_holds_no_sample_is_refused_by_the_configuration() -> None:
     with pytest.raises(InputError, match="batch_size"):
         tiny_config("distillation.batch_size=0")
+
+
+def test_a_grid_finer_than_the_teachers_schedule_is_refused(own: Path) -> None:
+    scheduler = own / "pretrained" / "teacher" / "scheduler" / "scheduler_config.json"
+    declared = json.loads(scheduler.read_text(encoding="utf-8"))
+    scheduler.write_text(json.dumps(declared | {"num_train_timesteps": 200}), encoding="utf-8")
+    publish_again(own / "pretrained")
+    with pytest.raises(InputError, match=r"model\.num_ddim_steps is 250, and the schedule of \./nowhere has 200 timesteps"):
+        run(own, tiny_config("model.num_ddim_steps=250"), "distill")
+    with pytest.raises(InputError, match=r"distillation\.grid\.end is 200, and the schedule"):
+        run(own, tiny_config("distillation.grid={kind: doubling, end: 200}"), "distill")
+
+
+def test_timesteps_that_are_never_drawn_are_refused(own: Path) -> None:
+    with pytest.raises(InputError, match="p_mean 100 and p_std 2 draw none of the teacher's noise levels"):
+        run(own, tiny_config("distillation.timesteps={kind: lognormal, p_mean: 100}"), "distill")

@@ -33,13 +33,6 @@ def test_the_model_it_leaves_scores_within_its_range(line: Path) -> None:
     assert scores.abs().max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("pretraining.tower.num_heads=3", r"pretraining\.tower\.num_heads 3 does not divide its width 16"),
-        ("pretraining.num_validation=7", "num_validation 7 holds back more than half of the 12 cached samples"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(line: Path, override: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        run(line, tiny_config(override), "pretrain")
+def test_more_validation_than_training_samples_are_refused(line: Path) -> None:
+    with pytest.raises(InputError, match="num_validation 7 holds back more than half of the 12 cached samples"):
+        run(line, tiny_config("pretraining.num_validation=7"), "pretrain")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rglcd.config import FrozenProxy, LatentReward, NoReward, OnlineProxy, PixelReward
+from rglcd.config import FrozenProxy, LatentReward, NoReward, OnlineProxy, PixelReward, SharedPrediction
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import consistency_output
 from rglcd.errors import InputError
@@ -203,7 +203,7 @@ def test_the_reward_sees_the_shared_predictions_or_its_own(line: Path) -> None:
 
 def test_ranks_must_share_the_rewarded_samples_too(line: Path) -> None:
     with pytest.raises(InputError, match="every 3 does not divide the 4 samples"):
-        distiller_of(line, tiny_config("reward={kind: pixel, prediction: {kind: shared, every: 3}}").reward)
+        distiller_of(line, PixelReward(prediction=SharedPrediction(every=3)))
 
 
 def test_recomputed_activations_give_the_same_gradient(line: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rglcd.config.base import Section
+from rglcd.config.base import Section, Seed
 from rglcd.recipe import (
     ConstantGrid,
     Distance,
@@ -57,7 +57,7 @@ class Distillation(Section):
     execution: ExecutionMode = "eager"
     memory_format: MemoryFormat = "contiguous"
     checkpoint_every: Positive = 1_000
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _sound(self) -> "Distillation":

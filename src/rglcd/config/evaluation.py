@@ -1,9 +1,11 @@
 """The section ``evaluation``: what is drawn, with how many steps, and who scores it."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from rglcd.config.base import Section
-from rglcd.recipe import Positive
+from rglcd.recipe import NUM_TIMESTEPS, Positive
 
 
 class Evaluation(Section):
@@ -15,7 +17,7 @@ class Evaluation(Section):
     """Index of the real images that FID compares with, within the source folder."""
     num_images: Positive = 3_200
     num_steps: tuple[Positive, ...] = (1, 2, 4, 8)
-    teacher_steps: Positive = 50
+    teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
     scorers: tuple[str, ...] = ("expert",)

@@ -5,7 +5,7 @@ from pydantic import Field, model_validator
 from rglcd.config.base import Section
 from rglcd.config.scorers import MixtureScorer, ScorerSource
 from rglcd.config.sources import FeatureSource, ModelSource
-from rglcd.recipe import Positive
+from rglcd.recipe import NumGridSteps, Positive
 
 
 class Model(Section):
@@ -13,7 +13,7 @@ class Model(Section):
 
     teacher: ModelSource
     resolution: Positive = 512
-    num_ddim_steps: Positive = 50
+    num_ddim_steps: NumGridSteps = 50
     sigma_data: float = Field(default=0.5, gt=0)
     timestep_scaling: float = Field(default=10.0, gt=0)
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rglcd.config.base import Section
+from rglcd.config.base import Section, Seed
 from rglcd.recipe import Positive
 
 
@@ -16,6 +16,12 @@ class VitTower(Section):
     width: Positive = 512
     num_layers: Positive = 12
     num_heads: Positive = 8
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "VitTower":
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        return self
 
 
 class ResNetTower(Section):
@@ -42,4 +48,4 @@ class Pretraining(Section):
     num_validation: int = Field(default=1_000, ge=0)
     """The last samples of the cache, never trained on: retrieval accuracy is measured on them ten times a run."""
     checkpoint_every: Positive = 1_000
-    seed: int = 0
+    seed: Seed = 0

@@ -27,11 +27,23 @@ class Config(Section):
     evaluation: Evaluation
 
     @model_validator(mode="after")
-    def _agree(self) -> "Config":
+    def _sections_agree(self) -> "Config":
+        self._check_sizes()
+        self._check_scorers()
+        if "rg" in self.distillation.arms or self.distillation.match_compute:
+            self._check_shares()
+        return self
+
+    def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
             raise ValueError(
                 f"sharding.resolution is {self.sharding.resolution} and model.resolution {self.model.resolution}: they must be equal"
             )
+        most = max(self.evaluation.num_steps)
+        if most > self.model.num_ddim_steps:
+            raise ValueError(f"evaluation.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)")
+
+    def _check_scorers(self) -> None:
         for where, names in self._scorers_named().items():
             for name in names:
                 if name not in self.preparation.scorers:
@@ -49,7 +61,17 @@ class Config(Section):
             )
         if self.reward.kind != "none" and self.reward.expert not in self.caching.scorers:
             raise ValueError(f"reward.expert is {self.reward.expert!r}; add it to caching.scorers")
-        return self
+
+    def _check_shares(self) -> None:
+        """Every n-th sample is rewarded, and of a batch every n-th labelled: all ranks must find as many."""
+        batch_size, shares = self.distillation.batch_size, {}
+        if self.reward.kind != "none":
+            shares["reward.prediction.every"] = self.reward.prediction.every
+        if self.reward.kind == "latent" and self.reward.tuning.kind == "online":
+            shares["reward.tuning.label_every"] = self.reward.tuning.label_every
+        for key, every in shares.items():
+            if batch_size % every:
+                raise ValueError(f"{key} {every} does not divide distillation.batch_size {batch_size}")
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}

@@ -15,7 +15,7 @@ from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.recipe import DecoderActivations, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
+from rglcd.recipe import DecoderActivations, DoublingGrid, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
 from rglcd.rewards.protocol import DifferentiableReward
 from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import read_manifest
@@ -54,6 +54,7 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
     distillation, folder = materials.distillation, materials.pretrained.teacher
     frozen = dtype_of(distillation.precision)
     teacher = Teacher.load(folder, dtype=frozen, device=world.device)
+    _require_timesteps(materials, teacher.schedule.num_timesteps)
     codec = _codec(materials, reward, world=world)
     start = Teacher.load(folder, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
     return Distiller(
@@ -66,6 +67,18 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
         reward_guidance=make_reward_guidance(materials, reward, codec=codec, world=world),
         world=world,
     )
+
+
+def _require_timesteps(materials: Materials, num_timesteps: int) -> None:
+    """Refuse a grid that is as fine as the teacher's own schedule: its steps skip timesteps."""
+    asked = {"model.num_ddim_steps": materials.model.num_ddim_steps}
+    if isinstance(materials.distillation.grid, DoublingGrid):
+        asked["distillation.grid.end"] = materials.distillation.grid.end
+    for key, num_steps in asked.items():
+        if num_steps >= num_timesteps:
+            raise InputError(
+                f"{key} is {num_steps}, and the schedule of {materials.model.teacher.uri} has {num_timesteps} timesteps: ask for fewer"
+            )
 
 
 def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher) -> Student:

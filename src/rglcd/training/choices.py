@@ -13,6 +13,7 @@ from rglcd import recipe
 from rglcd.core import distances
 from rglcd.core.preference import hard_preferences
 from rglcd.core.timesteps import doubling_curriculum, even_weights, inverse_gap_weights, lognormal_weights, mixture, uniform_weights
+from rglcd.errors import InputError
 from rglcd.rewards.protocol import Reward
 
 
@@ -37,10 +38,20 @@ def step_probabilities(chosen: recipe.Timesteps, levels: Tensor) -> Tensor:
         case recipe.UniformTimesteps():
             return uniform_weights(levels, span=chosen.span)
         case recipe.LognormalTimesteps():
-            lognormal = lognormal_weights(levels, p_mean=chosen.p_mean, p_std=chosen.p_std)
-            return mixture(lognormal, uniform_share=chosen.uniform_share)
+            return mixture(_lognormal(chosen, levels), uniform_share=chosen.uniform_share)
         case _:
             assert_never(chosen)
+
+
+def _lognormal(chosen: recipe.LognormalTimesteps, levels: Tensor) -> Tensor:
+    weights = lognormal_weights(levels, p_mean=chosen.p_mean, p_std=chosen.p_std)
+    if not bool(weights.isfinite().all()):
+        low, high = levels.log().aminmax()
+        raise InputError(
+            f"timesteps of kind lognormal with p_mean {chosen.p_mean:g} and p_std {chosen.p_std:g} draw none of the teacher's "
+            f"noise levels, whose logarithms lie between {float(low):.2f} and {float(high):.2f}"
+        )
+    return weights
 
 
 def loss_weights(chosen: recipe.Weighting, levels: Tensor, probabilities: Tensor) -> Tensor:
