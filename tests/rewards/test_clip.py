@@ -46,6 +46,19 @@ def test_scores_are_transformers_logits_over_their_scale(folder: Path) -> None:
     assert reward.logit_scale == pytest.approx(clip.logit_scale.exp().item())
 
 
+def test_the_temperature_is_the_same_in_every_precision(folder: Path, tmp_path: Path) -> None:
+    """CLIP's own, 100: its logarithm is 4.6052, of which bfloat16 keeps 4.59."""
+    trained = CLIPModel.from_pretrained(folder)
+    with torch.no_grad():
+        trained.logit_scale.fill_(4.6052)
+    shutil.copytree(folder, tmp_path / "trained")
+    trained.save_pretrained(tmp_path / "trained")
+    whole, half = load(tmp_path / "trained"), load(tmp_path / "trained", torch.bfloat16)
+    assert half.model.dtype == torch.bfloat16
+    assert whole.logit_scale == pytest.approx(100, rel=1e-4)
+    assert half.logit_scale == whole.logit_scale
+
+
 def test_scores_lie_in_the_announced_range_and_features_on_the_sphere(folder: Path) -> None:
     reward = load(folder)
     text = reward.encode_text(CAPTIONS)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import ftfy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
@@ -36,7 +36,11 @@ def cleaned(caption: str) -> str:
 
 
 class ClipReward:
-    """A frozen ``CLIPModel`` with its tokenizer as a differentiable reward. ``folder`` is where its weights are, if they are anywhere."""
+    """A frozen ``CLIPModel`` with its tokenizer as a differentiable reward.
+
+    ``folder`` is where its weights are, if they are anywhere. ``logit_scale`` is the inverse temperature before the weights
+    were rounded to the precision of ``model``; left out, it is the model's own.
+    """
 
     differentiable: Literal[True] = True
     range = (-1.0, 1.0)
@@ -49,22 +53,24 @@ class ClipReward:
         preprocessing: Preprocessing,
         clean: CleanFn = as_given,
         folder: Path | None = None,
+        logit_scale: float | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self._preprocessing = preprocessing.like(self.model.logit_scale)
+        self._preprocessing = preprocessing.like(self.model.visual_projection.weight)
         self._clean = clean
         self._folder = folder
+        self._logit_scale = logit_scale
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
         """The model of ``folder``, whose ``preprocessor_config.json`` gives the normalisation."""
-        model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
+        model, logit_scale = _open(folder, dtype, device)
         settings = read_json(folder / "preprocessor_config.json")
         if not {"image_mean", "image_std"} <= settings.keys():
             raise InputError(f"{folder}/preprocessor_config.json must give image_mean and image_std")
         preprocessing = Preprocessing.of(Fit.SHORTEST_CROPPED, mean=settings["image_mean"], std=settings["image_std"])
-        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, folder=folder)
+        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, folder=folder, logit_scale=logit_scale)
 
     @classmethod
     def hpsv2(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "ClipReward":
@@ -83,12 +89,12 @@ class ClipReward:
 
     @classmethod
     def _load(cls, folder: Path, dtype: torch.dtype, device: torch.device, *, preprocessing: Preprocessing, clean: CleanFn) -> "ClipReward":
-        model = load_weights(CLIPModel, folder, dtype=dtype).to(device)
-        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, clean=clean, folder=folder)
+        model, logit_scale = _open(folder, dtype, device)
+        return cls(model, load_tokenizer(folder), preprocessing=preprocessing, clean=clean, folder=folder, logit_scale=logit_scale)
 
     @property
     def logit_scale(self) -> float:
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.exp()) if self._logit_scale is None else self._logit_scale
 
     @property
     def text_width(self) -> int:
@@ -117,3 +123,13 @@ class ClipReward:
         prepared = self._preprocessing(pixels, self.model.config.vision_config.image_size)
         pooled = self.model.vision_model(pixel_values=prepared).pooler_output
         return normalize(at_least_float32(self.model.visual_projection(pooled)), dim=-1)
+
+
+def _open(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[CLIPModel, float]:
+    """The network in ``dtype``, and its inverse temperature as it was stored.
+
+    A temperature is not rounded with the weights: CLIP's 100 is 99 in bfloat16, and labels that are made with it are others.
+    """
+    model = load_weights(CLIPModel, folder, dtype=torch.float32)
+    logit_scale = float(model.logit_scale.detach().exp())
+    return nn.Module.to(model, device, dtype), logit_scale
