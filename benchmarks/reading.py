@@ -29,7 +29,7 @@ from torch import Tensor
 from webdataset import WebDataset
 from webdataset.writer import TarWriter
 
-from benchmarks.step import sd21_sizes
+from benchmarks.step_bench import sd21_sizes
 from rglcd.latents.cache import Fingerprint, LatentBatch, LatentCache, StoredBatch, to_columns, write_fingerprint, write_latents
 from rglcd.latents.order import sample_indices
 from rglcd.store.artifacts import ArtifactStore, Place, fetch_view

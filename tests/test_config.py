@@ -25,11 +25,11 @@ def test_a_preset_resolves_and_survives_the_round_trip_through_params_yaml(name:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_presets_resolved_form_is_the_one_reviewed(name: str, check_golden) -> None:
+def test_a_resolved_preset_matches_its_golden_file(name: str, check_golden) -> None:
     check_golden(f"preset-{name}.yaml", dump(load_preset(name)))
 
 
-def test_every_section_passes_alone_as_it_does_in_the_whole() -> None:
+def test_each_section_validates_alone_as_it_does_in_the_whole() -> None:
     config = load_preset("toy")
     for name in SECTIONS:
         values = config.section(name).model_dump(mode="json")
@@ -136,7 +136,7 @@ def test_a_missing_params_file_says_what_writes_it(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_text_for_params_yaml_gets_more_than_a_refusal(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_text_as_params_yaml_is_refused_as_input_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "hostile.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass") if text.isascii() else path.write_bytes(text.encode("utf-8", "ignore"))
     with pytest.raises(InputError):

@@ -21,7 +21,7 @@ from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, TextTower
 from rglcd.stages.assembly import make_student
-from rglcd.stages.pretrain import _tower
+from rglcd.stages.pretrain import tower_shape
 
 PUBLISHED = Path(__file__).parent / "assets" / "published"
 META = torch.device("meta")
@@ -94,7 +94,7 @@ def sources(config: Config) -> list[ModelSource]:
     return [config.model.teacher, *scorers, config.preparation.features.source]
 
 
-def test_there_is_nothing_published_that_is_not_built() -> None:
+def test_every_full_size_preset_is_built_here() -> None:
     assert set(preset_names()) - {"micro", "toy"} == EXPECTED.keys()
 
 
@@ -106,7 +106,7 @@ def test_every_model_is_pinned_to_a_commit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_beside_each_number_stands_its_source(name: str) -> None:
+def test_each_number_of_a_preset_has_its_source_beside_it(name: str) -> None:
     text = (Path("src/rglcd/presets") / f"{name}.yaml").read_text()
     # Addresses and digests are no numbers; sharding repeats the resolution, which has its source where the model says it.
     no_number = re.compile(r"\s*(#|sharding:|uri:|file:|sha256:|revision:|source:|tokenizer:|\{uri:|\{kind: auto|- )")
@@ -138,7 +138,7 @@ def test_networks_are_of_the_published_sizes(built: tuple[Built, Expected]) -> N
     assert networks.teacher.kind == expected.prediction
 
 
-def test_a_caption_a_step_and_a_picture_have_the_shapes_they_should(built: tuple[Built, Expected]) -> None:
+def test_captions_predictions_and_images_have_the_expected_shapes(built: tuple[Built, Expected]) -> None:
     networks, expected = built
     config, text = networks.config, networks.text
     latent = networks.codec.latent_shape(config.model.resolution)
@@ -161,7 +161,7 @@ def test_a_caption_a_step_and_a_picture_have_the_shapes_they_should(built: tuple
 def test_the_proxy_of_the_latent_preset_is_of_the_released_towers_size() -> None:
     config = load_preset("sd21-paper-lrm")
     with META:
-        model = LatentRewardModel(LatentRewardShape(latent=(4, 64, 64), text_dim=1024, tower=_tower(config.pretraining.tower)))
+        model = LatentRewardModel(LatentRewardShape(latent=(4, 64, 64), text_dim=1024, tower=tower_shape(config.pretraining.tower)))
     # latent_ViT.json of the RG-LCD authors' code: 12 layers of width 512 on 256 patches, to CLIP ViT-H's 1024.
     assert count(model.tower) == pytest.approx(38.5e6, rel=0.01)
     latents, text = torch.empty(2, 4, 64, 64, device="meta"), torch.empty(2, 1024, device="meta")

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.baseline import StepInputs
 from benchmarks.beside import beside_baseline, published_step, step_inputs
-from benchmarks.step import MODES, Bench, Setting, toy_sizes
+from benchmarks.step_bench import MODES, Bench, Setting, toy_sizes
 
 
 def toy_bench(batch_size: int = 4) -> Bench:

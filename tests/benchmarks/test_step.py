@@ -8,7 +8,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel
 
-from benchmarks.step import MODES, Bench, LiveBytes, Setting, main, memory_line, sd21_sizes, toy_sizes
+from benchmarks.step import main
+from benchmarks.step_bench import MODES, Bench, Setting, sd21_sizes, toy_sizes
+from benchmarks.step_measuring import LiveBytes, memory_line
 
 
 def count(module: torch.nn.Module) -> int:
@@ -37,7 +39,7 @@ def test_a_step_does_no_operation_twice_and_mixes_no_devices(mode: str, device: 
     assert flops.counted == pytest.approx(flops.needed, rel=1e-6)
 
 
-def test_the_bytes_alive_are_counted_and_those_given_back_are_not() -> None:
+def test_live_bytes_counts_tensors_that_are_alive_and_no_others() -> None:
     with LiveBytes() as live:
         kept = torch.zeros(1000)
         for _ in range(5):
@@ -49,9 +51,11 @@ def test_the_bytes_alive_are_counted_and_those_given_back_are_not() -> None:
 
 
 @pytest.mark.parametrize(("budget", "largest"), [(40, 30), (130, 120), (131, None)])
-def test_the_largest_batch_is_told_near_what_was_measured_only(budget: float, largest: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_batch_is_extrapolated_near_measurements_only(
+    budget: float, largest: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """10 GiB and one a sample, and never less than 25; measured are 10, 20 and 30 samples."""
-    monkeypatch.setattr("benchmarks.step.peak_bytes", lambda bench, mode, batch: 2**30 * max(10 + batch, 25))
+    monkeypatch.setattr("benchmarks.step_measuring.peak_bytes", lambda bench, mode, batch: 2**30 * max(10 + batch, 25))
     setting = Setting("toy", 32, "float32", "cpu", 10, 1, "eager", "contiguous", 1, budget)
     line = memory_line(SimpleNamespace(setting=setting), "plain")
     assert (line["fixed_mib"], line["per_sample_mib"], line["largest_batch"]) == (10 * 2**10, 2**10, largest)
@@ -59,7 +63,7 @@ def test_the_largest_batch_is_told_near_what_was_measured_only(budget: float, la
 
 
 @pytest.mark.slow
-def test_it_prints_one_line_that_says_what_it_ran_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_prints_one_json_line_with_hardware_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--device", "cpu", "--batch-size", "2", "--steps", "1"])
     line = json.loads(capsys.readouterr().out)
     assert set(line["modes"]) == set(MODES)

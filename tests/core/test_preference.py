@@ -24,7 +24,7 @@ def triples() -> st.SearchStrategy[torch.Tensor]:
 
 @settings(max_examples=50, deadline=None)
 @given(expert=triples(), proxy=triples(), shift=st.floats(-10, 10))
-def test_kl_is_positive_and_knows_differences_only(expert: torch.Tensor, proxy: torch.Tensor, shift: float) -> None:
+def test_preference_kl_is_positive_and_depends_on_differences_only(expert: torch.Tensor, proxy: torch.Tensor, shift: float) -> None:
     kl = pairwise_preference_kl(expert, proxy)
     assert kl.item() >= -1e-12
     torch.testing.assert_close(pairwise_preference_kl(expert, proxy + shift), kl, rtol=1e-9, atol=1e-9)
@@ -33,14 +33,14 @@ def test_kl_is_positive_and_knows_differences_only(expert: torch.Tensor, proxy: 
 
 @settings(max_examples=50, deadline=None)
 @given(expert=triples(), proxy=triples())
-def test_kl_does_not_know_the_order_or_the_sign(expert: torch.Tensor, proxy: torch.Tensor) -> None:
+def test_preference_kl_ignores_the_order_of_candidates_and_a_common_sign(expert: torch.Tensor, proxy: torch.Tensor) -> None:
     kl = pairwise_preference_kl(expert, proxy)
     torch.testing.assert_close(pairwise_preference_kl(expert.flip(0), proxy.flip(0)), kl, rtol=1e-9, atol=1e-9)
     # Everybody preferring the other one is the same disagreement.
     torch.testing.assert_close(pairwise_preference_kl(-expert, -proxy), kl, rtol=1e-9, atol=1e-9)
 
 
-def test_it_is_the_sum_over_pairs_of_the_definition(rng: torch.Generator) -> None:
+def test_preference_kl_is_the_sum_over_pairs_of_its_definition(rng: torch.Generator) -> None:
     expert, proxy = torch.randn(2, 4, 6, generator=rng, dtype=torch.float64)
     expected = torch.zeros(6, dtype=torch.float64)
     for i in range(4):
@@ -50,11 +50,11 @@ def test_it_is_the_sum_over_pairs_of_the_definition(rng: torch.Generator) -> Non
     torch.testing.assert_close(pairwise_preference_kl(expert, proxy), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_kl_is_positive_where_one_preference_differs() -> None:
+def test_preference_kl_is_positive_where_one_preference_differs() -> None:
     assert pairwise_preference_kl(column(1.0, 0.0, 0.0), column(0.5, 0.0, 0.0)).item() > 1e-3
 
 
-def test_its_gradient_moves_the_proxy_towards_the_expert() -> None:
+def test_preference_kls_gradient_moves_the_proxy_towards_the_expert() -> None:
     proxy = column(0.0, 0.0, 0.0).requires_grad_()
     pairwise_preference_kl(column(2.0, 0.0, -2.0), proxy).sum().backward()
     assert proxy.grad is not None
@@ -76,7 +76,7 @@ def test_a_certain_expert_costs_minus_log_of_the_winners_probability(winner: int
 
 
 @pytest.mark.parametrize("tie", [INF, -INF, 2.0])
-def test_a_tie_is_half_half(tie: float) -> None:
+def test_equal_expert_logits_are_a_label_of_one_half(tie: float) -> None:
     proxy = column(0.3, -0.4)
     torch.testing.assert_close(pairwise_preference_kl(column(tie, tie), proxy), pairwise_preference_kl(column(0.0, 0.0), proxy))
     assert pairwise_preference_kl(column(tie, tie), column(1.0, 1.0)).item() == pytest.approx(0, abs=1e-15)
@@ -110,7 +110,7 @@ def test_the_privileged_candidate_may_win_and_tie_but_not_lose() -> None:
     torch.testing.assert_close(rolled, expected)
 
 
-def test_privilege_leaves_the_pairs_of_generated_images_alone(rng: torch.Generator) -> None:
+def test_a_privileged_real_image_changes_no_pair_of_generated_images(rng: torch.Generator) -> None:
     expert = torch.randn(2, 8, generator=rng, dtype=torch.float64)
     real = torch.full((1, 8), -100.0, dtype=torch.float64)
     # A real image that loses to both, with a proxy that ties it to both: its own two pairs cost nothing once withdrawn.

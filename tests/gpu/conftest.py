@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.step import Bench, Setting, Sizes, sd21_sizes, toy_sizes
+from benchmarks.step_bench import Bench, Setting, Sizes, sd21_sizes, toy_sizes
 
 ON_CPU = os.environ.get("RGLCD_GPU_TESTS") == "cpu"
 DEVICE = "cpu" if ON_CPU else "cuda"

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.step import MODES, Bench, Sizes, toy_sizes
+from benchmarks.step_bench import MODES, Bench, Sizes, toy_sizes
 from tests.gpu.conftest import DEVICE, ON_CPU, setting, with_weights_of
 
 

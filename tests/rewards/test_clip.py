@@ -102,7 +102,7 @@ def test_pixels_of_another_size_are_resized_as_pil_does_it_and_keep_their_gradie
     assert gradient.abs().max() > 0
 
 
-def test_its_type_says_that_it_may_guide(folder: Path) -> None:
+def test_a_clip_reward_is_a_differentiable_reward(folder: Path) -> None:
     reward = load(folder)
     assert isinstance(reward, DifferentiableReward)
     assert reward.differentiable

@@ -37,11 +37,11 @@ def own(line: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(line, tmp_path / "line"))
 
 
-def test_the_same_command_again_finds_it_done(own: Path) -> None:
+def test_the_same_command_again_has_nothing_to_do(own: Path) -> None:
     assert run(own, tiny_config(), "distill").was_done
 
 
-def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
+def test_distill_makes_the_same_bytes_from_the_same_inputs(own: Path) -> None:
     first = run(own, tiny_config(), "distill").manifest
     shutil.rmtree(own / "student")
     second = run(own, tiny_config(), "distill").manifest
@@ -49,7 +49,7 @@ def test_from_the_same_inputs_the_same_bytes(own: Path) -> None:
     assert second.digest == first.digest
 
 
-def test_a_new_weight_trains_the_guided_arm_and_takes_the_plain_one_over(own: Path) -> None:
+def test_a_new_reward_weight_retrains_the_rg_arm_and_reuses_the_lcm_arm(own: Path) -> None:
     plain = own / "student" / "lcm" / "unet" / "diffusion_pytorch_model.safetensors"
     before, written = run(own, tiny_config(), "distill").manifest, plain.read_bytes()
     after = run(own, tiny_config("reward.weight=3.0"), "distill").manifest
@@ -62,7 +62,7 @@ def test_a_new_weight_trains_the_guided_arm_and_takes_the_plain_one_over(own: Pa
     assert all(name.startswith("rg/") for name in changed)
 
 
-def test_the_plain_arm_gets_the_compute_that_the_reward_costs(own: Path) -> None:
+def test_match_compute_gives_the_lcm_arm_the_steps_that_the_reward_costs(own: Path) -> None:
     arms = run(own, tiny_config(), "distill").manifest.facts["arms"]
     assert arms["rg"]["num_steps"] == 4
     assert arms["lcm"]["num_steps"] > 4

@@ -18,7 +18,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_it_leaves_a_model_a_curve_and_its_held_out_accuracy(line: Path) -> None:
+def test_pretrain_writes_a_model_a_curve_and_the_held_out_accuracy(line: Path) -> None:
     outcome = run(line, tiny_config(), "pretrain")
     rows = [json.loads(row) for row in (line / "reward_model" / "curves.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -26,7 +26,7 @@ def test_it_leaves_a_model_a_curve_and_its_held_out_accuracy(line: Path) -> None
     assert not (line / "reward_model" / ".checkpoints").exists()
 
 
-def test_the_model_it_leaves_scores_within_its_range(line: Path) -> None:
+def test_a_pretrained_models_scores_are_cosines(line: Path) -> None:
     run(line, tiny_config(), "pretrain")
     model = LatentRewardModel.load(line / "reward_model", device=torch.device("cpu"))
     scores = model.score(torch.randn(5, 4, 8, 8), torch.randn(5, 12))

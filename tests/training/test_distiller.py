@@ -26,7 +26,7 @@ def weights(distiller) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in distiller.student.unet.parameters()])
 
 
-def test_at_step_zero_the_student_is_the_teachers_conditional_half_whatever_omega(line: Path) -> None:
+def test_an_untrained_student_is_the_teachers_conditional_prediction_at_any_omega(line: Path) -> None:
     distiller = distiller_of(line, NoReward())
     z_t = torch.randn(2, *distiller.cache.latent_shape)
     t, cond = torch.tensor([19, 999]), distiller.text_encoder.encode(distiller.text_encoder.tokenise(["a", "b"]))
@@ -35,7 +35,7 @@ def test_at_step_zero_the_student_is_the_teachers_conditional_half_whatever_omeg
         torch.testing.assert_close(distiller.student(z_t, t, omega, cond).x0, expected.x0)
 
 
-def test_after_a_step_the_student_has_moved_the_target_less_and_the_teacher_not_at_all(line: Path) -> None:
+def test_a_step_moves_the_student_its_average_less_and_never_the_teacher(line: Path) -> None:
     distiller = distiller_of(line, NoReward())
     before, teacher = weights(distiller), [p.clone() for p in distiller.teacher.unet.parameters()]
     distiller.step(0)
@@ -47,7 +47,7 @@ def test_after_a_step_the_student_has_moved_the_target_less_and_the_teacher_not_
 
 
 @pytest.mark.parametrize("reward", [PixelReward(weight=50.0), LatentReward(weight=50.0, tuning=FrozenProxy())], ids=["pixel", "latent"])
-def test_a_heavy_reward_rises_where_plain_distillation_leaves_it(line: Path, reward: object) -> None:
+def test_a_heavily_weighted_reward_ends_higher_than_under_plain_distillation(line: Path, reward: object) -> None:
     def mean_reward(distiller) -> float:
         guidance = distiller_of(line, reward).reward_guidance
         batch = distiller._batch(0)
@@ -104,7 +104,7 @@ def test_caption_dropout_drops_captions(line: Path) -> None:
     assert not torch.equal(kept.embeddings, embeddings)
 
 
-def test_a_reward_costs_operations_and_the_count_is_the_same_each_time(line: Path) -> None:
+def test_the_count_of_operations_is_reproducible_and_higher_with_a_reward(line: Path) -> None:
     plain = flops_of_step(distiller_of(line, NoReward()))
     assert flops_of_step(distiller_of(line, NoReward())) == plain
     pixel, latent = (flops_of_step(distiller_of(line, reward)) for reward in (PixelReward(), LatentReward()))
@@ -138,7 +138,7 @@ def test_a_stop_gradient_target_is_the_student_and_keeps_an_average_only_when_as
     assert "average" not in alone.parts()
 
 
-def test_consistency_training_asks_no_teacher(line: Path) -> None:
+def test_consistency_training_never_calls_the_teacher(line: Path) -> None:
     distiller = distiller_of(line, NoReward(), "distillation.neighbour=data")
     calls = []
     distiller.teacher.unet.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -148,7 +148,7 @@ def test_consistency_training_asks_no_teacher(line: Path) -> None:
     assert not torch.equal(before, weights(distiller))
 
 
-def test_student_and_target_drop_the_same_and_every_step_and_sample_something_else(line: Path) -> None:
+def test_dropout_masks_are_shared_by_student_and_target_and_differ_by_sample(line: Path) -> None:
     distiller = distiller_of(line, NoReward(), "distillation.dropout=0.3")
     batch, t = distiller._batch(0), torch.full((4,), 499)
 
@@ -221,7 +221,7 @@ def test_the_reward_is_decoded_in_the_precision_that_was_asked_for(line: Path) -
     assert distiller.student.unet.dtype == torch.float32
 
 
-def test_a_real_image_whose_score_is_cached_is_not_decoded_again_and_labels_the_same(line: Path, tmp_path: Path) -> None:
+def test_a_cached_score_of_the_real_image_saves_its_decode_and_keeps_the_labels(line: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(line, tmp_path / "line"))
     run(own, tiny_config("caching.scores=[expert]"), "cache")
     decodes: dict[str, int] = {}

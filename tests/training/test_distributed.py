@@ -45,7 +45,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(batch_size: int, size: 
             world.rows(batch_size)
 
 
-def test_a_process_alone_is_a_world_of_one_that_asks_nobody() -> None:
+def test_a_single_process_is_a_world_of_one_without_communication() -> None:
     with join_world() as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         module, value = torch.nn.Linear(2, 2), torch.tensor(3.0)

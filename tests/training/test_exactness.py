@@ -160,7 +160,7 @@ def test_loss_and_gradient_are_those_of_the_equations(line: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("kind", [PredictionType.EPSILON, PredictionType.SAMPLE])
-def test_whatever_the_teacher_predicts(line: Path, kind: PredictionType) -> None:
+def test_loss_and_gradient_are_exact_for_every_prediction_type(line: Path, kind: PredictionType) -> None:
     check(line, SETTINGS["pixel"], kind)
 
 

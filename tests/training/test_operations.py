@@ -29,6 +29,6 @@ def test_a_fused_attention_counts_as_its_matrix_products() -> None:
     assert attend(SDPBackend.FLASH_ATTENTION, backward=False) == attend(SDPBackend.MATH, backward=False) == 2 * PRODUCT
 
 
-def test_going_back_through_it_makes_the_scores_once_more() -> None:
+def test_the_backward_pass_of_fused_attention_counts_its_recomputed_scores() -> None:
     assert attend(SDPBackend.MATH, backward=True) == (2 + 4) * PRODUCT
     assert attend(SDPBackend.FLASH_ATTENTION, backward=True) == (2 + 5) * PRODUCT

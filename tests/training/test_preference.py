@@ -81,7 +81,7 @@ def test_a_run_taken_up_again_is_the_run_bit_for_bit(line: Path) -> None:
         assert all(torch.equal(tensor, after.parts()[part][key]) for key, tensor in tensors.items()), part
 
 
-def test_the_accuracy_is_measured_as_training_goes_on_samples_it_does_not_train_on(line: Path) -> None:
+def test_retrieval_accuracy_is_measured_during_training_on_held_out_samples(line: Path) -> None:
     pretrainer = pretrainer_of(line, validate_every=20)
     measured = {step: figures["retrieval_accuracy"] for step in range(80) if "retrieval_accuracy" in (figures := pretrainer.step(step))}
     assert list(measured) == [19, 39, 59, 79]
@@ -90,7 +90,7 @@ def test_the_accuracy_is_measured_as_training_goes_on_samples_it_does_not_train_
     assert pretrainer.num_training == NUM_SAMPLES - 50
 
 
-def test_what_is_held_out_changes_no_training(line: Path) -> None:
+def test_held_out_samples_change_nothing_in_training(line: Path) -> None:
     seen, unseen = pretrainer_of(line), pretrainer_of(line)
     means = unseen.cache.batch(torch.arange(NUM_SAMPLES)).mean.half().numpy()
     means[-50:] = 0

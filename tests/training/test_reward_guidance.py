@@ -79,7 +79,7 @@ def changed(before: Mapping[str, Tensor], guidance: LatentRewardGuidance) -> set
     return {name for name, parameter in guidance.model.named_parameters() if not torch.equal(before[name], parameter)}
 
 
-def test_it_learns_the_preferences_of_an_expert_without_a_gradient(line: Path) -> None:
+def test_the_proxy_learns_the_preferences_of_an_expert_without_gradient(line: Path) -> None:
     guidance = guidance_of(line, TUNINGS["hard"])
     candidates, texts = candidates_of(0, num=16), texts_of(num=16)
     latents, text = torch.cat(candidates), texts["expert"].repeat(3, 1)
@@ -99,7 +99,7 @@ def test_it_learns_the_preferences_of_an_expert_without_a_gradient(line: Path) -
 
 
 @pytest.mark.parametrize("name", TUNINGS)
-def test_what_is_left_to_learn_learns_and_the_rest_stays_bit_for_bit(line: Path, name: str) -> None:
+def test_only_the_parameters_that_are_left_to_training_change(line: Path, name: str) -> None:
     guidance = guidance_of(line, TUNINGS[name])
     before = weights(guidance)
     for step in range(3):
@@ -108,7 +108,7 @@ def test_what_is_left_to_learn_learns_and_the_rest_stays_bit_for_bit(line: Path,
     assert changed(before, guidance) == (learning if name == "partial" else set(before))
 
 
-def test_a_frozen_proxy_learns_nothing_and_says_nothing(line: Path) -> None:
+def test_a_frozen_proxy_does_not_change_and_reports_no_figures(line: Path) -> None:
     guidance = guidance_of(line, FrozenProxy())
     before = weights(guidance)
     assert guidance.learn(0, candidates_of(0), texts_of()) == {}
@@ -116,7 +116,7 @@ def test_a_frozen_proxy_learns_nothing_and_says_nothing(line: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TUNINGS)
-def test_its_state_is_all_there_is_to_go_on_from(line: Path, name: str) -> None:
+def test_a_proxy_restored_from_its_parts_learns_on_bit_for_bit(line: Path, name: str) -> None:
     unbroken, before, after = (guidance_of(line, TUNINGS[name]) for _ in range(3))
     for step in range(4):
         unbroken.learn(step, candidates_of(step), texts_of())
@@ -130,7 +130,7 @@ def test_its_state_is_all_there_is_to_go_on_from(line: Path, name: str) -> None:
         assert all(torch.equal(tensor, after.parts()[part][key]) for key, tensor in tensors.items()), part
 
 
-def test_several_updates_are_as_many_steps_on_the_samelabel_function(line: Path) -> None:
+def test_several_updates_are_as_many_steps_on_the_same_labels(line: Path) -> None:
     once, thrice = guidance_of(line, TUNINGS["soft"]), guidance_of(line, replace(TUNINGS["soft"], num_updates=3))
     figures = [once.learn(step, candidates_of(0), texts_of()) for step in range(3)]
     assert thrice.learn(0, candidates_of(0), texts_of()) == figures[0]

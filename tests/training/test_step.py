@@ -48,14 +48,14 @@ class NothingRead(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_what_reads_a_value_is_seen() -> None:
+def test_reading_a_value_on_the_host_is_detected() -> None:
     for read in (lambda tensor: tensor.item(), lambda tensor: bool(tensor), lambda tensor: torch.ones(2)[tensor.bool()[None].expand(2)]):
         with pytest.raises(AssertionError, match="the step waits for"), NothingRead():
             read(torch.ones(()))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_in_a_step_waits_for_the_device(line: Path, mode: str) -> None:
+def test_a_training_step_never_waits_for_the_device(line: Path, mode: str) -> None:
     distiller = distiller_in(line, mode)
     distiller.step(0)  # makes the grid, once for each stage of the curriculum
     with NothingRead():

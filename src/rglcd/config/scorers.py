@@ -9,7 +9,7 @@ from rglcd.config.sources import ModelSource, WeightsSource
 
 
 class Scorer(Section):
-    """What every reward model's class says of itself beside its fields.
+    """A reward model.
 
     ``text`` is what it makes of a caption: a vector that a linear map can read (so that a latent proxy may be
     pretrained on it), token numbers, or nothing at all.
@@ -18,7 +18,7 @@ class Scorer(Section):
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "vector"
 
     def settings(self) -> dict[str, Any]:
-        """Everything but where its files come from: what the registry is told when the scorer is opened."""
+        """Everything but where its files come from: what the registry needs to open the scorer."""
         return self.model_dump(mode="json", exclude={"source", "tokenizer", "head"})
 
     def sources(self) -> dict[str, ModelSource]:

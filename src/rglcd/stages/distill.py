@@ -106,10 +106,10 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
     if altered_files(student.previous, manifest, names=[name for name in manifest.files if name.startswith(f"{arm.name}/")]):
         return False
     if world.is_main:
-        work = student.folder / f".{arm.name}.aside"
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(student.previous / arm.name, work)
-        work.rename(student.folder / arm.name)
+        staging = student.folder / f".{arm.name}.staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(student.previous / arm.name, staging)
+        staging.rename(student.folder / arm.name)
     return True
 
 

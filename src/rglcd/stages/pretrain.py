@@ -1,9 +1,9 @@
-"""Stage ``pretrain``: the latent proxy reward model learns what captions look like as latents."""
+"""Stage ``pretrain``: contrastive pretraining of the latent proxy reward model (LRM) on cached latents and captions."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 
@@ -62,12 +62,17 @@ def _pretrainer(
         seed=pretraining.seed,
     )
     text_dim = require_embedding(cache, pretraining.scorer)
-    shape = LatentRewardShape(latent=codec.latent_shape(model.resolution), text_dim=text_dim, tower=_tower(pretraining.tower))
+    shape = LatentRewardShape(latent=codec.latent_shape(model.resolution), text_dim=text_dim, tower=tower_shape(pretraining.tower))
     network = LatentRewardModel.at_random(shape, seed=pretraining.seed).to(world.device)
     return PreferencePretrainer(recipe=recipe, model=network, codec=codec, cache=cache, world=world)
 
 
-def _tower(tower: VitTower | ResNetTower) -> VitShape | ResNetShape:
-    if isinstance(tower, ResNetTower):
-        return ResNetShape(tower.blocks, tower.width)
-    return VitShape(tower.patch, tower.width, tower.num_layers, tower.num_heads)
+def tower_shape(tower: VitTower | ResNetTower) -> VitShape | ResNetShape:
+    """The proxy's image tower that the configuration asks for."""
+    match tower:
+        case VitTower():
+            return VitShape(tower.patch, tower.width, tower.num_layers, tower.num_heads)
+        case ResNetTower():
+            return ResNetShape(tower.blocks, tower.width)
+        case _:
+            assert_never(tower)

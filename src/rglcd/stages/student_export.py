@@ -32,18 +32,18 @@ class Arm:
 
 
 def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
-    """Write the weights to evaluate into a work folder beside ``folder``, then rename it."""
-    work = folder.with_name(f".{folder.name}.aside")
-    shutil.rmtree(work, ignore_errors=True)
+    """Write the weights to evaluate into a staging folder beside ``folder``, then rename it."""
+    staging = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
     model = materials.model
     grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
-    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=work, grid=grid, card=_card(arm, materials))
+    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm, materials))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
-        distiller.reward_guidance.model.save(work / "reward_model")
-    (work / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
-    write_json(work / RECORD, _record(arm, materials))
+        distiller.reward_guidance.model.save(staging / "reward_model")
+    (staging / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
+    write_json(staging / RECORD, _record(arm, materials))
     shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    staging.rename(folder)
 
 
 def arm_sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rglcd.errors import InputError
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among its peers."""
+    """Which of how many ranks this process is, and its device."""
 
     rank: int
     size: int
@@ -39,7 +39,7 @@ class World:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """``tensor`` on this rank's device; a GPU is not waited for, which only page-locked memory allows."""
+        """``tensor`` on this rank's device; to a GPU by an asynchronous copy, which needs pinned memory."""
         if self.device.type != "cuda":
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
@@ -101,22 +101,24 @@ class _Gather(torch.autograd.Function):
 
 
 _LEFT: list[dist.ProcessGroup | None] = []
-"""Groups this process left. A DDP module outlives its group, and gloo's dies with its last owner: were that the module, under the
-interpreter's lock, it would wait forever for its worker thread, which may want that lock to let go of a tensor. So we own it too."""
+"""Groups this process left, referred to so that they live on. A DDP module outlives its group: if its destructor destroyed gloo's
+group, it would hold the interpreter's lock and wait for gloo's worker thread, which may itself need that lock: a deadlock."""
 
 
-_PATIENCE: ContextVar[timedelta | None] = ContextVar("patience", default=None)
+_TIMEOUT: ContextVar[timedelta | None] = ContextVar("collective timeout", default=None)
 
 
 @contextmanager
 def waiting_at_most(seconds: int) -> Iterator[None]:
-    """Within this context, a rank whose peers do not answer for ``seconds`` gives them up and fails: one frozen rank must not hold
-    the others for ever. Otherwise the time is torch's own, 10 minutes with NCCL and 30 with gloo."""
-    token = _PATIENCE.set(timedelta(seconds=seconds))
+    """Within this context, a collective operation fails after ``seconds``: one frozen rank must not hold the others for ever.
+
+    Otherwise the timeout is torch's own: 30 minutes, for the two backends together as for gloo alone.
+    """
+    token = _TIMEOUT.set(timedelta(seconds=seconds))
     try:
         yield
     finally:
-        _PATIENCE.reset(token)
+        _TIMEOUT.reset(token)
 
 
 @contextmanager
@@ -126,7 +128,7 @@ def join_world() -> Iterator[World]:
     if not dist.is_torchelastic_launched():
         yield World(0, 1, device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE.get())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT.get())
     try:
         if device.type == "cuda":
             device = torch.device("cuda", dist.get_node_local_rank())

@@ -41,7 +41,7 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """How long, how often saved, and what it is called where people look."""
+    """How long, how often saved, and the name that progress is reported under."""
 
     task: str
     num_steps: int

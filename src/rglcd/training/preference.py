@@ -44,7 +44,7 @@ class PretrainingRecipe:
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """The captions that are told apart: text features (M, D) of the M there are, and the number (N,) of each sample's."""
+    """The distinct captions of the held-out samples: text features (M, D), and which of the M each sample (N,) has."""
 
     texts: Tensor
     captions: Tensor
