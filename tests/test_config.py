@@ -42,6 +42,10 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
     assert section.num_steps == 3
     with pytest.raises(InputError, match=r"distillation\.num_steps"):
         validate_section("distillation", {"num_steps": 3.5})
+    reward = validate_section("reward", {"kind": "latent", "tuning": {"kind": "online", "label_every": 2.0}})
+    assert isinstance(reward.tuning.label_every, int)
+    with pytest.raises(InputError, match=r"reward\.tuning\.label_every"):
+        validate_section("reward", {"kind": "latent", "tuning": {"kind": "online", "label_every": 2.5}})
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,7 @@ def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
         ("distillation.grid={kind: doubling, end: 1000}", "distillation.grid.end: Input should be less than 1000 (found 1000)"),
         ("model.num_ddim_steps=5000", "model.num_ddim_steps: Input should be less than 1000 (found 5000)"),
         ("model.num_ddim_steps=1", "evaluation.num_steps asks for 8 steps of a grid of 1 (model.num_ddim_steps)"),
+        ("evaluation.num_steps=[]", "evaluation.num_steps: Tuple should have at least 1 item after validation, not 0"),
         ("evaluation.teacher_steps=1001", "evaluation.teacher_steps: Input should be less than or equal to 1000 (found 1001)"),
         (
             "distillation.student={kind: full, omega_embedding_dim: 2}",

@@ -16,7 +16,7 @@ class Evaluation(Section):
     reference: str = "reference/index.tsv"
     """Index of the real images that FID compares with, within the source folder."""
     num_images: Positive = 3_200
-    num_steps: tuple[Positive, ...] = (1, 2, 4, 8)
+    num_steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)
     teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
