@@ -48,12 +48,12 @@ PUBLIC = AddressPolicy()
         "2001:0:7f00:1::1",
     ],
 )
-def test_addresses_that_are_not_of_the_open_internet(address: str) -> None:
+def test_private_and_reserved_addresses_are_not_public(address: str) -> None:
     assert not PUBLIC.admits(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "151.101.1.69", "2606:4700::1111", "::ffff:8.8.8.8", "2002:808:808::1"])
-def test_public_addresses(address: str) -> None:
+def test_addresses_of_the_open_internet_are_public(address: str) -> None:
     assert PUBLIC.admits(address)
 
 
@@ -62,7 +62,7 @@ def test_no_private_address_is_ever_admitted(address: object) -> None:
     assert not PUBLIC.admits(str(address))
 
 
-def test_an_allowed_network_and_nothing_beside_it() -> None:
+def test_an_allowed_network_admits_its_addresses_and_no_others() -> None:
     policy = AddressPolicy.parse(["127.0.0.2/32", "fd00::/16"])
     assert policy.admits("127.0.0.2")
     assert policy.admits("::ffff:127.0.0.2")
@@ -70,18 +70,18 @@ def test_an_allowed_network_and_nothing_beside_it() -> None:
     assert not policy.admits("127.0.0.1")
 
 
-def test_what_is_no_network_is_refused() -> None:
+def test_an_allowed_network_that_does_not_parse_is_refused() -> None:
     with pytest.raises(InputError, match=r"allowed_networks: .* such as 10\.1\.2\.0/24"):
         AddressPolicy.parse(["example.com"])
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost"])
-def test_every_spelling_is_judged_by_where_it_leads(host: str) -> None:
+def test_every_spelling_of_an_address_is_judged_by_the_address(host: str) -> None:
     for address in socket.getaddrinfo(host, 80, family=socket.AF_INET, type=socket.SOCK_STREAM):
         with pytest.raises(ForbiddenAddressError):
             PUBLIC.open_socket(address)
 
 
-def test_other_families_are_refused() -> None:
+def test_sockets_of_other_address_families_are_refused() -> None:
     with pytest.raises(ForbiddenAddressError):
         PUBLIC.open_socket((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", ("/tmp/socket", 0)))

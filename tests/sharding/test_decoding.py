@@ -59,7 +59,7 @@ def test_every_picture_becomes_square(width: int, height: int, resolution: int) 
     assert square(picture(width, height), resolution).size == (resolution, resolution)
 
 
-def test_the_centre_is_what_is_kept() -> None:
+def test_the_centre_of_the_picture_is_kept() -> None:
     image = Image.new("RGB", (90, 30), "red")
     image.paste("green", (30, 0, 60, 30))
     assert set(square(image, 30).get_flattened_data()) == {(0, 128, 0)}
@@ -88,7 +88,7 @@ def test_encoding_is_deterministic_and_carries_no_metadata(image_format: str) ->
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_come_upright(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     upright = picture(24, 16)
     stored_from = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation -> Transpose that undoes it
     stored = upright.transpose(Image.Transpose(stored_from[orientation])) if orientation > 1 else upright
@@ -119,18 +119,18 @@ def test_sixteen_bit_grey_keeps_its_shades() -> None:
     assert np.array_equal(np.asarray(decode(file_of(Image.fromarray(grey))))[..., 0], grey >> 8)
 
 
-def test_the_first_frame_of_an_animation() -> None:
+def test_an_animation_becomes_its_first_frame() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(data).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_as_many_pixels_as_may_be_are_not_refused_by_the_header() -> None:
+def test_a_picture_of_exactly_the_pixel_limit_is_accepted() -> None:
     assert reason_of(png_header_claiming(8000, 4000)) == Reason.UNDECODABLE  # there is nothing behind it
 
 
 @pytest.mark.parametrize(("width", "height"), [(8001, 4000), (12_000, 12_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_a_bomb_is_refused_by_its_header(width: int, height: int) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int) -> None:
     assert reason_of(png_header_claiming(width, height)) == Reason.TOO_LARGE
 
 
@@ -164,12 +164,12 @@ def test_a_truncated_file_is_refused_unless_every_pixel_is_in_it(image_format: s
         (b"\xff\xd8\xff\xe0", Reason.UNDECODABLE),
     ],
 )
-def test_what_is_no_picture_of_a_known_format_is_refused(data: bytes, reason: Reason) -> None:
+def test_data_of_an_unknown_format_is_refused(data: bytes, reason: Reason) -> None:
     assert reason_of(data) == reason
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_formats_are_told_by_their_first_bytes(image_format: str) -> None:
+def test_formats_are_recognised_by_their_first_bytes(image_format: str) -> None:
     assert looks_like_image(file_of(picture(8, 8), image_format)[:16])
 
 
@@ -181,7 +181,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
 
 
 class TestColour:
-    def test_a_foreign_profile_is_converted(self) -> None:
+    def test_another_colour_profile_is_converted_to_srgb(self) -> None:
         """A profile whose red and green change places: what the file calls red is to be seen as green."""
         swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
         red, green = (swapped.index(tag, 128) for tag in (b"rXYZ", b"gXYZ"))
@@ -194,11 +194,11 @@ class TestColour:
             assert max(red_, blue_) < 40, image_format
 
     @pytest.mark.parametrize("profile", [b"broken", b"\0" * 200])
-    def test_a_broken_profile_is_as_none(self, profile: bytes) -> None:
+    def test_a_broken_colour_profile_is_ignored(self, profile: bytes) -> None:
         image = picture(16, 16)
         assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
 
-    def test_the_standard_profile_changes_nothing(self) -> None:
+    def test_an_srgb_profile_changes_nothing(self) -> None:
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         image = picture(16, 16)
         assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
@@ -223,19 +223,19 @@ def fidelity_db(found: np.ndarray, expected: np.ndarray) -> float:
 class TestFastDecoding:
     @pytest.mark.parametrize("size", [(640, 480), (333, 500), (1024, 768), (1001, 403), (100, 80)])
     @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
-    def test_equal_to_pillow_to_fifty_decibels(self, size: tuple[int, int], options: dict[str, object]) -> None:
+    def test_jpeg_decoding_equals_pillows_to_50_decibels(self, size: tuple[int, int], options: dict[str, object]) -> None:
         data = file_of(photograph(*size), "JPEG", quality=90, **options)
         short, (left, top) = min(size), ((side - min(size)) // 2 for side in size)
         box = (left, top, left + short, top + short)
         expected = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BICUBIC, box=box)
         assert fidelity_db(open_picture(data, Fitting(resolution=256)).pixels, np.asarray(expected)) > 50
 
-    def test_grey_ones_too(self) -> None:
+    def test_grey_jpeg_decoding_equals_pillows(self) -> None:
         data = file_of(photograph(300, 200).convert("L"), "JPEG")
         assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_upright_as_pillow_turns_them(self, orientation: int) -> None:
+    def test_orientation_is_applied_as_pillow_does(self, orientation: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = file_of(photograph(48, 32), "JPEG", exif=exif)
@@ -252,7 +252,7 @@ class TestFitting:
         picture_ = open_picture(file_of(picture(60, 30)), Fitting(resolution=24, fit=fit))
         assert (picture_.pixels.shape[1::-1], picture_.original_size) == (size, (60, 30))
 
-    def test_a_border_is_white_and_on_both_sides(self) -> None:
+    def test_padding_is_white_and_on_both_sides(self) -> None:
         pixels = open_picture(file_of(Image.new("RGB", (40, 20), "red")), Fitting(resolution=16, fit=Fit.BORDER)).pixels
         assert (pixels[[0, 3, 12, 15]] == 255).all()
         assert (pixels[4:12] == (255, 0, 0)).all()
@@ -260,7 +260,7 @@ class TestFitting:
     @pytest.mark.parametrize(
         ("size", "reason"), [((60, 30), None), ((29, 60), Reason.TOO_SMALL), ((91, 30), Reason.TOO_LONG), ((30, 90), None)]
     )
-    def test_filters(self, size: tuple[int, int], reason: Reason | None) -> None:
+    def test_small_and_long_pictures_are_filtered(self, size: tuple[int, int], reason: Reason | None) -> None:
         fitting = Fitting(resolution=8, min_side=30, max_aspect=3)
         if reason is None:
             open_picture(file_of(picture(*size)), fitting)
@@ -268,7 +268,7 @@ class TestFitting:
             with pytest.raises(RowRejectedError, match=reason.value):
                 open_picture(file_of(picture(*size)), fitting)
 
-    def test_size_is_judged_before_a_pixel_is_decoded(self) -> None:
+    def test_size_filters_apply_before_a_pixel_is_decoded(self) -> None:
         with pytest.raises(RowRejectedError, match=Reason.TOO_LONG.value):
             open_picture(png_header_claiming(6000, 1000), Fitting(resolution=8, max_aspect=3))
 

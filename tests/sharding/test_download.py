@@ -53,7 +53,7 @@ def test_bytes_arrive_whole_and_in_the_order_asked_for(server: HostileServer, st
     assert all(server.requests[f"image/{seed}"] == 1 for seed in range(40))
 
 
-def test_none_stays_none(store: ContentStore) -> None:
+def test_rows_without_a_url_stay_without_an_answer(store: ContentStore) -> None:
     with Downloader(store, LIMITS, POLICY) as downloader:
         assert list(downloader.fetch_in_order([None, None])) == [None, None]
 
@@ -78,7 +78,7 @@ def test_none_stays_none(store: ContentStore) -> None:
         ("drip", Reason.TOO_SLOW),
     ],
 )
-def test_each_fault_has_its_reason(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
+def test_each_fault_of_a_server_has_its_reason(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
     started = time.monotonic()
     assert reason_of(store, server.url(path)) == reason
     assert time.monotonic() - started < LIMITS.total_seconds + 1
@@ -97,14 +97,14 @@ def test_each_fault_has_its_reason(server: HostileServer, store: ContentStore, p
         ("silent", Reason.TIMED_OUT),
     ],
 )
-def test_answers_that_are_not_http_have_theirs(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
+def test_answers_that_are_not_http_have_their_reason(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
     started = time.monotonic()
     assert reason_of(store, f"http://{OPEN}:{server.raw_port}/{path}") == reason
     assert time.monotonic() - started < LIMITS.total_seconds + 1
 
 
 @pytest.mark.parametrize("path", ["redirect/3", "tag/googlebot: noai", "cookie", "flaky"])
-def test_what_is_no_fault(server: HostileServer, store: ContentStore, path: str) -> None:
+def test_redirects_cookies_tags_and_passing_faults_are_no_failure(server: HostileServer, store: ContentStore, path: str) -> None:
     assert reason_of(store, server.url(path)) is None
 
 
@@ -125,13 +125,13 @@ def test_cookies_are_not_kept(server: HostileServer, store: ContentStore) -> Non
         (f"http://{OPEN}:1/closed", Reason.UNREACHABLE),
     ],
 )
-def test_urls_that_lead_nowhere(store: ContentStore, url: str, reason: Reason) -> None:
+def test_malformed_and_unreachable_urls_have_their_reason(store: ContentStore, url: str, reason: Reason) -> None:
     assert reason_of(store, url) == reason
 
 
 @pytest.mark.parametrize("host", FORBIDDEN_SPELLINGS)
 @pytest.mark.parametrize("way", ["directly", "by redirect"])
-def test_no_spelling_reaches_a_forbidden_address(server: HostileServer, store: ContentStore, host: str, way: str) -> None:
+def test_no_spelling_of_a_url_reaches_a_forbidden_address(server: HostileServer, store: ContentStore, host: str, way: str) -> None:
     url = f"http://{host}:{server.forbidden_port}/secret"
     if way == "by redirect":
         url = server.url(f"redirect-to?url={quote(url, safe='')}")
@@ -145,7 +145,7 @@ def test_a_redirect_to_another_scheme_is_refused(server: HostileServer, store: C
     assert reason_of(store, server.url(f"redirect-to?url={quote(url, safe='')}")) == Reason.FORBIDDEN_SCHEME
 
 
-def test_a_name_that_changes_its_mind_is_judged_at_each_connection(server: HostileServer, store: ContentStore) -> None:
+def test_a_rebound_host_name_is_judged_at_each_connection(server: HostileServer, store: ContentStore) -> None:
     """The first answer is an allowed address where nothing listens; the retry's answers lead inside."""
     resolver = Rebinding(["127.0.0.2"], [FORBIDDEN], ["10.0.0.1"])
     with Downloader(store, LIMITS, POLICY, resolver=resolver) as downloader:
@@ -156,12 +156,12 @@ def test_a_name_that_changes_its_mind_is_judged_at_each_connection(server: Hosti
     assert server.intrusions == 0
 
 
-def test_nothing_is_allowed_by_default(server: HostileServer, store: ContentStore) -> None:
+def test_private_addresses_are_forbidden_by_default(server: HostileServer, store: ContentStore) -> None:
     (fetched,) = fetch(store, server.url("image/0"), policy=AddressPolicy())
     assert fetched.reason == Reason.FORBIDDEN_ADDRESS
 
 
-def test_a_passing_fault_is_tried_again_and_a_lasting_one_is_not(server: HostileServer, store: ContentStore) -> None:
+def test_temporary_faults_are_retried_and_permanent_ones_are_not(server: HostileServer, store: ContentStore) -> None:
     fetch(store, server.url("flaky/x"), server.url("status/503"), server.url("status/404/once"))
     assert server.requests["flaky/x"] == 2
     assert server.requests["status/503"] == LIMITS.num_retries + 1
@@ -176,12 +176,12 @@ def test_no_host_is_asked_for_more_than_its_share_at_a_time(store: ContentStore)
         assert server.most_open == 3
 
 
-def test_we_say_who_we_are(server: HostileServer, store: ContentStore) -> None:
+def test_requests_carry_the_user_agent(server: HostileServer, store: ContentStore) -> None:
     fetch(store, server.url("agent"))
     assert server.agents == [LIMITS.user_agent]
 
 
-def test_the_second_time_nobody_is_asked(server: HostileServer, store: ContentStore) -> None:
+def test_a_second_run_makes_no_request(server: HostileServer, store: ContentStore) -> None:
     urls = [server.url("image/99"), server.url("status/404/again"), f"http://{FORBIDDEN}:{server.forbidden_port}/"]
     first = fetch(store, *urls)
     asked = server.requests.copy()
@@ -189,7 +189,7 @@ def test_the_second_time_nobody_is_asked(server: HostileServer, store: ContentSt
     assert server.requests == asked
 
 
-def test_a_new_round_asks_again_for_what_failed_only(server: HostileServer, store: ContentStore) -> None:
+def test_a_new_round_requests_only_what_failed(server: HostileServer, store: ContentStore) -> None:
     urls = [server.url("image/98"), server.url("status/404/rounds")]
     fetch(store, *urls)
     fetch(store, *urls, round=2)
@@ -234,10 +234,10 @@ def test_endless_bodies_side_by_side_cost_no_memory(server: HostileServer, store
         (["noairport"], False),
     ],
 )
-def test_opting_out(tags: list[str], out: bool) -> None:
+def test_x_robots_tag_opts_an_image_out(tags: list[str], out: bool) -> None:
     assert opted_out(tags) is out
 
 
 @given(st.lists(st.text()))
-def test_any_tag_is_read(tags: list[str]) -> None:
+def test_any_x_robots_tag_can_be_parsed(tags: list[str]) -> None:
     assert opted_out([*tags, sorted(OPT_OUT)[0]])

@@ -59,7 +59,7 @@ WHOLE = [("000.png", b"image"), ("000.txt", b"caption"), ("000.json", b"{}")]
 
 
 class TestWriting:
-    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+    def test_a_written_shard_reads_back_its_samples(self, tmp_path: Path) -> None:
         samples = [sample(place, caption) for place, caption in enumerate(["one", "café ‮ \n two", "<script>"])]
         tally = write_shard(tmp_path, 0, samples, extension="jpg")
         (entry,) = publish(tmp_path)
@@ -100,7 +100,7 @@ class TestWriting:
         for name in names:
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
-    def test_nothing_in_a_tar_tells_who_wrote_it_or_when(self, tmp_path: Path) -> None:
+    def test_tar_members_carry_no_user_and_no_time(self, tmp_path: Path) -> None:
         write_shard(tmp_path, 0, [sample(0)], extension="png")
         with tarfile.open(tmp_path / "00000.tar") as tar:
             for member in tar:
@@ -111,10 +111,10 @@ class TestWriting:
         ("shard", "place", "rows_per_shard", "key"),
         [(0, 0, 10_000, "000000000"), (12, 345, 10_000, "000120345"), (3, 7, 16, "0000307"), (1, 9, 10, "000019"), (1, 10, 11, "0000110")],
     )
-    def test_keys_are_img2datasets(self, shard: int, place: int, rows_per_shard: int, key: str) -> None:
+    def test_sample_keys_are_those_of_img2dataset(self, shard: int, place: int, rows_per_shard: int, key: str) -> None:
         assert sample_key(shard, place, rows_per_shard=rows_per_shard) == key
 
-    def test_plain_webdataset_reads_it(self, tmp_path: Path) -> None:
+    def test_plain_webdataset_reads_a_shard(self, tmp_path: Path) -> None:
         samples = [sample(place, f"caption {place}") for place in range(5)]
         write_shard(tmp_path, 0, samples, extension="png")
         dataset = webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
@@ -140,7 +140,7 @@ class TestVerifiedReading:
             read_shard(folder / entry.name, entry)
 
     @pytest.mark.parametrize(("claimed", "message"), [(7, "holds 6 samples, not 7"), (5, "holds more than 5 samples")])
-    def test_the_number_of_samples_is_the_one_recorded(self, folder: Path, claimed: int, message: str) -> None:
+    def test_a_shard_with_another_number_of_samples_is_refused(self, folder: Path, claimed: int, message: str) -> None:
         with pytest.raises(InputError, match=message):
             read_shard(folder / "00000.tar", entry_of(folder / "00000.tar", claimed))
 
@@ -164,7 +164,7 @@ class TestVerifiedReading:
 class TestUnsafeMembers:
     """A tar whose digest is right and whose content is hostile: made by someone else."""
 
-    def test_the_whole_one_is_read(self, tmp_path: Path) -> None:
+    def test_an_unharmed_shard_is_read(self, tmp_path: Path) -> None:
         entry = hand_made(tmp_path / "0.tar", WHOLE)
         assert list(read_shard(tmp_path / "0.tar", entry)) == [Sample("000", b"image", "caption", {})]
 
@@ -226,7 +226,7 @@ class TestUnsafeMembers:
         with pytest.raises(InputError, match="caption or facts of 000"):
             list(read_shard(tmp_path / "0.tar", entry))
 
-    def test_what_is_no_tar_is_refused(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_tar_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "0.tar").write_bytes(b"not a tar" * 1000)
         with pytest.raises(InputError, match="is not a tar"):
             read_shard(tmp_path / "0.tar", entry_of(tmp_path / "0.tar", 1))

@@ -82,13 +82,13 @@ class TestRows:
 
 
 class TestParseRow:
-    def test_url_tab_caption(self) -> None:
+    def test_a_row_is_a_url_and_a_caption(self) -> None:
         assert parse_row("images/0.png\t a café at night ‮\r".encode()) == Row("images/0.png", "a café at night ‮")
 
     def test_a_byte_order_mark_is_not_part_of_the_url(self) -> None:
         assert parse_row(b"\xef\xbb\xbfa.png\tcaption") == Row("a.png", "caption")
 
-    def test_a_formula_is_text(self) -> None:
+    def test_a_caption_like_a_formula_is_plain_text(self) -> None:
         assert parse_row(b'a.png\t=HYPERLINK("http://x")').caption == '=HYPERLINK("http://x")'
 
     @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ class TestReadImage:
         (folder / "images" / "0.png").write_bytes(b"zero")
         return folder
 
-    def test_a_path_within_the_folder(self, folder: Path) -> None:
+    def test_a_path_within_the_folder_is_read(self, folder: Path) -> None:
         assert read_image("images/0.png", folder) == b"zero"
         assert read_image("./images//0.png", folder) == b"zero"
 
     @pytest.mark.parametrize("url", ["http://a/b.png", "https://a/b.png", "HTTPS://a/b", "http:b"])
-    def test_what_is_to_be_downloaded_is_said_so(self, folder: Path, url: str) -> None:
+    def test_a_url_without_downloading_is_counted_as_not_downloaded(self, folder: Path, url: str) -> None:
         assert reason_of_url(url, folder) == Reason.NOT_DOWNLOADED
 
     @pytest.mark.parametrize("url", ["file:///etc/passwd", "FILE:x", "ftp://a/b", "data:image/png;base64,AA", "s3://b/k", "C:\\x.png"])
@@ -158,7 +158,7 @@ class TestReadImage:
         (folder.parent / "alias").symlink_to(folder, target_is_directory=True)
         assert read_image("images/0.png", folder.parent / "alias") == b"zero"
 
-    def test_what_is_not_a_readable_file_is_missing(self, folder: Path) -> None:
+    def test_a_path_that_is_no_readable_file_is_missing(self, folder: Path) -> None:
         os.mkfifo(folder / "pipe.png")  # opening it would wait for a writer for ever
         for url in ("nothing.png", "images", ".", "images/0.png/x", "pipe.png", "n" * 5000):
             assert reason_of_url(url, folder) == Reason.MISSING_FILE, url
@@ -167,7 +167,7 @@ class TestReadImage:
         (folder / "loop").symlink_to(folder / "loop")
         assert reason_of_url("loop", folder) in (Reason.FORBIDDEN_PATH, Reason.MISSING_FILE)
 
-    def test_too_many_bytes(self, folder: Path) -> None:
+    def test_a_file_with_too_many_bytes_is_refused(self, folder: Path) -> None:
         with (folder / "big.png").open("wb") as stream:
             stream.truncate(MAX_IMAGE_BYTES + 1)
         assert reason_of_url("big.png", folder) == Reason.TOO_LARGE

@@ -40,7 +40,7 @@ def candidates(source: Path, store: ContentStore | None = None) -> list[Candidat
 
 
 class TestWebdataset:
-    def test_samples_come_by_key_with_what_they_say(self, tmp_path: Path) -> None:
+    def test_samples_come_in_the_order_of_their_keys(self, tmp_path: Path) -> None:
         write_tar(tmp_path / "wds" / "00001.tar", sample("b", 2) + sample("a", 1, url="https://example.com/1.jpg"))
         write_tar(tmp_path / "wds" / "00000.tar", sample("c", 3))
         use(str(tmp_path / "wds"), tmp_path / "source")
@@ -50,7 +50,7 @@ class TestWebdataset:
             Candidate("00001.tar/b", "caption b", picture_bytes(2, image_format="JPEG")),
         ]
 
-    def test_braces_name_many(self, tmp_path: Path) -> None:
+    def test_braces_name_several_tars(self, tmp_path: Path) -> None:
         for number in range(12):
             write_tar(tmp_path / f"cc12m-{number:04d}.tar", sample(f"{number}"))
         use(str(tmp_path / "cc12m-{0003..0010}.tar"), tmp_path / "source")
@@ -81,14 +81,14 @@ class TestWebdataset:
         with pytest.raises(InputError, match=r"0\.tar holds 'a\.jpg' twice"):
             candidates(tmp_path / "source")
 
-    def test_more_members_than_memory_has_room_for_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_tar_with_too_many_members_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("rglcd.sharding.third_party_tars.MAX_MEMBERS", 5)
         use(str(write_tar(tmp_path / "0.tar", [member for key in "abc" for member in sample(key)])), tmp_path / "source")
         with pytest.raises(InputError, match=r"0\.tar holds more than 5 members, 'c\.txt' the first too many; split it"):
             candidates(tmp_path / "source")
 
     @pytest.mark.parametrize(("kind", "size"), [(tarfile.REGTYPE, -512), (tarfile.XHDTYPE, 1 << 30), (tarfile.GNUTYPE_LONGNAME, 1 << 30)])
-    def test_a_header_that_leads_back_or_to_a_name_without_end_is_refused(self, tmp_path: Path, kind: bytes, size: int) -> None:
+    def test_a_header_of_negative_or_huge_size_is_refused(self, tmp_path: Path, kind: bytes, size: int) -> None:
         header = tarfile.TarInfo("a.jpg")
         header.type, header.size = kind, size
         (tmp_path / "0.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
@@ -96,7 +96,7 @@ class TestWebdataset:
         with pytest.raises(InputError, match=rf"member 'a\.jpg' says that it has {size} bytes"):
             candidates(tmp_path / "source")
 
-    def test_members_that_are_no_samples_parts_lead_nowhere(self, tmp_path: Path) -> None:
+    def test_links_devices_and_escaping_names_are_never_followed(self, tmp_path: Path) -> None:
         link = tarfile.TarInfo("evil.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         members: list[Member] = [(link, b""), ("evil.txt", b"a link"), ("../../up.jpg", picture_bytes(1)), ("../../up.txt", b"climbs")]
@@ -112,7 +112,7 @@ class TestWebdataset:
         }
         assert not (tmp_path.parent / "up.jpg").exists()
 
-    def test_other_faults_have_their_reasons(self, tmp_path: Path) -> None:
+    def test_oversized_images_and_blank_captions_have_their_reasons(self, tmp_path: Path) -> None:
         members: list[Member] = [
             ("big.jpg", bytes(MAX_IMAGE_BYTES + 1)),
             ("big.txt", b"x"),
@@ -122,7 +122,7 @@ class TestWebdataset:
         use(str(write_tar(tmp_path / "0.tar", members)), tmp_path / "source")
         assert [candidate.reason for candidate in candidates(tmp_path / "source")] == [Reason.TOO_LARGE, Reason.EMPTY_CAPTION]
 
-    def test_what_has_changed_since_it_was_listed_is_refused(self, tmp_path: Path) -> None:
+    def test_a_tar_changed_since_it_was_listed_is_refused(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "0.tar", sample("a"))
         use(str(path), tmp_path / "source")
         write_tar(path, sample("b"))
@@ -150,7 +150,7 @@ class TestFromElsewhere:
         fsspec.filesystem("memory").rm("/shards", recursive=True)
         assert candidates(source, store) == first
 
-    def test_a_place_to_keep_it_must_be_named(self, source: Path) -> None:
+    def test_a_remote_tar_without_a_download_store_is_refused(self, source: Path) -> None:
         with pytest.raises(InputError, match=r"set sharding\.download\.kind=web"):
             candidates(source)
 
@@ -174,7 +174,7 @@ class TestImg2dataset:
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "out" / "00000.parquet")
         return tmp_path / "out"
 
-    def test_every_row_is_accounted_for_whether_the_tar_holds_it_or_not(self, output: Path, tmp_path: Path) -> None:
+    def test_every_row_of_the_parquet_file_is_accounted_for(self, output: Path, tmp_path: Path) -> None:
         use(str(output), tmp_path / "source")
         found = candidates(tmp_path / "source")
         assert [candidate.reason for candidate in found] == [None, Reason.FAILED_UPSTREAM, None, Reason.LOST_UPSTREAM]
@@ -205,7 +205,7 @@ class TestUse:
         row = parse_row(next(iter(read_lines(tmp_path / "source" / "index.tsv"))))
         assert (tmp_path / "source" / row.url).read_bytes() == picture_bytes(1)
 
-    def test_another_kind_of_source_takes_the_place_of_the_one_before(self, tmp_path: Path) -> None:
+    def test_a_new_source_replaces_one_of_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "a.tsv").write_bytes(b"https://a/b\tcaption\n")
         path = write_tar(tmp_path / "0.tar", sample("a"))
         (tmp_path / "source" / "prompts").mkdir(parents=True)
@@ -214,12 +214,12 @@ class TestUse:
             assert sorted(entry.name for entry in (tmp_path / "source").iterdir()) == names
 
     @pytest.mark.parametrize("what", ["none.tsv", "none.tar", "nowhere", "empty", "nosuch://bucket/a", "memory://none"])
-    def test_what_is_no_source_is_refused(self, tmp_path: Path, what: str) -> None:
+    def test_data_that_is_no_known_source_is_refused(self, tmp_path: Path, what: str) -> None:
         (tmp_path / "empty").mkdir()
         with pytest.raises(InputError):
             use(what if "://" in what else str(tmp_path / what), tmp_path / "source")
 
-    def test_the_toy_corpus_is_not_written_over(self, tmp_path: Path) -> None:
+    def test_the_toy_corpus_is_not_overwritten(self, tmp_path: Path) -> None:
         (tmp_path / "corpus.json").write_text("{}")
         with pytest.raises(InputError, match="holds the toy corpus"):
             use("a.tsv", tmp_path)

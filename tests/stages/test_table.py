@@ -54,5 +54,5 @@ def test_a_stage_that_does_not_run_leaves_its_readers_without_that_input() -> No
     assert "reward_model" not in inputs_of(distill, plain)
 
 
-def test_the_table_is_data() -> None:
+def test_stages_have_the_fields_that_others_derive_from() -> None:
     assert {field.name for field in fields(STAGES[0])} >= {"name", "entry", "sections", "inputs", "outputs", "profile", "version"}
