@@ -30,10 +30,13 @@ from webdataset import WebDataset
 from webdataset.writer import TarWriter
 
 from benchmarks.step_bench import sd21_sizes
-from rglcd.latents.cache import Fingerprint, LatentBatch, LatentCache, StoredBatch, to_columns, write_fingerprint, write_latents
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import Fingerprint, LatentBatch, StoredBatch, to_columns, write_fingerprint, write_latents
 from rglcd.latents.order import sample_indices
-from rglcd.store.artifacts import ArtifactStore, Place, fetch_view
-from rglcd.store.local_cache import held
+from rglcd.store.artifact_store import ArtifactStore
+from rglcd.store.artifacts import ArtifactLocation
+from rglcd.store.local_cache import pinned
+from rglcd.store.local_copies import fetch_files
 from rglcd.store.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
 from rglcd.training.operations import count_flops
 
@@ -141,11 +144,11 @@ def from_store(folder: Path, scratch: Path) -> float:
     """Samples a second of a first epoch in shuffled order, the cache of ``folder`` lying in an object store."""
     with object_store() as bucket:
         manifest = ArtifactStore(f"{bucket}/latents").publish(folder, read_manifest(folder, made_by="cache"))
-        view = Place(scratch / "latents", manifest.store).readable(manifest)
+        copy = ArtifactLocation(scratch / "latents", manifest.store).readable(manifest)
         started = time.perf_counter()
-        with held(view):
-            fetch_view(view, manifest, wanted=lambda name: name.endswith(".json"))
-            cache = LatentCache.open(view)
+        with pinned(copy):
+            fetch_files(copy, manifest, wanted=lambda name: name.endswith(".json"))
+            cache = LatentCache.open(copy)
             cache.anticipate(sample_indices(0, len(cache), start=0, count=len(cache)))
             num_samples = sum(len(batch.columns["latent_mean"]) for batch in ours(cache, 0))
         return num_samples / (time.perf_counter() - started)

@@ -15,7 +15,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
-from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint, write_latents
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import Fingerprint, write_fingerprint, write_latents
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint, write_latents
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import Fingerprint, write_fingerprint, write_latents
 from tests.publishing import publish
 
 

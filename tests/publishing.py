@@ -1,6 +1,9 @@
 """A folder published as the stage would, whatever is in it."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
 
@@ -10,3 +13,31 @@ def publish(folder: Path, *, stage: str) -> Path:
     files = scan(folder)
     write_manifest(folder, Manifest(folder.name, stage, 1, "key", results_digest(files), {}, {}, files))
     return folder
+
+
+def watch_folder_renames(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """From now on, for each name that a folder is renamed to: the files and folders in it that were not flushed to disk before.
+
+    What a file's inode had when it was flushed last is compared with what it has at the rename, so a later write counts.
+    """
+    flushed: dict[int, tuple[int, int]] = {}
+    renamed: dict[str, list[str]] = {}
+    fsync, rename = os.fsync, os.rename
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        flushed[status.st_ino] = (status.st_size, status.st_mtime_ns)
+
+    def noting_rename(source: str | Path, target: str | Path) -> None:
+        if Path(source).is_dir():
+            paths = [Path(source), *Path(source).rglob("*")]
+            states = {path: path.stat() for path in paths}
+            renamed[Path(target).name] = sorted(
+                path.name for path, status in states.items() if flushed.get(status.st_ino) != (status.st_size, status.st_mtime_ns)
+            )
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "rename", noting_rename)
+    return renamed

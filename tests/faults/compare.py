@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from rglcd.store.manifest import MANIFEST, UNDIGESTED, read_manifest, sha256_of
+from rglcd.store.manifest import MANIFEST, NOT_HASHED, read_manifest, sha256_of
 
 
 def files_of(folder: Path) -> dict[str, str]:
     """The sha256 of every file below ``folder``, hidden ones too, but for those that hold times or a rendering with times in it."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in UNDIGESTED | {MANIFEST})
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_HASHED | {MANIFEST})
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(paths)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rglcd.config import Config
-from rglcd.latents.cache import FINGERPRINT, FORMAT_VERSION, read_fingerprint
+from rglcd.latents.format import FINGERPRINT, FORMAT_VERSION, read_fingerprint
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from tests.faults.refusals import refusal_of

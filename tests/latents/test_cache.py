@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
-from rglcd.latents.cache import (
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import (
     Fingerprint,
     LatentBatch,
-    LatentCache,
     finished_latents,
     quantise,
     read_fingerprint,
@@ -78,7 +78,7 @@ def own_folder(tmp_path: Path) -> Path:
 
 class TestReading:
     @given(indices=st.lists(st.integers(0, sum(SIZES) - 1), max_size=20))
-    def test_a_batch_is_the_rows_asked_for_in_that_order(self, folder: Path, indices: list[int]) -> None:
+    def test_a_batch_holds_the_requested_rows_in_order(self, folder: Path, indices: list[int]) -> None:
         cache = LatentCache.open(folder)
         stored = [batch_of(size, seed=number, embeddings=True) for number, size in enumerate(SIZES)]
         batch = cache.batch(torch.tensor(indices, dtype=torch.int64))
@@ -98,7 +98,7 @@ class TestReading:
             assert torch.equal(found, expected)
         assert cache.captions(torch.tensor(indices, dtype=torch.int64)) == [caption(index) for index in indices]
 
-    def test_what_travels_to_a_device_is_what_is_stored_and_decodes_there_to_the_same(self, folder: Path) -> None:
+    def test_stored_batches_decode_to_the_same_values_on_a_device(self, folder: Path) -> None:
         cache, indices, travelled = LatentCache.open(folder), torch.tensor([8, 0, 3]), list[torch.Tensor]()
 
         def place(tensor: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ class TestReading:
         cache = LatentCache.open(folder)
         assert (len(cache), cache.latent_shape, cache.text_dim("expert"), cache.text_dim("checker")) == (9, (4, 2, 2), 6, 3)
 
-    def test_no_text_embeddings_and_sizes_unless_stored(self, own_folder: Path) -> None:
+    def test_a_cache_without_text_embeddings_and_sizes_gives_none(self, own_folder: Path) -> None:
         batch = LatentCache.open(own_folder).batch(torch.tensor([0]))
         assert batch.caption is None
         assert batch.time_ids is None
@@ -164,7 +164,7 @@ def test_no_value_moves_by_more_than_half_a_step(values: list[float]) -> None:
     assert (steps.values(codes) - original).abs().max() <= steps.scale / 2 + rounding
 
 
-def test_what_was_anticipated_is_ready_and_an_altered_file_is_told_when_it_is_wanted(own_folder: Path) -> None:
+def test_an_altered_file_opened_in_advance_is_reported_when_a_row_is_read(own_folder: Path) -> None:
     path = own_folder / "00000.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -204,7 +204,7 @@ class TestWriting:
         ("column", "value"),
         [("mean", 1e5), *((column, value) for column in ("mean", "logvar") for value in (float("nan"), float("inf"), -float("inf")))],
     )
-    def test_what_is_not_finite_as_stored_is_refused_by_key(self, column: str, value: float) -> None:
+    def test_samples_that_overflow_their_stored_type_are_refused_by_key(self, column: str, value: float) -> None:
         batch = batch_of(3)
         getattr(batch, column)[1, 2, 0, 1] = value
         with pytest.raises(InputError, match=f"sample k1: latent_{column} is not finite in float"):
@@ -224,7 +224,7 @@ class TestWriting:
 
 
 class TestRefusals:
-    def test_a_cache_made_with_the_same_is_opened(self, own_folder: Path) -> None:
+    def test_a_cache_with_the_expected_fingerprint_is_opened(self, own_folder: Path) -> None:
         again = Fingerprint(**json.loads((own_folder / "fingerprint.json").read_text()))
         assert len(LatentCache.open(own_folder, expected=again)) == 4
         assert read_fingerprint(own_folder).digest == FINGERPRINT.digest
@@ -242,7 +242,7 @@ class TestRefusals:
             ("format_version", 1),
         ],
     )
-    def test_a_foreign_cache_is_refused_with_both_fingerprints(self, own_folder: Path, field: str, value: Any) -> None:
+    def test_a_cache_with_another_fingerprint_is_refused_showing_both(self, own_folder: Path, field: str, value: Any) -> None:
         expected = replace(FINGERPRINT, **{field: value})
         with pytest.raises(InputError) as caught:
             LatentCache.open(own_folder, expected=expected)
@@ -268,7 +268,7 @@ class TestRefusals:
         with pytest.raises(InputError, match=rf"{name} (is missing|has .*); make it again: rglcd run cache"):
             read_all(own_folder)
 
-    def test_a_shard_of_another_cache_is_refused(self, own_folder: Path) -> None:
+    def test_a_shard_with_another_caches_fingerprint_is_refused(self, own_folder: Path) -> None:
         other = replace(FINGERPRINT, vae="0" * 64)
         write_shard(own_folder, "00000", batch_of(4), fingerprint=other)
         publish(own_folder)

@@ -11,7 +11,7 @@ from dvc.repo import Repo
 from rglcd.config import Config, dump, load_preset
 from rglcd.errors import InputError
 from rglcd.launch.dvc_file import adopt, render
-from rglcd.stages.run import stage_key
+from rglcd.stages.computation import stage_key
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
 from rglcd.store.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
 

@@ -16,7 +16,7 @@ from rglcd.launch.execute import execute
 from rglcd.launch.placement import Accelerators, EarlierAttempts, Owner, Placement
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings, placement_of, variable_of
 from rglcd.stages.table import stage_named
-from rglcd.store.files import cache_limit, store_in_force
+from rglcd.store.environment import cache_limit, store_in_force
 
 ROOT = Path(__file__).parents[2]
 DISTILL, EVALUATE = stage_named("distill"), stage_named("evaluate")

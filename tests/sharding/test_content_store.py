@@ -27,7 +27,7 @@ def test_bytes_are_kept_once_under_their_digest(store: ContentStore) -> None:
     assert [path.read_bytes() for path in (store.folder / "objects").glob("*/*")] == [b"some bytes"]
 
 
-def test_what_broke_off_is_nothing(store: ContentStore) -> None:
+def test_an_interrupted_download_leaves_no_object(store: ContentStore) -> None:
     def break_off() -> None:
         with store.incoming() as incoming:
             incoming.write(b"half")
@@ -48,7 +48,7 @@ def test_an_address_is_recalled_as_it_was(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut object", "no object", "cut record", "another address"])
-def test_what_is_damaged_is_not_recalled(store: ContentStore, damage: str) -> None:
+def test_a_damaged_object_or_record_is_not_recalled(store: ContentStore, damage: str) -> None:
     fetched = store.remember(Fetched("http://a/", taken_in(store, b"bytes")))
     (record,) = (store.folder / "records").glob("*/*")
     assert fetched.sha256 is not None
@@ -63,10 +63,10 @@ def test_what_is_damaged_is_not_recalled(store: ContentStore, damage: str) -> No
     assert store.recall("http://a/") is None
 
 
-def test_sweeping_spares_what_is_on_its_way(store: ContentStore) -> None:
+def test_sweeping_keeps_downloads_in_progress(store: ContentStore) -> None:
     with store.incoming() as incoming:
         incoming.write(b"fresh")
-        stale = store.folder / "incoming" / ".stale.aside"
+        stale = store.folder / "incoming" / ".stale.staging"
         stale.write_bytes(b"stale")
         os.utime(stale, (time.time() - 7200,) * 2)
         store.sweep()

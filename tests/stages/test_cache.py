@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from rglcd import progress
 from rglcd.config import Caching, Model, ModelSource
 from rglcd.errors import InputError
-from rglcd.latents.cache import Fingerprint, LatentCache, write_fingerprint
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import Fingerprint, write_fingerprint
 from rglcd.models.codec import Codec
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.registry import load_scorer
@@ -25,7 +26,7 @@ from rglcd.stages.cache import cache, fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
-from rglcd.store.work_unit import Part
+from rglcd.store.shard_tasks import Part
 from tests.publishing import publish
 from tests.tiny_models import MAX_TOKENS, PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, write_tiny_clip, write_tiny_pretrained
 
@@ -85,7 +86,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 class TestContent:
-    def test_rows_are_what_the_models_say_of_each_sample(self, unbroken: Path, pretrained: Path) -> None:
+    def test_cached_rows_are_the_models_outputs(self, unbroken: Path, pretrained: Path) -> None:
         latents = LatentCache.open(unbroken)
         batch = latents.batch(torch.arange(len(latents)))
         pixels = torch.stack([torch.from_numpy(pixels_of(number)).permute(2, 0, 1) / 255 for number in range(len(latents))])
@@ -102,14 +103,14 @@ class TestContent:
         assert torch.allclose(batch.text["expert"], expert.encode_text(CAPTIONS), atol=1e-6)
         assert latents.captions(torch.arange(len(latents))) == CAPTIONS
 
-    def test_facts_and_sizes(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+    def test_the_stage_reports_its_samples_and_fingerprint(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
         facts = run(shards, pretrained, tmp_path)
         latents = LatentCache.open(unbroken)
         assert facts == {"samples": 9, "fingerprint": latents.fingerprint.digest}
         assert (len(latents), latents.latent_shape, latents.text_dim("expert")) == (9, (4, 8, 8), PROJECTION_WIDTH)
         assert latents.batch(torch.arange(2)).input_ids.shape == (2, MAX_TOKENS)
 
-    def test_text_embeddings_when_asked_for(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+    def test_text_embeddings_are_cached_on_request(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
         run(shards, pretrained, tmp_path, caching=Caching(batch_size=3, text_embeddings=True))
         batch = LatentCache.open(publish(tmp_path, stage="cache")).batch(torch.arange(9))
         assert batch.caption is not None
@@ -118,7 +119,7 @@ class TestContent:
         assert torch.allclose(batch.caption.embeddings, encoded, rtol=2**-10, atol=1e-5)
         assert LatentCache.open(unbroken).batch(torch.arange(9)).caption is None
 
-    def test_keys_lie_beside_the_captions(self, unbroken: Path) -> None:
+    def test_each_caption_is_stored_with_its_key(self, unbroken: Path) -> None:
         rows = [json.loads(line) for line in (unbroken / "00002.jsonl").read_text().splitlines()]
         assert rows == [{"key": sample_key(2, place, rows_per_shard=10), "caption": CAPTIONS[4 + place]} for place in range(5)]
 
@@ -131,12 +132,12 @@ class TestContent:
 
 
 class TestByteIdentity:
-    def test_again_elsewhere(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+    def test_a_run_in_another_folder_makes_the_same_bytes(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
         run(shards, pretrained, tmp_path)
         assert files_of(tmp_path) == files_of(unbroken)
 
-    @pytest.mark.parametrize("state", ["nothing else", "no record", "cut latents", "altered captions", "half a file aside"])
-    def test_after_a_kill(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, state: str) -> None:
+    @pytest.mark.parametrize("state", ["nothing else", "no record", "cut latents", "altered captions", "half a staged file"])
+    def test_a_kill_changes_no_byte(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, state: str) -> None:
         """Each state that a kill (or a disk) can leave while the second file is made."""
         whole = files_of(unbroken)
         for name in whole:
@@ -148,17 +149,19 @@ class TestByteIdentity:
             (tmp_path / "00002.safetensors").write_bytes(whole["00002.safetensors"][:-100])
         if state == "altered captions":
             (tmp_path / "00002.jsonl").write_bytes(whole["00002.jsonl"].replace(b"fox", b"cat"))
-        if state == "half a file aside":
+        if state == "half a staged file":
             for name in ("00002.safetensors", "00002.jsonl", "00002_stats.json"):
                 (tmp_path / name).unlink()
-            (tmp_path / ".00002.safetensors.aside").write_bytes(b"half")
-            (tmp_path / ".00002_stats.json.4711.aside").write_bytes(b"{")
+            (tmp_path / ".00002.safetensors.staging").write_bytes(b"half")
+            (tmp_path / ".00002_stats.json.4711.staging").write_bytes(b"{")
         first_made = (tmp_path / "00000.safetensors").stat().st_mtime_ns
         run(shards, pretrained, tmp_path)
         assert files_of(tmp_path) == whole
         assert (tmp_path / "00000.safetensors").stat().st_mtime_ns == first_made
 
-    def test_interrupted_while_it_runs(self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+    def test_a_stage_interrupted_by_an_exception_ends_byte_identical(
+        self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path
+    ) -> None:
         class Killed(BaseException):
             pass
 
@@ -187,7 +190,7 @@ class TestMemory:
 
         monkeypatch.setattr(Codec, "moments", limited)
 
-    def test_out_of_memory_halves_the_batch_once_and_says_so(
+    def test_out_of_memory_halves_the_batch_once_with_a_message(
         self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:
         self.with_room_for(monkeypatch, 2)
@@ -197,7 +200,9 @@ class TestMemory:
         assert torch.allclose(batch.mean, whole.mean, atol=1e-3)
         assert torch.equal(batch.input_ids, whole.input_ids)
 
-    def test_a_second_time_it_stops(self, shards: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_running_out_of_memory_twice_is_an_error(
+        self, shards: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.with_room_for(monkeypatch, 1)
         with pytest.raises(InputError, match=r"caching\.batch_size: 2 samples at once do not fit"):
             run(shards, pretrained, tmp_path, caching=Caching(batch_size=4))
@@ -247,7 +252,7 @@ class TestRefusals:
 
 
 class TestFingerprint:
-    def test_the_same_models_have_the_caches_fingerprint(self, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
+    def test_equal_models_have_equal_fingerprints(self, pretrained: Path, unbroken: Path, tmp_path: Path) -> None:
         elsewhere = shutil.copytree(pretrained, tmp_path / "elsewhere")
         expected = fingerprint_of(MODEL, Pretrained(elsewhere), like=unbroken)
         assert len(LatentCache.open(unbroken, expected=expected)) == 9
@@ -281,7 +286,9 @@ class TestSdxl:
             (8, 12, [12, 8, 4, 0, 16, 16]),
         ],
     )
-    def test_sizes_are_the_originals_and_its_crops(self, xl: Path, tmp_path: Path, width: int, height: int, expected: list[int]) -> None:
+    def test_sdxl_time_ids_are_the_original_size_and_its_crop(
+        self, xl: Path, tmp_path: Path, width: int, height: int, expected: list[int]
+    ) -> None:
         facts = {"original_width": width, "original_height": height}
         shards = tmp_path / "shards"
         shards.mkdir()
@@ -295,11 +302,11 @@ class TestSdxl:
         assert batch.caption.pooled is not None
         assert batch.caption.pooled.shape == (1, PROJECTION_WIDTH)
 
-    def test_a_sample_that_does_not_say_its_size_is_refused_by_key(self, xl: Path, shards: Path, tmp_path: Path) -> None:
+    def test_a_sample_without_its_original_size_is_refused_by_key(self, xl: Path, shards: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="sample 000000 does not say its original_width"):
             run(shards, xl, tmp_path / "latents")
 
-    def test_pictures_that_were_not_cropped_from_their_centre_are_refused(self, xl: Path, tmp_path: Path) -> None:
+    def test_sdxl_refuses_pictures_not_cropped_from_their_centre(self, xl: Path, tmp_path: Path) -> None:
         (tmp_path / "shards").mkdir()
         write_shard(tmp_path / "shards", 0, [Sample("00000", png(pixels_of(0)), "a", {})], extension="png")
         files = scan(tmp_path / "shards")
@@ -308,7 +315,7 @@ class TestSdxl:
         with pytest.raises(InputError, match=r"made with sharding\.resize border"):
             run(tmp_path / "shards", xl, tmp_path / "latents")
 
-    def test_the_fingerprint_covers_both_encoders(self, xl: Path, tmp_path: Path) -> None:
+    def test_the_fingerprint_covers_both_sdxl_text_encoders(self, xl: Path, tmp_path: Path) -> None:
         write_fingerprint(tmp_path, Fingerprint(resolution=0, vae="", text_encoder="", tokenizer="", scorers={}))
         before = fingerprint_of(MODEL, Pretrained(xl), like=tmp_path)
         for part in ("text_encoder_2", "tokenizer_2"):

@@ -11,7 +11,7 @@ from PIL import Image
 from rglcd import progress
 from rglcd.errors import InputError
 from rglcd.progress import Event
-from rglcd.store.manifest import UNDIGESTED, read_manifest, results_digest, scan, write_manifest
+from rglcd.store.manifest import NOT_HASHED, read_manifest, results_digest, scan, write_manifest
 from tests.publishing import publish
 from tests.tiny_line import (
     NUM_IMAGES,
@@ -23,7 +23,7 @@ from tests.tiny_line import (
     write_tiny_features,
 )
 
-NOT_COMPARED = UNDIGESTED | {"manifest.json", "speed.json"}
+NOT_COMPARED = NOT_HASHED | {"manifest.json", "speed.json"}
 DRAWN = ["teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"]
 
 
@@ -145,8 +145,8 @@ def test_measurements_of_a_killed_run_give_the_same_tables(own: Path) -> None:
     key = run(own, config(*two), "evaluate").manifest.key
     before = results(own / "report")
     assert before["quality.csv"].startswith(b"steps,teacher expert,teacher another")
-    (own / "report").rename(own / f".report.{key[:12]}.aside")
-    (own / f".report.{key[:12]}.aside" / "manifest.json").unlink()
+    (own / "report").rename(own / f".report.{key[:12]}.staging")
+    (own / f".report.{key[:12]}.staging" / "manifest.json").unlink()
     assert drawn_again(own, *two) == set()
     assert results(own / "report") == before
 
@@ -174,10 +174,10 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, aga
 
     with pytest.raises(KilledError), progress.reporting_to(kill_in_the_middle):
         run(own, config(), "evaluate")
-    (aside,) = own.glob(".report.*.aside")
-    (aside / "draws" / ".rg-1.1234.aside").mkdir(parents=True)
-    (aside / "draws" / ".rg-1.1234.aside" / "scores.json").write_text("half of")
-    (aside / ".metrics.json.1234.aside").write_text("half of")
+    (aside,) = own.glob(".report.*.staging")
+    (aside / "draws" / ".rg-1.1234.staging").mkdir(parents=True)
+    (aside / "draws" / ".rg-1.1234.staging" / "scores.json").write_text("half of")
+    (aside / ".metrics.json.1234.staging").write_text("half of")
 
     assert len(drawn_again(own)) == again
     assert results(own / "report") == before

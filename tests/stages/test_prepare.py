@@ -61,7 +61,7 @@ def results(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in files_of(folder).items() if name not in ("manifest.json", "timings.json")}
 
 
-def test_it_lays_out_what_it_was_given_and_says_the_digest_of_each(shelf: Path) -> None:
+def test_prepare_lays_out_the_models_and_reports_their_digests(shelf: Path) -> None:
     outcome = prepare(shelf, "preparation.scorers.checker.kind=toy-checker")
     for place, name in PLACES.items():
         assert files_of(outcome.folder / place) == files_of(shelf / name)
@@ -71,7 +71,7 @@ def test_it_lays_out_what_it_was_given_and_says_the_digest_of_each(shelf: Path) 
     assert not (outcome.folder / "scorers" / "checker").exists()
 
 
-def test_digests_it_printed_pin_the_models(shelf: Path) -> None:
+def test_reported_digests_can_pin_the_models(shelf: Path) -> None:
     models = prepare(shelf).manifest.facts["models"]
     pins = [
         f"model.teacher.sha256={models['teacher']}",
@@ -89,7 +89,7 @@ def test_digests_it_printed_pin_the_models(shelf: Path) -> None:
         ("preparation.features.source", "features"),
     ],
 )
-def test_a_model_that_is_not_the_one_pinned_is_refused_with_both_digests(shelf: Path, key: str, place: str) -> None:
+def test_a_model_with_another_digest_than_pinned_is_refused_with_both(shelf: Path, key: str, place: str) -> None:
     pin = "0123456789abcdef" * 4
     message = refusal(shelf, f"{key}.sha256='{pin}'")
     assert message.startswith(f"{place} from {shelf}/{PLACES[place]} has digest {folder_digest(shelf / PLACES[place])}")
@@ -121,7 +121,7 @@ def test_a_link_is_refused(shelf: Path) -> None:
         ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),
     ],
 )
-def test_what_cannot_be_had_is_refused(shelf: Path, override: str, said: str) -> None:
+def test_a_model_that_cannot_be_fetched_is_refused(shelf: Path, override: str, said: str) -> None:
     assert said in refusal(shelf, override)
 
 
@@ -153,7 +153,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("harm", SPOILT)
-def test_what_cannot_be_opened_is_refused_here_and_not_hours_later(shelf: Path, harm: str) -> None:
+def test_a_model_that_cannot_be_opened_is_refused_by_prepare(shelf: Path, harm: str) -> None:
     spoil, said = SPOILT[harm]
     spoil(shelf)
     assert said in refusal(shelf)
@@ -164,10 +164,10 @@ def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(shelf: Path, tmp_pa
     key = read_manifest(expected.folder, made_by="prepare").key
     whole = results(expected.folder)
     shutil.rmtree(expected.folder)
-    aside = tmp_path / f".pretrained.{key[:12]}.aside"
-    (aside / "teacher" / "vae").mkdir(parents=True)
-    (aside / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
-    (aside / "teacher" / "left_over.json").write_text("{}")
+    staging = tmp_path / f".pretrained.{key[:12]}.staging"
+    (staging / "teacher" / "vae").mkdir(parents=True)
+    (staging / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+    (staging / "teacher" / "left_over.json").write_text("{}")
     again = prepare(shelf)
     assert again.manifest.digest == expected.manifest.digest
     assert results(again.folder) == whole
@@ -217,7 +217,7 @@ def scorers(published: Path, shelf: Path) -> list[str]:
     return [f"preparation.scorers.{name}={json.dumps(scorer)}" for name, scorer in added.items()]
 
 
-def test_published_files_are_verified_converted_and_let_go(published_once: Path, shelf: Path) -> None:
+def test_published_weights_are_verified_converted_and_not_kept(published_once: Path, shelf: Path) -> None:
     outcome = prepare(shelf, *scorers(published_once, shelf))
     digests = outcome.manifest.facts["models"]
     for what, name in {
@@ -242,7 +242,7 @@ def test_published_files_are_verified_converted_and_let_go(published_once: Path,
 
 
 @pytest.mark.parametrize("what", ["scorers/hps", "scorers/hps/tokenizer", "scorers/beauty/head"])
-def test_a_published_file_that_is_not_the_one_pinned_is_refused(published_once: Path, shelf: Path, what: str) -> None:
+def test_published_weights_with_another_digest_than_pinned_are_refused(published_once: Path, shelf: Path, what: str) -> None:
     _, name, role = f"{what}/source".split("/")[:3]
     pin = "0123456789abcdef" * 4
     message = refusal(shelf, *scorers(published_once, shelf), f"preparation.scorers.{name}.{role}.sha256='{pin}'")
@@ -265,6 +265,6 @@ def test_a_published_file_that_is_not_the_one_pinned_is_refused(published_once: 
         ("mine={{kind: entry-point, name: nobodys}}", "no installed package offers the reward 'nobodys'"),
     ],
 )
-def test_what_is_wrong_with_a_published_model_is_said(published_once: Path, shelf: Path, override: str, said: str) -> None:
+def test_an_unusable_published_model_is_refused_with_the_reason(published_once: Path, shelf: Path, override: str, said: str) -> None:
     message = refusal(shelf, *scorers(published_once, shelf), "preparation.scorers." + override.format(shelf=shelf))
     assert re.search(said, message), message

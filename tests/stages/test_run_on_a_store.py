@@ -1,4 +1,4 @@
-"""The line with its bytes in an object store, through the same door: parts, publishers, refusals (whole: test_whole_line_on_a_store)."""
+"""The stages with their bytes in an object store: parts, publishers, refusals (whole: test_whole_line_on_a_store)."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from rglcd.errors import InputError, TryAgain
 from rglcd.stages.run import Outcome, run_part, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
-from rglcd.store.artifacts import ArtifactStore
+from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.manifest import MANIFEST, Manifest, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import run, tiny_config, up_to_latents, write_pretrained_artifact, write_tiny_source
@@ -59,7 +59,9 @@ def by_url(stage_name: str, bucket: str, root: Path) -> Outcome:
     return run_stage(stage_name, {section: CONFIG.section(section) for section in stage.sections}, artifacts)
 
 
-def test_another_machine_finds_it_done_and_reads_it(workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_reads_the_artifact_from_the_store(
+    workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_store(monkeypatch, bucket)
     for stage in ("shard", "cache"):
         run(workspace, CONFIG, stage)
@@ -71,17 +73,15 @@ def test_another_machine_finds_it_done_and_reads_it(workspace: Path, bucket: str
     assert run(other, CONFIG, "cache").was_done, "its input's manifest is in the store"
     made = run(other, CONFIG, "pretrain")
     assert not made.was_done
-    view = next((other / ".cache").glob("latents-*"))
-    assert {name for name in files(view) if name.endswith(".safetensors")} == {
+    copy = next((other / ".cache").glob("latents-*"))
+    assert {name for name in files(copy) if name.endswith(".safetensors")} == {
         "00000.safetensors",
         "00001.safetensors",
         "00002.safetensors",
     }
 
 
-def test_what_was_made_in_a_folder_moves_to_the_store_without_being_made_again(
-    workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_artifact_in_a_folder_is_uploaded_not_made_again(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run(workspace, CONFIG, "shard").manifest
     in_store(monkeypatch, bucket)
     moved = run(workspace, CONFIG, "shard")
@@ -91,7 +91,7 @@ def test_what_was_made_in_a_folder_moves_to_the_store_without_being_made_again(
     assert ArtifactStore(f"{bucket}/run/shards").current() == moved.manifest
 
 
-def test_a_source_in_the_store_is_the_source(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_folder_in_the_store_gives_the_same_result(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGLCD_CACHE", str(workspace / "cache"))
     put_folder(workspace / "data", f"{bucket}/cc")
     sections = {"sharding": CONFIG.sharding}
@@ -104,7 +104,7 @@ def test_a_source_in_the_store_is_the_source(workspace: Path, bucket: str, monke
     assert run_stage("shard", sections, artifacts).manifest.digest != here.digest
 
 
-def test_parts_on_machines_that_share_only_the_store_make_the_whole(
+def test_parts_on_machines_that_share_only_the_store_complete_the_artifact(
     line: Path, workspace: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_store(monkeypatch, bucket)
@@ -122,7 +122,7 @@ def test_parts_on_machines_that_share_only_the_store_make_the_whole(
     assert not list((workspace / ".cache").glob("latents-*/*.safetensors")), "the last act moved no bytes"
 
 
-def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_lost_its_disk_continues_from_the_store(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was finished before the kill is in the store: the second worker makes the rest only."""
     in_store(monkeypatch, bucket)
     run(workspace, CONFIG, "shard")
@@ -132,8 +132,8 @@ def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, buc
         {n: workspace / n for n in ("shards", "pretrained", "latents")},
     )
     run_part("cache", sections, artifacts, index=0)
-    (aside,) = workspace.glob(".latents.*.aside")
-    shutil.rmtree(aside)
+    (staging,) = workspace.glob(".latents.*.staging")
+    shutil.rmtree(staging)
     made: list[str] = []
     from rglcd.stages import cache as stage
 
@@ -146,7 +146,7 @@ def test_a_worker_whose_disk_is_gone_goes_on_from_the_store(workspace: Path, buc
 
 
 class TestTwoPublishers:
-    def test_the_first_to_commit_stands_and_the_other_takes_it(self, line: Path, bucket: str, tmp_path: Path) -> None:
+    def test_the_first_of_two_publishers_wins_and_the_other_adopts_its_result(self, line: Path, bucket: str, tmp_path: Path) -> None:
         """They differ where equal runs may: in their times."""
         manifest = read_manifest(line / "shards", made_by="shard")
         store = ArtifactStore(f"{bucket}/run/shards")
@@ -158,7 +158,7 @@ class TestTwoPublishers:
         assert store.publish(late, other) == first
         assert store.current() == store.made(manifest.key) == first
 
-    def test_of_many_at_once_one_commits(self, line: Path, bucket: str) -> None:
+    def test_one_of_many_simultaneous_publishers_commits(self, line: Path, bucket: str) -> None:
         from concurrent.futures import ThreadPoolExecutor
         from dataclasses import replace
 
@@ -179,7 +179,7 @@ def _again(folder: Path, manifest: Manifest) -> Manifest:
 
 
 class TestRefusals:
-    def test_nothing_published_there_names_the_stage(self, workspace: Path, bucket: str) -> None:
+    def test_an_empty_store_is_refused_naming_the_stage_to_run(self, workspace: Path, bucket: str) -> None:
         with pytest.raises(InputError, match=r"s3://.*/shards holds nothing .* rglcd run shard$"):
             by_url("cache", bucket, workspace)
 
@@ -192,11 +192,11 @@ class TestRefusals:
         name = bucket.removeprefix("s3://")
         key = f"run/shards/files/{manifest.files['00001.tar'].sha256}/00001.tar"
         boto3.client("s3").put_object(Bucket=name, Key=key, Body=bytes(manifest.files["00001.tar"].bytes))
-        monkeypatch.setattr("rglcd.store.files._ATTEMPTS", 2)
+        monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
         with pytest.raises(InputError, match=r"00001\.tar has sha256 .*, not .* damaged"):
             run(workspace, CONFIG, "cache")
 
-    def test_a_manifest_with_one_other_bit_is_refused(self, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_manifest_with_one_changed_bit_is_refused(self, workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         in_store(monkeypatch, bucket)
         run(workspace, CONFIG, "shard")
         path = workspace / "shards" / MANIFEST
@@ -204,15 +204,15 @@ class TestRefusals:
         with pytest.raises(InputError, match="seal"):
             run(workspace, CONFIG, "cache")
 
-    def test_a_store_that_is_no_url_is_refused(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_store_setting_that_is_no_url_is_refused(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RGLCD_STORE", "bucket/run")
         with pytest.raises(InputError, match="RGLCD_STORE is 'bucket/run'"):
             run(workspace, CONFIG, "shard")
 
-    def test_a_store_that_is_away_keeps_what_was_made(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreachable_store_asks_to_try_again(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import fsspec
 
-        monkeypatch.setattr("rglcd.store.files._ATTEMPTS", 2)
+        monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
         monkeypatch.setenv("RGLCD_STORE", "s3://nowhere/run")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             monkeypatch.setenv(name, "any")
@@ -223,9 +223,7 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize("what", ["parts", "manifests"])
-def test_a_commit_that_the_store_has_damaged_stands_in_nobody_s_way(
-    workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_a_commit_damaged_in_the_store_is_replaced(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The middle third of it is zeros, as after the loss of a part; a conditional put would find it there for ever."""
     in_store(monkeypatch, bucket)
     made = run(workspace, CONFIG, "shard").manifest

@@ -55,9 +55,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_stage_works_on_a_store_in_a_cache_too_small_for_two_artifacts(
-    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_stage_runs_on_a_store_with_a_small_cache(line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     tars = [entry.bytes for name, entry in read_manifest(line / "shards", made_by="?").files.items() if name.endswith(".tar")]
     limit = max(tars) + sum(entry.bytes for entry in read_manifest(line / "pretrained", made_by="?").files.values())
@@ -77,9 +75,7 @@ def test_every_stage_works_on_a_store_in_a_cache_too_small_for_two_artifacts(
     assert all(run(tmp_path, config_of(line), name).was_done for name in NAMES)
 
 
-def test_what_an_evaluation_measured_is_taken_over_from_the_store(
-    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measurements_in_the_store_are_reused(line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its times too: nothing was drawn again."""
     root = Path(shutil.copytree(line, tmp_path / "line"))
     monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
@@ -92,9 +88,7 @@ def test_what_an_evaluation_measured_is_taken_over_from_the_store(
     assert drawn.items() < {name: entry for name, entry in more.manifest.files.items() if name.startswith("draws/")}.items()
 
 
-def test_kubeflow_s_tasks_work_on_a_store_with_nothing_shared_but_it(
-    line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kubeflow_tasks_share_only_the_store(line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each task on a disk of its own, the source in the bucket too, nothing handed on but what Kubeflow does: small references."""
     put_folder(line / "data", f"{bucket}/source")
     config = config_of(line, "sharding.parts=2")
@@ -115,7 +109,7 @@ def test_kubeflow_s_tasks_work_on_a_store_with_nothing_shared_but_it(
     assert Path(made["metrics"].path).read_bytes() == (line / "report" / "metrics.json").read_bytes()
 
 
-def test_a_task_on_a_shared_folder_with_a_store_behind_it_hands_the_folder_on(
+def test_a_task_on_a_shared_folder_with_a_store_passes_the_folder_on(
     line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a cluster: a job's artifacts are named by the folder that its pods mount, and their bytes lie in the store."""
@@ -138,7 +132,7 @@ def _task(name: str, given: Mapping[str, Any], inputs: dict[str, dsl.Artifact], 
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_parts_of_the_sharding_on_machines_that_share_only_the_store_make_the_whole(
+def test_sharding_parts_on_machines_that_share_only_the_store_are_complete(
     line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Three shards in two parts, and in more parts than there are shards."""

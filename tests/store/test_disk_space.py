@@ -1,4 +1,4 @@
-"""A full disk is told as what it is, whoever meets it."""
+"""Full disks are reported as such, whichever stage meets one."""
 
 import errno
 import resource
@@ -13,7 +13,7 @@ from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.download import Downloader, DownloadLimits
-from rglcd.store.disk_space import is_no_room, room_for
+from rglcd.store.disk_space import disk_space_for, is_disk_full
 from tests.faults.watched_process import run_forked
 from tests.sharding.hostile_server import OPEN, HostileServer
 
@@ -25,17 +25,17 @@ def limit_files_to(num_bytes: int) -> None:
 @pytest.mark.parametrize(
     ("number", "expected"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True), (errno.EIO, False), (errno.EACCES, False)]
 )
-def test_it_is_told_by_its_number(number: int, expected: bool) -> None:
-    assert is_no_room(OSError(number, "said so")) is expected
+def test_a_full_disk_is_recognised_by_its_error_number(number: int, expected: bool) -> None:
+    assert is_disk_full(OSError(number, "said so")) is expected
 
 
-def test_safetensors_says_it_in_words_alone(tmp_path: Path) -> None:
+def test_a_full_disk_is_recognised_in_the_words_of_safetensors(tmp_path: Path) -> None:
     def work() -> bool:
         limit_files_to(1000)
         try:
             save_file({"weight": torch.zeros(10_000)}, str(tmp_path / "a.safetensors"))
         except Exception as error:
-            return is_no_room(error)
+            return is_disk_full(error)
         return False
 
     assert run_forked(work).value is True
@@ -45,18 +45,18 @@ def test_safetensors_says_it_in_words_alone(tmp_path: Path) -> None:
     ("num_bytes", "said"),
     [(None, r"it needs more, and [\d,]+ bytes are free there"), (4096, r"it needs 4,096 bytes, and [\d,]+ bytes are free there")],
 )
-def test_what_is_wanted_and_what_is_free_are_said(tmp_path: Path, num_bytes: int | None, said: str) -> None:
-    with pytest.raises(TryAgain, match=said), room_for(tmp_path / "not" / "yet", num_bytes):
+def test_a_full_disk_is_reported_with_what_is_needed_and_what_is_free(tmp_path: Path, num_bytes: int | None, said: str) -> None:
+    with pytest.raises(TryAgain, match=said), disk_space_for(tmp_path / "not" / "yet", num_bytes):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), room_for(tmp_path):
+def test_other_errors_are_not_reported_as_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), disk_space_for(tmp_path):
         raise FileNotFoundError("gone")
 
 
-def test_a_full_disk_is_not_held_against_the_host(tmp_path: Path) -> None:
-    """Else the row would be lost, and remembered as unreachable, when there is room again."""
+def test_a_full_disk_is_not_recorded_as_the_hosts_failure(tmp_path: Path) -> None:
+    """Else the row would be lost, and remembered as unreachable, when there is space again."""
     with HostileServer() as server:
         url = server.url("image/1")
 

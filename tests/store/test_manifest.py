@@ -6,7 +6,7 @@ import pytest
 
 from rglcd.errors import InputError
 from rglcd.store.manifest import (
-    UNDIGESTED,
+    NOT_HASHED,
     Manifest,
     altered_files,
     folder_digest,
@@ -16,7 +16,7 @@ from rglcd.store.manifest import (
     write_json,
     write_manifest,
 )
-from rglcd.store.work_unit import sweep_aside
+from rglcd.store.staging import remove_stale_staging
 
 
 def published(folder: Path) -> Manifest:
@@ -34,16 +34,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_read_and_is_no_part_of_itself(folder: Path) -> None:
+def test_a_manifest_reads_as_written_and_does_not_list_itself(folder: Path) -> None:
     manifest = published(folder)
     assert read_manifest(folder, made_by="shard") == manifest
     assert set(scan(folder)) == {"00000.tar", "deep/00001.tar"}
     assert altered_files(folder, manifest) == []
 
 
-def test_times_and_rendered_pages_leave_the_digest_alone_and_nothing_else_does(folder: Path) -> None:
+def test_only_timings_and_rendered_pages_are_left_out_of_the_digest(folder: Path) -> None:
     before = results_digest(scan(folder))
-    for name in UNDIGESTED:
+    for name in NOT_HASHED:
         (folder / name).write_text("12.3 s")
     assert results_digest(scan(folder)) == before
     (folder / "metrics.json").write_text("{}")
@@ -58,7 +58,7 @@ def test_a_digest_depends_on_names_and_contents_only(folder: Path) -> None:
     assert folder_digest(folder) != before
 
 
-def test_a_cut_an_altered_and_a_missing_file_are_each_named(folder: Path) -> None:
+def test_cut_altered_and_missing_files_are_each_named(folder: Path) -> None:
     manifest = published(folder)
     (folder / "00000.tar").write_bytes(b"one" * 999)
     (folder / "deep" / "00001.tar").write_bytes(b"owt" * 1000)
@@ -81,22 +81,22 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
         read_manifest(tmp_path, made_by="shard")
 
 
-def test_links_are_refused(folder: Path) -> None:
+def test_a_folder_with_a_link_is_refused(folder: Path) -> None:
     (folder / "link").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="link"):
         scan(folder)
 
 
-def test_what_is_being_written_is_not_swept_away_by_another_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_being_written_is_not_removed_by_another_worker_as_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the very moment between writing and renaming."""
     swept = []
-    monkeypatch.setattr("os.fsync", lambda descriptor: swept.append(sweep_aside(tmp_path)))
+    monkeypatch.setattr("os.fsync", lambda descriptor: swept.append(remove_stale_staging(tmp_path)))
     write_json(tmp_path / "fingerprint.json", {"a": 1})
     assert swept
     assert [path.name for path in tmp_path.iterdir()] == ["fingerprint.json"]
 
 
-def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_failed_json_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):

@@ -10,6 +10,7 @@ from torch import nn
 
 from rglcd.training.checkpoint import COMMIT, STATE, Checkpointer, optimizer_tensors, restore_optimizer
 from rglcd.training.optimization import adamw, optimise
+from tests.publishing import watch_folder_renames
 
 PARTS = {"student": {"weight": torch.arange(6.0).view(2, 3)}, "optimizer": {"weight/step": torch.tensor(3.0)}}
 
@@ -55,12 +56,18 @@ def test_a_cut_or_altered_checkpoint_is_passed_over_for_the_one_before(
 
 def test_a_folder_that_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path)
-    (tmp_path / ".step-00000005.aside").mkdir()
+    (tmp_path / ".step-00000005.staging").mkdir()
     (tmp_path / "step-00000009").mkdir()
     checkpointer.save(4, PARTS, {})
     latest = checkpointer.latest()
     assert latest is not None
     assert latest.step == 4
+
+
+def test_a_checkpoint_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = watch_folder_renames(monkeypatch)
+    Checkpointer(tmp_path).save(1, PARTS, {})
+    assert renamed == {"step-00000001": []}
 
 
 def test_an_optimizer_goes_on_as_if_it_had_never_been_saved() -> None:

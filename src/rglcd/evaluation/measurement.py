@@ -25,6 +25,7 @@ from rglcd.evaluation.statistics import diversity, high_frequency_energy, satura
 from rglcd.models.features import FeatureFn
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
+from rglcd.store.staging import publish_folder
 
 TEACHER = "teacher"
 REAL = "real"
@@ -197,7 +198,7 @@ def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, mom
 
     ``moments`` are kept for the real images and the teacher, which the arms are compared with.
     """
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.staging")
     staging.mkdir(parents=True)
     record = asdict(measurement)
     record[_STORED_AS] = record.pop("sampler")
@@ -208,7 +209,7 @@ def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, mom
         tensors = {"count": torch.tensor(moments.count), "total": moments.total, "outer": moments.outer.contiguous()}
         save_file(tensors, staging / "moments.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    publish_folder(staging, folder)
 
 
 def load(folder: Path, *, key: str) -> Measurement | None:
@@ -232,10 +233,10 @@ def load_moments(folder: Path) -> FeatureMoments:
 def reuse(folder: Path, previous: Path, *, key: str) -> None:
     """Copy the measurement that an earlier evaluation published as ``previous`` to ``folder``, if it is of the computation ``key``."""
     if load(folder, key=key) is None and load(previous, key=key) is not None:
-        staging = folder.with_name(f".{folder.name}.{os.getpid()}.aside")
+        staging = folder.with_name(f".{folder.name}.{os.getpid()}.staging")
         shutil.copytree(previous, staging)
         shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
+        publish_folder(staging, folder)
 
 
 def contact_sheet(images: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ from rglcd.config import Section
 from rglcd.errors import InputError
 from rglcd.launch.placement import Accelerators, Placement
 from rglcd.launch.resources import RESOURCES, Resources
-from rglcd.stages.run import Artifacts
+from rglcd.stages.computation import Artifacts
 from rglcd.stages.table import Stage
 
 TERMINATION_MESSAGE = "/dev/termination-log"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rglcd.errors import InputError
 from rglcd.stages.table import maker_of
-from rglcd.store.artifacts import Place
+from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
 from rglcd.store.manifest import Manifest, manifest_text, write_json
 
@@ -32,7 +32,7 @@ def read_reference(path: Path, *, artifact: str) -> Path | str:
         raise InputError(f"{path} is not a reference to an artifact; start the pipeline again") from None
     if named != artifact:
         raise InputError(f"{path} refers to {named!r}, not to {artifact!r}")
-    manifest = Place.of(artifact, location).read(made_by=maker_of(artifact).name)
+    manifest = ArtifactLocation.of(artifact, location).read(made_by=maker_of(artifact).name)
     if _digest(manifest) != digest:
         raise InputError(f"{location} was made again since this run made it; start the pipeline again")
     return location if is_remote(location) else Path(location)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rglcd.config import Section
 from rglcd.launch.placement import Placement
 from rglcd.launch.settings import ClusterSettings, placement_of
-from rglcd.stages.run import Artifacts
+from rglcd.stages.computation import Artifacts
 from rglcd.stages.table import Stage, stage_named
 
 if TYPE_CHECKING:

@@ -7,10 +7,12 @@ import yaml
 
 from rglcd.config import Config, dump
 from rglcd.errors import InputError
-from rglcd.stages.run import stage_key
+from rglcd.stages.computation import stage_key
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
-from rglcd.store.artifacts import ArtifactStore, Place, source_view
+from rglcd.store.artifact_store import ArtifactStore
+from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
+from rglcd.store.local_copies import source_copy
 from rglcd.store.manifest import folder_digest, read_manifest
 
 DVC_FILE = "dvc.yaml"
@@ -139,7 +141,7 @@ def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) ->
     (output,) = stage.outputs
     made_from = {name: _digest(name, root, source) for name in inputs_of(stage, config)}
     key = stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from)
-    place = Place.of(output, root / _folder(output))
+    place = ArtifactLocation.of(output, root / _folder(output))
     made = ArtifactStore(place.uri).made(key) if place.uri is not None else None
     if made is not None:
         place.mirror(made, kept=stage.kept)
@@ -151,5 +153,5 @@ def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) ->
 
 def _digest(artifact: str, root: Path, source: Path | str) -> str:
     if artifact == SOURCE:
-        return source_view(str(source))[1] if is_remote(source) else folder_digest(Path(source))
+        return source_copy(str(source))[1] if is_remote(source) else folder_digest(Path(source))
     return read_manifest(root / _folder(artifact), made_by="").digest

@@ -24,9 +24,10 @@ from rglcd.launch.child_processes import PROGRESS, job_progress
 from rglcd.launch.cluster_job import launch
 from rglcd.launch.failure import JobError
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings
-from rglcd.stages.run import Artifacts, Outcome, assist_stage, run_part, run_stage, standing_outcome
+from rglcd.stages.computation import Artifacts
+from rglcd.stages.run import Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import Profile, Stage, stage_named
-from rglcd.store.artifacts import Place
+from rglcd.store.artifacts import ArtifactLocation
 
 PREFLIGHT = "RGLCD_PREFLIGHT"
 
@@ -58,7 +59,7 @@ def execute(
 
 def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
     if PREFLIGHT in os.environ:
-        _check_machine(Place.of(stage.outputs[0], artifacts[stage.outputs[0]]))
+        _check_machine(ArtifactLocation.of(stage.outputs[0], artifacts[stage.outputs[0]]))
     if _is_first_rank():
         return run_stage(stage.name, sections, artifacts)
     assist_stage(stage.name, sections, artifacts)
@@ -103,7 +104,7 @@ def _run_here(stage_name: str, *, sections: Mapping[str, Mapping[str, Any] | Sec
     run_local_job(stage_app(stage, sections=sections, artifacts=artifacts, image=image, num_processes=num_processes, python=sys.executable))
 
 
-def _check_machine(output: Place) -> None:
+def _check_machine(output: ArtifactLocation) -> None:
     from rglcd.launch.preflight import preflight
 
     found = preflight(os.environ[PREFLIGHT], output=output)

@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 from rglcd.launch.failure import JobError
-from rglcd.store.artifacts import Place
-from rglcd.store.files import write_object
+from rglcd.store.artifacts import ArtifactLocation
+from rglcd.store.object_store import write_object
 
 EXIT_CODE = 69
 """sysexits' EX_UNAVAILABLE: this machine, not the input, is at fault; another attempt may land elsewhere."""
@@ -19,7 +19,7 @@ _SLOWEST_GIB_PER_SECOND = 0.005
 """Below this, an all-reduce of a gigabyte takes minutes: some link is not what it should be."""
 
 
-def preflight(expected: str, *, output: Place) -> dict[str, float]:
+def preflight(expected: str, *, output: ArtifactLocation) -> dict[str, float]:
     """Check what ``expected`` (JSON: ``gpus``, ``shared_memory_gib``) promises; return what was measured.
 
     GPUs are counted and computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are written to

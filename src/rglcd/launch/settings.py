@@ -1,7 +1,7 @@
 """Where jobs run, as whom and for how long: ``cluster.yaml``, and variables ``RGLCD_*`` that override it. Never enters a key.
 
 A key of the file is its variable's name in small letters, without the prefix. manifests/cluster.example.yaml explains each.
-Three settings of an object store are read in :mod:`rglcd.store.files`, from the environment: :func:`exporting_store` puts them there.
+Three settings of an object store are read in :mod:`rglcd.store.environment`, from the environment: :func:`exporting_store` puts them there.
 """
 
 import difflib
@@ -182,7 +182,7 @@ def shown(settings: ClusterSettings, **given: Any) -> str:
 
 
 def exporting_store(settings: ClusterSettings) -> AbstractContextManager[None]:
-    """Within this context, :mod:`rglcd.store.files` finds the object store's settings where it looks for them."""
+    """Within this context, :mod:`rglcd.store.environment` finds the object store's settings where it looks for them."""
     return environment(settings.variables("store", "cache", "cache_gib"))
 
 

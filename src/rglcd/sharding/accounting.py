@@ -1,6 +1,6 @@
 """What became of every row of the source index: a sample, or one reason why not.
 
-The identity ``rows = samples + sum(reasons)`` holds in every :class:`Tally`, so nothing is lost without a word.
+The identity ``rows = samples + sum(reasons)`` holds in every :class:`Tally`, so no row is lost unreported.
 """
 
 from collections import Counter

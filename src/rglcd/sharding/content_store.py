@@ -4,7 +4,7 @@
     records/cd/cdef....json   what an address (the name is its digest) gave: a digest, or the reason there is none
 
 So a second run needs no network and packs the same bytes, whatever the first one met. Several processes may share a store:
-each file is written aside and renamed, and equal names hold equal bytes. Objects may be deleted at will; they are fetched again.
+each file is staged and renamed, and equal names hold equal bytes. Objects may be deleted at will; they are fetched again.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 
 from rglcd.sharding.accounting import Reason
 from rglcd.store.manifest import sha256_of
+from rglcd.store.staging import STAGING
 
 HEAD_BYTES: Final = 16
 _STALE_SECONDS: Final = 3600
@@ -42,7 +43,7 @@ class Incoming:
     stream: BinaryIO
     num_bytes: int = 0
     head: bytes = b""
-    """The first bytes, as many as a file's format is told by."""
+    """The first bytes, as many as are needed to tell a file's format."""
     state: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def write(self, chunk: bytes) -> None:
@@ -78,9 +79,9 @@ class ContentStore:
         values = {"address": fetched.address, "sha256": fetched.sha256, "reason": fetched.reason, "round": fetched.round}
         path = self._record(fetched.address)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(path)
-        aside.write_text(json.dumps(values), encoding="utf-8")
-        aside.replace(path)
+        staging = _staging_of(path)
+        staging.write_text(json.dumps(values), encoding="utf-8")
+        staging.replace(path)
         return fetched
 
     def read(self, sha256: str) -> bytes | None:
@@ -98,21 +99,21 @@ class ContentStore:
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """Take bytes in; they become an object when the block ends well, and nothing when it does not."""
-        aside = self.folder / "incoming" / f".{uuid.uuid4().hex}.aside"
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        staging = self.folder / "incoming" / f".{uuid.uuid4().hex}{STAGING}"
+        staging.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("wb") as stream:
+            with staging.open("wb") as stream:
                 incoming = Incoming(stream)
                 yield incoming
             path = self.path(incoming.state.hexdigest())
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.replace(path)
+            staging.replace(path)
         finally:
-            aside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what runs killed an hour ago or longer left half taken in."""
-        for stale in (self.folder / "incoming").glob(".*.aside"):
+        for stale in (self.folder / "incoming").glob(f".*{STAGING}"):
             with suppress(FileNotFoundError):  # its owner may be alive, and about to rename it
                 if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
                     stale.unlink()
@@ -126,5 +127,5 @@ class ContentStore:
         return self.folder / "records" / name[:2] / f"{name}.json"
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.aside")
+def _staging_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}{STAGING}")

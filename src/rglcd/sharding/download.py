@@ -22,7 +22,7 @@ from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.addresses import AddressPolicy, ForbiddenAddressError
 from rglcd.sharding.content_store import HEAD_BYTES, ContentStore, Fetched
 from rglcd.sharding.decoding import looks_like_image
-from rglcd.store.disk_space import is_no_room
+from rglcd.store.disk_space import is_disk_full
 
 MAX_REDIRECTS: Final = 3
 
@@ -178,7 +178,7 @@ class Downloader:
         except aiohttp.ClientPayloadError:
             raise RowRejectedError(Reason.CUT_SHORT) from None
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError) or is_no_room(error):  # OSErrors too: the clock's and the disk's, not the network's
+            if isinstance(error, TimeoutError) or is_disk_full(error):  # OSErrors too: the clock's and the disk's, not the network's
                 raise
             raise RowRejectedError(Reason.UNREACHABLE) from None
 

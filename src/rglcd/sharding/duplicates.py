@@ -29,7 +29,7 @@ def difference_hash(pixels: Pixels) -> int:
 
 
 class Seen:
-    """The fingerprints of all shards so far: sorted those of earlier ones, apart those of the shard at hand."""
+    """The fingerprints of all shards so far: those of earlier shards sorted, those of the current one kept separately."""
 
     def __init__(self) -> None:
         self._earlier = np.empty(0, dtype=np.uint64)
@@ -44,7 +44,7 @@ class Seen:
         return True
 
     def record(self) -> dict[str, str]:
-        """The fingerprints that the shard at hand has added, for its record; the next shard begins."""
+        """The fingerprints that the current shard has added, for its record; the next shard begins."""
         added = np.fromiter(self._here, dtype=np.uint64, count=len(self._here))
         self._earlier = np.union1d(self._earlier, added)
         self._here = {}

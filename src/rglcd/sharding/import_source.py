@@ -1,4 +1,4 @@
-"""Whatever a user has becomes a source folder: an index, or a list of ready-made shards.
+"""Import user data as a source folder: an index, or a list of ready-made shards.
 
 A TSV (url TAB caption), a folder of images with captions beside them, webdataset tars or img2dataset's output; here, over http
 or in an object store. The folder is input, versioned by DVC, so it says all that a run depends on: images lie in it, and
@@ -18,7 +18,7 @@ from rglcd.errors import InputError
 from rglcd.sharding.source import INDEX
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.manifest import sha256_of, write_json
-from rglcd.store.work_unit import written_aside
+from rglcd.store.staging import STAGING, staging_file
 
 IMAGES: Final = "images"
 
@@ -49,8 +49,8 @@ def use(what: str, folder: Path) -> str:
 
 
 def _use_index(what: str, folder: Path) -> str:
-    with written_aside(folder / INDEX) as aside:
-        _copy(what, aside)
+    with staging_file(folder / INDEX) as staging:
+        _copy(what, staging)
     _forget(folder, LISTING)
     return f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"
 
@@ -60,19 +60,19 @@ def _use_images(images: Path, folder: Path) -> str:
     paths = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink()]
     if not paths:
         raise InputError(f"{images} holds neither tars nor images ({', '.join(sorted(_SUFFIXES))})")
-    aside = folder / f".{IMAGES}.aside"
-    shutil.rmtree(aside, ignore_errors=True)
-    with written_aside(folder / INDEX) as index, index.open("w", encoding="utf-8", newline="") as rows:
+    staging = folder / f".{IMAGES}{STAGING}"
+    shutil.rmtree(staging, ignore_errors=True)
+    with staging_file(folder / INDEX) as index, index.open("w", encoding="utf-8", newline="") as rows:
         for path in paths:
             name = path.relative_to(images).as_posix()
             if any(character in name for character in "\t\n\r\\"):
                 raise InputError(f"{path}: a file name may not hold a tab, a line end or a backslash")
-            _link(path, aside / name)
+            _link(path, staging / name)
             beside = path.with_suffix(".txt")
             caption = " ".join(beside.read_text(encoding="utf-8", errors="replace").split()) if beside.is_file() else ""
             rows.write(f"{IMAGES}/{name}\t{caption}\n")
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
-        aside.rename(folder / IMAGES)
+        staging.rename(folder / IMAGES)
     _forget(folder, LISTING)
     return f"{folder / INDEX} names {len(paths)} images of {images}"
 

@@ -26,8 +26,9 @@ from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason, Tally
 from rglcd.sharding.duplicates import Seen
 from rglcd.sharding.survey import Survey
-from rglcd.store.manifest import FileEntry, alteration, altered_files, read_manifest
-from rglcd.store.work_unit import finish_unit, finished_unit, unit_claimed, written_aside
+from rglcd.store.manifest import FileEntry, altered_files, read_manifest, verify_file
+from rglcd.store.shard_tasks import finish_task, finished_task, read_record, task_lock
+from rglcd.store.staging import staging_file
 
 MAX_MEMBER_BYTES: Final = 32 << 20
 IMAGE_EXTENSIONS: Final = frozenset({"jpg", "png", "webp"})
@@ -86,13 +87,13 @@ def write_shard(
 ) -> Tally:
     """Write shard ``number`` to ``folder`` from what became of each of its rows; image members are ``KEY.extension``.
 
-    Members have fixed owner, mode and time, so equal samples make equal bytes. The tar grows aside and gets its
+    Members have fixed owner, mode and time, so equal samples make equal bytes. The tar grows in a staging file and gets its
     name when it is whole; its stats are written after it, with so many previews, and with what the rows added to ``seen``.
     """
     path, refused, survey, rows = folder / f"{shard_name(number)}.tar", Counter[str](), Survey(num_previews), _Rows()
     with (
-        written_aside(path) as aside,
-        aside.open("wb") as stream,
+        staging_file(path) as staging,
+        staging.open("wb") as stream,
         # An integer time keeps tarfile from PAX headers; encoder=False takes bytes as they are.
         TarWriter(stream, user="", group="", mode=0o444, encoder=False, mtime=0) as tar,
     ):
@@ -106,7 +107,7 @@ def write_shard(
                 survey.add_refusal(outcome.url)
     rows.write(path.with_suffix(".parquet"))
     tally = Tally(survey.num_samples + refused.total(), survey.num_samples, dict(sorted(refused.items())))
-    finish_unit(
+    finish_task(
         _record(folder, number),
         [path.name, f"{path.stem}.parquet"],
         **_stats(tally),
@@ -117,22 +118,21 @@ def write_shard(
 
 
 @contextmanager
-def shard_claimed(folder: Path, number: int, *, wait: bool) -> Iterator[bool]:
+def shard_lock(folder: Path, number: int, *, wait: bool) -> Iterator[bool]:
     """Whether shard ``number`` is this worker's to make; ``wait`` until no other is at it."""
-    with unit_claimed(_record(folder, number), wait=wait) as is_mine:
+    with task_lock(_record(folder, number), wait=wait) as is_mine:
         yield is_mine
 
 
 def finished_shard(folder: Path, number: int) -> Tally | None:
     """The tally of shard ``number`` if it stands in ``folder``, whole."""
-    stats = finished_unit(_record(folder, number))
+    stats = finished_task(_record(folder, number))
     return None if stats is None else _tally(stats)
 
 
 def shard_record(folder: Path, number: int) -> Mapping[str, Any]:
     """What was recorded of shard ``number``, which is finished."""
-    recorded: dict[str, Any] = json.loads(_record(folder, number).read_text(encoding="utf-8"))
-    return recorded
+    return read_record(_record(folder, number))
 
 
 def shard_entries(folder: Path) -> list[ShardEntry]:
@@ -158,10 +158,10 @@ def shard_entries(folder: Path) -> list[ShardEntry]:
 def read_shard(path: Path, entry: ShardEntry) -> Iterator[Sample]:
     """The samples of a shard, by key, once it is known to be whole and what ``entry`` says.
 
-    Digest, member names and number of samples are checked here, before the first sample is handed out.
+    Digest, member names and number of samples are checked here, before the first sample is returned.
     Raises :class:`InputError` naming the shard, what was expected and the stage that makes it.
     """
-    problem = alteration(path, entry.file)
+    problem = verify_file(path, entry.file)
     if problem is not None:
         raise InputError(f"shard {path} {problem}; {_MAKE_AGAIN}")
     members = _indexed(path, entry.num_samples)
@@ -192,8 +192,8 @@ class _Rows:
             column.append(row.get(name))
 
     def write(self, path: Path) -> None:
-        with written_aside(path) as aside:
-            pq.write_table(pa.table(self.columns, schema=_COLUMNS), aside)
+        with staging_file(path) as staging:
+            pq.write_table(pa.table(self.columns, schema=_COLUMNS), staging)
 
 
 def _record(folder: Path, number: int) -> Path:

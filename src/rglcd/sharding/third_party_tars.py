@@ -4,8 +4,8 @@
 
     {"shards": [{"uri": "s3://bucket/00000.tar", "bytes": 1, "version": "etag or sha256", "rows": null}, ...]}
 
-Nobody vouches for a foreign tar. Nothing in it is extracted, so no name leads anywhere; links and devices are no samples; a tar
-without its end was cut, and webdataset would read what is left of it without a word. Where img2dataset's ``.parquet`` lies
+Third-party tars are untrusted: nothing is extracted, so member names cannot escape; links and devices are no samples; a tar
+without its end was cut, and webdataset would read what is left of it without an error. Where img2dataset's ``.parquet`` lies
 beside a tar, every row that it knows of is accounted for, whether the tar holds it or not.
 """
 
@@ -24,7 +24,7 @@ from rglcd.sharding.accounting import Reason
 from rglcd.sharding.content_store import ContentStore, Fetched
 from rglcd.sharding.shards import BoundedHeader
 from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, Candidate
-from rglcd.store.disk_space import is_no_room
+from rglcd.store.disk_space import is_disk_full
 from rglcd.store.manifest import sha256_of
 
 LISTING: Final = "shards.json"
@@ -34,7 +34,7 @@ _CAPTIONS: Final = ("txt", "text", "caption")
 _MAX_JSON_BYTES: Final = 1 << 20
 _BLOCK: Final = 512
 MAX_MEMBERS: Final = 1 << 18
-"""Of one tar: their places are held in memory. img2dataset makes 10,000 samples of three members each, unless told otherwise."""
+"""Of one tar: their places are held in memory. img2dataset makes 10,000 samples of three members each, by default."""
 _AGAIN: Final = "get it again, and then: rglcd data use"
 
 
@@ -139,7 +139,7 @@ def _fetch(shard: ReadyShard, store: ContentStore) -> str:
     except InputError:
         raise
     except Exception as error:  # each of fsspec's file systems raises its own library's errors
-        if is_no_room(error):
+        if is_disk_full(error):
             raise
         raise InputError(f"{shard.uri} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
     return incoming.state.hexdigest()

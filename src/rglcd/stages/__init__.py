@@ -1,1 +1,1 @@
-"""The imperative shell: one function per stage, the table that orders them, and the door through which all run."""
+"""The imperative shell: one function per stage, the table that orders them, and the single entry point that runs them."""

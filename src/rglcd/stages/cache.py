@@ -14,11 +14,11 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.config import Caching, Model
 from rglcd.errors import InputError
-from rglcd.latents.cache import (
+from rglcd.latents.format import (
     Fingerprint,
     LatentBatch,
     finished_latents,
-    latents_claimed,
+    latents_lock,
     read_fingerprint,
     to_columns,
     write_fingerprint,
@@ -32,9 +32,10 @@ from rglcd.sharding.decoding import decode, to_array
 from rglcd.sharding.shards import Sample, ShardEntry, read_shard, shard_entries
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
-from rglcd.store.artifacts import file_in_passing
+from rglcd.store.local_copies import file_read_once
 from rglcd.store.manifest import digest_of, folder_digest, read_manifest
-from rglcd.store.work_unit import Part, sweep_aside
+from rglcd.store.shard_tasks import Part
+from rglcd.store.staging import remove_stale_staging
 from rglcd.training.distributed import join_world
 
 _TASK = "encode images and captions"
@@ -51,7 +52,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
     with join_world() as world:
-        sweep_aside(folder)
+        remove_stale_staging(folder)
         mine = Part(world.rank, world.size).of(latents.part.of(entries))
         encoder = _Encoder.load(model, caching, models, device=world.device)
         if encoder.text_encoder.is_xl:
@@ -60,7 +61,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
         for entry in mine:
             name = Path(entry.name).stem
             progress.report(_TASK, done=done, total=num_samples, unit="samples")
-            with latents_claimed(folder, name):
+            with latents_lock(folder, name):
                 if not finished_latents(folder, name):
                     columns, rows = _encode_shard(encoder, shards, entry, done=done, total=num_samples)
                     write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
@@ -175,7 +176,7 @@ class _Encoder:
 
 
 def _require_crops(shards: Path) -> None:
-    """:class:`InputError` for pictures that were not cropped from their centre: SDXL's networks would be told wrong sizes."""
+    """:class:`InputError` for pictures that were not cropped from their centre: SDXL's networks would be given wrong sizes."""
     resize = read_manifest(shards, made_by="shard").sections.get("sharding", {}).get("resize", "center_crop")
     if resize != "center_crop":
         raise InputError(
@@ -187,8 +188,8 @@ def _time_ids(sample: Sample, resolution: int) -> list[int]:
     """SDXL's sizes: the original's height and width, top and left of the crop once resized, height and width of the square."""
     width, height = (sample.facts.get(f"original_{side}") for side in ("width", "height"))
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise InputError(f"sample {sample.key} does not say its original_width and original_height, which SDXL's networks are told")
-    # The centre is cropped of what has its short side resized: data.images.square.
+        raise InputError(f"sample {sample.key} does not say its original_width and original_height, which SDXL is conditioned on")
+    # The centre is cropped of what has its short side resized: rglcd.sharding.decoding.
     top, left = (round((side * resolution / min(width, height) - resolution) / 2) for side in (height, width))
     return [height, width, top, left, resolution, resolution]
 
@@ -199,7 +200,7 @@ def _encode_shard(
     """The columns of one shard, and key and caption of each row."""
     batches: list[dict[str, Tensor]] = []
     rows: list[dict[str, str]] = []
-    with file_in_passing(shards, read_manifest(shards, made_by="shard"), entry.name) as tar:
+    with file_read_once(shards, read_manifest(shards, made_by="shard"), entry.name) as tar:
         for samples in _batched(read_shard(tar, entry), encoder.batch_size):
             batches += encoder.columns(samples)
             rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]

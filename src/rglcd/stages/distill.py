@@ -18,6 +18,7 @@ from rglcd.stages.run import Output
 from rglcd.stages.student_export import RECORD, Arm, arm_sections, export_arm
 from rglcd.stages.table import stage_named
 from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified
+from rglcd.store.staging import publish_folder
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, train
@@ -109,7 +110,7 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
         staging = student.folder / f".{arm.name}.staging"
         shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(student.previous / arm.name, staging)
-        staging.rename(student.folder / arm.name)
+        publish_folder(staging, student.folder / arm.name)
     return True
 
 

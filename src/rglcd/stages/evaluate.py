@@ -23,7 +23,8 @@ from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speed
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import PLAIN_ARM
 from rglcd.stages.evaluation_context import EvaluationContext, open_context
-from rglcd.stages.run import TIMINGS, Output
+from rglcd.stages.publish import TIMINGS
+from rglcd.stages.run import Output
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
 from rglcd.training.distributed import join_world
@@ -92,7 +93,7 @@ def _is_whole(previous: Path, sampler: Sampler) -> bool:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed run had not finished writing."""
-    for stale in [path for place in (folder, folder / DRAWS, folder / METRICS) for path in place.glob(".*.aside")]:
+    for stale in [path for place in (folder, folder / DRAWS, folder / METRICS) for path in place.glob(".*.staging")]:
         if stale.is_dir():
             shutil.rmtree(stale)
         else:

@@ -19,8 +19,8 @@ from rglcd.models.text import TextEncoder
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.run import Output
-from rglcd.store.files import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
 from rglcd.store.manifest import folder_digest, sha256_of, write_json
+from rglcd.store.model_folders import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
 
 SCORERS = "scorers.json"
 
@@ -70,15 +70,15 @@ class _Published:
 
     def __call__(self, root: Path) -> str:
         assert self.source.file is not None
-        aside, destination = _emptied(root / ".published"), root / self.into
-        fetch_named_files(self.source.uri, [self.source.file], aside, revision=self.source.revision)
-        digest = _pinned(self.what, self.source, sha256_of(aside / self.source.file))
+        staging, destination = _emptied(root / ".published"), root / self.into
+        fetch_named_files(self.source.uri, [self.source.file], staging, revision=self.source.revision)
+        digest = _pinned(self.what, self.source, sha256_of(staging / self.source.file))
         destination.mkdir(parents=True, exist_ok=True)
         try:
-            self.convert(read_checkpoint(aside / self.source.file), destination)
+            self.convert(read_checkpoint(staging / self.source.file), destination)
         except InputError as error:
             raise InputError(f"{self.what} from {self.source.uri}: {error}") from None
-        shutil.rmtree(aside)
+        shutil.rmtree(staging)
         return digest
 
 
@@ -91,13 +91,13 @@ class _Tokenizer:
     into: str
 
     def __call__(self, root: Path) -> str:
-        aside = _emptied(root / ".tokenizer")
-        fetch_named_files(self.source.uri, TOKENIZER_FILES, aside, revision=self.source.revision)
-        digest = _pinned(self.what, self.source, folder_digest(aside))
-        for path in aside.iterdir():
+        staging = _emptied(root / ".tokenizer")
+        fetch_named_files(self.source.uri, TOKENIZER_FILES, staging, revision=self.source.revision)
+        digest = _pinned(self.what, self.source, folder_digest(staging))
+        for path in staging.iterdir():
             if path.is_file():
                 path.replace(root / self.into / path.name)
-        shutil.rmtree(aside)
+        shutil.rmtree(staging)
         return digest
 
 

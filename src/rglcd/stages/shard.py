@@ -16,12 +16,13 @@ from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.decoding import EXTENSIONS, Fit, Fitting, encode, open_picture
 from rglcd.sharding.download import Downloader, DownloadLimits
 from rglcd.sharding.duplicates import Seen, difference_hash, digest_hash
-from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_claimed, shard_record, write_shard
+from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_lock, shard_record, write_shard
 from rglcd.sharding.source import INDEX, Candidate, IndexSource, split_rows
 from rglcd.sharding.survival import previews_per_shard, render, survival_of
 from rglcd.sharding.third_party_tars import LISTING, ReadyShards
 from rglcd.stages.run import Output
-from rglcd.store.work_unit import WHOLE, sweep_aside, written_aside
+from rglcd.store.shard_tasks import WHOLE
+from rglcd.store.staging import remove_stale_staging, write_text
 
 SURVIVAL = "survival.json"
 PAGE = "index.html"
@@ -40,7 +41,7 @@ def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, A
     change a byte. Raises :class:`InputError` when no row becomes a sample, with the reasons.
     """
     folder = shards.folder
-    sweep_aside(folder)
+    remove_stale_staging(folder)
     with ExitStack() as stack:
         opened = _open(sharding, source, stack)
         packer = _Packer(sharding, opened, folder)
@@ -51,9 +52,9 @@ def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, A
     if not total.samples:
         raise InputError(f"{source}: no row became a sample ({total})")
     survival = survival_of(shard_record(folder, number) for number in range(opened.num_shards))
-    _write(folder / SURVIVAL, json.dumps(survival, indent=1))
-    _write(folder / PAGE, render(survival))
-    sweep_aside(folder)  # of a worker that was killed beside this one
+    write_text(folder / SURVIVAL, json.dumps(survival, indent=1))
+    write_text(folder / PAGE, render(survival))
+    remove_stale_staging(folder)  # of a worker that was killed beside this one
     packer.report(total.rows)
     return {"rows": total.rows, "samples": total.samples, "shards": opened.num_shards, "reasons": dict(total.reasons)}
 
@@ -89,11 +90,6 @@ def limits_of(download: WebDownload) -> DownloadLimits:
     )
 
 
-def _write(path: Path, text: str) -> None:
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
 class _Packer:
     """Packs shard after shard, and says how far it is."""
 
@@ -114,7 +110,7 @@ class _Packer:
     def pack(self, number: int, *, wait: bool) -> Tally | None:
         """Make shard ``number``, unless it stands. None if another worker is at it."""
         self.report(self.rows_done)
-        with shard_claimed(self.folder, number, wait=wait) as is_mine:
+        with shard_lock(self.folder, number, wait=wait) as is_mine:
             if not is_mine:
                 return None
             tally = finished_shard(self.folder, number)
@@ -130,7 +126,7 @@ class _Packer:
 
     def _packed(self, number: int) -> Tally:
         tally = self.pack(number, wait=True)
-        assert tally is not None, "whoever waits gets the claim"
+        assert tally is not None, "whoever waits gets the lock"
         return tally
 
     def report(self, rows: int) -> None:

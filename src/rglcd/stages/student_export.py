@@ -10,6 +10,7 @@ from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.recipe import FrozenProxy, OnlineProxy
 from rglcd.stages.assembly import Materials
 from rglcd.store.manifest import write_json
+from rglcd.store.staging import publish_folder
 from rglcd.training.distiller import Distiller
 from rglcd.training.loop import curve_text
 from rglcd.training.reward_guidance import LatentRewardGuidance
@@ -43,7 +44,7 @@ def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: l
     (staging / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
     write_json(staging / RECORD, _record(arm, materials))
     shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    publish_folder(staging, folder)
 
 
 def arm_sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:

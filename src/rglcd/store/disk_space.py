@@ -1,4 +1,4 @@
-"""A full disk is no row's fault and no network's: it is told as what it is, with what is wanted and what is free."""
+"""Full disks (ENOSPC, EDQUOT, EFBIG) reported as such, with what is needed and what is free: no row and no network is at fault."""
 
 import errno
 import resource
@@ -10,28 +10,28 @@ from typing import Final
 
 from rglcd.errors import TryAgain
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def is_no_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether ``error`` says that a disk, a quota or a limit on the size of files is reached."""
     if type(error).__name__ == "SafetensorError":  # it writes by itself, and has the number in its words alone
-        return any(f"(os error {number})" in str(error) for number in _NO_ROOM)
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+        return any(f"(os error {number})" in str(error) for number in _DISK_FULL)
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
 @contextmanager
-def room_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """Tell a write below ``path``, of ``num_bytes`` in all if that is known, that finds no room as :class:`TryAgain`."""
+def disk_space_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Raise :class:`TryAgain` when the disk is full in a write below ``path``, of ``num_bytes`` in all if that is known."""
     try:
         yield
     except Exception as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         wanted = "more" if num_bytes is None else f"{num_bytes:,} bytes"
         raise TryAgain(
-            f"no room for {path}: it needs {wanted}, and {_limit(error, path)} ({' '.join(str(error).split())}); "
-            "what is finished is kept, make room and run the same command again"
+            f"no disk space for {path}: it needs {wanted}, and {_limit(error, path)} ({' '.join(str(error).split())}); "
+            "what is finished is kept, free some of it and run the same command again"
         ) from None
 
 

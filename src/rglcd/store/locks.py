@@ -1,61 +1,40 @@
-"""Claims on files of a shared folder, one process's or several': the kernel's locks, which end with their process, however it ends.
+"""Locks on files (flock), which the kernel releases when the process that holds them ends, however it ends.
 
-So nothing has to be cleaned up after a kill, no clock is asked, and what a living worker is at can be told from what a killed
-one left behind.
+Exclusive locks are filelock's. Its lock for readers is an SQLite database, so shared locks on a plain file are here; both are the
+same lock of the kernel, so each excludes the other. Whoever holds a lock exclusively may remove its file: both sorts then begin anew.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 
-@contextmanager
-def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether this process alone holds ``path``, which is made if need be; ``wait`` until it does."""
-    descriptor = _locked(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+
+def exclusive_lock(path: Path) -> FileLock:
+    """The lock on ``path`` that one holder has: a ``with`` waits for it. The file is made if need be."""
+    return FileLock(path, poll_interval=0.01, fallback_to_soft=False)  # a soft lock outlives a killed process and excludes no readers
 
 
 @contextmanager
-def shared(path: Path) -> Iterator[None]:
-    """While this process, and whoever else does the same, keeps all from claiming ``path``, which is made if need be."""
-    descriptor = _locked(path, fcntl.LOCK_SH)
-    assert descriptor is not None, "it waits"
+def try_exclusive_lock(path: Path) -> Iterator[bool]:
+    """Whether the exclusive lock on ``path`` could be had at once; it is then held for the block."""
+    with suppress(Timeout):
+        (lock := exclusive_lock(path)).acquire(blocking=False)
     try:
-        yield
+        yield lock.is_locked
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
-def remove_unclaimed(path: Path) -> None:
-    """Remove ``path`` unless a living process holds it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(descriptor)
-
-
-def _locked(path: Path, operation: int) -> int | None:
+@contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Hold ``path``, which is made if need be, together with others who do so; whoever wants it exclusively waits."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, operation)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-        os.close(descriptor)  # removed between its opening and its locking: whoever comes next would lock another file
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink:  # otherwise removed before it was locked: others would lock another file
+                yield
+                return

@@ -2,12 +2,11 @@
 
 Every artifact is a folder with ``manifest.json`` in it, written last: a folder without one was
 never published. Its ``digest`` covers the results (weights, caches, images, ``metrics.json``) and
-not what differs between two equal runs (:data:`UNDIGESTED`), so equal digests mean equal results.
+not what differs between two equal runs (:data:`NOT_HASHED`), so equal digests mean equal results.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
-from rglcd.store.locks import claimed
+from rglcd.store.staging import write_text
 
 MANIFEST = "manifest.json"
 
-UNDIGESTED = frozenset({"timings.json", "speed.json", "index.html", "report.md"})
+NOT_HASHED = frozenset({"timings.json", "speed.json", "index.html", "report.md"})
 """File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
 
 _CHUNK = 1 << 20
@@ -91,8 +90,8 @@ def scan(folder: Path) -> dict[str, FileEntry]:
 
 
 def results_digest(files: Mapping[str, FileEntry]) -> str:
-    """One digest over the result files: names and contents, :data:`UNDIGESTED` left out."""
-    return digest_of({name: entry.sha256 for name, entry in files.items() if Path(name).name not in UNDIGESTED})
+    """One digest over the result files: names and contents, :data:`NOT_HASHED` left out."""
+    return digest_of({name: entry.sha256 for name, entry in files.items() if Path(name).name not in NOT_HASHED})
 
 
 def folder_digest(folder: Path) -> str:
@@ -120,8 +119,8 @@ def parse_manifest(text: str, *, where: str, made_by: str) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Publish ``manifest`` in ``folder``: written aside, then renamed, so that it is whole or absent."""
-    _write_text(folder / MANIFEST, manifest_text(manifest))
+    """Publish ``manifest`` in ``folder``: staged, then renamed, so that it is whole or absent."""
+    write_text(folder / MANIFEST, manifest_text(manifest))
 
 
 def read_manifest(folder: Path, *, made_by: str) -> Manifest:
@@ -139,8 +138,8 @@ def read_manifest(folder: Path, *, made_by: str) -> Manifest:
     return parse_manifest(text, where=str(path), made_by=made_by)
 
 
-def alteration(path: Path, entry: FileEntry) -> str | None:
-    """How the file at ``path`` is not what ``entry`` says, or None: size first, so a cut file costs nothing to find."""
+def verify_file(path: Path, entry: FileEntry) -> str | None:
+    """What is wrong with the file at ``path``, which ought to be ``entry``; None if nothing is. Size first: a cut file is found at once."""
     if not path.is_file():
         return "is missing"
     if (size := path.stat().st_size) != entry.bytes:
@@ -153,11 +152,11 @@ def alteration(path: Path, entry: FileEntry) -> str | None:
 def altered_files(folder: Path, manifest: Manifest, *, names: Iterable[str] | None = None) -> list[str]:
     """What is missing, cut or altered among ``names`` (default: all files): one line each, with what was expected."""
     named = manifest.files if names is None else names
-    problems = ((name, alteration(folder / name, manifest.files[name])) for name in named)
+    problems = ((name, verify_file(folder / name, manifest.files[name])) for name in named)
     return [f"{name} {problem}" for name, problem in problems if problem is not None]
 
 
-def missized_files(folder: Path, manifest: Manifest) -> list[str]:
+def size_mismatches(folder: Path, manifest: Manifest) -> list[str]:
     """What is missing or cut among all files, without reading one of them."""
     problems = []
     for name, entry in manifest.files.items():
@@ -181,23 +180,12 @@ def read_verified(folder: Path, *, made_by: str) -> Manifest:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON: aside, flushed to disk, then renamed over ``path``."""
-    _write_text(path, _json_text(value))
+    """Write ``value`` as indented JSON: staged, flushed to disk, then renamed over ``path``."""
+    write_text(path, _json_text(value))
 
 
 def _json_text(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    # Claimed, so that another worker of the folder who sweeps it sees that this one lives.
-    with claimed(aside, wait=True):
-        with aside.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
 
 
 def _seal_line(seal: str) -> str:

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rglcd.store.disk_space import room_for
+from rglcd.store.disk_space import disk_space_for
 from rglcd.store.manifest import sha256_of, write_json
+from rglcd.store.staging import publish_folder
 
 COMMIT = "COMMIT"
 STATE = "state.json"
@@ -41,18 +42,19 @@ class Checkpointer:
         self.keep = keep
 
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of ``step`` aside, commit it, publish it by a rename, then drop the oldest."""
+        """Write the checkpoint of ``step`` to a staging folder, commit it, flush and rename it, then drop the oldest."""
         published = self.folder / f"step-{step:08d}"
-        aside = self.folder / f".step-{step:08d}.aside"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        with room_for(aside, sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())):
+        staging = self.folder / f".step-{step:08d}.staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        with disk_space_for(staging, sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())):
             for name, tensors in parts.items():
-                save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, str(aside / f"{name}.safetensors"))
-        write_json(aside / STATE, {"step": step, **state})
-        write_json(aside / COMMIT, {path.name: sha256_of(path) for path in sorted(aside.iterdir())})
-        shutil.rmtree(published, ignore_errors=True)
-        aside.rename(published)
+                save_file(
+                    {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, str(staging / f"{name}.safetensors")
+                )
+        write_json(staging / STATE, {"step": step, **state})
+        write_json(staging / COMMIT, {path.name: sha256_of(path) for path in sorted(staging.iterdir())})
+        publish_folder(staging, published)
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
         return published

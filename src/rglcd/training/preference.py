@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rglcd.core.preference import contrastive_loss
 from rglcd.errors import InputError
-from rglcd.latents.cache import LatentBatch, LatentCache
+from rglcd.latents.cache import LatentCache
+from rglcd.latents.format import LatentBatch
 from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.latent_reward import Embedded, LatentRewardModel

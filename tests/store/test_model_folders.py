@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from rglcd.errors import InputError
-from rglcd.store.files import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
+from rglcd.store.model_folders import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
 from tests.object_store import CREDENTIALS
 
 BUCKET = "models"
@@ -56,7 +56,9 @@ def test_a_local_folder_is_copied_without_its_pickles(folder: Path, tmp_path: Pa
     assert {".bin", ".pt", ".ckpt", ".pkl", ".py", ".npz"}.isdisjoint(MODEL_FILES)
 
 
-def test_a_relative_folder_counts_from_where_one_stands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_model_folder_is_relative_to_the_working_directory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     fetch_model_folder("./local", tmp_path / "fetched", revision=None)
     assert files_of(tmp_path / "fetched") == CONTENT
@@ -64,7 +66,7 @@ def test_a_relative_folder_counts_from_where_one_stands(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("target", ["file", "folder"])
-def test_a_link_in_it_is_refused(folder: Path, tmp_path: Path, target: str) -> None:
+def test_a_local_folder_with_a_link_is_refused(folder: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "key.txt").write_text("secret")
     (folder / "notes.txt").symlink_to(tmp_path / "secret" / ("key.txt" if target == "file" else ""))
@@ -92,7 +94,7 @@ def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("uri", [f"s3://{BUCKET}/teachers/sd", f"s3://{BUCKET}/teachers/sd/"])
-def test_a_folder_of_an_object_store_is_fetched_without_its_pickles_and_neighbours(uri: str, tmp_path: Path) -> None:
+def test_a_store_folder_is_fetched_without_pickles_and_sibling_folders(uri: str, tmp_path: Path) -> None:
     fetch_model_folder(uri, tmp_path / "fetched", revision=None)
     assert files_of(tmp_path / "fetched") == CONTENT
 
@@ -113,18 +115,18 @@ def test_a_key_that_climbs_out_of_the_folder_writes_nothing_outside(tmp_path: Pa
 NAMED = ("weights.pt", "unet/config.json", "not_there.json")
 
 
-def test_named_files_come_alone_and_whatever_their_suffix(folder: Path, tmp_path: Path) -> None:
+def test_named_files_of_a_local_folder_are_copied_whatever_their_suffix(folder: Path, tmp_path: Path) -> None:
     fetch_named_files(str(folder), NAMED, tmp_path / "fetched", revision=None)
     assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
 
 
 @pytest.mark.usefixtures("store")
-def test_named_files_of_an_object_store_come_alone(tmp_path: Path) -> None:
+def test_only_the_named_files_of_an_object_store_are_fetched(tmp_path: Path) -> None:
     fetch_named_files(f"s3://{BUCKET}/teachers/sd/", NAMED, tmp_path / "fetched", revision=None)
     assert files_of(tmp_path / "fetched") == {"weights.pt": b"\x80\x04.", "unet/config.json": b"[1]"}
 
 
-def test_named_files_come_over_http(folder: Path, tmp_path: Path) -> None:
+def test_named_files_are_fetched_over_http(folder: Path, tmp_path: Path) -> None:
     (folder / "sac+logos.pth").write_bytes(b"head")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -144,7 +146,7 @@ def test_a_folder_without_any_of_the_named_files_is_refused(folder: Path, tmp_pa
         fetch_named_files(str(folder), ("link.pt",), tmp_path / "fetched", revision=None)
 
 
-FETCH = "import sys; from pathlib import Path; from rglcd.store.files import fetch_model_folder as f; "
+FETCH = "import sys; from pathlib import Path; from rglcd.store.model_folders import fetch_model_folder as f; "
 FETCH += "from rglcd.launch.boundary import process_boundary\nwith process_boundary(): f(sys.argv[1], Path(sys.argv[2]), revision='0' * 40)"
 
 
@@ -163,7 +165,7 @@ FETCH += "from rglcd.launch.boundary import process_boundary\nwith process_bound
         ({}, "gopher://bucket/prefix"),
     ],
 )
-def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment: dict[str, str], uri: str, tmp_path: Path) -> None:
+def test_an_unreachable_model_is_one_line_with_exit_code_2(environment: dict[str, str], uri: str, tmp_path: Path) -> None:
     """In a process of its own, for the libraries read their environment once."""
     plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FETCH, uri, str(tmp_path / "fetched")]
@@ -176,7 +178,7 @@ def test_what_cannot_be_reached_is_said_in_one_line_with_exit_code_2(environment
             assert alternative in line
 
 
-def test_of_a_published_teacher_only_the_pipelines_parts_are_fetched() -> None:
+def test_only_the_pipelines_parts_of_a_hub_teacher_are_fetched() -> None:
     # The listing of stable-diffusion-v1-5/stable-diffusion-v1-5 and, in its root, of SD 2.1's and SDXL's repositories.
     parts = ["model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
     parts += ["tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]

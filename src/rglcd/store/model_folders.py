@@ -1,0 +1,128 @@
+"""Model folders: brought from a local folder, an object store or the model hub, text and safetensors only."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from rglcd.errors import InputError, TryAgain
+from rglcd.store.connection import open_url, with_retries
+from rglcd.store.disk_space import is_disk_full
+from rglcd.store.files import fetch_folder, is_remote
+from rglcd.store.hub_mirrors import alternatives_to
+
+MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
+"""What a model folder may bring in: text and safetensors. Pickles (.bin, .pt, .ckpt) stay outside."""
+
+UNUSED_ON_THE_HUB = (
+    *("*.fp16.*", "*.non_ema.*", "*onnx*", "*openvino*", "safety_checker/*"),
+    *("v1-*.safetensors", "v2-*.safetensors", "sd_xl_*.safetensors"),
+)
+"""What Stable Diffusion's repositories hold beside the parts of a pipeline: the same weights again, whole or in other precisions."""
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What of a model folder a tokenizer is made of: a scorer that takes another model's tokenizer leaves its gigabytes where they are."""
+
+
+def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> None:
+    """Copy the model folder ``uri`` to ``destination``, :data:`MODEL_FILES` only.
+
+    ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
+    a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
+    """
+    if uri.startswith(("./", "../", "/")):
+        _copy_local(Path(uri), destination)
+    elif is_remote(uri):
+        _copy_remote(uri, destination)
+    else:
+        _copy_from_hub(uri, destination, revision=revision, patterns=[f"*{suffix}" for suffix in sorted(MODEL_FILES)])
+
+
+def _copy_local(folder: Path, destination: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder} is missing (looked in {Path.cwd()})")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; a model folder may hold regular files only")
+        if path.is_file() and path.suffix in MODEL_FILES:
+            target = destination / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _copy_remote(url: str, destination: Path) -> None:
+    try:
+        copied = fetch_folder(url, destination, keep=lambda name: PurePosixPath(name).suffix in MODEL_FILES)
+    except TryAgain as error:
+        raise InputError(f"{url} cannot be fetched: {error}") from None
+    if not copied:
+        raise InputError(f"{url} holds no files")
+
+
+def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, patterns: Sequence[str]) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(
+            repository,
+            revision=revision,
+            local_dir=str(destination),
+            allow_patterns=list(patterns),
+            ignore_patterns=list(UNUSED_ON_THE_HUB),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(
+            f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). {alternatives_to(repository)}"
+        ) from None
+    shutil.rmtree(destination / ".cache", ignore_errors=True)
+
+
+def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revision: str | None) -> None:
+    """Copy those of the files ``names`` that the folder ``uri`` (as in :func:`fetch_model_folder`) has, whatever their suffix.
+
+    Raises :class:`InputError` when it has none of them or cannot be reached.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(("./", "../", "/")):
+        _copy_local_files(Path(uri), names, destination)
+    elif is_remote(uri):
+        _copy_remote_files(uri, names, destination)
+    else:
+        _copy_from_hub(uri, destination, revision=revision, patterns=names)
+    if not any((destination / name).is_file() for name in names):
+        raise InputError(f"{uri} has no {' and no '.join(names)}")
+
+
+def _copy_local_files(folder: Path, names: Sequence[str], destination: Path) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; a model folder may hold regular files only")
+        if path.is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, destination / name)
+
+
+def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> None:
+    """By name, not from a listing: a plain http server has none."""
+    try:
+        filesystem, root = open_url(url)
+        for name in names:
+            target = destination / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                with_retries(partial(filesystem.get_file, f"{root}/{name}", str(target)), what=url)
+    except TryAgain as error:
+        raise InputError(f"{url} cannot be fetched: {error}") from None

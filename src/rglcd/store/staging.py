@@ -1,0 +1,78 @@
+"""Staging files and folders: what is being written under another name until it is whole, flushed to disk and renamed.
+
+A reader therefore meets a file or folder whole or not at all, after a kill and after a power cut.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from rglcd.store.locks import exclusive_lock, try_exclusive_lock
+
+STAGING: Final = ".staging"
+"""Ending of the names of staging files and folders; they begin with a dot."""
+
+
+@contextmanager
+def staging_file(path: Path) -> Iterator[Path]:
+    """A file to write in place of ``path``: flushed to disk and renamed to it when the block ends well.
+
+    Several processes may do so for one ``path``: each has a file of its own, and the last one's stays. The file is locked
+    meanwhile, so that :func:`remove_stale_staging` can tell it from what a killed process left.
+    """
+    staging = path.with_name(f".{path.name}.{uuid4().hex[:8]}{STAGING}")
+    with exclusive_lock(staging):
+        yield staging
+        flush(staging)
+        staging.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    with staging_file(path) as staging:
+        staging.write_text(text, encoding="utf-8", newline="")
+
+
+def remove_stale_staging(folder: Path) -> None:
+    """Remove the staging files that killed processes left in ``folder``; those of living ones stay."""
+    for staging in folder.glob(f".*{STAGING}"):
+        if staging.is_file():
+            with try_exclusive_lock(staging) as is_stale:
+                if is_stale:
+                    staging.unlink(missing_ok=True)
+
+
+def publish_folder(staging: Path, target: Path) -> None:
+    """Rename the folder ``staging`` to ``target``, in place of what is there, once all that lies in it is on disk."""
+    for folder, _, names in os.walk(staging):
+        for name in names:
+            flush(Path(folder) / name)
+        flush(Path(folder))
+    remove_replaced(target)
+    if target.exists():
+        target.rename(_replaced(target))
+    staging.rename(target)
+    flush(target.parent)
+    remove_replaced(target)
+
+
+def remove_replaced(target: Path) -> None:
+    """Remove the folder that stood at ``target`` before, which a kill in the midst of :func:`publish_folder` leaves."""
+    shutil.rmtree(_replaced(target), ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the file's content, or the folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replaced(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
