@@ -1,9 +1,13 @@
 """Staging: a file or folder gets its name when it is whole and on disk; what a killed process left is removed, work in progress is not."""
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rglcd.store.staging import publish_folder, remove_replaced, remove_stale_staging, staging_file, write_text
 from tests.publishing import watch_folder_renames
@@ -38,6 +42,26 @@ def test_staging_files_of_living_writers_are_kept_with_their_content(tmp_path: P
         remove_stale_staging(tmp_path)
         assert (mine.read_bytes(), yours.read_bytes()) == (b"mine", b"yours")
     assert [entry.name for entry in tmp_path.iterdir()] == ["0.bin"]
+
+
+def test_a_staging_file_that_its_writer_replaces_by_another_file_is_kept(tmp_path: Path) -> None:
+    """As safetensors does when it saves: the name then leads to a file that nobody has locked."""
+    with staging_file(tmp_path / "a.safetensors") as staging:
+        save_file({"weight": torch.zeros(3)}, str(staging))
+        remove_stale_staging(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"], "neither staging file nor lock is left"
+
+
+def test_what_a_killed_writer_left_is_removed_with_its_lock(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from rglcd.store.staging import staging_file\n"
+        "with staging_file(Path(sys.argv[1])) as staging:\n"
+        "    staging.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.tar")], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_stale_staging(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_on_disk_before_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

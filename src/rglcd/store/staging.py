@@ -16,19 +16,25 @@ from rglcd.store.locks import exclusive_lock, try_exclusive_lock
 STAGING: Final = ".staging"
 """Ending of the names of staging files and folders; they begin with a dot."""
 
+_LOCK: Final = f".lock{STAGING}"
+
 
 @contextmanager
 def staging_file(path: Path) -> Iterator[Path]:
     """A file to write in place of ``path``: flushed to disk and renamed to it when the block ends well.
 
-    Several processes may do so for one ``path``: each has a file of its own, and the last one's stays. The file is locked
-    meanwhile, so that :func:`remove_stale_staging` can tell it from what a killed process left.
+    Several processes may do so for one ``path``: each has a file of its own, and the last one's stays. A lock beside the file is
+    held meanwhile, so that :func:`remove_stale_staging` can tell it from what a killed process left. The file itself cannot be the
+    lock: safetensors puts a new file under its name when it saves.
     """
     staging = path.with_name(f".{path.name}.{uuid4().hex[:8]}{STAGING}")
-    with exclusive_lock(staging):
-        yield staging
-        flush(staging)
-        staging.replace(path)
+    with exclusive_lock(lock := _lock_of(staging)):
+        try:
+            yield staging
+            flush(staging)
+            staging.replace(path)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,9 +47,10 @@ def remove_stale_staging(folder: Path) -> None:
     """Remove the staging files that killed processes left in ``folder``; those of living ones stay."""
     for staging in folder.glob(f".*{STAGING}"):
         if staging.is_file():
-            with try_exclusive_lock(staging) as is_stale:
+            with try_exclusive_lock(lock := _lock_of(staging)) as is_stale:
                 if is_stale:
                     staging.unlink(missing_ok=True)
+                    lock.unlink(missing_ok=True)
 
 
 def publish_folder(staging: Path, target: Path) -> None:
@@ -72,6 +79,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock_of(staging: Path) -> Path:
+    """The lock of a staging file; a lock, which a killed process leaves like any staging file, is its own."""
+    return staging if staging.name.endswith(_LOCK) else staging.with_name(staging.name.removesuffix(STAGING) + _LOCK)
 
 
 def _replaced(target: Path) -> Path:
