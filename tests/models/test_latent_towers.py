@@ -12,7 +12,7 @@ from rglcd.config import ResNetTower as ResNetConfig
 from rglcd.config import VitTower as VitConfig
 from rglcd.errors import InputError
 from rglcd.models.latent_towers import Attention, GridPositions, ResNetShape, VitShape, build_tower
-from rglcd.stages.pretrain import _tower
+from rglcd.stages.pretrain import tower_shape
 
 SMALL = {"vit": VitShape(patch=4, width=16, num_layers=2, num_heads=2), "resnet": ResNetShape(blocks=(1, 2), width=32)}
 
@@ -32,11 +32,11 @@ def small(kind: str, *, latent: tuple[int, int, int] = (4, 16, 16)) -> nn.Module
 def test_latent_towers_have_the_published_parameter_counts(config: object, millions: float, side: int) -> None:
     """RG-LCD's latent_ViT and latent_RN50 on 512 pixels; a larger picture adds its positions, and nothing else."""
     with torch.device("meta"):
-        tower = build_tower(_tower(config), latent=(4, side, side), output=1024)
+        tower = build_tower(tower_shape(config), latent=(4, side, side), output=1024)
         features = tower(torch.empty(2, 4, side, side))
     num_positions = sum(parameter.numel() for name, parameter in tower.named_parameters() if name.endswith("positions.table"))
     with torch.device("meta"):
-        at_512 = build_tower(_tower(config), latent=(4, 64, 64), output=1024)
+        at_512 = build_tower(tower_shape(config), latent=(4, 64, 64), output=1024)
     published = sum(parameter.numel() for parameter in at_512.parameters())
     assert round(published / 1e6, 1) == millions
     position_width = next(parameter for name, parameter in tower.named_parameters() if name.endswith("positions.table")).shape[1]
