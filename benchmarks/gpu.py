@@ -162,12 +162,15 @@ def install_missing(wheels: Path, site: Path) -> list[str]:
 
 
 def is_wanted(wheel: Path, version_here: Callable[[str], str | None], minimum: Mapping[str, str]) -> bool:
-    """Whether to install ``wheel``: never torch or what comes with it, and nothing that is there in a version that will do."""
-    name = normalised(wheel.name.split("-")[0])
+    """Whether to install ``wheel``: never torch or what comes with it, and nothing that is there in a version that will do.
+
+    Of what pyproject.toml does not name (what others need) the version that was brought will do, and those after it.
+    """
+    name, version = normalised(wheel.name.split("-")[0]), wheel.name.split("-")[1]
     if NEVER_INSTALLED.match(name):
         return False
     here = version_here(name)
-    return here is None or (name in minimum and numbers(here) < numbers(minimum[name]))
+    return here is None or numbers(here) < numbers(minimum.get(name, version))
 
 
 def installed_version(name: str) -> str | None:
