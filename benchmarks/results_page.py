@@ -135,8 +135,8 @@ def _step_costs(records: Sequence[dict[str, Any]]) -> str:
 labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
 themselves; fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta
 --record"` only counts, on any machine. MFU is the needed operations over the data sheet's dense bfloat16 peak. A batch of 8 does
-not fill an H200: the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a CPU show that the step runs and how its parts
-compare, not what it costs where it is meant to run.
+not fill an H200: the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a CPU show that the step runs and how its
+parts compare, not what it costs where it is meant to run.
 
 | model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
 |---|---|--:|--:|--:|--:|--:|---|
