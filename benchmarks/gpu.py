@@ -44,7 +44,8 @@ class Part:
 def parts(model: str, device: str, *, batch_size: int) -> list[Part]:
     """In the order of what a reader wants first."""
     step = ("-m", "benchmarks.beside", "--model", model, "--device", device, "--precision", "bfloat16", "--batch-size", str(batch_size))
-    tests = ("-m", "pytest", "-p", "no:cacheprovider", "tests/gpu")
+    # Nothing of tests/ above: other tests' fixtures import what a bare machine has not.
+    tests = ("-m", "pytest", "-p", "no:cacheprovider", "--confcutdir=tests/gpu", "tests/gpu")
     on_cpu = {"RGLCD_GPU_TESTS": "cpu"} if device == "cpu" else {}
     throughput = ("-m", "benchmarks.throughput", "--model", model, "--device", device, "--precision", "bfloat16", "float32")
     return [

@@ -89,6 +89,18 @@ def test_all_parts_together_fit_the_eight_minutes_but_for_those_that_are_cut() -
     assert sum(part.seconds for part in parts("sd21", "cuda", batch_size=16)) <= 520
 
 
+def test_gpu_tests_need_none_of_the_packages_that_a_bare_machine_lacks(tmp_path: Path) -> None:
+    """An H200's machine had no cryptography, which other tests' fixtures import: nothing of tests/gpu was run."""
+    for missing in ("cryptography", "kubernetes", "kfp", "torchx", "dvc", "moto", "s3fs", "promql_parser"):
+        (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('no {missing} here')\n")
+    (tests,) = (part for part in parts("toy", "cpu", batch_size=2) if part.name == "tests")
+    environment = {**os.environ, **tests.environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, *tests.arguments, "--collect-only"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "test_step_on_gpu" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_script_runs_on_a_cpu_with_the_toys_shapes(tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
