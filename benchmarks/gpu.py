@@ -33,7 +33,7 @@ SHOWN = ("torch", "diffusers", "transformers", "huggingface-hub", "safetensors",
 
 @dataclass(frozen=True)
 class Part:
-    """One command of this interpreter, what it may take, and what it is told beside the environment."""
+    """One command of this interpreter, the seconds that it may take, and variables beside the environment's."""
 
     name: str
     seconds: int

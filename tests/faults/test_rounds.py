@@ -1,4 +1,4 @@
-"""The plug-in, the journal and the page: what passed is not run again, what failed is told and fails the run, the page says no more."""
+"""The plug-in, the journal and the page: what passed is not run again, what failed is reported and fails the run, the page says no more."""
 
 import importlib
 import json

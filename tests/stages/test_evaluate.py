@@ -174,10 +174,10 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, aga
 
     with pytest.raises(KilledError), progress.reporting_to(kill_in_the_middle):
         run(own, config(), "evaluate")
-    (aside,) = own.glob(".report.*.staging")
-    (aside / "draws" / ".rg-1.1234.staging").mkdir(parents=True)
-    (aside / "draws" / ".rg-1.1234.staging" / "scores.json").write_text("half of")
-    (aside / ".metrics.json.1234.staging").write_text("half of")
+    (staging,) = own.glob(".report.*.staging")
+    (staging / "draws" / ".rg-1.1234.staging").mkdir(parents=True)
+    (staging / "draws" / ".rg-1.1234.staging" / "scores.json").write_text("half of")
+    (staging / ".metrics.json.1234.staging").write_text("half of")
 
     assert len(drawn_again(own)) == again
     assert results(own / "report") == before

@@ -20,65 +20,65 @@ from tests.tiny_line import published_model_settings, run, tiny_config, write_pu
 from tests.tiny_models import PROJECTION_WIDTH
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
-"""Where prepare puts what lies in which folder of the shelf."""
+"""Where prepare puts each of the source models."""
 
 
 @pytest.fixture(scope="module")
-def shelf_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shelf")
-    write_published_models(folder)
-    return folder
+def models_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source_models = tmp_path_factory.mktemp("source_models")
+    write_published_models(source_models)
+    return source_models
 
 
 @pytest.fixture
-def shelf(shelf_once: Path, tmp_path: Path) -> Path:
+def source_models(models_once: Path, tmp_path: Path) -> Path:
     """Model folders as others would publish them; a test may spoil them."""
-    return Path(shutil.copytree(shelf_once, tmp_path / "shelf"))
+    return Path(shutil.copytree(models_once, tmp_path / "source_models"))
 
 
-def config_of(shelf: Path, *overrides: str) -> Config:
-    return tiny_config(*published_model_settings(shelf), *overrides)
+def config_of(source_models: Path, *overrides: str) -> Config:
+    return tiny_config(*published_model_settings(source_models), *overrides)
 
 
-def prepare(shelf: Path, *overrides: str) -> Outcome:
-    return run(shelf.parent, config_of(shelf, *overrides), "prepare")
+def prepare(source_models: Path, *overrides: str) -> Outcome:
+    return run(source_models.parent, config_of(source_models, *overrides), "prepare")
 
 
-def refusal(shelf: Path, *overrides: str) -> str:
+def refusal(source_models: Path, *overrides: str) -> str:
     with pytest.raises(InputError) as refused:
-        prepare(shelf, *overrides)
-    assert not (shelf.parent / "pretrained").exists(), "nothing is published"
+        prepare(source_models, *overrides)
+    assert not (source_models.parent / "pretrained").exists(), "nothing is published"
     message = str(refused.value)
     assert "\n" not in message
     return message
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def files_of(source_models: Path) -> dict[str, bytes]:
+    return {path.relative_to(source_models).as_posix(): path.read_bytes() for path in source_models.rglob("*") if path.is_file()}
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in files_of(folder).items() if name not in ("manifest.json", "timings.json")}
+def results(source_models: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_of(source_models).items() if name not in ("manifest.json", "timings.json")}
 
 
-def test_prepare_lays_out_the_models_and_reports_their_digests(shelf: Path) -> None:
-    outcome = prepare(shelf, "preparation.scorers.checker.kind=toy-checker")
+def test_prepare_lays_out_the_models_and_reports_their_digests(source_models: Path) -> None:
+    outcome = prepare(source_models, "preparation.scorers.checker.kind=toy-checker")
     for place, name in PLACES.items():
-        assert files_of(outcome.folder / place) == files_of(shelf / name)
-        assert outcome.manifest.facts["models"][place] == folder_digest(shelf / name)
+        assert files_of(outcome.folder / place) == files_of(source_models / name)
+        assert outcome.manifest.facts["models"][place] == folder_digest(source_models / name)
     layout = json.loads((outcome.folder / "scorers.json").read_text())
     assert layout == {"scorers": {"expert": {"kind": "clip"}, "checker": {"kind": "toy-checker"}}, "features": {"kind": "auto"}}
     assert not (outcome.folder / "scorers" / "checker").exists()
 
 
-def test_reported_digests_can_pin_the_models(shelf: Path) -> None:
-    models = prepare(shelf).manifest.facts["models"]
+def test_reported_digests_can_pin_the_models(source_models: Path) -> None:
+    models = prepare(source_models).manifest.facts["models"]
     pins = [
         f"model.teacher.sha256={models['teacher']}",
         f"preparation.scorers.expert.source.sha256={models['scorers/expert']}",
         f"preparation.features.source.sha256={models['features']}",
     ]
-    assert prepare(shelf, *pins).manifest.facts["models"] == models
+    assert prepare(source_models, *pins).manifest.facts["models"] == models
 
 
 @pytest.mark.parametrize(
@@ -89,25 +89,25 @@ def test_reported_digests_can_pin_the_models(shelf: Path) -> None:
         ("preparation.features.source", "features"),
     ],
 )
-def test_a_model_with_another_digest_than_pinned_is_refused_with_both(shelf: Path, key: str, place: str) -> None:
+def test_a_model_with_another_digest_than_pinned_is_refused_with_both(source_models: Path, key: str, place: str) -> None:
     pin = "0123456789abcdef" * 4
-    message = refusal(shelf, f"{key}.sha256='{pin}'")
-    assert message.startswith(f"{place} from {shelf}/{PLACES[place]} has digest {folder_digest(shelf / PLACES[place])}")
+    message = refusal(source_models, f"{key}.sha256='{pin}'")
+    assert message.startswith(f"{place} from {source_models}/{PLACES[place]} has digest {folder_digest(source_models / PLACES[place])}")
     assert pin in message
 
 
-def test_pickles_are_never_copied_and_never_part_of_a_digest(shelf: Path) -> None:
-    before = folder_digest(shelf / "teacher")
+def test_pickles_are_never_copied_and_never_part_of_a_digest(source_models: Path) -> None:
+    before = folder_digest(source_models / "teacher")
     for name in ("teacher/unet/diffusion_pytorch_model.bin", "expert/weights.pt", "features/run.py"):
-        (shelf / name).write_bytes(b"\x80\x04.")
-    outcome = prepare(shelf)
+        (source_models / name).write_bytes(b"\x80\x04.")
+    outcome = prepare(source_models)
     assert {path.suffix for path in outcome.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".txt", ".md"}
     assert outcome.manifest.facts["models"]["teacher"] == before
 
 
-def test_a_link_is_refused(shelf: Path) -> None:
-    (shelf / "expert" / "notes.txt").symlink_to("/etc/hostname")
-    assert "notes.txt is a link" in refusal(shelf)
+def test_a_link_is_refused(source_models: Path) -> None:
+    (source_models / "expert" / "notes.txt").symlink_to("/etc/hostname")
+    assert "notes.txt is a link" in refusal(source_models)
 
 
 @pytest.mark.parametrize(
@@ -117,50 +117,56 @@ def test_a_link_is_refused(shelf: Path) -> None:
         ("preparation.features.kind=inception", "features.kind 'inception' is unknown; there are: auto"),
         ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),
         ("preparation.features.source=null", "preparation.features needs a source"),
-        ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
-        ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),
+        ("model.teacher.uri=./no/such/source_models", "model source_models no/such/source_models is missing"),
+        ("preparation.scorers.expert.source.uri=./no/such/source_models", "model source_models no/such/source_models is missing"),
     ],
 )
-def test_a_model_that_cannot_be_fetched_is_refused(shelf: Path, override: str, said: str) -> None:
-    assert said in refusal(shelf, override)
+def test_a_model_that_cannot_be_fetched_is_refused(source_models: Path, override: str, said: str) -> None:
+    assert said in refusal(source_models, override)
 
 
-def test_a_resolution_that_the_teacher_cannot_draw_is_refused(shelf: Path) -> None:
-    assert "model.resolution 17 is not a multiple of 2" in refusal(shelf, "model.resolution=17", "sharding.resolution=17")
+def test_a_resolution_that_the_teacher_cannot_draw_is_refused(source_models: Path) -> None:
+    assert "model.resolution 17 is not a multiple of 2" in refusal(source_models, "model.resolution=17", "sharding.resolution=17")
 
 
-def _swap(shelf: Path, first: str, second: str) -> None:
-    shutil.rmtree(shelf / first)
-    shutil.copytree(shelf / second, shelf / first)
+def _swap(source_models: Path, first: str, second: str) -> None:
+    shutil.rmtree(source_models / first)
+    shutil.copytree(source_models / second, source_models / first)
 
 
 SPOILT = {
     "expert is a text encoder": (
-        lambda shelf: _swap(shelf, "expert", "teacher/text_encoder"),
+        lambda source_models: _swap(source_models, "expert", "teacher/text_encoder"),
         "describes a CLIPTextModel, not a CLIPModel",
     ),
-    "teacher is a scorer": (lambda shelf: _swap(shelf, "teacher", "expert"), "vae is missing"),
-    "unet is a VAE": (lambda shelf: _swap(shelf, "teacher/unet", "teacher/vae"), "describes a AutoencoderKL, not a UNet2DConditionModel"),
-    "no unet": (lambda shelf: shutil.rmtree(shelf / "teacher/unet"), "unet is missing"),
-    "no tokenizer": (lambda shelf: shutil.rmtree(shelf / "teacher/tokenizer"), "tokenizer is missing"),
-    "no scheduler": (lambda shelf: shutil.rmtree(shelf / "teacher/scheduler"), "scheduler_config.json is missing"),
+    "teacher is a scorer": (lambda source_models: _swap(source_models, "teacher", "expert"), "vae is missing"),
+    "unet is a VAE": (
+        lambda source_models: _swap(source_models, "teacher/unet", "teacher/vae"),
+        "describes a AutoencoderKL, not a UNet2DConditionModel",
+    ),
+    "no unet": (lambda source_models: shutil.rmtree(source_models / "teacher/unet"), "unet is missing"),
+    "no tokenizer": (lambda source_models: shutil.rmtree(source_models / "teacher/tokenizer"), "tokenizer is missing"),
+    "no scheduler": (lambda source_models: shutil.rmtree(source_models / "teacher/scheduler"), "scheduler_config.json is missing"),
     "features without weights": (
-        lambda shelf: (shelf / "features/model.safetensors").unlink(),
+        lambda source_models: (source_models / "features/model.safetensors").unlink(),
         "features cannot be opened as a vision model",
     ),
-    "features cut": (lambda shelf: (shelf / "features/model.safetensors").write_bytes(b"\xff" * 64), "features cannot be opened"),
+    "features cut": (
+        lambda source_models: (source_models / "features/model.safetensors").write_bytes(b"\xff" * 64),
+        "features cannot be opened",
+    ),
 }
 
 
 @pytest.mark.parametrize("harm", SPOILT)
-def test_a_model_that_cannot_be_opened_is_refused_by_prepare(shelf: Path, harm: str) -> None:
+def test_a_model_that_cannot_be_opened_is_refused_by_prepare(source_models: Path, harm: str) -> None:
     spoil, said = SPOILT[harm]
-    spoil(shelf)
-    assert said in refusal(shelf)
+    spoil(source_models)
+    assert said in refusal(source_models)
 
 
-def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(shelf: Path, tmp_path: Path) -> None:
-    expected = prepare(shelf)
+def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(source_models: Path, tmp_path: Path) -> None:
+    expected = prepare(source_models)
     key = read_manifest(expected.folder, made_by="prepare").key
     whole = results(expected.folder)
     shutil.rmtree(expected.folder)
@@ -168,15 +174,15 @@ def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(shelf: Path, tmp_pa
     (staging / "teacher" / "vae").mkdir(parents=True)
     (staging / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
     (staging / "teacher" / "left_over.json").write_text("{}")
-    again = prepare(shelf)
+    again = prepare(source_models)
     assert again.manifest.digest == expected.manifest.digest
     assert results(again.folder) == whole
 
 
-def test_progress_counts_the_models(shelf: Path) -> None:
+def test_progress_counts_the_models(source_models: Path) -> None:
     events: list[progress.Event] = []
     with progress.reporting_to(events.append):
-        prepare(shelf)
+        prepare(source_models)
     assert [(event.done, event.total, event.unit) for event in events] == [(done, 3, "models") for done in range(4)]
 
 
@@ -192,12 +198,12 @@ def published_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_heads(root, width=PROJECTION_WIDTH)
     for name in ("clip_tokenizer", "bert_tokenizer"):
         shutil.copytree(ASSETS / name, root / name)
-    # The folder of the tokenizer is that of a model, too, which nobody asked for.
+    # The source_models of the tokenizer is that of a model, too, which nobody asked for.
     (root / "clip_tokenizer" / "model.safetensors").write_bytes(b"gigabytes")
     return root
 
 
-def scorers(published: Path, shelf: Path) -> list[str]:
+def scorers(published: Path, source_models: Path) -> list[str]:
     """Overrides that add a scorer of each sort of file, and a mixture."""
 
     def file(name: str) -> dict[str, str]:
@@ -211,14 +217,14 @@ def scorers(published: Path, shelf: Path) -> list[str]:
             "source": file("ImageReward.pt"),
             "tokenizer": {"uri": f"{published}/bert_tokenizer"},
         },
-        "beauty": {"kind": "aesthetic-v2", "source": {"uri": f"{shelf}/expert"}, "head": file("sac+logos+ava1-l14-linearMSE.pth")},
+        "beauty": {"kind": "aesthetic-v2", "source": {"uri": f"{source_models}/expert"}, "head": file("sac+logos+ava1-l14-linearMSE.pth")},
         "both": {"kind": "mixture", "weights": {"hps": 1.0, "human": 0.1}, "logit_scale": 10},
     }
     return [f"preparation.scorers.{name}={json.dumps(scorer)}" for name, scorer in added.items()]
 
 
-def test_published_weights_are_verified_converted_and_not_kept(published_once: Path, shelf: Path) -> None:
-    outcome = prepare(shelf, *scorers(published_once, shelf))
+def test_published_weights_are_verified_converted_and_not_kept(published_once: Path, source_models: Path) -> None:
+    outcome = prepare(source_models, *scorers(published_once, source_models))
     digests = outcome.manifest.facts["models"]
     for what, name in {
         "scorers/hps": "HPS_v2.1_compressed.pt",
@@ -242,10 +248,10 @@ def test_published_weights_are_verified_converted_and_not_kept(published_once: P
 
 
 @pytest.mark.parametrize("what", ["scorers/hps", "scorers/hps/tokenizer", "scorers/beauty/head"])
-def test_published_weights_with_another_digest_than_pinned_are_refused(published_once: Path, shelf: Path, what: str) -> None:
+def test_published_weights_with_another_digest_than_pinned_are_refused(published_once: Path, source_models: Path, what: str) -> None:
     _, name, role = f"{what}/source".split("/")[:3]
     pin = "0123456789abcdef" * 4
-    message = refusal(shelf, *scorers(published_once, shelf), f"preparation.scorers.{name}.{role}.sha256='{pin}'")
+    message = refusal(source_models, *scorers(published_once, source_models), f"preparation.scorers.{name}.{role}.sha256='{pin}'")
     assert message.startswith(f"{what} from {published_once}")
     assert pin in message
 
@@ -255,8 +261,8 @@ def test_published_weights_with_another_digest_than_pinned_are_refused(published
     [
         ("hps.source.file=ImageReward.pt", "scorers/hps from .*: unknown tensor 'blip"),
         ("hps.source.file=none.pt", "has no none.pt"),
-        ("hps.tokenizer.uri={shelf}/features", "has no added_tokens.json and no merges.txt"),
-        ("hps.tokenizer=null", "HPS_v2.1_compressed.pt holds no tokenizer: name its folder as `tokenizer`"),
+        ("hps.tokenizer.uri={source_models}/features", "has no added_tokens.json and no merges.txt"),
+        ("hps.tokenizer=null", "HPS_v2.1_compressed.pt holds no tokenizer: name its source_models as `tokenizer`"),
         ("hps.source.file=../secret.pt", "String should match pattern"),
         ("hps.source.file=a/../../secret.pt", "climbs out of"),
         ("beauty.head.file=null", "head must name its `file`"),
@@ -265,6 +271,10 @@ def test_published_weights_with_another_digest_than_pinned_are_refused(published
         ("mine={{kind: entry-point, name: nobodys}}", "no installed package offers the reward 'nobodys'"),
     ],
 )
-def test_an_unusable_published_model_is_refused_with_the_reason(published_once: Path, shelf: Path, override: str, said: str) -> None:
-    message = refusal(shelf, *scorers(published_once, shelf), "preparation.scorers." + override.format(shelf=shelf))
+def test_an_unusable_published_model_is_refused_with_the_reason(
+    published_once: Path, source_models: Path, override: str, said: str
+) -> None:
+    message = refusal(
+        source_models, *scorers(published_once, source_models), "preparation.scorers." + override.format(source_models=source_models)
+    )
     assert re.search(said, message), message
