@@ -53,12 +53,12 @@ def refusal(source_models: Path, *overrides: str) -> str:
     return message
 
 
-def files_of(source_models: Path) -> dict[str, bytes]:
-    return {path.relative_to(source_models).as_posix(): path.read_bytes() for path in source_models.rglob("*") if path.is_file()}
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def results(source_models: Path) -> dict[str, bytes]:
-    return {name: content for name, content in files_of(source_models).items() if name not in ("manifest.json", "timings.json")}
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_of(folder).items() if name not in ("manifest.json", "timings.json")}
 
 
 def test_prepare_lays_out_the_models_and_reports_their_digests(source_models: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_link_is_refused(source_models: Path) -> None:
         ("preparation.features.kind=inception", "features.kind 'inception' is unknown; there are: auto"),
         ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),
         ("preparation.features.source=null", "preparation.features needs a source"),
-        ("model.teacher.uri=./no/such/source_models", "model source_models no/such/source_models is missing"),
-        ("preparation.scorers.expert.source.uri=./no/such/source_models", "model source_models no/such/source_models is missing"),
+        ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
+        ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),
     ],
 )
 def test_a_model_that_cannot_be_fetched_is_refused(source_models: Path, override: str, said: str) -> None:
@@ -262,7 +262,7 @@ def test_published_weights_with_another_digest_than_pinned_are_refused(published
         ("hps.source.file=ImageReward.pt", "scorers/hps from .*: unknown tensor 'blip"),
         ("hps.source.file=none.pt", "has no none.pt"),
         ("hps.tokenizer.uri={source_models}/features", "has no added_tokens.json and no merges.txt"),
-        ("hps.tokenizer=null", "HPS_v2.1_compressed.pt holds no tokenizer: name its source_models as `tokenizer`"),
+        ("hps.tokenizer=null", "HPS_v2.1_compressed.pt holds no tokenizer: name its folder as `tokenizer`"),
         ("hps.source.file=../secret.pt", "String should match pattern"),
         ("hps.source.file=a/../../secret.pt", "climbs out of"),
         ("beauty.head.file=null", "head must name its `file`"),
