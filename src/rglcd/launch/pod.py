@@ -39,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     metrics = _Metrics(given.metrics_address, given.metrics_port) if given.metrics_port else None
 
     def observe(event: progress.Event) -> None:
-        log.progress(event)
+        # The line last: whoever has read it finds the metrics at least as new.
         if metrics:
             metrics.observe(event)
+        log.progress(event)
 
     with tempfile.TemporaryDirectory(prefix="rglcd-pod-") as folder:
         events = Path(folder) / "progress.jsonl"
