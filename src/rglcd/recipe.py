@@ -286,6 +286,10 @@ Schedule = Literal["constant", "cosine"]
 
 Precision = Literal["float32", "bfloat16"]
 
+Activations = Literal["kept", "recomputed"]
+"""What the student's forward pass leaves for its backward pass: everything, or only the inputs of its blocks, which then run
+twice (arXiv 1604.06174). Seven times less memory and a sixth more work; the gradient is the same."""
+
 ExecutionMode = Literal["eager", "compiled"]
 """``compiled`` pays on a GPU after minutes of compilation; it rounds otherwise, so it names another result."""
 

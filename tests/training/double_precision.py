@@ -15,7 +15,8 @@ from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.stages.assembly import Materials, make_recipe, make_reward_guidance, make_student
-from rglcd.training.distiller import Batch, Distiller
+from rglcd.training.batch import Batch
+from rglcd.training.distiller import Distiller
 from rglcd.training.distributed import World
 
 DOUBLE = torch.float64

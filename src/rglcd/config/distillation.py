@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rglcd.config.base import Section, Seed
 from rglcd.recipe import (
+    Activations,
     ConstantGrid,
     Distance,
     EmaTarget,
@@ -37,6 +38,12 @@ class Distillation(Section):
     num_steps: Positive = 10_000
     batch_size: Positive = 16
     """Over all ranks together: the world size changes the speed, not the run."""
+    micro_batch: Positive | None = None
+    """Samples that a process works on at once; their gradients are added up to the batch's. Null: all of its samples.
+
+    It bounds the memory and changes the rounding, nothing else. Because it rounds otherwise it names another result.
+    """
+    activations: Activations = "kept"
     learning_rate: float = Field(default=1e-6, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "constant"
@@ -65,4 +72,6 @@ class Distillation(Section):
             raise ValueError("arms must name at least one arm, each once")
         if self.omega[0] > self.omega[1]:
             raise ValueError(f"omega runs from low to high, not {list(self.omega)}")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         return self

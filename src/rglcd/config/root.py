@@ -32,6 +32,7 @@ class Config(Section):
         self._check_scorers()
         if "rg" in self.distillation.arms or self.distillation.match_compute:
             self._check_shares()
+            self._check_micro_batch()
         return self
 
     def _check_sizes(self) -> None:
@@ -61,6 +62,15 @@ class Config(Section):
             )
         if self.reward.kind != "none" and self.reward.expert not in self.caching.scorers:
             raise ValueError(f"reward.expert is {self.reward.expert!r}; add it to caching.scorers")
+
+    def _check_micro_batch(self) -> None:
+        """Each micro-batch has as many rewarded samples as another."""
+        micro_batch = self.distillation.micro_batch
+        if micro_batch is None or self.reward.kind == "none":
+            return
+        every = self.reward.prediction.every
+        if micro_batch % every:
+            raise ValueError(f"reward.prediction.every {every} does not divide distillation.micro_batch {micro_batch}")
 
     def _check_shares(self) -> None:
         """Every n-th sample is rewarded, and of a batch every n-th labelled: all ranks must find as many."""

@@ -141,6 +141,8 @@ def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> R
         precision=distillation.precision,
         execution=Execution(distillation.execution, distillation.memory_format),
         seed=distillation.seed,
+        micro_batch=distillation.micro_batch,
+        activations=distillation.activations,
     )
 
 
@@ -181,6 +183,7 @@ def _latent_guidance(materials: Materials, reward: LatentReward, *, codec: Codec
         tuning=reward.tuning,
         world=world,
         label_scores=_label_scores(reward, seed=seed, world=world),
+        micro_batch=materials.distillation.micro_batch,
     )
 
 

@@ -1,10 +1,13 @@
 """The distiller: one training step of (reward guided) latent consistency distillation, assembled from the core.
 
-Shapes: B batch (this rank's share), (C, h, w) latents, N grid steps.
+The batch may be cut into micro-batches, whose gradients add up. What concerns the batch as a whole (draws, the proxy's labels,
+figures) is made of the whole batch: only the networks run on parts of it.
+
+Shapes: B batch (this rank's share), m micro-batch, b <= m rewarded samples of it, (C, h, w) latents, N grid steps.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import assert_never
 
 import torch
@@ -32,28 +35,19 @@ from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.dropout import drop_in
+from rglcd.models.recomputation import recompute_activations
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.recipe import EmaTarget, OwnPrediction, SharedPrediction
+from rglcd.recipe import Activations, EmaTarget, OwnPrediction, SharedPrediction
+from rglcd.training.batch import Batch, Outcome, figures_of
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.choices import average_decay, distance_function, dtype_of
-from rglcd.training.distributed import World
-from rglcd.training.draws import draw_batch, draw_prediction, draw_seeds
+from rglcd.training.distributed import World, accumulated, micro_batches
+from rglcd.training.draws import PredictionDraws, draw_batch, draw_prediction, draw_seeds
 from rglcd.training.optimization import adamw, optimise
-from rglcd.training.reward_guidance import RewardGradient, RewardGuidance, Scores, Texts
+from rglcd.training.reward_guidance import RewardGradient, RewardGuidance
 from rglcd.training.run_recipe import GridStage, Recipe
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step trains on: clean latents, conditions, scorers' text features and scores of the real images, and the draws."""
-
-    z0: Tensor
-    cond: Condition
-    texts: Texts
-    scores: Scores
-    draws: Draws
 
 
 class Distiller:
@@ -73,10 +67,14 @@ class Distiller:
     ) -> None:
         self.recipe = recipe
         self._rows = world.rows(recipe.batch_size)
-        self._rewarded_rows = _every(recipe.prediction.every, share=self._rows.stop - self._rows.start)
+        share = self._rows.stop - self._rows.start
+        self._rewarded_rows = _every(recipe.prediction.every, share=share)
+        self._num_rows = share
+        self._micro_batches = _cut(share, recipe)
         self.average = student.copy() if average_decay(recipe.target) is not None else None
         networks = [network.unet for network in (student, self.average) if network is not None]
-        self._dropouts = drop_in(networks, rate=recipe.dropout)
+        self._seeds = drop_in(networks, rate=recipe.dropout)
+        self._keep_or_recompute(student, recipe.activations)
         recipe.execution.apply([*networks, teacher.unet, codec.vae.decoder])
         self.student = student.through(world.wrap(student.unet))
         self.target = self.average if self.average is not None and isinstance(recipe.target, EmaTarget) else student
@@ -99,22 +97,13 @@ class Distiller:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on global batch ``step``: distil under the reward's guidance, average, and let the reward's proxy learn."""
-        grid = self._grid(step)
-        batch = self._batch(step)
-        self._drop(step)
-        terms = self._terms(batch, grid)
-        distance = grid.weights[batch.draws.index].to(terms.distance) * terms.distance
-        figures = {"distance": distance.detach().mean()}
-        if self.reward_guidance is None:
-            distance.mean().backward()
-        else:
-            z0_hat = self._rewarded(step, batch, terms, grid)
-            reward, weight = self._reward_gradient(self.reward_guidance, z0_hat, batch), self.reward_guidance.weight
-            figures |= self._reward_figures(reward, distance, terms, weight=weight)
-            rg_lcd_loss(distance, surrogate(z0_hat, reward.gradient), weight).backward()
+        grid, batch, own = self._grid(step), self._batch(step), self._own_draws(step)
+        outcomes = [self._learn(step, rows, batch[rows], grid, own) for rows in accumulated(self.student.network, self._micro_batches)]
+        figures = {name: torch.cat(rows).mean() for name, rows in figures_of(outcomes).items()}
         figures["grad_norm"] = self._update(step)
         if self.reward_guidance is not None:
-            figures |= self.reward_guidance.learn(step, (terms.z0_hat.detach(), terms.target, batch.z0), batch.texts, batch.scores)
+            predictions, targets = (torch.cat(rows) for rows in zip(*((made.z0_hat, made.target) for made in outcomes), strict=True))
+            figures |= self.reward_guidance.learn(step, (predictions, targets, batch.z0), batch.texts, batch.scores)
         return figures
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -132,6 +121,22 @@ class Distiller:
             self.reward_guidance.restore(parts)
 
     # --- what a step is made of ------------------------------------------------------------------
+
+    def _learn(self, step: int, rows: slice, batch: Batch, grid: GridStage, own: PredictionDraws | None) -> Outcome:
+        """Add the gradient of ``batch``, these rows of the process's, to what is there; the loss is the mean over all rows."""
+        self._drop(step, rows)
+        terms = self._terms(batch, grid)
+        distance = grid.weights[batch.draws.index].to(terms.distance) * terms.distance
+        part = len(distance) / self._num_rows
+        outcome = Outcome(terms.z0_hat.detach(), terms.target, distance.detach())
+        if self.reward_guidance is None:
+            (part * distance.mean()).backward()
+            return outcome
+        z0_hat = self._rewarded(step, rows, batch, terms, grid, own)
+        reward, weight = self._reward_gradient(self.reward_guidance, z0_hat, batch), self.reward_guidance.weight
+        share = self._reward_share(reward, distance, terms, weight=weight)
+        (part * rg_lcd_loss(distance, surrogate(z0_hat, reward.gradient), weight)).backward()
+        return replace(outcome, reward=reward.scores, reward_share=share)
 
     def _terms(self, batch: Batch, grid: GridStage) -> LcdTerms:
         return lcd_terms(
@@ -155,36 +160,42 @@ class Distiller:
             case _:
                 assert_never(self.recipe.neighbour)
 
-    def _rewarded(self, step: int, batch: Batch, terms: LcdTerms, grid: GridStage) -> Tensor:
+    def _rewarded(self, step: int, rows: slice, batch: Batch, terms: LcdTerms, grid: GridStage, own: PredictionDraws | None) -> Tensor:
         """The one-step predictions (b, C, h, w) that the reward looks at, with gradient."""
         match self.recipe.prediction:
             case SharedPrediction():
                 return terms.z0_hat[self._rewarded_rows]
             case OwnPrediction():
-                return self._own_prediction(step, batch, grid)
+                assert own is not None, "drawn once for the whole batch"
+                return self._own_prediction(step, rows, batch, grid, own)
             case _:
                 assert_never(self.recipe.prediction)
 
-    def _own_prediction(self, step: int, batch: Batch, grid: GridStage) -> Tensor:
-        """One more pass of the student, at noise and timesteps that are the reward's."""
-        recipe, rows = self.recipe, self._rewarded_rows
+    def _own_draws(self, step: int) -> PredictionDraws | None:
+        """This process's rows of the reward's own noise and timesteps, where it has them."""
+        recipe = self.recipe
+        if not isinstance(recipe.prediction, OwnPrediction):
+            return None
         whole = draw_prediction(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
-        draws = whole.rows(self._rows, self.world)
-        t = grid.solver.pair(weighted_index(draws.grid[rows], grid.rewarded)).t
-        z_t = grid.solver.schedule.diffuse(batch.z0[rows], draws.eps[rows], t)
-        self._drop(step, rows)
-        omega, cond = batch.draws.omega[rows], batch.cond[rows]
-        return one_step_prediction(self._autocast(self.student), z_t, t, omega=omega, cond=cond, scalings=recipe.scalings)
+        return whole.rows(self._rows, self.world)
+
+    def _own_prediction(self, step: int, rows: slice, batch: Batch, grid: GridStage, own: PredictionDraws) -> Tensor:
+        """One more pass of the student, at noise and timesteps that are the reward's."""
+        some = self._rewarded_rows
+        t = grid.solver.pair(weighted_index(own.grid[rows][some], grid.rewarded)).t
+        z_t = grid.solver.schedule.diffuse(batch.z0[some], own.eps[rows][some], t)
+        self._drop(step, slice(rows.start, rows.stop, some.step))
+        omega, cond = batch.draws.omega[some], batch.cond[some]
+        return one_step_prediction(self._autocast(self.student), z_t, t, omega=omega, cond=cond, scalings=self.recipe.scalings)
 
     def _reward_gradient(self, guidance: RewardGuidance, z0_hat: Tensor, batch: Batch) -> RewardGradient:
         return guidance.gradient(z0_hat, {name: features[self._rewarded_rows] for name, features in batch.texts.items()})
 
-    def _reward_figures(self, reward: RewardGradient, distance: Tensor, terms: LcdTerms, *, weight: float) -> dict[str, Tensor]:
-        """The mean reward, and how much of the pull on the prediction is its: 0 none, 1 all."""
+    def _reward_share(self, reward: RewardGradient, distance: Tensor, terms: LcdTerms, *, weight: float) -> Tensor:
+        """How much of the pull on each rewarded prediction is the reward's (b,): 0 none, 1 all."""
         (against,) = torch.autograd.grad(distance.mean(), terms.z0_hat, retain_graph=True)
         pull = weight / len(reward.scores) * reward.gradient
-        share = gradient_share(of=pull, against=against[self._rewarded_rows])
-        return {"reward": reward.scores.mean(), "reward_share": share.mean()}
+        return gradient_share(of=pull, against=against[self._rewarded_rows])
 
     def _update(self, step: int) -> Tensor:
         """Step the student and its average; the gradient's norm before clipping."""
@@ -218,10 +229,18 @@ class Distiller:
 
     def _drop(self, step: int, rows: slice = slice(None)) -> None:
         """Give every dropout of student and average this step's masks of these rows, the same to all."""
-        if self._dropouts:
-            seeds = self.world.to_device(draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size)[self._rows])
-            for dropout in self._dropouts:
-                dropout.seeds = seeds[rows]
+        if self._seeds is not None:
+            seeds = draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size)[self._rows][rows]
+            self._seeds.now = self.world.to_device(seeds)
+
+    def _keep_or_recompute(self, student: Student, activations: Activations) -> None:
+        match activations:
+            case "kept":
+                pass
+            case "recomputed":
+                recompute_activations(student.unet, self._seeds)
+            case _:
+                assert_never(activations)
 
     def _autocast(self, network: StudentFn) -> StudentFn:
         """``network`` in the run's precision; only what trains is cast at each call, the frozen are cast already.
@@ -244,3 +263,16 @@ def _every(every: int, *, share: int) -> slice:
     if share % every:
         raise InputError(f"reward.prediction.every {every} does not divide the {share} samples of a process")
     return slice(None, None, every)
+
+
+def _cut(share: int, recipe: Recipe) -> list[slice]:
+    """The micro-batches of a process; :class:`InputError` when they would differ in size, or in how many samples are rewarded."""
+    size, every = recipe.micro_batch, recipe.prediction.every
+    if size is not None and share % size:
+        raise InputError(
+            f"distillation.micro_batch {size} does not divide the {share} samples of a process (batch_size {recipe.batch_size} over "
+            f"the processes): choose a divisor of {share}"
+        )
+    if size is not None and size % every:
+        raise InputError(f"reward.prediction.every {every} does not divide distillation.micro_batch {size}")
+    return micro_batches(share, size)

@@ -4,12 +4,12 @@ A run is defined by its global batch. Ranks take their slice of the batch *and o
 (which are a function of seed and step), so the world size changes the speed and not the run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rglcd.errors import InputError
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,27 @@ class World:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
+
+
+def accumulated(network: nn.Module, parts: Sequence[Part]) -> Iterator[Part]:
+    """The parts of a batch in turn, whose gradients add up; over the ranks they are averaged once, in the last part's backward pass.
+
+    Both passes of a part belong into the loop's body: a wrapper decides in the forward pass what the backward pass will do.
+    """
+    *first, last = parts
+    for part in first:
+        if isinstance(network, DistributedDataParallel):
+            with network.no_sync():
+                yield part
+        else:
+            yield part
+    yield last
+
+
+def micro_batches(num_rows: int, size: int | None) -> list[slice]:
+    """Consecutive rows of a batch, ``size`` at a time, the last perhaps fewer; None: all at once."""
+    step = num_rows if size is None else size
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
 class _Gather(torch.autograd.Function):

@@ -25,7 +25,7 @@ from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.choices import label_function
 from rglcd.training.controls import LabelScores
-from rglcd.training.distributed import World
+from rglcd.training.distributed import World, accumulated, micro_batches
 from rglcd.training.optimization import adamw, optimise
 
 Texts = Mapping[str, Tensor]
@@ -102,7 +102,7 @@ class LatentRewardGuidance:
 
     The expert is only ever asked for scores of decoded images, so it need not be differentiable. Parameters of ``model``
     that want no gradient are left alone; which those are is settled before. ``label_scores`` is a control's: it gives the
-    images other scores than their own.
+    images other scores than their own. Of the labelled captions ``micro_batch`` are learnt from at once, or all.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class LatentRewardGuidance:
         tuning: recipe.Tuning,
         world: World,
         label_scores: LabelScores | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         self.model = model
         self.expert = expert
@@ -128,6 +129,7 @@ class LatentRewardGuidance:
         self.chunk_size = chunk_size
         self.tuning = tuning
         self.label_scores = label_scores
+        self.micro_batch = micro_batch
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._network: nn.Module = model
         if isinstance(tuning, recipe.OnlineProxy):
@@ -159,17 +161,24 @@ class LatentRewardGuidance:
         judged = self._judged(latents[: len(latents) - len(real)], texts[self.expert_scorer][rows])
         scores = torch.stack([*judged, *real])
         labels = self._labels(scores if self.label_scores is None else self.label_scores(scores, step))
-        text = texts[self.model_scorer][rows].repeat(len(latents), 1)
-        updates = [self._update(tuning, torch.cat(latents), text, labels) for _ in range(tuning.num_updates)]
+        text = texts[self.model_scorer][rows]
+        updates = [self._update(tuning, latents, text, labels) for _ in range(tuning.num_updates)]
         return {**updates[0], "expert_reward": judged[0].mean()}
 
-    def _update(self, tuning: recipe.OnlineProxy, latents: Tensor, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step of the optimiser; the figures are those before it."""
-        logits = self._network(latents, text).logits.view_as(labels)
-        loss = pairwise_preference_kl(labels, logits, privileged=privileged_candidate(tuning.real_image)).mean()
-        loss.backward()
+    def _update(self, tuning: recipe.OnlineProxy, latents: Sequence[Tensor], text: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One step of the optimiser on all labels (K, b), from gradients of ``micro_batch`` captions at a time; figures before it."""
+        divergences, logits = [], []
+        for rows in accumulated(self._network, micro_batches(len(text), self.micro_batch)):
+            some = labels[:, rows]
+            answers = self._network(torch.cat([candidate[rows] for candidate in latents]), text[rows].repeat(len(latents), 1))
+            theirs = answers.logits.view(some.shape)
+            kl = pairwise_preference_kl(some, theirs, privileged=privileged_candidate(tuning.real_image))
+            (len(kl) / len(text) * kl.mean()).backward()
+            divergences.append(kl.detach())
+            logits.append(theirs.detach())
         optimise(self._optimizer, self._learning, rate=tuning.learning_rate, max_grad_norm=None)
-        return {"lrm_loss": loss.detach(), "lrm_agreement": pairwise_agreement(labels, logits.detach())}
+        agreement = pairwise_agreement(labels, torch.cat(logits, dim=1))
+        return {"lrm_loss": torch.cat(divergences).mean(), "lrm_agreement": agreement}
 
     @torch.no_grad()
     def _judged(self, candidates: Sequence[Tensor], text: Tensor) -> Tensor:

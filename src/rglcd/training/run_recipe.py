@@ -16,7 +16,10 @@ from rglcd.training.optimization import LearningRate
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that defines a run but its networks and data. ``batch_size`` is global."""
+    """Everything that defines a run but its networks and data.
+
+    ``batch_size`` is global; ``micro_batch`` is how many samples a process works on at once, None all of its own.
+    """
 
     num_steps: int
     batch_size: int
@@ -38,6 +41,8 @@ class Recipe:
     precision: recipe.Precision
     execution: Execution
     seed: int
+    micro_batch: int | None = None
+    activations: recipe.Activations = "kept"
 
     def num_grid_steps(self, step: int) -> int:
         """How many steps the solver's grid has at training step ``step``."""
