@@ -9,13 +9,22 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
 
+from rglcd.config import AnyReward, NoReward, load_preset
 from rglcd.core.consistency import BoundaryScalings, consistency_output
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
 from rglcd.errors import InputError
+from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.text import TextEncoder
+from rglcd.rewards.protocol import Reward
+from rglcd.stages.assembly import Materials, make_distiller
+from rglcd.stages.distill import _arms, _relative_cost
+from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
+from rglcd.toy.corpus import write_corpus
+from rglcd.training.distributed import World
+from rglcd.training.operations import flops_of_step
 from tests.tiny_line import run, tiny_config, up_to_latents
 from tests.tiny_models import write_tiny_teacher
 
@@ -142,3 +151,70 @@ def test_a_grid_finer_than_the_teachers_schedule_is_refused(own: Path) -> None:
 def test_timesteps_that_are_never_drawn_are_refused(own: Path) -> None:
     with pytest.raises(InputError, match="p_mean 100 and p_std 2 draw none of the teacher's noise levels"):
         run(own, tiny_config("distillation.timesteps={kind: lognormal, p_mean: 100}"), "distill")
+
+
+# --- match_compute -------------------------------------------------------------------------------
+
+
+def toy_materials(root: Path, *overrides: str) -> tuple[Materials, AnyReward]:
+    """The toy preset's own networks and settings, on a cache of sixteen pictures and an untrained proxy."""
+    few = ("pretraining.num_validation=0", "pretraining.batch_size=4", "pretraining.num_steps=1", "caching.batch_size=8")
+    config = load_preset("toy", overrides=(*few, *overrides))
+    if not root.exists():
+        write_corpus(root / "data", num_images=16, num_reference=1)
+        for name in ("shard", "prepare", "cache", "pretrain"):
+            run(root, config, name)
+    world, latents = World(0, 1, CPU["device"]), root / "latents"
+    models, cache = Pretrained.open(root / "pretrained"), LatentCache.open(latents)
+    return Materials(config.model, config.distillation, latents, models, root / "reward_model", cache, world), config.reward
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy") / "line"
+    toy_materials(root)
+    return root
+
+
+def steps_of_arms(materials: Materials, reward: AnyReward) -> dict[str, int]:
+    return {arm.name: arm.num_steps for arm in _arms(materials, reward)}
+
+
+def test_the_toys_control_has_714_steps_as_a_step_of_the_whole_batch_counts_it(toy: Path) -> None:
+    """docs/results.md: counted on one sample without values, the ratio is that of a real step of all sixteen, and to the last bit."""
+    materials, reward = toy_materials(toy)
+    assert steps_of_arms(materials, reward) == {"lcm": 714, "rg": 500}
+    whole = [flops_of_step(make_distiller(materials, chosen, num_steps=500, world=materials.world)) for chosen in (reward, NoReward())]
+    assert _relative_cost(materials, reward) == whole[0] / whole[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["micro_batch=2", "activations=recomputed", "execution=compiled", "batch_size=4096"],
+)
+def test_how_a_step_is_computed_does_not_change_how_long_the_control_trains(toy: Path, override: str) -> None:
+    """A global batch of 4,096 would take minutes and 20 GiB to run; of it one sample is counted, and none is computed."""
+    assert steps_of_arms(*toy_materials(toy, f"distillation.{override}"))["lcm"] == 714
+
+
+def test_an_expert_that_reads_pixels_is_counted_on_a_few_real_samples(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that runs elsewhere has no form without values."""
+    materials, reward = toy_materials(toy)
+    scorer, devices = Pretrained.scorer, []
+
+    def elsewhere(self: Pretrained, name: str, *, dtype: torch.dtype, device: torch.device) -> Reward:
+        expert = scorer(self, name, dtype=dtype, device=device)
+        score = expert.score
+
+        def read(pixels: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            devices.append((pixels.device.type, len(pixels)))
+            pixels.flatten()[0].item()
+            return score(pixels, text)
+
+        expert.score = read
+        return expert
+
+    monkeypatch.setattr(Pretrained, "scorer", elsewhere)
+    assert steps_of_arms(materials, reward)["lcm"] == 714
+    # Of two samples one is labelled: the student's prediction and its target; the real image's score is cached.
+    assert devices == [("meta", 2), ("cpu", 2)]

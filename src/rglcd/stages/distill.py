@@ -4,13 +4,17 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
+
+import torch
 
 from rglcd import progress
-from rglcd.config import AnyReward, Distillation, Model, NoReward
+from rglcd.config import AnyReward, Distillation, LatentReward, Model, NoReward, PixelReward
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
+from rglcd.recipe import OnlineProxy
 from rglcd.stages.assembly import Materials, make_distiller
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
@@ -71,12 +75,45 @@ def _arms(materials: Materials, reward: AnyReward) -> list[Arm]:
 
 def _relative_cost(materials: Materials, reward: AnyReward) -> float:
     """Operations of a guided step over those of a plain one, counted on a throw-away pair: the same on any machine."""
-    alone = World(0, 1, materials.world.device)
+    try:
+        return _counted_cost(materials, reward, device=torch.device("meta"))
+    except RuntimeError:
+        # An expert that reads the values of pixels (one in a process of its own does) cannot be counted without them.
+        return _counted_cost(materials, reward, device=materials.world.device)
+
+
+def _counted_cost(materials: Materials, reward: AnyReward, *, device: torch.device) -> float:
+    """The same on ``device``: on ``meta``, where tensors have no values, it takes no memory and no time.
+
+    Operations are proportional to the samples, so the fewest that a step can have are counted. The networks run eagerly and keep
+    all activations: how fast a run is and how little memory it takes must not change how long it is.
+    """
+    fewest = {"batch_size": _fewest_samples(reward), "micro_batch": None, "activations": "kept", "execution": "eager"}
+    counted = replace(materials, distillation=materials.distillation.model_copy(update=fewest))
+    alone, num_steps = World(0, 1, device), materials.distillation.num_steps
     guided, plain = (
-        flops_of_step(make_distiller(materials, chosen, num_steps=materials.distillation.num_steps, world=alone))
-        for chosen in progress.track((reward, NoReward()), task="count the reward's operations", unit="steps")
+        flops_of_step(make_distiller(counted, chosen, num_steps=num_steps, world=alone))
+        for chosen in progress.track((_keeping(reward), NoReward()), task="count the reward's operations", unit="steps")
     )
     return guided / plain
+
+
+def _keeping(reward: AnyReward) -> AnyReward:
+    """``reward`` without recomputation."""
+    return reward.model_copy(update={"activations": "kept"}) if isinstance(reward, PixelReward) else reward
+
+
+def _fewest_samples(reward: AnyReward) -> int:
+    """One; or so many that, where every n-th is rewarded or labelled, one is."""
+    match reward:
+        case NoReward():
+            return 1
+        case LatentReward(tuning=OnlineProxy(label_every=label_every)):
+            return math.lcm(reward.prediction.every, label_every)
+        case PixelReward() | LatentReward():
+            return reward.prediction.every
+        case _:
+            assert_never(reward)
 
 
 def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -34,10 +37,37 @@ class _FlopCount(TorchDispatchMode):
         return result
 
 
+class _AlwaysFused(TorchFunctionMode):
+    """On tensors without values torch takes attention apart; on a CPU or a GPU it is one kernel, whose backward pass counts otherwise."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is scaled_dot_product_attention and args[0].is_meta:
+            return _fused_attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """torch's function of the same arguments, by the kernel of a CPU, which is the one that has a form without values."""
+    repeats = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+    key, value = (tensor.repeat_interleave(repeats, dim=-3) if repeats > 1 else tensor for tensor in (key, value))
+    attend = _aten._scaled_dot_product_flash_attention_for_cpu
+    attended: Tensor = attend(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return attended
+
+
 def count_flops(work: Callable[[], object]) -> int:
-    """Floating point operations of ``work``, backward passes in it included."""
+    """Floating point operations of ``work``, backward passes in it included; the same on tensors that have values and that have none."""
     count = _FlopCount()  # type: ignore[no-untyped-call]  # its base class has no types
-    with count:
+    with _AlwaysFused(), count:
         work()
     return int(count.total)
 
