@@ -140,3 +140,18 @@ def test_the_normalisation_is_the_folders_own(folder: Path, tmp_path: Path) -> N
     text = load(folder).encode_text(CAPTIONS)
     equivalent = (pixels - mean) / std * 0.25 + 0.5
     torch.testing.assert_close(load(other).score(pixels, text), load(folder).score(equivalent, text))
+
+
+def test_without_its_text_tower_a_reward_gives_the_same_scores_and_gradient(folder: Path) -> None:
+    whole, small = load(folder), load(folder).without_text()
+    text = whole.encode_text(CAPTIONS)
+    scores = []
+    for reward in (whole, small):
+        pixels = pixels_of().requires_grad_()
+        reward.score(pixels, text).sum().backward()
+        scores.append((reward.score(pixels, text).detach(), pixels.grad))
+    assert all(torch.equal(*pair) for pair in zip(*scores, strict=True))
+    names = {name.split(".")[0] for name, _ in small.model.named_parameters()}
+    assert names == {"vision_model", "visual_projection", "logit_scale"}
+    assert (small.logit_scale, small.text_width, small.weights_sha256()) == (whole.logit_scale, whole.text_width, whole.weights_sha256())
+    assert small.without_text() is small

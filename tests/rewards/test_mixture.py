@@ -1,10 +1,12 @@
 """A mixture is the weighted sum of its parts: score, gradient, range and type."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from rglcd.rewards.mixture import DifferentiableMixtureReward, MixtureReward, mixture
-from rglcd.rewards.protocol import DifferentiableReward, Reward
+from rglcd.rewards.protocol import DifferentiableReward, Reward, without_text
 from rglcd.rewards.registry import load_scorer
 from rglcd.toy.checker import CheckerReward
 from rglcd.toy.scene import all_scenes, caption
@@ -77,3 +79,21 @@ def test_mixture_combines_ranges_and_digests_and_has_its_own_temperature(parts: 
     assert digest is not None
     assert digest not in {parts["hps"].weights_sha256(), parts["image-reward"].weights_sha256()}
     assert mixture(parts, {"checker": 1.0}, logit_scale=SCALE).weights_sha256() is None
+
+
+def test_a_mixture_drops_the_text_towers_that_its_parts_can_do_without(parts: dict[str, Reward], tmp_path: Path) -> None:
+    """ImageReward's text encoder attends to the image, so it stays."""
+    write_tiny_clip(tmp_path / "clip")
+    own = parts | {"hps": load_scorer("clip", tmp_path / "clip", dtype=FLOAT64, device=CPU)}
+    mixed, pixels = mixture(own, WEIGHTS[0], logit_scale=SCALE), pixels_of(3)
+    text = mixed.encode_text(TOY_CAPTIONS)
+    before = mixed.score(pixels, text)
+    small = without_text(mixed)
+    assert isinstance(small, DifferentiableReward)
+    assert torch.equal(small.score(pixels, text), before)
+    assert not hasattr(own["hps"].model, "text_model")
+
+
+def test_a_reward_that_has_no_text_tower_of_its_own_stays_as_it_is(parts: dict[str, Reward]) -> None:
+    assert without_text(parts["checker"]) is parts["checker"]
+    assert without_text(parts["image-reward"]) is parts["image-reward"]

@@ -221,6 +221,12 @@ def test_the_reward_is_decoded_in_the_precision_that_was_asked_for(line: Path) -
     assert distiller.student.unet.dtype == torch.float32
 
 
+@pytest.mark.parametrize("reward", [PixelReward(), LatentReward()], ids=["pixel", "latent"])
+def test_the_experts_text_tower_does_not_take_part_in_training(line: Path, reward: object) -> None:
+    expert = distiller_of(line, reward).reward_guidance.expert
+    assert not any(name.startswith("text_") for name, _ in expert.model.named_parameters())
+
+
 def test_a_cached_score_of_the_real_image_saves_its_decode_and_keeps_the_labels(line: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(line, tmp_path / "line"))
     run(own, tiny_config("caching.scores=[expert]"), "cache")

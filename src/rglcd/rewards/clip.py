@@ -113,6 +113,13 @@ class ClipReward:
         pooled = self.model.text_model(ids.to(self.model.device)).pooler_output
         return normalize(at_least_float32(self.model.text_projection(pooled)), dim=-1)
 
+    def without_text(self) -> "ClipReward":
+        """This reward, its text tower gone: 354 M of ViT-H/14's 986 M weights, which nobody needs once texts are cached features."""
+        for part in ("text_model", "text_projection"):
+            if hasattr(self.model, part):
+                delattr(self.model, part)
+        return self
+
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """Cosine (B,) of pixels (B, 3, H, W) in [0, 1] and text features (B, D)."""
         image = self.embed_image(pixels)

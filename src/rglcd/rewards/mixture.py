@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rglcd.models.precision import at_least_float32
-from rglcd.rewards.protocol import Reward
+from rglcd.rewards.protocol import Reward, without_text
 
 
 class MixtureReward:
@@ -36,6 +36,12 @@ class MixtureReward:
         """Features (B, D), D the sum of the parts' widths; in float32 at least, so that token ids stay exact."""
         features = [part.encode_text(captions) for part, _ in self._parts]
         return torch.cat([at_least_float32(feature) for feature in features], dim=1)
+
+    def without_text(self) -> "MixtureReward":
+        """This mixture, the text towers of its parts gone, where these can do without."""
+        for part, _ in self._parts:
+            without_text(part)
+        return self
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
         """The sum (B,)."""

@@ -57,3 +57,17 @@ class DifferentiableReward(Reward, Protocol):
 
     @property
     def differentiable(self) -> Literal[True]: ...
+
+
+@runtime_checkable
+class SeparableText(Protocol):
+    """A reward that can do without what it encodes captions with, once their features are cached."""
+
+    def without_text(self) -> Reward:
+        """The same reward, which encodes no more text."""
+        ...
+
+
+def without_text(reward: Reward) -> Reward:
+    """``reward`` as training needs it, where captions come as cached features: only as large as what is used."""
+    return reward.without_text() if isinstance(reward, SeparableText) else reward

@@ -16,7 +16,7 @@ from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.recipe import DecoderActivations, DoublingGrid, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
-from rglcd.rewards.protocol import DifferentiableReward
+from rglcd.rewards.protocol import DifferentiableReward, Reward, without_text
 from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import read_manifest
 from rglcd.training import controls
@@ -164,7 +164,7 @@ def make_reward_guidance(materials: Materials, reward: AnyReward, *, codec: Code
 
 
 def _pixel_guidance(materials: Materials, reward: PixelReward, *, codec: Codec, world: World) -> PixelRewardGuidance:
-    expert = materials.pretrained.scorer(reward.expert, dtype=dtype_of(reward.precision), device=world.device)
+    expert = _expert(materials, reward, world=world)
     if not isinstance(expert, DifferentiableReward) or not expert.differentiable:
         raise InputError(f"reward.expert {reward.expert!r} has no gradient: use reward.kind latent, whose proxy learns from it")
     return PixelRewardGuidance(expert, codec, reward.expert, reward.weight, reward.chunk_size)
@@ -174,7 +174,7 @@ def _latent_guidance(materials: Materials, reward: LatentReward, *, codec: Codec
     seed, folder = materials.distillation.seed, materials.proxy_folder
     return LatentRewardGuidance(
         _proxy(reward, folder, seed=seed).to(world.device),
-        expert=materials.pretrained.scorer(reward.expert, dtype=dtype_of(reward.precision), device=world.device),
+        expert=_expert(materials, reward, world=world),
         codec=codec,
         expert_scorer=reward.expert,
         model_scorer=read_manifest(folder, made_by="pretrain").facts["scorer"],
@@ -185,6 +185,11 @@ def _latent_guidance(materials: Materials, reward: LatentReward, *, codec: Codec
         label_scores=_label_scores(reward, seed=seed, world=world),
         micro_batch=materials.distillation.micro_batch,
     )
+
+
+def _expert(materials: Materials, reward: PixelReward | LatentReward, *, world: World) -> Reward:
+    """The reward model, without what encodes captions: their features are cached."""
+    return without_text(materials.pretrained.scorer(reward.expert, dtype=dtype_of(reward.precision), device=world.device))
 
 
 def _proxy(reward: LatentReward, folder: Path, *, seed: int) -> LatentRewardModel:
