@@ -132,28 +132,18 @@ ICT = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param(("reward={kind: none}", *ICT), id="iCT"),
-        pytest.param(("reward={kind: pixel, chunk_size: 1, prediction: {kind: own, every: 2}}",), id="pixel"),
-        pytest.param((), id="latent"),
-        pytest.param(("distillation.student={kind: lora, rank: 2, alpha: 4, targets: [to_q, conv1]}",), id="adapter"),
-    ],
-)
-def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    """Three steps, of which each but the first rests on what the one before taught student, average, optimiser and proxy."""
-    made = []
-    for num_processes in (1, 2):
-        file = tmp_path / f"{num_processes}.safetensors"
-        gang = ["rglcd.launch.process_group", "--nproc-per-node", str(num_processes), "--standalone", "-m"]
-        command = [sys.executable, "-m", *gang, "tests.training.double_precision", str(line), str(file), *overrides]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")}
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        made.append(load_file(file))
-    alone, together = made
+def run_in_float64(line: Path, file: Path, overrides: tuple[str, ...], *, num_processes: int) -> dict[str, torch.Tensor]:
+    """What three steps of some processes make."""
+    gang = ["rglcd.launch.process_group", "--nproc-per-node", str(num_processes), "--standalone", "-m"]
+    command = [sys.executable, "-m", *gang, "tests.training.double_precision", str(line), str(file), *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": str(file.parent / "error.json")}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return load_file(file)
+
+
+def assert_equal_to_the_tenth_digit(alone: Mapping[str, torch.Tensor], together: Mapping[str, torch.Tensor]) -> None:
+    """Student, average and figures."""
     assert alone.keys() == together.keys()
     for part in ("student", "average", "figures"):
         names = [name for name in alone if name.startswith(f"{part}/")]
@@ -161,6 +151,32 @@ def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line:
         for name in names:
             one, two = alone[name].double(), together[name].double()
             assert (two - one).norm() <= 1e-10 * one.norm(), name
+
+
+FLOAT64_RUNS = [
+    pytest.param(("reward={kind: none}", *ICT), id="iCT"),
+    pytest.param(("reward={kind: pixel, chunk_size: 1, prediction: {kind: own, every: 2}}",), id="pixel"),
+    pytest.param((), id="latent"),
+    pytest.param(("distillation.student={kind: lora, rank: 2, alpha: 4, targets: [to_q, conv1]}",), id="adapter"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", FLOAT64_RUNS)
+def test_in_float64_two_processes_learn_what_one_learns_to_the_tenth_digit(line: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Three steps, of which each but the first rests on what the one before taught student, average, optimiser and proxy."""
+    alone, together = (run_in_float64(line, tmp_path / f"{number}.safetensors", overrides, num_processes=number) for number in (1, 2))
+    assert_equal_to_the_tenth_digit(alone, together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", FLOAT64_RUNS)
+def test_two_processes_with_micro_batches_learn_what_one_learns_without(line: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Gradients are averaged over the ranks once a step, when all micro-batches are added up; activations are recomputed."""
+    settings = (*overrides, "distillation.batch_size=8")
+    cut = (*settings, "distillation.micro_batch=2", "distillation.activations=recomputed")
+    alone = run_in_float64(line, tmp_path / "whole.safetensors", settings, num_processes=1)
+    assert_equal_to_the_tenth_digit(alone, run_in_float64(line, tmp_path / "cut.safetensors", cut, num_processes=2))
 
 
 @pytest.mark.slow

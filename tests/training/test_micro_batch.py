@@ -172,3 +172,17 @@ def test_recomputation_runs_the_students_blocks_once_more(line: Path) -> None:
     block.register_forward_pre_hook(lambda *_: calls.append(1))
     distiller.step(0)
     assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_step_may_recompute_and_take_micro_batches(line: Path) -> None:
+    """Traced as a whole, recomputation and dropout included; the code generator that follows is torch's."""
+    overrides = ("reward={kind: none}", "distillation.dropout=0.2")
+    cut = ("distillation.activations=recomputed", "distillation.micro_batch=2")
+    reward = tiny_config(*overrides).reward
+    eager, compiled = distiller_of(line, reward, *overrides), distiller_of(line, reward, *overrides, *cut)
+    compiled.student.unet.compile(backend="aot_eager", fullgraph=True)
+    for step in range(2):
+        ours, theirs = eager.step(step), compiled.step(step)
+        for name, figure in ours.items():
+            torch.testing.assert_close(theirs[name], figure, rtol=1e-3, atol=1e-5)
