@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rglcd.config import load_preset
 from rglcd.errors import InputError
@@ -73,6 +75,33 @@ def test_micro_batches_are_all_rows_in_order() -> None:
     assert micro_batches(6, None) == [slice(0, 6)]
     assert micro_batches(5, 2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert list(accumulated(nn.Linear(1, 1), micro_batches(5, 2))) == micro_batches(5, 2)
+
+
+LEFT: list[object] = []
+"""Groups outlive their networks: see rglcd.training.distributed."""
+
+
+def test_ranks_average_their_gradients_once_a_step() -> None:
+    """A group of one, whose reductions are counted: the last micro-batch's alone, of the sum of all."""
+    reduced: list[torch.Tensor] = []
+
+    def hook(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        reduced.append(bucket.buffer().clone())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = DistributedDataParallel(nn.Linear(1, 1, bias=False), gradient_as_bucket_view=True)
+        network.register_comm_hook(None, hook)
+        rows = torch.tensor([[1.0], [2.0], [4.0]])
+        for part in accumulated(network, micro_batches(len(rows), 1)):
+            network(rows[part]).sum().backward()
+        assert [buffer.tolist() for buffer in reduced] == [[7.0]]
+    finally:
+        LEFT.append(dist.group.WORLD)
+        dist.destroy_process_group()
 
 
 # --- what is refused -----------------------------------------------------------------------------
