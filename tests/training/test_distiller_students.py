@@ -85,3 +85,13 @@ def test_cached_captions_and_sizes_are_those_that_are_encoded(either_line: Path,
         torch.testing.assert_close(ours.pooled, theirs.pooled, rtol=2**-10, atol=1e-5)
         assert torch.equal(ours.time_ids, theirs.time_ids)
         assert theirs.time_ids.shape == (4, 6)
+
+
+@pytest.mark.parametrize("student", [(), (ADAPTER,)], ids=["whole", "adapter"])
+def test_every_student_recomputes_in_micro_batches_what_it_kept_in_a_whole_batch(either_line: Path, student: tuple[str, ...]) -> None:
+    """SDXL's pooled captions and sizes are cut with the batch. In float32: one step's figures, to its rounding."""
+    cut = ("distillation.micro_batch=2", "distillation.activations=recomputed")
+    whole, small = (distiller_of(either_line, LatentReward(), *student, *overrides).step(0) for overrides in ((), cut))
+    assert small.keys() == whole.keys()
+    for name, figure in whole.items():
+        torch.testing.assert_close(small[name], figure, rtol=1e-4, atol=1e-6)
