@@ -10,7 +10,8 @@ tagged unions (``kind: ...``), not booleans; those of a training step are :mod:`
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.evaluation import Evaluation
-from rglcd.config.load import dump, load_params, load_preset, preset_names, resolve, validate_section
+from rglcd.config.hardware import Hardware
+from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, validate_section
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining, ResNetTower, VitTower
 from rglcd.config.reward import AnyReward, LatentReward, NoReward, PixelReward, Reward
@@ -71,6 +72,7 @@ __all__ = [
     "FrozenProxy",
     "FullStudent",
     "HardLabels",
+    "Hardware",
     "Hpsv2ProcessScorer",
     "Huber",
     "ImageRewardScorer",
@@ -110,6 +112,7 @@ __all__ = [
     "dump",
     "load_params",
     "load_preset",
+    "preset_hardware",
     "preset_names",
     "resolve",
     "validate_section",

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rglcd.config.base import Section
 from rglcd.config.explanation import explain, nearest
+from rglcd.config.hardware import RUNS_ON, Hardware
 from rglcd.config.root import SECTIONS, Config
 from rglcd.errors import InputError
 
@@ -28,8 +29,17 @@ def load_preset(name: str, *, overrides: Sequence[str] = ()) -> Config:
     """
     if name not in preset_names():
         raise InputError(f"unknown preset {name!r}{nearest(name, preset_names())}; there are: {', '.join(preset_names())}")
-    text = resources.files("rglcd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return resolve({**_mapping(text, where=f"preset {name}"), "preset": name}, overrides=overrides, where=f"preset {name}")
+    sections = {key: value for key, value in _preset(name).items() if key != RUNS_ON}
+    return resolve({**sections, "preset": name}, overrides=overrides, where=f"preset {name}")
+
+
+def preset_hardware(name: str) -> Hardware | None:
+    """The GPUs that the preset called ``name`` is for: the head of its file, which is no part of the configuration.
+
+    None for a preset that runs on a CPU, and for a name that no preset has.
+    """
+    head = _preset(name).get(RUNS_ON) if name in preset_names() else None
+    return None if head is None else Hardware.model_validate(head)
 
 
 def load_params(path: Path, *, overrides: Sequence[str] = ()) -> Config:
@@ -67,6 +77,11 @@ def dump(config: Config) -> str:
     """``params.yaml``: every value spelled out, in the order of the classes, as :func:`load_params` reads it."""
     head = f"# The configuration in force. Written by `rglcd config use {config.preset}`; edit freely, every key is checked.\n"
     return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    text = resources.files("rglcd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return _mapping(text, where=f"preset {name}")
 
 
 def _mapping(text: str, *, where: str) -> dict[str, Any]:
