@@ -23,7 +23,7 @@ from rglcd.models.text import TextEncoder, TextTower
 from rglcd.stages.assembly import make_student
 from rglcd.stages.pretrain import tower_shape
 
-PUBLISHED = Path(__file__).parent / "assets" / "published"
+PUBLISHED = Path(__file__).parents[1] / "src" / "rglcd" / "planning" / "shapes"
 META = torch.device("meta")
 
 

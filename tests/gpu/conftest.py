@@ -15,7 +15,7 @@ from benchmarks.step_bench import Bench, Setting, Sizes, sd21_sizes, toy_sizes
 
 ON_CPU = os.environ.get("RGLCD_GPU_TESTS") == "cpu"
 DEVICE = "cpu" if ON_CPU else "cuda"
-ASSETS = Path(__file__).parents[1] / "assets" / "published"
+ASSETS = Path(__file__).parents[2] / "src" / "rglcd" / "planning" / "shapes"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,86 @@
+"""What the stages ``cache`` and ``evaluate`` take: memory at their batch sizes, operations of a sample and of an image.
+
+Both work in float32, in one process.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from rglcd.planning.costs import Line, frozen_pass
+from rglcd.planning.memory import Moment, Part, StageMemory
+from rglcd.planning.networks import META, Networks, num_bytes
+from rglcd.planning.scoring import Scoring
+
+FEATURES_BYTES = 86_580_480 * 4
+"""Of DINOv2-base in float32, the presets' feature network: 86.6 M parameters (arXiv 2304.07193, Table 17)."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Memory, and operations: of a sample that is cached, of all images that are drawn."""
+
+    memory: StageMemory
+    flops: float
+
+
+def caching_cost(networks: Networks) -> StageCost:
+    """Encoding pictures and captions, and scoring what the decoder makes of them where scores are kept."""
+    caching = networks.config.caching
+    scoring = Scoring.of(networks, sorted(caching.scorers), dtype=torch.float32)
+    encoding, captions = scoring.encoding(), scoring.captions()
+    moments = [Moment("encoding", (Part("VAE's encoder", encoding.peak),)), Moment("captions", (Part("captions", captions.peak),))]
+    flops = encoding.flops + captions.flops
+    if caching.scores:
+        labels = Scoring.of(networks, sorted(caching.scores), dtype=torch.float32).scores()
+        moments.append(Moment("scores", (Part("decoder and scorers", labels.peak),)))
+        flops += labels.flops
+    text = Part("text encoders, float32", Line(num_bytes(*networks.text_encoders(torch.float32))))
+    memory = StageMemory(
+        "caching",
+        caching.batch_size,
+        "caching.batch_size",
+        (*scoring.lasting, text),
+        tuple(moments),
+        whole=caching.batch_size,
+        notes=scoring.notes,
+    )
+    return StageCost(memory, flops)
+
+
+def evaluation_cost(networks: Networks) -> StageCost:
+    """Drawing with the teacher and with each student, decoding, scoring."""
+    config = networks.config
+    evaluation, arms = config.evaluation, config.distillation.arms
+    teacher = networks.teacher(torch.float32)
+    scoring = Scoring.of(networks, sorted(evaluation.scorers), dtype=torch.float32)
+
+    def draw(samples: int) -> object:
+        t = torch.zeros(samples, dtype=torch.int64, device=META)
+        return teacher(networks.latents(samples), t, networks.condition(teacher.unet, samples, torch.float32))
+
+    drawing, scores = frozen_pass(draw), scoring.scores()
+    lasting = (
+        Part("network that draws, float32", Line(num_bytes(teacher.unet))),
+        Part("text encoders, float32", Line(num_bytes(*networks.text_encoders(torch.float32)))),
+        *scoring.lasting,
+        Part("features, float32", Line(FEATURES_BYTES)),
+    )
+    # Guidance draws each image with its caption and without.
+    guided = Line(drawing.peak.fixed, 2 * drawing.peak.each)
+    moments = (
+        Moment("teacher's pass", (Part("teacher's pass, guided and not", guided),)),
+        Moment("decoding and scores", (Part("decoder and scorers", scores.peak),)),
+    )
+    calls = 2 * evaluation.teacher_steps + len(arms) * sum(evaluation.num_steps)
+    pictures = 1 + len(arms) * len(evaluation.num_steps)
+    memory = StageMemory(
+        "evaluation",
+        evaluation.batch_size,
+        "evaluation.batch_size",
+        lasting,
+        moments,
+        whole=evaluation.batch_size,
+        notes=scoring.notes,
+    )
+    return StageCost(memory, evaluation.num_images * (calls * drawing.flops + pictures * scores.flops))

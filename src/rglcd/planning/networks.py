@@ -1,0 +1,168 @@
+"""A preset's networks on ``meta``: their published shapes, without weights.
+
+Shapes come from the folder of a local source, from the artifact of ``prepare``, or from ``shapes/``, which holds what of the published
+``config.json`` files shapes the networks of the presets, each with where it is from.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from rglcd.config import Config, ModelSource
+from rglcd.core.condition import Condition
+from rglcd.core.prediction import PredictionType
+from rglcd.core.schedule import NoiseSchedule
+from rglcd.errors import InputError
+from rglcd.models.codec import Codec
+from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
+from rglcd.models.loading import read_json
+from rglcd.models.student import Student
+from rglcd.models.teacher import XL_CONDITIONING, Teacher
+from rglcd.stages.assembly import make_student
+from rglcd.stages.pretrain import tower_shape
+from rglcd.training.choices import dtype_of
+
+META = torch.device("meta")
+TOKENS = 77
+"""Of a caption in every network here: CLIP's."""
+
+_NETWORK_OF_KIND = {"hpsv2": "CLIP-ViT-H-14", "clipscore": "CLIP-ViT-H-14", "pickscore": "CLIP-ViT-H-14"}
+
+
+def num_bytes(*modules: nn.Module) -> int:
+    """Of parameters and buffers."""
+    return sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Builds what a configuration names; ``pretrained`` is the artifact of ``prepare``, where there is one."""
+
+    config: Config
+    pretrained: Path | None = None
+
+    def teacher(self, dtype: torch.dtype) -> Teacher:
+        """The frozen UNet."""
+        with META:
+            unet = UNet2DConditionModel.from_config(self._teacher_shapes()["unet"])
+            schedule = NoiseSchedule(torch.empty(1000), torch.empty(1000))
+        return Teacher(nn.Module.to(unet, dtype), schedule, PredictionType.EPSILON)
+
+    def student(self, teacher: Teacher) -> Student:
+        """As stage distill makes it, on ``teacher`` in the run's precision."""
+        distillation = self.config.distillation
+        student = make_student(distillation, teacher=teacher, start=self.teacher(torch.float32))
+        if getattr(distillation, "activations", "kept") == "recomputed":
+            student.unet.enable_gradient_checkpointing()
+        return student
+
+    def codec(self, dtype: torch.dtype, *, recomputes: bool = False) -> Codec:
+        """The VAE."""
+        with META:
+            vae = AutoencoderKL.from_config(self._teacher_shapes()["vae"])
+        codec = Codec(nn.Module.to(vae, dtype))
+        if recomputes:
+            codec.vae.enable_gradient_checkpointing()
+        return codec
+
+    def text_encoders(self, dtype: torch.dtype) -> list[nn.Module]:
+        """One, or SDXL's two."""
+        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+        with META:
+            models = [kind(CLIPTextConfig(**sizes)) for kind, sizes in zip(kinds, self._teacher_shapes()["text_encoders"], strict=False)]
+        return [nn.Module.to(model, dtype) for model in models]
+
+    def scorer(self, name: str, dtype: torch.dtype) -> CLIPModel | None:
+        """A reward model's network; None for a kind whose shapes are not known here."""
+        declared = self._scorer_shapes(name)
+        if declared is None:
+            return None
+        with META:
+            model = CLIPModel(CLIPConfig(**{key: declared[key] for key in ("projection_dim", "text_config", "vision_config")}))
+        return nn.Module.to(model, dtype).eval().requires_grad_(False)
+
+    def proxy(self) -> LatentRewardModel:
+        """The latent reward model that stage pretrain makes."""
+        expert = self.scorer(self.config.pretraining.scorer, torch.float32)
+        width = TOKENS if expert is None else int(expert.config.projection_dim)
+        tower = tower_shape(self.config.pretraining.tower)
+        with META:
+            return LatentRewardModel(LatentRewardShape(latent=self.latent_shape, text_dim=width, tower=tower))
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return self.codec(torch.float32).latent_shape(self.config.model.resolution)
+
+    def condition(self, unet: UNet2DConditionModel, rows: int, dtype: torch.dtype) -> Condition:
+        """Captions of ``rows`` samples, and SDXL's sizes."""
+        width = unet.config.cross_attention_dim
+        embeddings = torch.empty(rows, TOKENS, width, dtype=dtype, device=META)
+        if unet.config.addition_embed_type != XL_CONDITIONING:
+            return Condition(embeddings)
+        pooled_width = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        pooled = torch.empty(rows, pooled_width, dtype=dtype, device=META)
+        return Condition(embeddings, pooled, torch.zeros(rows, 6, dtype=torch.int64, device=META))
+
+    def latents(self, rows: int) -> Tensor:
+        """z (B, C, h, w) in float32, as the cache gives them."""
+        return torch.empty(rows, *self.latent_shape, device=META)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the frozen networks of training, and of the student's autocast."""
+        return dtype_of(self.config.distillation.precision)
+
+    # --- shapes ----------------------------------------------------------------------------------
+
+    def _teacher_shapes(self) -> dict[str, Any]:
+        source = self.config.model.teacher
+        folder = self._folder(source, "teacher")
+        if folder is None:
+            return _published(source)
+        encoders = [folder / name for name in ("text_encoder", "text_encoder_2") if (folder / name).is_dir()]
+        parts = {part: _sizes(folder / part) for part in ("unet", "vae")}
+        return {**parts, "text_encoders": [_sizes(encoder) for encoder in encoders]}
+
+    def _scorer_shapes(self, name: str) -> dict[str, Any] | None:
+        scorer = self.config.preparation.scorers[name]
+        source = getattr(scorer, "source", None)
+        folder = None if source is None else self._folder(source, f"scorers/{name}")
+        if scorer.kind == "clip" and folder is not None:
+            return _sizes(folder)
+        network = _NETWORK_OF_KIND.get(scorer.kind)
+        return None if network is None else _shipped(network)
+
+    def _folder(self, source: ModelSource, place: str) -> Path | None:
+        if self.pretrained is not None and (self.pretrained / place).is_dir():
+            return self.pretrained / place
+        return Path(source.uri) if source.is_local else None
+
+
+def _published(source: ModelSource) -> dict[str, Any]:
+    shapes = _shipped(source.uri.rpartition("/")[2])
+    if shapes is None:
+        raise InputError(
+            f"the shapes of {source.uri} are not known here: run `rglcd run prepare` once and name what it made with --pretrained DIR"
+        )
+    return shapes
+
+
+def _shipped(name: str) -> dict[str, Any] | None:
+    entry = resources.files("rglcd.planning").joinpath("shapes", f"{name}.json")
+    if not entry.is_file():
+        return None
+    shapes: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+    return shapes
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    return {name: value for name, value in read_json(folder / "config.json").items() if not name.startswith("_")}

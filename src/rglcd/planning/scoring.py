@@ -1,0 +1,87 @@
+"""What decoding and scoring take, with gradient and without: the VAE's decoder and the reward models."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel
+
+from rglcd.models.codec import Codec, Moments
+from rglcd.planning.costs import FrozenPass, Line, TrainedPass, frozen_pass, trained_pass
+from rglcd.planning.memory import Part
+from rglcd.planning.networks import META, TOKENS, Networks, num_bytes
+from rglcd.rewards.preprocessing import Fit, Preprocessing
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A VAE and the reward models of a stage, loaded in one precision; ``notes`` name what could not be counted."""
+
+    networks: Networks
+    codec: Codec
+    experts: dict[str, CLIPModel]
+    lasting: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, networks: Networks, scorers: Iterable[str], *, dtype: torch.dtype, recomputes: bool = False) -> "Scoring":
+        """The VAE and ``scorers``, each loaded whole."""
+        codec = networks.codec(dtype, recomputes=recomputes)
+        built = {name: networks.scorer(name, dtype) for name in scorers}
+        experts = {name: expert for name, expert in built.items() if expert is not None}
+        precision = str(dtype).removeprefix("torch.")
+        lasting = [Part(f"VAE, {precision}", Line(num_bytes(codec.vae)))]
+        lasting += [Part(f"scorer {name}, {precision}", Line(num_bytes(expert))) for name, expert in experts.items()]
+        kinds = networks.config.preparation.scorers
+        notes = tuple(f"not counted: scorer {name}, of kind {kinds[name].kind}" for name in sorted(built.keys() - experts.keys()))
+        return cls(networks, codec, experts, tuple(lasting), notes)
+
+    def gradient(self) -> TrainedPass:
+        """Of the first expert's score in the latents."""
+
+        def run(samples: int) -> tuple[Tensor, Tensor]:
+            latents = self.networks.latents(samples).requires_grad_()
+            pixels = self.codec.decode(latents)
+            expert = next(iter(self.experts.values()), None)
+            return pixels if expert is None else _embedded(expert, pixels), latents
+
+        return trained_pass(run, autocast=torch.float32, parameters=[])
+
+    def scores(self) -> FrozenPass:
+        """Of all experts' scores of what the decoder makes of latents."""
+
+        def run(samples: int) -> Tensor:
+            pixels = self.codec.decode(self.networks.latents(samples))
+            for expert in self.experts.values():
+                _embedded(expert, pixels)
+            return pixels
+
+        return frozen_pass(run)
+
+    def encoding(self) -> FrozenPass:
+        """Of pixels to moments."""
+        side, dtype = self.networks.config.model.resolution, self.codec.vae.dtype
+
+        def run(samples: int) -> Moments:
+            return self.codec.moments(torch.empty(samples, 3, side, side, dtype=dtype, device=META))
+
+        return frozen_pass(run)
+
+    def captions(self) -> FrozenPass:
+        """Of captions to every expert's text features."""
+
+        def run(samples: int) -> None:
+            for expert in self.experts.values():
+                length = min(TOKENS, expert.config.text_config.max_position_embeddings)
+                expert.text_model(torch.zeros(samples, length, dtype=torch.int64, device=META))
+
+        return frozen_pass(run)
+
+
+def _embedded(expert: CLIPModel, pixels: Tensor) -> Tensor:
+    """As :class:`rglcd.rewards.clip.ClipReward` embeds them, at whichever fit: both make the same square."""
+    size = expert.config.vision_config.image_size
+    prepared = Preprocessing.of(Fit.SHORTEST_CROPPED).like(expert.visual_projection.weight.to(META))(pixels, size)
+    projected: Tensor = expert.visual_projection(expert.vision_model(pixel_values=prepared).pooler_output)
+    return projected.float()

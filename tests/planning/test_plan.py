@@ -1,0 +1,178 @@
+"""The plan of a run: what fits, what would, what is refused and how it is printed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rglcd.cli import main
+from rglcd.config import Hardware, dump, load_preset, preset_hardware, preset_names
+from rglcd.errors import InputError
+from rglcd.planning import check
+from rglcd.planning.check import Nodes, refuse_what_cannot_fit
+from rglcd.planning.costs import Line
+from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_label
+from rglcd.planning.memory import TO_SPARE, Moment, Part, StageMemory, largest
+from rglcd.planning.plan import Plan, plan, require_fit
+
+SIZED = sorted(set(preset_names()) - {"micro", "toy"})
+
+NOT_YET = {
+    ("sd21-paper", "training"): "the reward is in float32 and 16 samples go at once: presets get micro-batches and bfloat16 rewards",
+    ("sdxl-lora", "training"): "16 samples of 1024 pixels go at once: the preset gets a micro-batch",
+    ("sdxl-lora", "evaluation"): "32 images of 1024 pixels are decoded at once: evaluation gets chunks",
+}
+"""Stages of presets that do not fit what their preset names with enough to spare, and what will change that."""
+
+
+@pytest.fixture(scope="module", params=SIZED)
+def planned(request: pytest.FixtureRequest) -> Plan:
+    hardware = preset_hardware(request.param)
+    assert hardware is not None
+    return plan(load_preset(request.param), gpu_named(hardware.gpu), hardware.count)
+
+
+def test_every_preset_fits_what_it_names_with_enough_to_spare(planned: Plan) -> None:
+    tight = {stage.memory.stage for stage in planned.stages if stage.spare < TO_SPARE}
+    assert tight == {stage for preset, stage in NOT_YET if preset == planned.preset}
+
+
+def test_largest_number_of_samples_fits_and_one_more_does_not(planned: Plan) -> None:
+    for stage in planned.stages:
+        room = (1 - TO_SPARE) * planned.gpu.usable_gib * 2**30
+        assert stage.memory.bytes_at(stage.largest) <= room
+        if stage.memory.stage == "training":
+            assert stage.memory.whole % stage.largest == 0
+        else:
+            assert stage.memory.bytes_at(stage.largest + 1) > room
+
+
+def test_a_plan_says_hours_and_parts(planned: Plan) -> None:
+    assert 0 < planned.hours.training < 100
+    assert 0 < planned.hours.evaluation < 100
+    training = planned.stages[0].memory
+    assert {"teacher, bfloat16", "student's activations"} <= {part.name for part in training.parts(training.samples)}
+
+
+# --- without counting ----------------------------------------------------------------------------
+
+
+def memory(*, samples: int = 8, each: float = 2.0**30) -> StageMemory:
+    moments = (Moment("little", (Part("a", Line(2.0**30)),)), Moment("much", (Part("b", Line(0.0, each)),)))
+    gradients = Part("gradients", Line(2.0**31))
+    return StageMemory(
+        "training", samples, "n", (Part("weights", Line(2.0**30)),), moments, 8, (gradients,), (Moment("update", (gradients,)),)
+    )
+
+
+def test_fullest_moment_depends_on_the_number_of_samples() -> None:
+    small = memory(each=2.0**27)
+    assert [small.fullest(samples).name for samples in (1, 7, 8)] == ["little", "little", "update"]
+    assert memory().fullest(4).name == "much"
+
+
+def test_gradients_last_from_one_micro_batch_to_the_next() -> None:
+    assert memory().bytes_at(8) == (1 + 8) * 2**30
+    assert memory().bytes_at(7) == (1 + 2 + 7) * 2**30
+
+
+def test_largest_is_zero_where_nothing_fits() -> None:
+    assert largest(lambda samples: samples <= 5, most=9) == 5
+    assert largest(lambda _: True, most=9) == 9
+    assert largest(lambda _: False, most=9) == 0
+
+
+def test_gpus_are_ordered_by_memory_and_have_sources() -> None:
+    assert [gpu.usable_gib for gpu in GPUS] == sorted(gpu.usable_gib for gpu in GPUS)
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    assert all(gpu.source.startswith("https://") for gpu in GPUS)
+
+
+def test_a_node_label_names_a_known_gpu_or_none() -> None:
+    assert gpu_of_label("nvidia.com/gpu.product=NVIDIA-H200") == gpu_named("h200")
+    assert gpu_of_label("nvidia.com/gpu.family=ampere") is None
+
+
+def test_unknown_gpu_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"unknown GPU 'a101'; known are: l4, "):
+        gpu_named("a101")
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_hardware_is_no_part_of_the_configuration(name: str) -> None:
+    assert preset_hardware(name) == Hardware(gpu="a100-80gb", count=8)
+    assert "runs_on" not in load_preset(name).model_dump()
+
+
+@pytest.mark.parametrize("name", ["toy", "micro", "no such preset"])
+def test_presets_for_a_cpu_name_no_gpu(name: str) -> None:
+    assert preset_hardware(name) is None
+
+
+# --- before a queue, and from the command line ---------------------------------------------------
+
+SMALL = ["distillation.batch_size=32", "reward={kind: none}", "distillation.arms=[lcm]"]
+
+
+def test_what_cannot_fit_is_refused_before_submission() -> None:
+    config = load_preset("sd15", overrides=SMALL)
+    label = "nvidia.com/gpu.product=NVIDIA-L4"
+    with pytest.raises(
+        InputError, match=r"training takes .* GiB and l4 has 22 GiB: not even one .* fits with 8% to spare; so would a100-40gb as it is"
+    ):
+        refuse_what_cannot_fit(config, Nodes(label, 8), stage="distill")
+    refuse_what_cannot_fit(config, Nodes(label, 8), stage="shard")
+
+
+def test_memory_is_said_not_to_be_checked_where_torch_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    refuse_what_cannot_fit(load_preset("sdxl-lora"), Nodes("a=b"))
+    assert "memory is not checked here, for torch is not installed" in capsys.readouterr().err
+
+
+def test_cpu_presets_are_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_what_cannot_fit(load_preset("micro"), Nodes("nvidia.com/gpu.product=NVIDIA-L4"))
+    assert main(["plan", "--preset", "micro"]) == 0
+    assert capsys.readouterr().out == "micro runs on a CPU: name a card to plan for, as in --gpu l4\n"
+
+
+@pytest.mark.parametrize(("words", "ends_with"), [([], 2), (["--no-plan"], 0)])
+def test_launch_refuses_what_cannot_fit_unless_told_not_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], ends_with: int
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise InputError("does not fit")
+
+    monkeypatch.setattr(check, "refuse_what_cannot_fit", refuse)
+    monkeypatch.setattr("rglcd.launch.cluster_job.launch", lambda *args, **kwargs: None)
+    params = tmp_path / "params.yaml"
+    params.write_text(dump(load_preset("sd21-paper")))
+    command = ["launch", "distill", "--params", str(params), "--image", "rg-lcd@sha256:" + 64 * "0", *words]
+    if ends_with == 0:
+        assert main(command) == 0
+        return
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == ends_with
+
+
+def test_plan_verb_prints_json_and_exits_with_2_when_it_cannot_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for value in SMALL for word in ("--set", value)]
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--preset", "sd15", "--gpu", "rtx-3090", "--count", "8", "--json", *words])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    stages = json.loads(printed.out)["stages"]
+    assert (stages["training"]["fits"], stages["training"]["smallest_gpu"]) == (False, "a100-40gb")
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_a_teacher_of_unknown_shapes_is_read_from_what_prepare_made(tmp_path: Path) -> None:
+    config = load_preset("sd15", overrides=["model.teacher.uri=some/teacher"])
+    with pytest.raises(InputError, match="the shapes of some/teacher are not known here: run `rglcd run prepare`"):
+        plan(config, gpu_named("h200"), 8)
+    (tmp_path / "teacher").symlink_to(Path("toy/teacher").resolve())
+    toy = load_preset("sd15", overrides=["model.teacher.uri=some/teacher", "model.resolution=64", "sharding.resolution=64"])
+    require_fit(plan(toy, gpu_named("h200"), 8, pretrained=tmp_path))
