@@ -11,6 +11,7 @@ from rglcd.config import Config, load_params
 from rglcd.errors import InputError
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.settings import ClusterSettings, load_settings
+from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
@@ -69,6 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
     compiling.add_argument("--out", type=Path, help="file (default: stdout)")
     submitting = verbs.add_parser("submit", help="start a run on a cluster")
     submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
+    submitting.add_argument("--no-plan", action="store_true", help="submit even what `rglcd plan` says cannot fit on the GPUs")
     submitting.add_argument("--namespace", help="namespace of the run (default: the settings', rglcd)")
     for verb in (compiling, submitting):
         verb.add_argument("--store", help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
@@ -84,6 +86,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
                 namespace = given.namespace or settings.namespace
+                if not given.no_plan:
+                    refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
                 submit(config, root=root, host=given.host, namespace=namespace, store=given.store, settings=settings)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import launch, project, run, toy
+from rglcd.cli import launch, plan, project, run, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rglcd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (run.add_verb, launch.add_verb, project.add_config, project.add_dvc, project.add_data, toy.add_verb, project.add_show):
+    inspect = (project.add_config, plan.add_verb, project.add_dvc, project.add_data, toy.add_verb, project.add_show)
+    for add in (run.add_verb, launch.add_verb, *inspect):
         add(verbs)
     return parser

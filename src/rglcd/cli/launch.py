@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rglcd.cli.files import IMAGES, add_params_option, add_set_option
-from rglcd.config import load_params
+from rglcd.config import Config, load_params
 from rglcd.errors import InputError
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
@@ -43,6 +43,7 @@ def add_verb(verbs: Any) -> None:
     launch.add_argument("--image", help="what the pods run, by digest (default: the settings' image, or train in images/lock.yaml)")
     launch.add_argument("--run", help="the run's id (default: a digest of what the stage is asked)")
     launch.add_argument("--nodes", type=int, metavar="N", help="nodes of distill (default: 1)")
+    launch.add_argument("--no-plan", action="store_true", help="submit even what `rglcd plan` says cannot fit on the GPUs")
     launch.add_argument("--dry-run", action="store_true", help="print the job as YAML, for `kubectl apply -f -`, and do nothing")
     launch.add_argument(
         "--show-settings", action="store_true", help="print the settings in force and where each comes from, and do nothing"
@@ -77,9 +78,19 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
         job = job_manifest(stage.name, sections=sections, artifacts=artifacts, settings=settings)
         print(yaml.safe_dump(job, sort_keys=False, width=110), end="")
         return
+    if not options.no_plan:
+        _require_fit(config, stage, settings)
     with drawing(sys.stderr) as sink, reporting_to(sink):
         launch(stage.name, sections=sections, artifacts=artifacts, settings=settings)
     print(f"{stage.name}: done; {artifacts[stage.outputs[0]]}")
+
+
+def _require_fit(config: Config, stage: Stage, settings: "ClusterSettings") -> None:
+    from rglcd.launch.resources import RESOURCES
+    from rglcd.planning.check import Nodes, refuse_what_cannot_fit
+
+    num_training = settings.num_nodes * RESOURCES[stage.profile].gpus if stage.name == "distill" else None
+    refuse_what_cannot_fit(config, Nodes(settings.gpu_label, num_training), stage=stage.name)
 
 
 def _location(artifact: str, settings: "ClusterSettings", options: argparse.Namespace) -> Path | str:
