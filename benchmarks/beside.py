@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.baseline import Networks, PublishedStep, StepInputs
-from benchmarks.step import hardware, versions
 from benchmarks.step_bench import MODES, PRECISIONS, SIZES, Bench, Setting
-from benchmarks.step_measuring import Clock, utilisation
+from benchmarks.step_measuring import Clock, hardware, utilisation, versions
 from rglcd.training.distiller import Distiller
 from rglcd.training.operations import count_flops
 

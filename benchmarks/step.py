@@ -18,41 +18,17 @@ with the host would end in an error.
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import torch
-import transformers
 
+from benchmarks.beside import beside_baseline
 from benchmarks.step_bench import MODES, PRECISIONS, SIZES, Bench, Setting
-from benchmarks.step_measuring import FARTHEST, measure
+from benchmarks.step_measuring import FARTHEST, hardware, measure, versions
 
 RECORDS = Path("docs/step.jsonl")
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What it ran on."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), None)
-    found: dict[str, Any] = {"cpu": model, "threads": torch.get_num_threads(), "platform": platform.platform()}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
-    return found
-
-
-def versions() -> dict[str, str | None]:
-    """Of what computes."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cached", action="store_true", help="with --baseline: it is given latents, not images")
     parser.add_argument("--record", action="store_true", help=f"append the line to {RECORDS}, which docs/results.md shows")
     asked = parser.parse_args(argv)
-    from benchmarks.beside import beside_baseline  # it reads this module
-
     sizes = SIZES[asked.model]()
     setting = Setting(
         model=asked.model,

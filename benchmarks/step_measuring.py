@@ -1,13 +1,17 @@
 """What a step of the benchmark's distillers takes: milliseconds by part, and bytes at their peak."""
 
 import gc
+import platform
 import statistics
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -185,3 +189,24 @@ def utilisation(setting: Setting, flops_per_s: float) -> float | None:
     name = torch.cuda.get_device_name(setting.device)
     peak = next((tflops for word, tflops in PEAK_TFLOPS.items() if word in name), None)
     return None if peak is None else round(flops_per_s / peak / 1e12, 4)
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What it ran on."""
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), None)
+    found: dict[str, Any] = {"cpu": model, "threads": torch.get_num_threads(), "platform": platform.platform()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
+    return found
+
+
+def versions() -> dict[str, str | None]:
+    """Of what computes."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }

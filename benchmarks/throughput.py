@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.step import hardware, versions
 from benchmarks.step_bench import PRECISIONS, SIZES, Bench, Setting
-from benchmarks.step_measuring import Clock
+from benchmarks.step_measuring import Clock, hardware, versions
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.evaluation.generation import draw_student, draw_teacher
