@@ -26,13 +26,13 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: install ## the whole line at toy size: teacher, LCM and RG-LCM, a table and a report (8 minutes on two cores)
+demo: install ## the full pipeline at toy size: teacher, LCM and RG-LCM, a table and a report (8 minutes on two cores)
 	@$(BIN)/rglcd toy data data
 	@$(BIN)/python -m pipelines run
 	@$(BIN)/rglcd show
 	@$(BIN)/rglcd adopt
 
-results: install ## the claims at toy size over three seeds, into docs/results.md (hours; goes on where it stopped)
+results: install ## the claims of the method at toy size over three seeds, into docs/results.md (hours; goes on where it stopped)
 	$(BIN)/rglcd toy data data
 	$(BIN)/python -m benchmarks.results
 
@@ -53,7 +53,7 @@ faults: install ## inject faults, thousands of times, into docs/reliability.md (
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-slow: install ## the whole micro line by every way in, kills and process groups
+test-slow: install ## the micro pipeline through every interface, kills and process groups
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-cluster: install ## against a real API server and scheduler: needs kubectl >= 1.27 and KUBEBUILDER_ASSETS

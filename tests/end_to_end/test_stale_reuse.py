@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def checkout(unbroken: Checkout, tmp_path: Path) -> Checkout:
-    """A checkout of its own in which the whole line is made."""
+    """A checkout of its own in which the whole pipeline was run."""
     return Checkout(Path(shutil.copytree(unbroken.root, tmp_path / "checkout")))
 
 

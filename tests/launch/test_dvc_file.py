@@ -1,4 +1,4 @@
-"""``dvc.yaml`` says what the table says, and a run made by another way in leaves DVC nothing to do."""
+"""``dvc.yaml`` says what the table says, and a run made through another interface leaves DVC nothing to do."""
 
 import shutil
 import subprocess

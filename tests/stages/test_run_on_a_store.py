@@ -1,4 +1,4 @@
-"""The stages with their bytes in an object store: parts, publishers, refusals (whole: test_whole_line_on_a_store)."""
+"""The stages with their bytes in an object store: parts, publishers, refusals (whole: test_pipeline_on_a_store)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The table is a DAG whose edges can be followed, and whose names are fit for every way in."""
+"""The table is a DAG whose edges can be followed, and whose names are fit for every interface."""
 
 import importlib
 import re

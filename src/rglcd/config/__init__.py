@@ -1,4 +1,4 @@
-"""The configuration: one class per section, validated once, and one way in (``load``).
+"""The configuration: one class per section, validated once, and one entry point (``load``).
 
 ``defaults -> presets/NAME.yaml -> --set a.b=c -> Config -> params.yaml -> sections -> plain values``
 

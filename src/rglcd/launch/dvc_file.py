@@ -1,4 +1,4 @@
-"""DVC: ``dvc.yaml`` rendered from the stage table, and runs made by another way in recorded in ``dvc.lock``."""
+"""DVC: ``dvc.yaml`` rendered from the stage table, and runs made through another interface recorded in ``dvc.lock``."""
 
 from pathlib import Path
 from typing import Any

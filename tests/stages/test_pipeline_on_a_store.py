@@ -33,7 +33,7 @@ CARDS = {"metrics": "metrics.json", "page": "index.html", "summary": "report.md"
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Source, shelf, and the whole line made in folders; read it, do not write it."""
+    """Source, model folders, and every stage of the pipeline run in folders; read it, do not write it."""
     root = tmp_path_factory.mktemp("line")
     write_tiny_source(root / "data")
     write_tiny_evaluation_data(root / "data")
