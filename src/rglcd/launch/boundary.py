@@ -35,7 +35,9 @@ def process_boundary() -> Iterator[None]:
     except (*KNOWN, JobError) as error:
         _end(Failure(_one_line(error), error.exit_code))
     except KeyboardInterrupt:
-        _end(Failure("interrupted; the same command goes on from what is saved", _INTERRUPTED))
+        # Not into the error file: whoever started this process has got the signal too, and knows what was interrupted.
+        _print_failure("interrupted; the same command goes on from what is saved")
+        raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(_PIPE_CLOSED) from None
@@ -57,10 +59,14 @@ def _end(failure: Failure) -> NoReturn:
     error_file = os.environ.get(ERROR_FILE)
     if error_file:
         write_failure(Path(error_file), failure)
+    _print_failure(failure.message)
+    raise SystemExit(failure.exit_code) from None
+
+
+def _print_failure(message: str) -> None:
     if "RANK" not in os.environ:  # a rank's launcher says it, once for all ranks
         with suppress(BrokenPipeError):
-            print(LINE.format(message=failure.message), file=sys.stderr, flush=True)
-    raise SystemExit(failure.exit_code) from None
+            print(LINE.format(message=message), file=sys.stderr, flush=True)
 
 
 def _one_line(error: Exception) -> str:
