@@ -42,6 +42,10 @@ def num_bytes(*modules: nn.Module) -> int:
     return sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
 
 
+class UnknownShapesError(InputError):
+    """A model is neither one of the published ones whose shapes are shipped, nor in a folder of this machine."""
+
+
 @dataclass(frozen=True)
 class Networks:
     """Builds what a configuration names; ``pretrained`` is the artifact of ``prepare``, where there is one."""
@@ -150,7 +154,7 @@ class Networks:
 def _published(source: ModelSource) -> dict[str, Any]:
     shapes = _shipped(source.uri.rpartition("/")[2])
     if shapes is None:
-        raise InputError(
+        raise UnknownShapesError(
             f"the shapes of {source.uri} are not known here: run `rglcd run prepare` once and name what it made with --pretrained DIR"
         )
     return shapes
