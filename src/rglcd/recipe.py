@@ -291,7 +291,8 @@ Activations = Literal["kept", "recomputed"]
 twice (arXiv 1604.06174). Seven times less memory and a sixth more work; the gradient is the same."""
 
 ExecutionMode = Literal["eager", "compiled"]
-"""``compiled`` pays on a GPU after minutes of compilation; it rounds otherwise, so it names another result."""
+"""``compiled`` takes minutes before the first step, and never got through them on a GPU here (150 s were not enough).
+It rounds otherwise, so it names another result."""
 
 MemoryFormat = Literal["contiguous", "channels_last"]
-"""``channels_last`` pays on a GPU with bfloat16."""
+"""``channels_last`` was a tenth slower than ``contiguous`` where it was tried: Stable Diffusion 2.1 in bfloat16 on an H200, 32 samples."""

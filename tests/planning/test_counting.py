@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rglcd.config import load_preset
+from rglcd.models.recomputation import recompute_activations
 from rglcd.planning.counting import GIB, CudaPolicy, LiveBytes, backward
 from rglcd.planning.networks import META, Networks, num_bytes
 from rglcd.planning.training import training_cost
@@ -91,7 +92,7 @@ def test_what_a_unet_keeps_is_what_a_gpu_measured(case: dict[str, Any]) -> None:
     teacher = networks.teacher(BF16)
     student = networks.student(teacher)
     if case["activations"] == "recomputed":
-        student.unet.enable_gradient_checkpointing()
+        recompute_activations(student.unet, None)
 
     def gib(samples: int) -> float:
         t, omega = torch.zeros(samples, dtype=torch.int64, device=META), torch.ones(samples, device=META)
@@ -103,22 +104,15 @@ def test_what_a_unet_keeps_is_what_a_gpu_measured(case: dict[str, Any]) -> None:
     assert (one, three) == (pytest.approx(case["one"], rel=0.1), pytest.approx(case["three"], rel=0.1))
 
 
-def vision_tower_only(networks: Networks) -> float:
-    """GiB by which the recorded step is smaller: it loaded HPSv2's image tower alone."""
-    expert = networks.scorer("expert", BF16)
-    assert expert is not None
-    return num_bytes(expert.text_model, expert.text_projection) / GIB
-
-
 def test_peak_of_a_plain_step_is_what_a_gpu_measured() -> None:
     networks = Networks(
         load_preset("sd21-paper-lrm", overrides=["reward={kind: none}", "distillation.batch_size=64", "distillation.arms=[lcm]"])
     )
     memory = training_cost(networks, count=1).memory
-    expert = networks.scorer("expert", BF16)
+    expert = networks.scorer("expert", BF16, captions="cached")
     assert expert is not None
     # Recorded with the VAE in bfloat16 and with the image tower, which a plain step does not need.
-    beside = num_bytes(expert) / GIB - vision_tower_only(networks) - num_bytes(networks.codec(BF16).vae) / GIB
+    beside = num_bytes(expert) / GIB - num_bytes(networks.codec(BF16).vae) / GIB
     recorded = {int(samples): gib for samples, gib in MEASURED["peak_of_a_step"]["plain"].items()}
     counted = memory.bytes_at(64) / GIB + beside
     assert counted == pytest.approx(recorded[64], rel=0.1)
@@ -131,5 +125,24 @@ def test_peak_of_a_plain_step_is_what_a_gpu_measured() -> None:
 def test_peak_of_a_step_with_pixel_reward_is_what_a_gpu_measured(chunk: int) -> None:
     reward = f"reward={{kind: pixel, precision: bfloat16, chunk_size: {chunk}}}"
     networks = Networks(load_preset("sd21-paper-lrm", overrides=[reward, "distillation.batch_size=16"]))
-    counted = training_cost(networks, count=1).memory.bytes_at(16) / GIB - vision_tower_only(networks)
+    counted = training_cost(networks, count=1).memory.bytes_at(16) / GIB
     assert counted == pytest.approx(MEASURED["peak_of_a_step"]["pixel_16_samples_by_chunk"][str(chunk)], rel=0.1)
+
+
+def test_gradients_are_held_twice_where_ranks_add_up_micro_batches() -> None:
+    """DDP's buckets last, and beside them the sum of the micro-batches until it is averaged; one process has the sum alone."""
+
+    def training(count: int, micro_batch: str) -> float:
+        overrides = [
+            "reward={kind: none}",
+            "distillation.arms=[lcm]",
+            "distillation.batch_size=16",
+            f"distillation.micro_batch={micro_batch}",
+        ]
+        networks = Networks(load_preset("sd15", overrides=overrides))
+        memory = training_cost(networks, count=count).memory
+        learnt = num_bytes(networks.student(networks.teacher(BF16)).unet)
+        return sum(part.line.at(0) for part in memory.parts(2) if part.name.startswith("gradients")) / learnt
+
+    assert training(count=2, micro_batch="2") == pytest.approx(2)
+    assert training(count=1, micro_batch="2") == pytest.approx(1)

@@ -37,14 +37,14 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("line")
     write_tiny_source(root / "data")
     write_tiny_evaluation_data(root / "data")
-    write_published_models(root / "shelf")
+    write_published_models(root / "models")
     for name in NAMES:
         run(root, config_of(root), name)
     return root
 
 
 def config_of(line: Path, *overrides: str) -> Config:
-    return tiny_config(*published_model_settings(line / "shelf"), *TINY_EVALUATION, *overrides)
+    return tiny_config(*published_model_settings(line / "models"), *TINY_EVALUATION, *overrides)
 
 
 def digests(root: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ class CudaPolicy(TorchFunctionMode):
 
     def __exit__(self, *args: Any) -> None:
         self._casts.clear()
-        super().__exit__(*args)  # type: ignore[no-untyped-call]
+        super().__exit__(*args)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -88,7 +88,7 @@ class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors made while it is on that are alive, now and at most."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.now = self.peak = 0
         self._known: set[int] = set()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -24,8 +24,10 @@ from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.loading import read_json
+from rglcd.models.recomputation import recompute_activations
 from rglcd.models.student import Student
 from rglcd.models.teacher import XL_CONDITIONING, Teacher
+from rglcd.rewards.clip import drop_text_tower
 from rglcd.stages.assembly import make_student
 from rglcd.stages.pretrain import tower_shape
 from rglcd.training.choices import dtype_of
@@ -33,6 +35,9 @@ from rglcd.training.choices import dtype_of
 META = torch.device("meta")
 TOKENS = 77
 """Of a caption in every network here: CLIP's."""
+
+Captions = Literal["encoded", "cached"]
+"""Whether a stage encodes captions for a reward model, or reads their features from the cache and drops its text tower."""
 
 _NETWORK_OF_KIND = {"hpsv2": "CLIP-ViT-H-14", "clipscore": "CLIP-ViT-H-14", "pickscore": "CLIP-ViT-H-14"}
 
@@ -64,8 +69,8 @@ class Networks:
         """As stage distill makes it, on ``teacher`` in the run's precision."""
         distillation = self.config.distillation
         student = make_student(distillation, teacher=teacher, start=self.teacher(torch.float32))
-        if getattr(distillation, "activations", "kept") == "recomputed":
-            student.unet.enable_gradient_checkpointing()
+        if distillation.activations == "recomputed":
+            recompute_activations(student.unet, None)
         return student
 
     def codec(self, dtype: torch.dtype, *, recomputes: bool = False) -> Codec:
@@ -84,13 +89,15 @@ class Networks:
             models = [kind(CLIPTextConfig(**sizes)) for kind, sizes in zip(kinds, self._teacher_shapes()["text_encoders"], strict=False)]
         return [nn.Module.to(model, dtype) for model in models]
 
-    def scorer(self, name: str, dtype: torch.dtype) -> CLIPModel | None:
-        """A reward model's network; None for a kind whose shapes are not known here."""
+    def scorer(self, name: str, dtype: torch.dtype, *, captions: Captions = "encoded") -> CLIPModel | None:
+        """A reward model's network; None for a kind whose shapes are not known here. Of ``cached`` captions nothing is encoded."""
         declared = self._scorer_shapes(name)
         if declared is None:
             return None
         with META:
             model = CLIPModel(CLIPConfig(**{key: declared[key] for key in ("projection_dim", "text_config", "vision_config")}))
+        if captions == "cached":
+            drop_text_tower(model)
         return nn.Module.to(model, dtype).eval().requires_grad_(False)
 
     def proxy(self) -> LatentRewardModel:

@@ -10,7 +10,7 @@ from transformers import CLIPModel
 from rglcd.models.codec import Codec, Moments
 from rglcd.planning.costs import FrozenPass, Line, TrainedPass, frozen_pass, trained_pass
 from rglcd.planning.memory import Part
-from rglcd.planning.networks import META, TOKENS, Networks, num_bytes
+from rglcd.planning.networks import META, TOKENS, Captions, Networks, num_bytes
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 
 
@@ -25,10 +25,12 @@ class Scoring:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, networks: Networks, scorers: Iterable[str], *, dtype: torch.dtype, recomputes: bool = False) -> "Scoring":
-        """The VAE and ``scorers``, each loaded whole."""
+    def of(
+        cls, networks: Networks, scorers: Iterable[str], *, dtype: torch.dtype, captions: Captions = "encoded", recomputes: bool = False
+    ) -> "Scoring":
+        """The VAE and ``scorers``."""
         codec = networks.codec(dtype, recomputes=recomputes)
-        built = {name: networks.scorer(name, dtype) for name in scorers}
+        built = {name: networks.scorer(name, dtype, captions=captions) for name in scorers}
         experts = {name: expert for name, expert in built.items() if expert is not None}
         precision = str(dtype).removeprefix("torch.")
         lasting = [Part(f"VAE, {precision}", Line(num_bytes(codec.vae)))]

@@ -52,13 +52,15 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
     share, rest = divmod(distillation.batch_size, count)
     if rest:
         raise InputError(f"distillation.batch_size {distillation.batch_size} does not divide among {count} GPUs; choose another --count")
-    rows = min(getattr(distillation, "micro_batch", None) or share, share)
+    rows = min(distillation.micro_batch or share, share)
     core = core_cost(networks)
     reward: AnyReward = networks.config.reward if "rg" in distillation.arms else NoReward()
     guidance = Guidance.of(networks, reward, core)
     gradients = Part("gradients, float32", core.gradients)
-    # In DDP's buckets they last, as they do from one micro-batch to the next; otherwise they come as activations go.
+    # In DDP's buckets they last; otherwise they come as activations go. From one micro-batch to the next they are added up, and
+    # DDP keeps that sum beside its buckets until it averages, in the last one's backward pass.
     buckets = (gradients,) if count > 1 else ()
+    added_up = Part("gradients added up beside DDP's, float32", core.gradients) if buckets else gradients
     memory = StageMemory(
         "training",
         rows,
@@ -66,7 +68,7 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
         (*core.lasting, *buckets, *guidance.lasting),
         (*core_moments(core), *guidance.moments),
         whole=share,
-        split=() if buckets else (gradients,),
+        split=(added_up,),
         unsplit=() if buckets else (Moment("update", (gradients,)),),
         notes=guidance.notes,
     )
@@ -141,7 +143,7 @@ class Guidance:
 
 def _pixel(networks: Networks, reward: PixelReward, core: Core) -> Guidance:
     dtype = dtype_of(reward.precision)
-    scoring = Scoring.of(networks, [reward.expert], dtype=dtype, recomputes=reward.activations == "recomputed")
+    scoring = Scoring.of(networks, [reward.expert], dtype=dtype, captions="cached", recomputes=reward.activations == "recomputed")
     cost = scoring.gradient()
     share, own = 1 / reward.prediction.every, isinstance(reward.prediction, OwnPrediction)
     kept = _own_kept(core, share) if own else ()
@@ -153,7 +155,7 @@ def _pixel(networks: Networks, reward: PixelReward, core: Core) -> Guidance:
 
 
 def _latent(networks: Networks, reward: LatentReward, core: Core) -> Guidance:
-    scoring = Scoring.of(networks, [reward.expert], dtype=dtype_of(reward.precision))
+    scoring = Scoring.of(networks, [reward.expert], dtype=dtype_of(reward.precision), captions="cached")
     proxy = networks.proxy()
     learnt = [parameter for parameter in proxy.parameters() if parameter.requires_grad]
     weights, tuned = num_bytes(proxy), not isinstance(reward.tuning, FrozenProxy)

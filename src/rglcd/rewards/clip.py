@@ -115,9 +115,7 @@ class ClipReward:
 
     def without_text(self) -> "ClipReward":
         """This reward, its text tower gone: 354 M of ViT-H/14's 986 M weights, which nobody needs once texts are cached features."""
-        for part in ("text_model", "text_projection"):
-            if hasattr(self.model, part):
-                delattr(self.model, part)
+        drop_text_tower(self.model)
         return self
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
@@ -130,6 +128,13 @@ class ClipReward:
         prepared = self._preprocessing(pixels, self.model.config.vision_config.image_size)
         pooled = self.model.vision_model(pixel_values=prepared).pooler_output
         return normalize(at_least_float32(self.model.visual_projection(pooled)), dim=-1)
+
+
+def drop_text_tower(model: CLIPModel) -> None:
+    """Remove from ``model`` what encodes captions."""
+    for part in ("text_model", "text_projection"):
+        if hasattr(model, part):
+            delattr(model, part)
 
 
 def _open(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[CLIPModel, float]:
