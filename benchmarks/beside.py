@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.baseline import Networks, PublishedStep, StepInputs
-from benchmarks.step_bench import MODES, PRECISIONS, SIZES, Bench, Setting
+from benchmarks.step_bench import MODES, SIZES, Bench, add_setting_options, setting_of
 from benchmarks.step_measuring import Clock, hardware, utilisation, versions
 from rglcd.training.distiller import Distiller
 from rglcd.training.operations import count_flops
@@ -101,33 +101,13 @@ def step_inputs(bench: Bench, *, cached: bool) -> StepInputs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure one mode and print its line."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog="benchmarks.beside", description="Our step beside the published scripts', turn by turn.")
-    parser.add_argument("--model", choices=SIZES, default="toy")
+    add_setting_options(parser, chunk_size=4)
     parser.add_argument("--mode", choices=MODES, default="plain")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default=default)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--chunk-size", type=int, default=4)
-    parser.add_argument("--execution", choices=("eager", "compiled"), default="eager")
-    parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
-    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--cached", action="store_true", help="the baseline is given latents, not images")
     asked = parser.parse_args(argv)
-    sizes = SIZES[asked.model]()
-    setting = Setting(
-        model=asked.model,
-        resolution=sizes.resolution,
-        precision=asked.precision,
-        device=asked.device,
-        batch_size=asked.batch_size,
-        chunk_size=asked.chunk_size,
-        execution=asked.execution,
-        memory_format=asked.memory_format,
-        num_steps=asked.steps,
-        memory_gib=80.0,
-    )
-    bench = Bench(setting, sizes)
+    setting = setting_of(asked)
+    bench = Bench(setting, SIZES[setting.model]())
     found = beside_baseline(bench, asked.mode, cached=asked.cached)
     print(json.dumps({**vars(setting), "mode": asked.mode, **found, "hardware": hardware(bench.world.device), "versions": versions()}))
 

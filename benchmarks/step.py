@@ -22,53 +22,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.beside import beside_baseline
-from benchmarks.step_bench import MODES, PRECISIONS, SIZES, Bench, Setting
-from benchmarks.step_measuring import FARTHEST, hardware, measure, versions
+from benchmarks.step_bench import MODES, SIZES, Bench, add_setting_options, setting_of
+from benchmarks.step_measuring import hardware, measure, versions
 
 RECORDS = Path("docs/step.jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the modes asked for, tell each as it is done, and print the line."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog="benchmarks.step", description="What a training step costs.")
-    parser.add_argument("--model", choices=SIZES, default="toy")
-    parser.add_argument("--resolution", type=int, help="pixels a side; the model's own unless given")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default=default, help=f"cpu, cuda, or meta, which counts operations (default: {default})")
+    add_setting_options(parser, chunk_size=2)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--batch-size", type=int, default=4, help="memory is measured at once, twice and three times as much (default: 4)")
-    parser.add_argument("--chunk-size", type=int, default=2)
-    parser.add_argument("--execution", choices=("eager", "compiled"), default="eager")
-    parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument(
-        "--memory-gib", type=float, default=80.0, help=f"for the largest batch; extrapolated up to {FARTHEST} times the largest measured"
-    )
     parser.add_argument("--baseline", action="store_true", help="time the published scripts' step beside ours")
     parser.add_argument("--cached", action="store_true", help="with --baseline: it is given latents, not images")
     parser.add_argument("--record", action="store_true", help=f"append the line to {RECORDS}, which docs/results.md shows")
     asked = parser.parse_args(argv)
-    sizes = SIZES[asked.model]()
-    setting = Setting(
-        model=asked.model,
-        resolution=asked.resolution or sizes.resolution,
-        precision=asked.precision,
-        device=asked.device,
-        batch_size=asked.batch_size,
-        chunk_size=asked.chunk_size,
-        execution=asked.execution,
-        memory_format=asked.memory_format,
-        num_steps=asked.steps,
-        memory_gib=asked.memory_gib,
-    )
+    setting = setting_of(asked)
     counting = setting.device == "meta"
     if counting and setting.precision != "float32":
         parser.error("--device meta has no half precision; the count is the same in each")
-    bench = Bench(setting, sizes)
+    bench = Bench(setting, SIZES[setting.model]())
     flops = {mode: bench.flops(mode) for mode in asked.modes}
     modes = {}
     for mode in asked.modes:

@@ -1,5 +1,6 @@
 """The networks of the step benchmark, with random weights at the toy's or Stable Diffusion 2.1's size, and a distiller for each mode."""
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,28 @@ class Setting:
     @property
     def dtype(self) -> torch.dtype:
         return PRECISIONS[self.precision]
+
+
+def add_setting_options(parser: argparse.ArgumentParser, *, chunk_size: int) -> None:
+    """The options that :func:`setting_of` reads."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--model", choices=SIZES, default="toy")
+    parser.add_argument("--resolution", type=int, help="pixels a side; the model's own unless given")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--device", default=default, help=f"cpu, cuda, or meta, which counts operations (default: {default})")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--chunk-size", type=int, default=chunk_size)
+    parser.add_argument("--execution", choices=("eager", "compiled"), default="eager")
+    parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--memory-gib", type=float, default=80.0, help="for the largest batch, near what was measured")
+
+
+def setting_of(asked: argparse.Namespace) -> Setting:
+    """The setting that the options ask for."""
+    taken = ("model", "precision", "device", "batch_size", "chunk_size", "execution", "memory_format", "memory_gib")
+    resolution = asked.resolution or SIZES[asked.model]().resolution
+    return Setting(**{name: getattr(asked, name) for name in taken}, resolution=resolution, num_steps=asked.steps)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import gc
 import platform
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,14 @@ import diffusers
 import torch
 import transformers
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.step_bench import Bench, Flops, Setting
+from rglcd.planning.counting import LiveBytes
+from rglcd.planning.gpus import gpu_of_device
 from rglcd.training.distiller import Distiller
 
 FARTHEST = 4
 """How many times the largest batch measured the line of memory is followed."""
-
-# Dense bfloat16 TFLOP/s by the vendor's data sheet, by a word of the device's name; others have no utilisation here.
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}
 
 
 class Clock:
@@ -83,35 +79,6 @@ def split_ms(distiller: Any, clock: Clock, *, num_steps: int) -> dict[str, float
     whole = sum(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(num_steps))
     times["backward and losses"] = whole - sum(times.values())
     return {name: round(total / num_steps, 3) for name, total in times.items()}
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes of tensors, made while it is on, that were alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
-        return result
-
-    def _see(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key, storage.nbytes())
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def peak_bytes(bench: Bench, mode: str, batch_size: int) -> int:
@@ -186,9 +153,8 @@ def utilisation(setting: Setting, flops_per_s: float) -> float | None:
     """The share of the device's bfloat16 peak that needed operations reach; None where the peak is not known."""
     if not torch.cuda.is_available() or setting.precision != "bfloat16":
         return None
-    name = torch.cuda.get_device_name(setting.device)
-    peak = next((tflops for word, tflops in PEAK_TFLOPS.items() if word in name), None)
-    return None if peak is None else round(flops_per_s / peak / 1e12, 4)
+    gpu = gpu_of_device(torch.cuda.get_device_name(setting.device))
+    return None if gpu is None else round(flops_per_s / gpu.bf16_tflops / 1e12, 4)
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -66,6 +66,17 @@ def test_float32_run_casts_nothing() -> None:
     assert kept(lambda: layer(x), autocast=torch.float32) == 4 * 6 * 64
 
 
+def test_live_bytes_counts_tensors_that_are_alive_and_no_others() -> None:
+    with LiveBytes() as live:
+        kept = torch.zeros(1000)
+        for _ in range(5):
+            torch.zeros(250_000).sum()
+        view = kept[:10]
+    assert live.peak == pytest.approx(1_004_000, abs=64)
+    assert live.now == pytest.approx(4000, abs=64)
+    assert len(view) == 10
+
+
 def test_view_of_a_weight_is_no_new_memory() -> None:
     weight = torch.empty(32, 64, device=META)
     with LiveBytes() as live:

@@ -11,7 +11,7 @@ from rglcd.errors import InputError
 from rglcd.planning import check
 from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 from rglcd.planning.costs import Line
-from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_label
+from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_device, gpu_of_label
 from rglcd.planning.memory import TO_SPARE, Moment, Part, StageMemory, largest
 from rglcd.planning.plan import Plan, plan, require_fit
 
@@ -84,6 +84,9 @@ def test_gpus_are_ordered_by_memory_and_have_sources() -> None:
 def test_a_node_label_names_a_known_gpu_or_none() -> None:
     assert gpu_of_label("nvidia.com/gpu.product=NVIDIA-H200") == gpu_named("h200")
     assert gpu_of_label("nvidia.com/gpu.family=ampere") is None
+    assert gpu_of_device("NVIDIA H200") == gpu_named("h200")
+    assert gpu_of_device("NVIDIA A100-SXM4-80GB") == gpu_named("a100-80gb")
+    assert gpu_of_device("NVIDIA T4") is None
 
 
 def test_unknown_gpu_is_refused_by_name() -> None:

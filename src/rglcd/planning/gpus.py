@@ -52,3 +52,8 @@ def gpu_of_label(label: str) -> Gpu | None:
     """The card that a node label ``key=value`` names, if it is a known one's."""
     value = label.partition("=")[2]
     return next((gpu for gpu in GPUS if value in (gpu.name, gpu.product)), None)
+
+
+def gpu_of_device(name: str) -> Gpu | None:
+    """The card that torch calls ``name``, if it is a known one: feature discovery's label is that name with hyphens."""
+    return next((gpu for gpu in GPUS if gpu.product == name.replace(" ", "-")), None)
