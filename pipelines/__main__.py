@@ -30,10 +30,8 @@ def compile_(config: Config, *, root: Path, out: Path | None, store: str | None,
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, host: str | None, namespace: str, store: str | None, settings: ClusterSettings) -> None:
-    """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` without one."""
-    if host is None:
-        raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
+def submit(config: Config, *, root: Path, host: str, namespace: str, store: str | None, settings: ClusterSettings) -> None:
+    """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` if it does not take it."""
     source = source_reference(root, uri=f"{_mount(settings)}/data")
 
     from kfp.client import Client
@@ -86,6 +84,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
                 namespace = given.namespace or settings.namespace
+                if given.host is None:  # said at once: counting takes up to a minute
+                    needed = "--host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run"
+                    raise InputError(f"submit needs {needed}")
                 if not given.no_plan:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
                 submit(config, root=root, host=given.host, namespace=namespace, store=given.store, settings=settings)

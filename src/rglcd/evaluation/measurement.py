@@ -25,7 +25,7 @@ from rglcd.evaluation.statistics import diversity, high_frequency_energy, satura
 from rglcd.models.features import FeatureFn
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
-from rglcd.store.staging import publish_folder
+from rglcd.store.staging import STAGING, publish_folder
 
 TEACHER = "teacher"
 REAL = "real"
@@ -198,7 +198,7 @@ def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, mom
 
     ``moments`` are kept for the real images and the teacher, which the arms are compared with.
     """
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.staging")
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}{STAGING}")
     staging.mkdir(parents=True)
     record = asdict(measurement)
     record[_STORED_AS] = record.pop("sampler")
@@ -233,7 +233,7 @@ def load_moments(folder: Path) -> FeatureMoments:
 def reuse(folder: Path, previous: Path, *, key: str) -> None:
     """Copy the measurement that an earlier evaluation published as ``previous`` to ``folder``, if it is of the computation ``key``."""
     if load(folder, key=key) is None and load(previous, key=key) is not None:
-        staging = folder.with_name(f".{folder.name}.{os.getpid()}.staging")
+        staging = folder.with_name(f".{folder.name}.{os.getpid()}{STAGING}")
         shutil.copytree(previous, staging)
         shutil.rmtree(folder, ignore_errors=True)
         publish_folder(staging, folder)

@@ -22,7 +22,7 @@ from rglcd.stages.run import Output
 from rglcd.stages.student_export import RECORD, Arm, arm_sections, export_arm
 from rglcd.stages.table import stage_named
 from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified
-from rglcd.store.staging import publish_folder
+from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, train
@@ -144,7 +144,7 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
     if altered_files(student.previous, manifest, names=[name for name in manifest.files if name.startswith(f"{arm.name}/")]):
         return False
     if world.is_main:
-        staging = student.folder / f".{arm.name}.staging"
+        staging = student.folder / f".{arm.name}{STAGING}"
         shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(student.previous / arm.name, staging)
         publish_folder(staging, student.folder / arm.name)

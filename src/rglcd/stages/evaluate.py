@@ -27,6 +27,7 @@ from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import Output
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
+from rglcd.store.staging import STAGING
 from rglcd.training.distributed import join_world
 
 METRICS, DRAWS = "metrics", "draws"
@@ -93,7 +94,7 @@ def _is_whole(previous: Path, sampler: Sampler) -> bool:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed run had not finished writing."""
-    for stale in [path for place in (folder, folder / DRAWS, folder / METRICS) for path in place.glob(".*.staging")]:
+    for stale in [path for place in (folder, folder / DRAWS, folder / METRICS) for path in place.glob(f".*{STAGING}")]:
         if stale.is_dir():
             shutil.rmtree(stale)
         else:

@@ -27,9 +27,9 @@ from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
 from rglcd.stages.assembly import adapter_shape
 from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.student_export import RECORD
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
 
-RECORD = "rglcd.json"
 _SHEET_IMAGES = 64
 """Images kept of each sampler, or the grid's if these are more; the scores cover all."""
 

@@ -10,7 +10,7 @@ from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.recipe import FrozenProxy, OnlineProxy
 from rglcd.stages.assembly import Materials
 from rglcd.store.manifest import write_json
-from rglcd.store.staging import publish_folder
+from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.distiller import Distiller
 from rglcd.training.loop import curve_text
 from rglcd.training.reward_guidance import LatentRewardGuidance
@@ -34,7 +34,7 @@ class Arm:
 
 def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
     """Write the weights to evaluate into a staging folder beside ``folder``, then rename it."""
-    staging = folder.with_name(f".{folder.name}.staging")
+    staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
     model = materials.model
     grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
@@ -43,6 +43,7 @@ def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: l
         distiller.reward_guidance.model.save(staging / "reward_model")
     (staging / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
     write_json(staging / RECORD, _record(arm, materials))
+    # Not left to publish_folder, which renames what it replaces within the artifact: a kill in between would publish that too.
     shutil.rmtree(folder, ignore_errors=True)
     publish_folder(staging, folder)
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from rglcd.store.disk_space import disk_space_for
 from rglcd.store.manifest import sha256_of, write_json
-from rglcd.store.staging import publish_folder
+from rglcd.store.staging import STAGING, publish_folder
 
 COMMIT = "COMMIT"
 STATE = "state.json"
@@ -44,7 +44,7 @@ class Checkpointer:
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint of ``step`` to a staging folder, commit it, flush and rename it, then drop the oldest."""
         published = self.folder / f"step-{step:08d}"
-        staging = self.folder / f".step-{step:08d}.staging"
+        staging = self.folder / f".step-{step:08d}{STAGING}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with disk_space_for(staging, sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())):
