@@ -53,12 +53,13 @@ def test_the_largest_batch_is_extrapolated_near_measurements_only(
 
 @pytest.mark.slow
 def test_the_benchmark_prints_one_json_line_with_hardware_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--device", "cpu", "--batch-size", "2", "--steps", "1"])
+    # Of two samples the gradients, not the activations, are the peak: memory is a line from four on.
+    main(["--device", "cpu", "--batch-size", "4", "--steps", "1"])
     line = json.loads(capsys.readouterr().out)
     assert set(line["modes"]) == set(MODES)
     for mode in line["modes"].values():
         assert sum(mode["split_ms"].values()) > 0
-        assert abs(mode["memory"]["error_at_one_batch"]) < 0.05
+        assert abs(mode["memory"]["error_at_one_batch"]) < 0.01
         assert mode["mfu"] is None
     assert line["versions"]["torch"] == torch.__version__
     assert line["hardware"]["threads"] >= 1
