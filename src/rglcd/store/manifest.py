@@ -7,6 +7,7 @@ not what differs between two equal runs (:data:`NOT_HASHED`), so equal digests m
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
+from rglcd.store.file_names import check_names, check_plain_names
 from rglcd.store.staging import write_text
 
 MANIFEST = "manifest.json"
@@ -22,6 +24,7 @@ NOT_HASHED = frozenset({"timings.json", "speed.json", "index.html", "report.md"}
 """File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
 
 _CHUNK = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNSEALED = "0" * 64
 
 
@@ -106,16 +109,31 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def parse_manifest(text: str, *, where: str, made_by: str) -> Manifest:
-    """The manifest that :func:`manifest_text` wrote as ``text``. Raises :class:`InputError` if one bit of it is another."""
+    """The manifest that :func:`manifest_text` wrote as ``text``.
+
+    Raises :class:`InputError` if one bit of it is another, or if it names a file that would not lie in the artifact's folder.
+    """
     try:
         fields = json.loads(text)
         seal = fields.pop("seal")
         if _sha256(text.replace(_seal_line(seal), _seal_line(_UNSEALED), 1)) != seal:
             raise ValueError("its text is not what its seal says")
-        files = {name: FileEntry(**entry) for name, entry in fields.pop("files").items()}
+        files = parse_entries(fields.pop("files"))
+        check_names(files, reserved=frozenset({MANIFEST}))
+        check_plain_names([fields["artifact"]])
         return Manifest(files=files, **fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{where} cannot be read as a manifest ({error}); make it again: rglcd run {made_by}") from None
+
+
+def parse_entries(files: Any) -> dict[str, FileEntry]:
+    """The file entries of a manifest or record, by name. ``ValueError`` or ``TypeError`` when one is none."""
+    entries = {name: FileEntry(**entry) for name, entry in files.items()}
+    for name, entry in entries.items():
+        # A digest is part of the file's address in a store, and a size is what is read of it.
+        if not _SHA256.fullmatch(entry.sha256) or type(entry.bytes) is not int or entry.bytes < 0:
+            raise ValueError(f"the entry of {name!r} is no digest and size")
+    return entries
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

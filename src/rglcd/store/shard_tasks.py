@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rglcd.errors import InputError
+from rglcd.store.file_names import check_plain_names
 from rglcd.store.locks import exclusive_lock, try_exclusive_lock
-from rglcd.store.manifest import FileEntry, sha256_of, verify_file, write_json
+from rglcd.store.manifest import FileEntry, parse_entries, sha256_of, verify_file, write_json
 from rglcd.store.staging import STAGING, staging_file, write_text
 
 RECORDS: Final = "*_stats.json"
@@ -69,8 +70,13 @@ def read_record(record: Path) -> dict[str, Any]:
 
 
 def files_of(recorded: Mapping[str, Any]) -> dict[str, FileEntry]:
-    """The files of a task, as its record says. ``KeyError`` or ``TypeError`` when it is no record."""
-    return {name: FileEntry(**entry) for name, entry in recorded["files"].items()}
+    """The files of a task, as its record says: all in the record's own folder.
+
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` when it is no record, :class:`InputError` when a name leads elsewhere.
+    """
+    entries = parse_entries(recorded["files"])
+    check_plain_names(entries)
+    return entries
 
 
 def is_record(content: bytes) -> bool:
