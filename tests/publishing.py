@@ -41,3 +41,21 @@ def watch_folder_renames(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(os, "rename", noting_rename)
     return renamed
+
+
+def watch_file_renames(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on: what happens to files and folders, in order: ``flush NAME`` and ``rename to NAME``."""
+    happened: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        happened.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+
+    def noting_replace(source: str | Path, target: str | Path) -> None:
+        replace(source, target)
+        happened.append(f"rename to {Path(target).name}")
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    return happened

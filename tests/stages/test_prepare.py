@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from rglcd.store.manifest import folder_digest, read_manifest
 from tests.rewards.published_models import ASSETS, publish, publish_heads
-from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models
+from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models, write_tiny_source
 from tests.tiny_models import PROJECTION_WIDTH
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
@@ -278,3 +279,19 @@ def test_an_unusable_published_model_is_refused_with_the_reason(
         source_models, *scorers(published_once, source_models), "preparation.scorers." + override.format(source_models=source_models)
     )
     assert re.search(said, message), message
+
+
+def test_every_file_of_every_artifact_may_be_read_by_whom_the_umask_says(source_models: Path) -> None:
+    """Students above all: whoever serves them is seldom who trained them."""
+    before = os.umask(0o027)
+    try:
+        root = source_models.parent
+        write_tiny_source(root / "data")
+        for name in ("prepare", "shard", "cache", "pretrain", "distill"):
+            run(root, config_of(source_models, "distillation.match_compute=false"), name)
+    finally:
+        os.umask(before)
+    results = [root / name for name in ("pretrained", "shards", "latents", "reward_model", "student")]
+    files = [path for folder in results for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".safetensors" for path in files) > 10
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}

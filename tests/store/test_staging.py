@@ -1,16 +1,22 @@
 """Staging: a file or folder gets its name when it is whole and on disk; what a killed process left is removed, work in progress is not."""
 
 import contextlib
+import os
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from rglcd.store.files import upload
+from rglcd.store.manifest import FileEntry, sha256_of
+from rglcd.store.object_store import create_object, read_object, write_object
 from rglcd.store.staging import publish_folder, remove_replaced, remove_stale_staging, staging_file, write_text
-from tests.publishing import watch_folder_renames
+from tests.publishing import watch_file_renames, watch_folder_renames
 
 
 def test_a_file_gets_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -88,3 +94,46 @@ def test_what_a_killed_publication_moved_away_is_removed(tmp_path: Path) -> None
     (tmp_path / ".report.replaced" / "metrics").mkdir(parents=True)
     remove_replaced(tmp_path / "report")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_files_new_name_is_on_disk_when_the_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    happened = watch_file_renames(monkeypatch)
+    write_text(folder / "state.json", "{}")
+    content, renamed, names = happened
+    assert (content[:18], renamed, names) == ("flush .state.json.", "rename to state.json", "flush folder")
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_an_uploaded_file_is_whole_under_its_name_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """A store that is a folder is a disk too; of any other its own API says when an object is there."""
+    (tmp_path / "a.bin").write_bytes(b"content")
+    uri = f"file://{tmp_path}/store/a.bin" if scheme == "file" else "memory://store/a.bin"
+    happened = watch_file_renames(monkeypatch)
+    upload(tmp_path / "a.bin", uri, FileEntry(sha256_of(tmp_path / "a.bin"), 7))
+    assert read_object(uri) == b"content"
+    write_object(uri, b"other")
+    assert read_object(uri) == b"other"
+    create_object(uri.replace("a.bin", "b.bin"), b"new", is_whole=lambda content: content == b"new")
+    renamed = [event for event in happened if event.startswith("rename")]
+    assert renamed == (["rename to a.bin"] * 2 if scheme == "file" else [])
+    assert happened.count("flush store") == (3 if scheme == "file" else 0)
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=lambda mask: f"umask {mask:03o}")
+def mask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_published_file_may_be_read_by_whom_the_umask_says(tmp_path: Path, mask: int) -> None:
+    """Not by its owner alone, as safetensors has it: a colleague, a web server and a pod of another user read students too."""
+    staging = tmp_path / ".student.staging"
+    (staging / "unet").mkdir(parents=True)
+    save_file({"weight": torch.zeros(3)}, str(staging / "unet" / "model.safetensors"))
+    (staging / "config.json").write_text("{}")
+    publish_folder(staging, tmp_path / "student")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(["model.safetensors", "config.json"], 0o666 & ~mask)
+    assert stat.S_IMODE((tmp_path / "student" / "unet").stat().st_mode) == 0o777 & ~mask

@@ -131,7 +131,7 @@ def _publish_to(computation: Computation, store: ArtifactStore, folder: Path, ma
     with pinned(copy := computation.location.readable(committed)):
         if committed.files == manifest.files and not copy.exists():
             write_manifest(folder, committed)
-            folder.rename(copy)
+            publish_folder(folder, copy)
         computation.location.mirror(committed, kept=computation.stage.kept)
     make_space(copy.parent, 0)
     if folder != computation.published:

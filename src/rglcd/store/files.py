@@ -15,7 +15,7 @@ from uuid import uuid4
 from rglcd.errors import InputError, TryAgain
 from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, is_local, is_s3, make_parent, open_url, with_retries
 from rglcd.store.manifest import FileEntry, verify_file
-from rglcd.store.staging import STAGING, flush
+from rglcd.store.staging import STAGING, flush, rename_flushed
 
 _PART: Final = 32 << 20  # bytes of one part of an upload
 _MD5: Final = re.compile(r"[0-9a-f]{32}")  # the ETag of an object put in one piece; that of one put in parts holds a dash
@@ -55,7 +55,7 @@ def download(uri: str, path: Path, entry: FileEntry) -> None:
                     stream.write(chunk)
             flush(staging)
             if verify_file(staging, entry) is None:
-                staging.replace(path)
+                rename_flushed(staging, path)
                 return
         raise InputError(f"{uri} {verify_file(staging, entry)}: the store's copy is damaged; delete it there and make it again")
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def _fetch_listed(filesystem: Any, source: str, path: Path, version: str) -> Non
                 stream.write(chunk)
         if not _MD5.fullmatch(etag) or state.hexdigest() == etag:
             flush(staging)
-            staging.replace(path)
+            rename_flushed(staging, path)
             return
     raise InputError(f"{source} has md5 {state.hexdigest()}, and the store lists {etag}: it is damaged there")
 
@@ -132,7 +132,8 @@ def _put(filesystem: Any, path: Path, target: str) -> None:
     if is_local(filesystem):
         staging = Path(f"{target}.{uuid4().hex[:8]}{STAGING}")
         shutil.copyfile(path, staging)
-        staging.replace(target)
+        flush(staging)
+        rename_flushed(staging, Path(target))
     elif is_s3(filesystem):
         filesystem.put_file(str(path), target, chunksize=_PART)
     else:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from rglcd.errors import TryAgain
 from rglcd.store.connection import attempts, is_local, make_parent, open_url, with_retries
-from rglcd.store.staging import STAGING
+from rglcd.store.staging import STAGING, flush, staging_file
 
 
 def read_object(uri: str) -> bytes | None:
@@ -32,7 +32,7 @@ def write_object(uri: str, content: bytes) -> None:
     make_parent(filesystem, path)
     found: bytes | None = None
     for _ in attempts():
-        with_retries(lambda: filesystem.pipe_file(path, content), what=uri)
+        with_retries(lambda: _replace(filesystem, path, content), what=uri)
         if (found := read_object(uri)) == content:
             return
     summary = "nothing" if found is None else f"{len(found)} bytes"
@@ -69,6 +69,14 @@ def list_objects(uri: str) -> list[str]:
     return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in found if name != root)
 
 
+def _replace(filesystem: Any, path: str, content: bytes) -> None:
+    if not is_local(filesystem):
+        filesystem.pipe_file(path, content)
+        return
+    with staging_file(Path(path)) as staging:
+        staging.write_bytes(content)
+
+
 def _create(filesystem: Any, path: str, content: bytes) -> None:
     """Raises ``FileExistsError`` when something lies at ``path``."""
     if not is_local(filesystem):
@@ -76,7 +84,9 @@ def _create(filesystem: Any, path: str, content: bytes) -> None:
         return
     staging = Path(f"{path}.{uuid4().hex[:8]}{STAGING}")
     staging.write_bytes(content)
+    flush(staging)
     try:
         os.link(staging, path)  # whole, and only where nothing is: what a conditional put is on a disk
     finally:
         staging.unlink()
+        flush(staging.parent)

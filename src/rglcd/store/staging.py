@@ -5,6 +5,7 @@ A reader therefore meets a file or folder whole or not at all, after a kill and 
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def staging_file(path: Path) -> Iterator[Path]:
         try:
             yield staging
             flush(staging)
-            staging.replace(path)
+            rename_flushed(staging, path)
         finally:
             lock.unlink(missing_ok=True)
 
@@ -54,10 +55,17 @@ def remove_stale_staging(folder: Path) -> None:
 
 
 def publish_folder(staging: Path, target: Path) -> None:
-    """Rename the folder ``staging`` to ``target``, in place of what is there, once all that lies in it is on disk."""
+    """Rename the folder ``staging`` to ``target``, in place of what is there, once all that lies in it is on disk.
+
+    Every file gets the mode that this process's umask gives new files: safetensors makes its own 0600, which nobody else may read.
+    """
+    mode = _mode_of_new_files(staging)
     for folder, _, names in os.walk(staging):
         for name in names:
-            flush(Path(folder) / name)
+            path = Path(folder) / name
+            if stat.S_IMODE(path.stat().st_mode) != mode:
+                path.chmod(mode)
+            flush(path)
         flush(Path(folder))
     remove_replaced(target)
     if target.exists():
@@ -70,6 +78,22 @@ def publish_folder(staging: Path, target: Path) -> None:
 def remove_replaced(target: Path) -> None:
     """Remove the folder that stood at ``target`` before, which a kill in the midst of :func:`publish_folder` leaves."""
     shutil.rmtree(_replaced(target), ignore_errors=True)
+
+
+def rename_flushed(staging: Path, path: Path) -> None:
+    """Rename ``staging``, which is on disk, over ``path``, and wait until the new name is on disk too."""
+    staging.replace(path)
+    flush(path.parent)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """Asked of a file made for it: to read the umask is to set it, for every thread of the process."""
+    probe = folder / f".{uuid4().hex[:8]}{STAGING}"
+    probe.touch()
+    try:
+        return stat.S_IMODE(probe.stat().st_mode) | stat.S_IRUSR
+    finally:
+        probe.unlink()
 
 
 def flush(path: Path) -> None:
