@@ -12,6 +12,7 @@ from rglcd.config import Config, dump, load_preset
 from rglcd.errors import InputError
 from rglcd.launch.dvc_file import adopt, render
 from rglcd.stages.computation import stage_key
+from rglcd.stages.outside import outside_digests
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
 from rglcd.store.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
 
@@ -52,7 +53,8 @@ def finish(stage: Stage, config: Config, root: Path) -> None:
         name: folder_digest(root / "data") if name == SOURCE else read_manifest(root / "artifacts" / name, made_by="").digest
         for name in inputs_of(stage, config)
     }
-    key = stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from)
+    sections = {name: config.section(name) for name in stage.sections}
+    key = stage_key(stage, sections, made_from | outside_digests(sections, published=folder))
     files = scan(folder)
     write_manifest(folder, Manifest(output, stage.name, stage.version, key, results_digest(files), made_from, {}, files))
 
@@ -63,7 +65,8 @@ def configure(root: Path, config: Config) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # local model folders are looked for from where one is
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "index.tsv").write_text("images/0.png\ta caption\n")

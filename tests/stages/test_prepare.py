@@ -5,20 +5,23 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from rglcd import progress
-from rglcd.config import Config
+from rglcd.cli import main
+from rglcd.config import Config, dump
 from rglcd.errors import InputError
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
+from rglcd.store import remembered_files
 from rglcd.store.manifest import folder_digest, read_manifest
 from tests.rewards.published_models import ASSETS, publish, publish_heads
 from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models, write_tiny_source
-from tests.tiny_models import PROJECTION_WIDTH
+from tests.tiny_models import PROJECTION_WIDTH, write_tiny_teacher
 
 PLACES = {"teacher": "teacher", "scorers/expert": "expert", "features": "features"}
 """Where prepare puts each of the source models."""
@@ -295,3 +298,79 @@ def test_every_file_of_every_artifact_may_be_read_by_whom_the_umask_says(source_
     files = [path for folder in results for path in folder.rglob("*") if path.is_file()]
     assert sum(path.suffix == ".safetensors" for path in files) > 10
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}
+
+
+# --- what changes outside ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files_read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The source files that are read to find out what they are, from now on, an hour after all were written."""
+    read: list[Path] = []
+    sha256_of, time_ns = remembered_files.sha256_of, time.time_ns
+
+    def noting(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(remembered_files, "sha256_of", noting)
+    monkeypatch.setattr(time, "time_ns", lambda: time_ns() + 3_600_000_000_000)
+    return read
+
+
+def test_a_model_replaced_in_place_is_prepared_again_and_what_did_not_change_is_not_read(
+    source_models: Path, files_read: list[Path]
+) -> None:
+    first = prepare(source_models)
+    num_files = len(files_read)
+    assert prepare(source_models).was_done
+    assert len(files_read) == num_files
+    write_tiny_teacher(source_models / "teacher", seed=1)
+    files_read.clear()
+    second = prepare(source_models)
+    assert not second.was_done
+    assert second.manifest.digest != first.manifest.digest
+    assert {path.relative_to(source_models).parts[0] for path in files_read} == {"teacher"}
+    digest = folder_digest(source_models / "teacher")
+    assert second.manifest.facts["models"]["teacher"] == digest
+    for path in source_models.rglob("*"):
+        path.touch()
+    assert prepare(source_models).was_done, "what was touched is read, and is what it was"
+
+
+def test_a_published_file_replaced_in_place_is_prepared_again(published_once: Path, source_models: Path, tmp_path: Path) -> None:
+    published = Path(shutil.copytree(published_once, tmp_path / "published"))
+    head = published / "sac+logos+ava1-l14-linearMSE.pth"
+    overrides = [override for override in scorers(published, source_models) if ".both=" not in override]
+    first = prepare(source_models, *overrides)
+    weights = torch.load(head, weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, head)
+    second = prepare(source_models, *overrides)
+    assert not second.was_done
+    what = "scorers/beauty/head"
+    assert second.manifest.facts["models"][what] == hashlib.sha256(head.read_bytes()).hexdigest() != first.manifest.facts["models"][what]
+
+
+def test_a_model_folder_that_is_gone_is_what_it_was_when_it_was_prepared(source_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepare(source_models)
+    shutil.rmtree(source_models / "teacher")
+    again = prepare(source_models)
+    assert again.was_done
+    assert again.manifest == first.manifest
+    assert f"{source_models}/teacher is missing" in capsys.readouterr().err
+    shutil.rmtree(first.folder)
+    assert f"model folder {source_models}/teacher is missing" in refusal(source_models)
+
+
+def test_rehash_reads_every_file_again(
+    source_models: Path, files_read: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(source_models.parent)
+    Path("params.yaml").write_text(dump(config_of(source_models)))
+    main(["run", "prepare"])
+    num_files = len(files_read)
+    for words, expected in ([], 0), (["--rehash"], num_files), ([], 0):
+        files_read.clear()
+        main(["run", "prepare", *words])
+        assert len(files_read) == expected
+    assert capsys.readouterr().out.count("prepare: nothing to do") == 3

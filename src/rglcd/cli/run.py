@@ -39,6 +39,9 @@ def add_verb(verbs: Any) -> None:
         "--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)"
     )
     run.add_argument("--part", type=int, metavar="I", help="only part I, from 0, of a stage that is divided into parts")
+    run.add_argument(
+        "--rehash", action="store_true", help="read every file of the source and of local model folders again, changed or not by its look"
+    )
     run.set_defaults(act=_run)
 
 
@@ -49,6 +52,8 @@ def _run(options: argparse.Namespace) -> None:
 
     location_of = _artifact_locations(options.artifact)
     jobs = _jobs(options)
+    if options.rehash:
+        _forget_looks({output: location_of(output) for name, _, _ in jobs for output in stage_named(name).outputs})
     with drawing(sys.stderr) as sink, reporting_to(sink):
         for name, sections, artifacts in jobs:
             locations = {artifact: location_of(artifact) for artifact in artifacts}
@@ -56,6 +61,14 @@ def _run(options: argparse.Namespace) -> None:
             if outcome is not None:
                 what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
                 print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
+
+
+def _forget_looks(outputs: Mapping[str, Path | str]) -> None:
+    from rglcd.store.artifacts import ArtifactLocation
+    from rglcd.store.remembered_files import forget, memory_beside
+
+    for artifact, output in outputs.items():
+        forget(memory_beside(ArtifactLocation.of(artifact, output).folder))
 
 
 def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:

@@ -8,6 +8,7 @@ import yaml
 from rglcd.config import Config, dump
 from rglcd.errors import InputError
 from rglcd.stages.computation import stage_key
+from rglcd.stages.outside import outside_digests
 from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.artifacts import ArtifactLocation
@@ -139,9 +140,10 @@ def _check_file(path: Path, expected: str, *, remedy: str) -> None:
 def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) -> None:
     """The stage's published manifest must be the computation that ``config`` asks for; one made elsewhere comes from the store."""
     (output,) = stage.outputs
-    made_from = {name: _digest(name, root, source) for name in inputs_of(stage, config)}
-    key = stage_key(stage, {name: config.section(name) for name in stage.sections}, made_from)
     place = ArtifactLocation.of(output, root / _folder(output))
+    sections = {name: config.section(name) for name in stage.sections}
+    made_from = {name: _digest(name, root, source) for name in inputs_of(stage, config)}
+    key = stage_key(stage, sections, made_from | outside_digests(sections, published=place.folder))
     made = ArtifactStore(place.uri).made(key) if place.uri is not None else None
     if made is not None:
         place.mirror(made, kept=stage.kept)

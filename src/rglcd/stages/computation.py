@@ -9,13 +9,15 @@ from typing import Any
 
 from rglcd.config import Section, validate_section
 from rglcd.errors import InputError
+from rglcd.stages.outside import outside_digests, refuse_changed_rewards
 from rglcd.stages.table import SOURCE, Stage, maker_of, may_be_absent, stage_named
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
 from rglcd.store.local_cache import pinned
 from rglcd.store.local_copies import fetch_files, fetch_source, source_copy
-from rglcd.store.manifest import Manifest, digest_of, folder_digest
+from rglcd.store.manifest import Manifest, digest_of
+from rglcd.store.remembered_files import folder_digest_of, memory_beside
 from rglcd.store.staging import STAGING
 
 Sections = Mapping[str, Mapping[str, Any] | Section]
@@ -72,10 +74,12 @@ def plan(name: str, sections: Sections, artifacts: Artifacts) -> Computation:
     for artifact in stage.inputs:
         if artifact not in artifacts and not may_be_absent(artifact):
             raise InputError(f"{name} reads {artifact}: say which folder it is in")
-    inputs = {artifact: _input(artifact, artifacts[artifact]) for artifact in stage.inputs if artifact in artifacts}
-    key = stage_key(stage, validated, {artifact: read.digest for artifact, read in inputs.items()})
     (output,) = stage.outputs
     location = ArtifactLocation.of(output, artifacts[output])
+    memory = memory_beside(location.folder)
+    inputs = {artifact: _input(artifact, artifacts[artifact], memory=memory) for artifact in stage.inputs if artifact in artifacts}
+    made_from = {artifact: read.digest for artifact, read in inputs.items()} | outside_digests(validated, published=location.folder)
+    key = stage_key(stage, validated, made_from)
     return Computation(stage, validated, inputs, key, output, location, None if location.uri is None else ArtifactStore(location.uri))
 
 
@@ -117,19 +121,20 @@ def _validated(name: str, sections: Sections) -> Section:
     return values if isinstance(values, Section) else validate_section(name, values)
 
 
-def _input(artifact: str, given: Path | str) -> Input:
+def _input(artifact: str, given: Path | str, *, memory: Path) -> Input:
     if artifact == SOURCE:
-        return _source(given)
+        return _source(given, memory=memory)
     location = ArtifactLocation.of(artifact, given)
     manifest = location.read(made_by=maker_of(artifact).name)
+    refuse_changed_rewards(manifest)
     return Input(location.readable(manifest), manifest, manifest.digest)
 
 
-def _source(given: Path | str) -> Input:
+def _source(given: Path | str, *, memory: Path) -> Input:
     if is_remote(given):
         copy, digest = source_copy(str(given))
         return Input(copy, None, digest, url=str(given))
     folder = Path(given)
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: the source folder (for the toy: rglcd toy data {folder})")
-    return Input(folder, None, folder_digest(folder))
+    return Input(folder, None, folder_digest_of(folder, memory=memory))

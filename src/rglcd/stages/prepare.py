@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rglcd import progress
-from rglcd.config import Model, ModelSource, Preparation, Scorer, WeightsSource
+from rglcd.config import Model, ModelSource, Preparation, WeightsSource
 from rglcd.errors import InputError
 from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.models.codec import Codec
@@ -18,6 +18,7 @@ from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.registry import Catalogue, open_scorer
+from rglcd.stages.outside import ModelRole, model_roles, reward_code, reward_facts
 from rglcd.stages.run import Output
 from rglcd.store.manifest import folder_digest, sha256_of, write_json
 from rglcd.store.model_folders import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
@@ -33,16 +34,13 @@ def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Ma
     folder = pretrained.folder
     if preparation.features.source is None:
         raise InputError("preparation.features needs a source")
-    fetches: list[_Fetch] = [_Folder("teacher", model.teacher)]
-    for name, scorer in preparation.scorers.items():
-        fetches += _fetches_of(f"scorers/{name}", scorer)
-    fetches.append(_Folder("features", preparation.features.source))
-
+    fetches = [_fetch(role) for role in model_roles(model, preparation)]
     digests = {fetch.what: fetch(folder) for fetch in progress.track(fetches, task="fetch models", unit="models")}
-    catalogue = {name: scorer.settings() for name, scorer in preparation.scorers.items()}
+    code = reward_code(preparation)
+    catalogue = {name: scorer.settings() | ({"code": code[name]} if name in code else {}) for name, scorer in preparation.scorers.items()}
     write_json(folder / SCORERS, {"scorers": catalogue, "features": {"kind": preparation.features.kind}})
     _open_each(folder, model, preparation, catalogue=catalogue)
-    return {"models": digests}
+    return {"models": digests, "rewards": reward_facts(preparation)}
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,14 @@ class _Tokenizer:
 _Fetch = _Folder | _Published | _Tokenizer
 
 
-def _fetches_of(place: str, scorer: Scorer) -> list[_Fetch]:
-    """What there is to fetch for one scorer, the folder that others add to first."""
-    fetches: list[_Fetch] = []
-    for role, source in scorer.sources().items():
-        what = place if role == "source" else f"{place}/{role}"
-        if role == "tokenizer":
-            fetches.append(_Tokenizer(what, source, into=place))
-        elif isinstance(source, WeightsSource) and source.file is not None:
-            fetches.append(_Published(what, source, CONVERTERS[scorer.settings()["kind"]], into=place))
-        else:
-            fetches.append(_Folder(what, source))
-    return fetches
+def _fetch(role: ModelRole) -> _Fetch:
+    place = role.what if role.role == "source" else role.what.rpartition("/")[0]
+    if role.role == "tokenizer":
+        return _Tokenizer(role.what, role.source, into=place)
+    if role.scorer is not None and role.file is not None:
+        assert isinstance(role.source, WeightsSource)
+        return _Published(role.what, role.source, CONVERTERS[role.scorer.settings()["kind"]], into=place)
+    return _Folder(role.what, role.source)
 
 
 def _emptied(folder: Path) -> Path:

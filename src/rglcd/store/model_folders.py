@@ -1,7 +1,7 @@
 """Model folders: brought from a local folder, an object store or the model hub, text and safetensors only."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -40,23 +40,38 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
     a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
     """
     if uri.startswith(("./", "../", "/")):
-        _copy_local(Path(uri), destination)
+        _copy_all(local_files(Path(uri)), destination)
     elif is_remote(uri):
         _copy_remote(uri, destination)
     else:
         _copy_from_hub(uri, destination, revision=revision, patterns=[f"*{suffix}" for suffix in sorted(MODEL_FILES)])
 
 
-def _copy_local(folder: Path, destination: Path) -> None:
+def local_files(folder: Path) -> dict[str, Path]:
+    """What :func:`fetch_model_folder` copies of a local folder, by relative POSIX path. Raises :class:`InputError`."""
     if not folder.is_dir():
         raise InputError(f"model folder {folder} is missing (looked in {Path.cwd()})")
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise InputError(f"{path} is a link; a model folder may hold regular files only")
         if path.is_file() and path.suffix in MODEL_FILES:
-            target = destination / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            files[path.relative_to(folder).as_posix()] = path
+    return files
+
+
+def named_local_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """What :func:`fetch_named_files` copies of a local folder, by name. Raises :class:`InputError`."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise InputError(f"{folder / name} is a link; a model folder may hold regular files only")
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _copy_all(files: Mapping[str, Path], destination: Path) -> None:
+    for name, path in files.items():
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, destination / name)
 
 
 def _copy_remote(url: str, destination: Path) -> None:
@@ -96,23 +111,13 @@ def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revi
     """
     destination.mkdir(parents=True, exist_ok=True)
     if uri.startswith(("./", "../", "/")):
-        _copy_local_files(Path(uri), names, destination)
+        _copy_all(named_local_files(Path(uri), names), destination)
     elif is_remote(uri):
         _copy_remote_files(uri, names, destination)
     else:
         _copy_from_hub(uri, destination, revision=revision, patterns=names)
     if not any((destination / name).is_file() for name in names):
         raise InputError(f"{uri} has no {' and no '.join(names)}")
-
-
-def _copy_local_files(folder: Path, names: Sequence[str], destination: Path) -> None:
-    for name in names:
-        path = folder / name
-        if path.is_symlink():
-            raise InputError(f"{path} is a link; a model folder may hold regular files only")
-        if path.is_file():
-            (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, destination / name)
 
 
 def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> None:

@@ -1,0 +1,108 @@
+"""What ``prepare`` reads and no stage makes: local model folders and files, and the code of users' own rewards. Each gets a digest."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rglcd.config import EntryPointScorer, Model, ModelSource, Preparation, Scorer, Section, WeightsSource
+from rglcd.errors import InputError
+from rglcd.rewards.installed_code import code_of, in_words, offered_reward
+from rglcd.store.manifest import Manifest, digest_of, read_manifest
+from rglcd.store.model_folders import TOKENIZER_FILES, local_files, named_local_files
+from rglcd.store.remembered_files import entries_of, memory_beside
+
+
+@dataclass(frozen=True)
+class ModelRole:
+    """One thing that ``prepare`` fetches: where it goes in ``pretrained``, and what it is of."""
+
+    what: str
+    role: str
+    """``source``, ``tokenizer`` or ``head``."""
+    source: ModelSource
+    scorer: Scorer | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The one published file that it is, if it is one."""
+        return self.source.file if isinstance(self.source, WeightsSource) else None
+
+
+def model_roles(model: Model, preparation: Preparation) -> Iterator[ModelRole]:
+    """Everything to fetch, in order; of one scorer, the folder that others add to first."""
+    yield ModelRole("teacher", "source", model.teacher)
+    for name, scorer in preparation.scorers.items():
+        for role, source in scorer.sources().items():
+            yield ModelRole(f"scorers/{name}" if role == "source" else f"scorers/{name}/{role}", role, source, scorer)
+    if preparation.features.source is not None:
+        yield ModelRole("features", "source", preparation.features.source)
+
+
+def reward_code(preparation: Preparation) -> dict[str, dict[str, str]]:
+    """By scorer, the code of each own reward (:func:`rglcd.rewards.installed_code.code_of`). Raises :class:`InputError`."""
+    return {name: code_of(scorer.name) for name, scorer in preparation.scorers.items() if isinstance(scorer, EntryPointScorer)}
+
+
+def outside_digests(sections: Mapping[str, Section], *, published: Path) -> dict[str, str]:
+    """By name, a digest of each thing outside the project that a stage with ``sections`` reads; nothing for all stages but ``prepare``.
+
+    ``published`` is the folder of its artifact. A local folder that is there no more is what it was when that was made.
+    Raises :class:`InputError` for an own reward that is not installed, or a local model that cannot be read.
+    """
+    model, preparation = sections.get("model"), sections.get("preparation")
+    if not isinstance(model, Model) or not isinstance(preparation, Preparation):
+        return {}
+    digests = {f"model {role.what}": _local_digest(role, published) for role in model_roles(model, preparation) if role.source.is_local}
+    return digests | {f"code of {name}": digest_of(code) for name, code in reward_code(preparation).items()}
+
+
+def refuse_changed_rewards(prepared: Manifest) -> None:
+    """Raise :class:`InputError` for an own reward that is installed with other code than ``prepare`` found."""
+    for name, recorded in prepared.facts.get("rewards", {}).items():
+        try:
+            offered_reward(recorded["entry_point"])
+        except InputError:
+            continue  # a machine that only launches has it in its images
+        if (found := code_of(recorded["entry_point"])) != recorded["code"]:
+            raise InputError(
+                f"the reward {name} is {in_words(found)} now, and {in_words(recorded['code'])} was prepared; run: rglcd run prepare"
+            )
+
+
+def reward_facts(preparation: Preparation) -> dict[str, Any]:
+    """What the manifest of ``prepare`` says of own rewards, for :func:`refuse_changed_rewards`."""
+    code = reward_code(preparation)
+    return {
+        name: {"entry_point": scorer.name, "code": code[name]}
+        for name, scorer in preparation.scorers.items()
+        if isinstance(scorer, EntryPointScorer)
+    }
+
+
+def _local_digest(role: ModelRole, published: Path) -> str:
+    """The digest that ``prepare`` reports and pins compare, from what is remembered where nothing changed."""
+    root = Path(role.source.uri)
+    if not root.is_dir():
+        return _digest_then(role, published)
+    if role.file is not None:
+        files = named_local_files(root, [role.file])
+        of = root / role.file
+    elif role.role == "tokenizer":
+        files, of = named_local_files(root, TOKENIZER_FILES), root / "tokenizer"
+    else:
+        files, of = local_files(root), root
+    entries = entries_of(files, of=of, memory=memory_beside(published))
+    if role.file is not None:
+        return entries[role.file].sha256 if role.file in entries else "missing"
+    return digest_of({name: entry.sha256 for name, entry in entries.items()})
+
+
+def _digest_then(role: ModelRole, published: Path) -> str:
+    try:
+        digest = read_manifest(published, made_by="prepare").facts["models"][role.what]
+    except (InputError, KeyError, TypeError):
+        return "missing"
+    print(f"rglcd: {role.source.uri} is missing (looked in {Path.cwd()}); {published} keeps what was made of it", file=sys.stderr)
+    return str(digest)
