@@ -22,9 +22,9 @@ _SLOWEST_GIB_PER_SECOND = 0.005
 def preflight(expected: str, *, output: ArtifactLocation) -> dict[str, float]:
     """Check what ``expected`` (JSON: ``gpus``, ``shared_memory_gib``) promises; return what was measured.
 
-    GPUs are counted and computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are written to
-    and read back, and where there are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69 that says
-    what is missing; for an object store :class:`InputError` when it refuses, :class:`TryAgain` when it does not answer.
+    GPUs are counted, this rank's is computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are
+    written to and read back, and where there are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69
+    that says what is missing; for an object store :class:`InputError` when it refuses, :class:`TryAgain` when it does not answer.
     """
     promised = json.loads(expected)
     found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}
@@ -41,10 +41,14 @@ def _refuse(message: str) -> JobError:
 def _check_devices(gpus: int) -> int:
     import torch
 
+    from rglcd.training.distributed import local_rank
+
     found = torch.cuda.device_count()
     if found < gpus:
         raise _refuse(f"{gpus} GPUs were promised, {found} are here")
-    for index in range(gpus):
+    if gpus:
+        # This rank's own and no other: a context takes a third of a GiB of a card for as long as its process lives.
+        index = local_rank()
         if not bool(torch.ones(64, 64, device=f"cuda:{index}").sum() == 64 * 64):
             raise _refuse(f"GPU {index} computes wrongly")
     return found
@@ -77,13 +81,18 @@ def _check_peers() -> dict[str, float]:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
+    from rglcd.training.distributed import collective_timeout, local_rank
+
     if not dist.is_torchelastic_launched():
         return {}
     on_gpu = torch.cuda.is_available()
     store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group("nccl" if on_gpu else "gloo", store=PrefixStore("preflight", store), rank=rank, world_size=size)
+    device = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    settings = {"store": PrefixStore("preflight", store), "rank": rank, "world_size": size, "timeout": collective_timeout()}
+    dist.init_process_group("nccl" if on_gpu else "gloo", **settings)
     try:
-        device = torch.device("cuda", dist.get_node_local_rank()) if on_gpu else torch.device("cpu")
         payload = torch.ones(_MEGABYTES * 2**18, device=device)
         dist.all_reduce(payload[:1].clone())  # the first opens the connections
         started = time.perf_counter()

@@ -4,12 +4,13 @@ A run is defined by its global batch. Ranks take their slice of the batch *and o
 (which are a function of seed and step), so the world size changes the speed and not the run.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -128,15 +129,18 @@ _LEFT: list[dist.ProcessGroup | None] = []
 group, it would hold the interpreter's lock and wait for gloo's worker thread, which may itself need that lock: a deadlock."""
 
 
-_TIMEOUT: ContextVar[timedelta | None] = ContextVar("collective timeout", default=None)
+COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
+"""How long a collective operation waits for a rank that does not come, unless told otherwise. Torch's own is 10 minutes for NCCL."""
+
+UNEQUAL_WORK_TIMEOUT: Final = timedelta(days=1)
+"""The same, after work that takes one rank longer than another."""
+
+_TIMEOUT: ContextVar[timedelta] = ContextVar("collective timeout", default=COLLECTIVE_TIMEOUT)
 
 
 @contextmanager
 def waiting_at_most(seconds: int) -> Iterator[None]:
-    """Within this context, a collective operation fails after ``seconds``: one frozen rank must not hold the others for ever.
-
-    Otherwise the timeout is torch's own: 30 minutes, for the two backends together as for gloo alone.
-    """
+    """Within this context, a collective operation fails after ``seconds``: one frozen rank must not hold the others for ever."""
     token = _TIMEOUT.set(timedelta(seconds=seconds))
     try:
         yield
@@ -144,19 +148,48 @@ def waiting_at_most(seconds: int) -> Iterator[None]:
         _TIMEOUT.reset(token)
 
 
+def collective_timeout() -> timedelta:
+    """How long a collective operation waits in this context."""
+    return _TIMEOUT.get()
+
+
+@contextmanager
+def unequal_work(world: World, *, at_most: timedelta = UNEQUAL_WORK_TIMEOUT) -> Iterator[None]:
+    """Within this context ranks do work of their own, as long as each takes; at its end all wait for the slowest, ``at_most`` so long.
+
+    The others' patience is on the CPU, in a group of its own: a barrier in the group of all would fail after :func:`collective_timeout`,
+    and with NCCL keep every GPU busy. A rank that fails ends the others as it always does: whoever started them kills them. A
+    ``RuntimeError`` names the ranks that did not come.
+    """
+    if world.size == 1:
+        yield
+        return
+    group = dist.new_group(backend="gloo", timeout=at_most)
+    _LEFT.append(group)
+    yield
+    dist.monitored_barrier(group, timeout=at_most, wait_all_ranks=True)
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
     """The world that torchrun made, or a world of one. Each rank takes the GPU of its local number, if there are any."""
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    on_gpu = torch.cuda.is_available()
     if not dist.is_torchelastic_launched():
-        yield World(0, 1, device)
+        yield World(0, 1, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT.get())
+    device = torch.device("cpu")
+    if on_gpu:
+        # First of all: whatever asks for "the" GPU before would open a context on the first one, for every rank.
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=collective_timeout())
     try:
-        if device.type == "cuda":
-            device = torch.device("cuda", dist.get_node_local_rank())
-            torch.cuda.set_device(device)
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         _LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """The number of this process among those of its node, which torchrun started: that of its GPU. 0 for a process alone."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,0 +1,47 @@
+"""What a machine is asked before a job begins on it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rglcd.launch import preflight as checks
+from rglcd.launch.failure import JobError
+from rglcd.launch.preflight import preflight
+from rglcd.store.artifacts import ArtifactLocation
+
+
+@pytest.fixture
+def touched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The GPUs, of eight that this machine has not, on which something was computed."""
+    devices: list[str] = []
+    ones = torch.ones
+
+    def noted(*shape: int, device: str) -> torch.Tensor:
+        devices.append(device)
+        return ones(*shape)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch, "ones", noted)
+    return devices
+
+
+def check(folder: Path, *, gpus: int) -> dict[str, float]:
+    return preflight(json.dumps({"gpus": gpus, "shared_memory_gib": 0}), output=ArtifactLocation(folder / "student", None))
+
+
+@pytest.mark.parametrize("rank", [0, 3, 7])
+def test_a_rank_computes_on_its_own_gpu_and_on_no_other(
+    touched: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert check(tmp_path, gpus=8)["gpus"] == 8
+    assert touched == [f"cuda:{rank}"]
+
+
+def test_fewer_gpus_than_promised_are_refused(touched: list[str], tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="preflight: 9 GPUs were promised, 8 are here") as refused:
+        check(tmp_path, gpus=9)
+    assert refused.value.exit_code == checks.EXIT_CODE
+    assert touched == []
