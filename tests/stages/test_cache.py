@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import rglcd.stages.cache as stages_cache
 from rglcd import progress
 from rglcd.config import Caching, Model, ModelSource
 from rglcd.errors import InputError
@@ -22,6 +24,7 @@ from rglcd.models.text import TextEncoder
 from rglcd.rewards.registry import load_scorer
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.shards import Refusal, Sample, sample_key, write_shard
+from rglcd.stages.cache import _pixels as pixels_in_floats
 from rglcd.stages.cache import cache, fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
@@ -129,6 +132,57 @@ class TestContent:
             run(shards, pretrained, tmp_path)
         assert [event.done for event in events] == [0, 3, 4, 4, 7, 9, 9]
         assert {event.total for event in events} == {9}
+
+
+class TestPictures:
+    def test_bytes_become_the_pixels_that_a_division_on_the_host_makes_of_them(self) -> None:
+        every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+        assert torch.equal(pixels_in_floats(torch.from_numpy(every)), torch.from_numpy(every.astype(np.float32) / 255))
+
+    def test_pictures_are_decoded_while_those_before_are_encoded(
+        self, shards: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second shard's five samples make three batches of two; the first is encoded no sooner than the third is decoded."""
+        decoded: list[int] = []
+        arrived = threading.Condition()
+        moments, to_array = Codec.moments, stages_cache.to_array
+
+        def counted(image: Image.Image) -> Any:
+            with arrived:
+                decoded.append(threading.get_ident())
+                arrived.notify_all()
+            return to_array(image)
+
+        def waiting(self: Codec, pixels: torch.Tensor) -> Any:
+            with arrived:
+                assert arrived.wait_for(lambda: len(decoded) >= 4, timeout=30), "nothing is decoded meanwhile"
+            return moments(self, pixels)
+
+        monkeypatch.setattr(stages_cache, "to_array", counted)
+        monkeypatch.setattr(Codec, "moments", waiting)
+        run(shards, pretrained, tmp_path, caching=Caching(batch_size=2))
+        assert threading.get_ident() not in decoded
+
+    def test_a_broken_picture_ends_the_stage_and_its_thread(self, pretrained: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "shards"
+        folder.mkdir()
+        samples = [Sample(sample_key(0, place, rows_per_shard=10), png(pixels_of(place)), "caption", {}) for place in range(6)]
+        samples.append(Sample("00006", b"no image", "caption", {}))
+        write_shard(folder, 0, samples, extension="png")
+        with pytest.raises(InputError, match="the image of sample 00006 is unknown_format"):
+            run(publish(folder, stage="shard"), pretrained, tmp_path / "latents", caching=Caching(batch_size=2))
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+    def test_an_encoder_in_bfloat16_gives_float32_moments_near_those_of_float32(
+        self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path
+    ) -> None:
+        run(shards, pretrained, tmp_path, caching=Caching(batch_size=3, precision="bfloat16"))
+        batch, whole = (LatentCache.open(folder).batch(torch.arange(9)) for folder in (publish(tmp_path, stage="cache"), unbroken))
+        off = (batch.mean - whole.mean).norm() / whole.mean.norm()
+        assert 1e-5 < off < 2**-7, f"{off:.1e}"
+        assert (batch.logvar - whole.logvar).square().mean().sqrt() < 0.02, "of a log-variance: 1 % of the deviation"
+        coarse = batch.mean.to(torch.bfloat16).float()
+        assert (coarse != batch.mean).float().mean() > 0.5, "moments are not rounded to bfloat16"
 
 
 class TestByteIdentity:

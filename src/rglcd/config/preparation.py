@@ -5,7 +5,7 @@ from pydantic import Field, model_validator
 from rglcd.config.base import Section
 from rglcd.config.scorers import MixtureScorer, ScorerSource
 from rglcd.config.sources import FeatureSource, ModelSource
-from rglcd.recipe import NumGridSteps, Positive
+from rglcd.recipe import NumGridSteps, Positive, Precision
 
 
 class Model(Section):
@@ -44,4 +44,7 @@ class Caching(Section):
     look at the real image in every step that labels (``reward.kind: latent``), a third of what labelling costs."""
     text_embeddings: bool = False
     """Store the text encoder's output too: about five times the size of a latent, for 1 % of a step."""
+    precision: Precision = "float32"
+    """Of the VAE's encoder but for its first and last layers; moments are float32 all the same. There is no float16: SDXL's VAE
+    overflows it (``force_upcast`` in its config.json; huggingface.co/madebyollin/sdxl-vae-fp16-fix). bfloat16 has float32's range."""
     parts: Positive = 1

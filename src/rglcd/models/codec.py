@@ -46,6 +46,18 @@ class Codec:
             raise InputError(f"model.resolution {resolution} is not a multiple of {factor}, the factor of this teacher's VAE; choose one")
         return int(self.vae.config.latent_channels), resolution // factor, resolution // factor
 
+    def encode_in(self, dtype: torch.dtype) -> None:
+        """From now on encode in ``dtype``, but for the layer that pixels enter by and those that moments leave by, which stay float32.
+
+        For a codec in float32. Bytes are so not rounded before they are encoded, nor moments after.
+        """
+        encoder = self.vae.encoder
+        encoder.to(dtype)
+        for layer in (encoder.conv_in, encoder.conv_out):
+            layer.float()
+        encoder.conv_in.register_forward_hook(lambda _layer, _inputs, output: output.to(dtype))
+        encoder.conv_out.register_forward_pre_hook(lambda _layer, inputs: tuple(each.float() for each in inputs))
+
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Moments:
         """The posterior of ``pixels``."""

@@ -1,6 +1,6 @@
 """What the stages ``cache`` and ``evaluate`` take: memory at their batch sizes, operations of a sample and of an image.
 
-Both work in float32, in one process.
+Both work in float32, but for the encoding of pictures where ``caching.precision`` says otherwise, in one process.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from rglcd.planning.costs import Line, frozen_pass
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
 from rglcd.planning.scoring import Scoring
+from rglcd.training.choices import dtype_of
 
 FEATURES_BYTES = 86_580_480 * 4
 """Of DINOv2-base in float32, the presets' feature network: 86.6 M parameters (arXiv 2304.07193, Table 17)."""
@@ -28,6 +29,7 @@ def caching_cost(networks: Networks) -> StageCost:
     """Encoding pictures and captions, and scoring what the decoder makes of them where scores are kept."""
     caching = networks.config.caching
     scoring = Scoring.of(networks, sorted(caching.scorers), dtype=torch.float32)
+    scoring.codec.encode_in(dtype_of(caching.precision))
     encoding, captions = scoring.encoding(), scoring.captions()
     moments = [Moment("encoding", (Part("VAE's encoder", encoding.peak),)), Moment("captions", (Part("captions", captions.peak),))]
     flops = encoding.flops + captions.flops

@@ -63,7 +63,7 @@ class Scoring:
 
     def encoding(self) -> FrozenPass:
         """Of pixels to moments."""
-        side, dtype = self.networks.config.model.resolution, self.codec.vae.dtype
+        side, dtype = self.networks.config.model.resolution, self.codec.vae.encoder.conv_in.weight.dtype
 
         def run(samples: int) -> Moments:
             return self.codec.moments(torch.empty(samples, 3, side, side, dtype=dtype, device=META))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rglcd import progress
@@ -24,6 +25,7 @@ from rglcd.latents.format import (
     write_fingerprint,
     write_latents,
 )
+from rglcd.latents.read_ahead import read_ahead
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
@@ -36,9 +38,13 @@ from rglcd.store.local_copies import file_read_once
 from rglcd.store.manifest import digest_of, folder_digest, read_manifest
 from rglcd.store.shard_tasks import Part
 from rglcd.store.staging import remove_stale_staging
-from rglcd.training.distributed import join_world
+from rglcd.training.choices import dtype_of
+from rglcd.training.distributed import World, join_world, unequal_work
 
 _TASK = "encode images and captions"
+
+_BATCHES_AHEAD = 2
+"""How many batches of pictures are decoded before they are encoded: one to begin with at once, one being made."""
 
 
 def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, latents: Output) -> Mapping[str, Any]:
@@ -54,20 +60,20 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     with join_world() as world:
         remove_stale_staging(folder)
         mine = Part(world.rank, world.size).of(latents.part.of(entries))
-        encoder = _Encoder.load(model, caching, models, device=world.device)
+        encoder = _Encoder.load(model, caching, models, world=world)
         if encoder.text_encoder.is_xl:
             _require_crops(shards)
         num_samples, done = sum(entry.num_samples for entry in mine), 0
-        for entry in mine:
-            name = Path(entry.name).stem
+        with unequal_work(world):
+            for entry in mine:
+                name = Path(entry.name).stem
+                progress.report(_TASK, done=done, total=num_samples, unit="samples")
+                with latents_lock(folder, name):
+                    if not finished_latents(folder, name):
+                        columns, rows = _encode_shard(encoder, shards, entry, done=done, total=num_samples)
+                        write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
+                done += entry.num_samples
             progress.report(_TASK, done=done, total=num_samples, unit="samples")
-            with latents_lock(folder, name):
-                if not finished_latents(folder, name):
-                    columns, rows = _encode_shard(encoder, shards, entry, done=done, total=num_samples)
-                    write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
-            done += entry.num_samples
-        progress.report(_TASK, done=done, total=num_samples, unit="samples")
-        world.wait()
         if world.is_main:
             write_fingerprint(folder, fingerprint)
     return {"samples": sum(entry.num_samples for entry in entries), "fingerprint": fingerprint.digest}
@@ -104,27 +110,31 @@ class _Encoder:
     scoring: Sequence[str]
     resolution: int
     keep_embeddings: bool
-    device: torch.device
+    world: World
     batch_size: int
     was_halved: bool = False
 
     @classmethod
-    def load(cls, model: Model, caching: Caching, pretrained: Pretrained, *, device: torch.device) -> "_Encoder":
-        # In float32 whatever the run's precision: Stable Diffusion's VAE overflows float16, and this is done once.
-        dtype = torch.float32
+    def load(cls, model: Model, caching: Caching, pretrained: Pretrained, *, world: World) -> "_Encoder":
+        # In float32 whatever the run's precision, but for the encoding of pictures where that is asked for: this is done once.
+        dtype, device = torch.float32, world.device
         codec = Codec.load(pretrained.teacher, dtype=dtype, device=device)
         codec.latent_shape(model.resolution)
+        codec.encode_in(dtype_of(caching.precision))
         text_encoder = TextEncoder.load(pretrained.teacher, dtype=dtype, device=device)
         scorers = {name: pretrained.scorer(name, dtype=dtype, device=device) for name in sorted(caching.scorers)}
-        return cls(codec, text_encoder, scorers, caching.scores, model.resolution, caching.text_embeddings, device, caching.batch_size)
+        return cls(codec, text_encoder, scorers, caching.scores, model.resolution, caching.text_embeddings, world, caching.batch_size)
 
-    def columns(self, samples: Sequence[Sample]) -> Iterator[dict[str, Tensor]]:
-        """The samples' latents as they are stored, in one piece or more: out of memory, the batch is halved, once for the run."""
+    def columns(self, samples: Sequence[Sample], pictures: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The latents of ``samples`` and of their ``pictures`` as they are stored, in one piece or more.
+
+        Out of memory, the batch is halved, once for the run.
+        """
         done = 0
         while done < len(samples):
-            batch = samples[done : done + self.batch_size]
+            batch, some = (column[done : done + self.batch_size] for column in (samples, pictures))
             try:
-                encoded = self.encode(batch)
+                encoded = self.encode(batch, some)
             except torch.OutOfMemoryError:
                 self._halve()
                 continue
@@ -136,12 +146,12 @@ class _Encoder:
             raise InputError(f"caching.batch_size: {self.batch_size} samples at once do not fit in memory; lower it") from None
         print(f"rglcd: {self.batch_size} samples at once do not fit in memory; going on with {self.batch_size // 2}", file=sys.stderr)
         self.batch_size, self.was_halved = self.batch_size // 2, True
-        if self.device.type == "cuda":
+        if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def encode(self, samples: Sequence[Sample]) -> LatentBatch:
+    def encode(self, samples: Sequence[Sample], pictures: Tensor) -> LatentBatch:
         captions = [sample.caption for sample in samples]
-        moments = self.codec.moments(torch.stack([self._pixels(sample) for sample in samples]).to(self.device))
+        moments = self.codec.moments(_pixels(self.world.to_device(pictures)))
         ids = self.text_encoder.tokenise(captions)
         text = {name: scorer.encode_text(captions) for name, scorer in self.scorers.items()}
         return LatentBatch(
@@ -162,8 +172,13 @@ class _Encoder:
         pixels = self.codec.decode(self.codec.latents(moments, torch.zeros_like(moments.mean)))
         return {name: self.scorers[name].score(pixels, text[name]) for name in sorted(self.scoring)}
 
-    def _pixels(self, sample: Sample) -> Tensor:
-        """Pixels (3, H, W) in [0, 1]."""
+    def decoded(self, samples: Iterator[Sample], *, size: int) -> Iterator[tuple[list[Sample], Tensor]]:
+        """``size`` samples at a time, with their pictures (B, 3, H, W) in bytes: a quarter of what float32 would take to a device."""
+        while batch := list(islice(samples, size)):
+            yield batch, torch.from_numpy(np.stack([self._picture(sample) for sample in batch]))
+
+    def _picture(self, sample: Sample) -> NDArray[np.uint8]:
+        """Pixels (3, H, W)."""
         try:
             pixels = to_array(decode(sample.image))
         except RowRejectedError as rejected:
@@ -172,7 +187,12 @@ class _Encoder:
             _, height, width = pixels.shape
             wanted = f"model.resolution is {self.resolution}: set sharding.resolution to it"
             raise InputError(f"sample {sample.key} is {width} x {height} pixels and {wanted}")
-        return torch.from_numpy(pixels.astype(np.float32) / 255)
+        return pixels
+
+
+def _pixels(pictures: Tensor) -> Tensor:
+    """Pixels in [0, 1] of bytes, on their device. Divided by a tensor: by a number, CUDA multiplies with its rounded reciprocal."""
+    return pictures.float() / torch.full((), 255.0, device=pictures.device)
 
 
 def _require_crops(shards: Path) -> None:
@@ -200,14 +220,12 @@ def _encode_shard(
     """The columns of one shard, and key and caption of each row."""
     batches: list[dict[str, Tensor]] = []
     rows: list[dict[str, str]] = []
-    with file_read_once(shards, read_manifest(shards, made_by="shard"), entry.name) as tar:
-        for samples in _batched(read_shard(tar, entry), encoder.batch_size):
-            batches += encoder.columns(samples)
+    with (
+        file_read_once(shards, read_manifest(shards, made_by="shard"), entry.name) as tar,
+        read_ahead(encoder.decoded(read_shard(tar, entry), size=encoder.batch_size), num_ahead=_BATCHES_AHEAD) as decoded,
+    ):
+        for samples, pictures in decoded:
+            batches += encoder.columns(samples, pictures)
             rows += [{"key": sample.key, "caption": sample.caption} for sample in samples]
             progress.report(_TASK, done=done + len(rows), total=total, unit="samples")
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, rows
-
-
-def _batched(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    while batch := list(islice(samples, size)):
-        yield batch
