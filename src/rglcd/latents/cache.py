@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final, Self
@@ -34,8 +35,9 @@ from rglcd.latents.format import (
     read_fingerprint,
     record_of,
 )
+from rglcd.latents.verification import verify_once_a_node
 from rglcd.store.local_copies import local_file
-from rglcd.store.manifest import Manifest, altered_files, read_manifest, size_mismatches, verify_file
+from rglcd.store.manifest import Manifest, altered_files, read_manifest, size_mismatches
 from rglcd.store.shard_tasks import read_record
 
 _OPENED_AT_ONCE: Final = 4
@@ -178,8 +180,9 @@ class LatentCache:
 
     def _file(self, name: str) -> Path:
         """The file called ``name``, here and found to be what the manifest says."""
-        path = local_file(self._folder, self._manifest, name)
-        problem = verify_file(path, self._manifest.files[name])
+        path, entry, is_copy = self._folder / name, self._manifest.files[name], self._manifest.store is not None
+        fetch = partial(local_file, self._folder, self._manifest, name) if is_copy else None
+        problem = verify_once_a_node(path, entry, fetch=fetch)
         if problem is not None:
             raise InputError(f"{self._folder}: {name} {problem}; {MAKE_AGAIN}")
         return path
