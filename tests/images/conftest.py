@@ -125,10 +125,13 @@ def _wait_for(address: str) -> None:
 
 @pytest.fixture(scope="session")
 def base(engine: Engine) -> str:
-    """Debian 12 with Python and nothing else, published as any base is. The release's own base is out of reach here."""
+    """Debian 12 with Python and a C compiler, published as any base is. The release's own base is out of reach here.
+
+    It has no compiler, and the train image's build fetches one; here the build needs no archive of Debian's.
+    """
     context = engine.folder / "base"
     context.mkdir()
-    packages = "--include=python3,python3-venv,ca-certificates"
+    packages = "--include=python3,python3-venv,ca-certificates,gcc,libc6-dev"
     engine.call("mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", str(context / "root.tar"))
     (context / "Dockerfile").write_text("FROM scratch\nADD root.tar /\n")
     reference = f"{engine.registry}/debian-python:3.11"

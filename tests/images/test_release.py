@@ -23,6 +23,12 @@ NOBODY = 10001
 MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
+def test_the_train_image_compiles_a_library_as_triton_does(engine: Engine, release: Release) -> None:
+    source = "#include <stdlib.h>\nint half(int n) { return abs(n) / 2; }"
+    command = f"printf '{source}' >/tmp/half.c && gcc -O3 -shared -fPIC /tmp/half.c -o /tmp/half.so && test -s /tmp/half.so"
+    engine.run(release.lock["train"], "sh", "-c", command.replace("\n", "\\n"))
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     """The tiny line up to its latents, made on this machine."""
