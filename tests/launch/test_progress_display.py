@@ -2,9 +2,13 @@
 
 import io
 import json
+import re
 import time
 from pathlib import Path
 
+import pytest
+
+from rglcd.launch import progress_display
 from rglcd.launch.progress_display import drawing, following
 from rglcd.progress import Event, json_lines_sink
 
@@ -23,10 +27,9 @@ def test_without_a_terminal_first_and_last_progress_lines_are_printed() -> None:
     with drawing(stream, seconds_between_lines=60) as draw:
         for done in (*range(1001), 1000):
             draw(event(done))
-    assert stream.getvalue().splitlines() == [
-        "cache latents: 0/1000 images  loss 0.1235",
-        "cache latents: 1000/1000 images  loss 0.1235",
-    ]
+    first, last = stream.getvalue().splitlines()
+    assert first == "cache latents: 0/1000 images  loss 0.1235"
+    assert re.fullmatch(r"cache latents: 1000/1000 images  [\d.e+]+ images/s  loss 0.1235", last)
 
 
 def test_without_a_terminal_progress_lines_are_printed_as_time_passes() -> None:
@@ -35,6 +38,21 @@ def test_without_a_terminal_progress_lines_are_printed_as_time_passes() -> None:
         for done in range(5):
             draw(event(done))
     assert len(stream.getvalue().splitlines()) == 5
+
+
+def test_without_a_terminal_a_line_says_speed_and_time_left_since_the_run_was_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((100.0, 110.0, 150.0, 5000.0))
+    monkeypatch.setattr(progress_display.time, "monotonic", lambda: next(now))
+    stream = io.StringIO()
+    with drawing(stream) as draw:
+        for done in (600, 605, 625, 1000):
+            draw(Event("distill rg", done, 1000, "steps"))
+    assert stream.getvalue().splitlines() == [
+        "distill rg: 600/1000 steps",
+        "distill rg: 605/1000 steps  0.5 steps/s, 0:13:10 left",
+        "distill rg: 625/1000 steps  0.5 steps/s, 0:12:30 left",
+        "distill rg: 1000/1000 steps  0.0816 steps/s",
+    ]
 
 
 def test_on_a_terminal_each_task_has_a_progress_bar_that_ends_full() -> None:

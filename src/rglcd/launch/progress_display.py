@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -77,18 +78,31 @@ def _read_on(path: Path, position: int, sink: Sink) -> int:
 
 
 def _lines(stream: TextIO, seconds_between: float) -> Sink:
+    begun: dict[str, tuple[float, int]] = {}
     last_said: dict[str, tuple[float, int]] = {}
 
     def draw(event: Event) -> None:
         now = time.monotonic()
+        begun_at, done_then = begun.setdefault(event.task, (now, event.done))
         said_at, said = last_said.get(event.task, (float("-inf"), -1))
         is_due = now - said_at >= seconds_between
         if event.done != said and (is_due or event.done >= event.total):
             last_said[event.task] = now, event.done
-            figures = f"  {_figures(event)}" if event.values else ""
-            print(f"{event.task}: {event.done}/{event.total} {event.unit}{figures}", file=stream, flush=True)
+            speed = _speed(event, done=event.done - done_then, seconds=now - begun_at)
+            words = [f"{event.task}: {event.done}/{event.total} {event.unit}", speed, _figures(event)]
+            print("  ".join(filter(None, words)), file=stream, flush=True)
 
     return draw
+
+
+def _speed(event: Event, *, done: int, seconds: float) -> str:
+    """Units a second since the task was first heard of, which may be when it was resumed, and the time that what is left will take."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    each = seconds / done
+    said = f"{1 / each:.3g} {event.unit}/s"
+    left = event.total - event.done
+    return f"{said}, {timedelta(seconds=round(left * each))} left" if left > 0 else said
 
 
 def _bars(bars: Progress) -> Sink:
