@@ -279,6 +279,35 @@ class OnlineProxy(Choice):
 Tuning = FrozenProxy | OnlineProxy
 
 
+# --- when it goes wrong ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopGuard(Choice):
+    """A figure that is not finite ends the run; its last checkpoint is kept."""
+
+    kind: Literal["stop"] = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBackGuard(Choice):
+    """A figure that is not finite, or a spike of the gradient's norm, takes the run back to a checkpoint and on without the batch.
+
+    As PaLM was trained (arXiv 2204.02311, section 5.1), which left out some hundred batches at a time. The run stays as many
+    batches long; those left out are not trained on. When ``most`` roll-backs were not enough, it ends as ``stop`` does.
+    """
+
+    kind: Literal["roll_back"] = "roll_back"
+    spike: Annotated[float, Gt(1)] = 10.0
+    """A gradient norm is a spike above this multiple of the median of the ``window`` before it; before there are so many, none is."""
+    window: Annotated[int, Ge(2)] = 50
+    skip: Positive = 1
+    """How many batches are left out, up to the one in which it showed; never one from before the last regular checkpoint."""
+    most: Positive = 3
+
+
+Guard = StopGuard | RollBackGuard
+
 # --- how it is computed --------------------------------------------------------------------------
 
 Schedule = Literal["constant", "cosine"]

@@ -1,10 +1,14 @@
 """The world size changes the speed, not the run: processes share a batch, and the weights are those of one process."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,7 @@ from rglcd.config import Config
 from rglcd.errors import InputError
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.stages.table import stage_named
-from rglcd.training.distributed import World, join_world
+from rglcd.training.distributed import World, join_world, unequal_work, waiting_at_most
 from tests.tiny_line import tiny_config
 
 CPU = torch.device("cpu")
@@ -53,6 +57,51 @@ def test_a_single_process_is_a_world_of_one_without_communication() -> None:
         assert world.mean(value) is value
         assert [world.any(flag) for flag in (False, True)] == [False, True]
         world.wait()
+
+
+def ranks_that(work: Callable[[World], None]) -> list[int | None]:
+    """The exit codes of two ranks, in forks, whose collective operations wait two seconds."""
+
+    def rank(number: int, port: int) -> None:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        with waiting_at_most(2), join_world() as world:
+            work(world)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [multiprocessing.get_context("fork").Process(target=rank, args=(number, port)) for number in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return [process.exitcode for process in ranks]
+
+
+def late(world: World) -> None:
+    time.sleep(6 * world.rank)
+
+
+def test_ranks_wait_for_the_slowest_after_unequal_work_and_for_nobody_else_so_long(capfd: pytest.CaptureFixture[str]) -> None:
+    def wait_at_a_barrier(world: World) -> None:
+        late(world)
+        world.wait()
+
+    def work_unequally(world: World) -> None:
+        with unequal_work(world):
+            late(world)
+        world.wait()
+
+    def work_too_unequally(world: World) -> None:
+        with unequal_work(world, at_most=timedelta(seconds=1)):
+            late(world)
+
+    assert ranks_that(work_unequally) == [0, 0]
+    assert 1 in ranks_that(wait_at_a_barrier), "the timeout is what it was set to"
+    capfd.readouterr()
+    assert 1 in ranks_that(work_too_unequally)
+    assert "Ranks 1 failed to pass monitoredBarrier" in capfd.readouterr().err
 
 
 def launch(name: str, line: Path, config: Config, folder: Path, *, num_processes: int) -> subprocess.CompletedProcess[str]:

@@ -1,15 +1,19 @@
 """The loop saves what it says it saved, stops when asked, and goes on as if it had never stopped."""
 
+import math
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
 from torch import Tensor
 
 from rglcd.errors import TrainingDiverged, TryAgain
+from rglcd.recipe import RollBackGuard
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
 from rglcd.training.loop import Run, train
@@ -66,6 +70,94 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     latest = Checkpointer(tmp_path).latest()
     assert latest is not None
     assert latest.step == 10
+
+
+class Walk:
+    """A step adds its number to the state, noisily if asked to: ``bad`` steps report a gradient norm of their own, and poison the state."""
+
+    def __init__(self, bad: Mapping[int, float] = MappingProxyType({}), *, stops_at: int | None = None) -> None:
+        self.state, self.trained = torch.zeros(2, dtype=torch.float64), list[int]()
+        self._bad, self._stops_at = bad, stops_at
+
+    def step(self, step: int) -> Mapping[str, Tensor]:
+        self.trained.append(step)
+        norm = self._bad.get(step, 1.0 + 0.01 * (step % 7))
+        self.state = self.state * 1.5 + torch.tensor([step, norm], dtype=torch.float64)
+        if step == self._stops_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": self.state[0], "grad_norm": torch.tensor(norm)}
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"walk": {"state": self.state}}
+
+    def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.state = parts["walk"]["state"].clone()
+
+
+def guarded(guard: RollBackGuard, *, num_steps: int = 40, checkpoint_every: int = 10) -> Run:
+    return Run("walk", num_steps, images_per_step=4, checkpoint_every=checkpoint_every, guard=guard)
+
+
+class TestRollBack:
+    NAN, INF = float("nan"), float("inf")
+
+    @pytest.mark.parametrize(("value", "at"), [(NAN, 0), (INF, 10), (1e3, 23), (1e3, 2), (NAN, 39)])
+    def test_a_run_that_goes_back_equals_one_that_never_met_the_batch(self, tmp_path: Path, value: float, at: int) -> None:
+        bad = {} if value == 1e3 and at < 5 else {at: value}  # before there is a median, nothing is a spike
+        walk = Walk(bad)
+        curve = train(walk, guarded(RollBackGuard(window=5)), checkpointer=Checkpointer(tmp_path), world=ALONE)
+        other = Walk()
+        for step in range(40):
+            if step not in bad:
+                other.step(step)
+        assert torch.equal(walk.state, other.state)
+        last = 40 if at < 39 or not bad else 39  # a step that is left out has no row
+        assert curve[-1]["step"] == last
+        assert curve[-1]["images"] == 4 * (40 - len(bad))
+        assert all(math.isfinite(value) for row in curve for value in row.values())
+
+    @pytest.mark.parametrize(("stops_at", "skip"), [(4, 4), (13, 1), (17, 4), (22, 100), (27, 100)])
+    def test_a_run_that_is_stopped_and_goes_on_leaves_out_the_same_batches(self, tmp_path: Path, stops_at: int, skip: int) -> None:
+        bad = {7: self.NAN, 18: 1e3, 26: self.INF}
+        run = guarded(RollBackGuard(window=5, skip=skip))
+        unbroken = Walk(bad)
+        curve = train(unbroken, run, checkpointer=Checkpointer(tmp_path / "a"), world=ALONE)
+        assert (curve[-1]["passed_over"]) == {1: 3, 4: 12, 100: 8 + 9 + 7}[skip]
+        checkpoints = Checkpointer(tmp_path / "b")
+        broken = Walk(bad, stops_at=stops_at)
+        with suppress(TryAgain):
+            train(broken, run, checkpointer=checkpoints, world=ALONE)
+        resumed = Walk(bad)
+        assert train(resumed, run, checkpointer=checkpoints, world=ALONE) == curve
+        assert torch.equal(resumed.state, unbroken.state)
+        assert stops_at in broken.trained or stops_at in set(range(40)) - set(unbroken.trained)
+
+    def test_roll_backs_that_are_not_enough_end_the_run_with_its_reason(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        bad = dict.fromkeys((12, 13, 14), self.NAN)
+        for _ in range(2):  # the same command ends the same way
+            with pytest.raises(TrainingDiverged, match=r"walk: grad_norm is nan at step 15; 2 roll-backs .* were not enough") as ended:
+                train(Walk(bad), guarded(RollBackGuard(most=2)), checkpointer=Checkpointer(tmp_path), world=ALONE)
+            assert ended.value.exit_code == 3
+        assert "grad_norm is nan at step 13; going back to step 10 and on without the batches of steps 13 to 13 (roll-back 1 of 2)" in (
+            capsys.readouterr().err
+        )
+        latest = Checkpointer(tmp_path).latest()
+        assert latest is not None
+        assert latest.parts["walk"]["state"].isfinite().all()
+
+    def test_a_norm_that_grows_slowly_is_no_spike(self, tmp_path: Path) -> None:
+        growing = {step: 1.3**step for step in range(40)}
+        walk = Walk(growing)
+        train(walk, guarded(RollBackGuard(window=5, spike=3.0)), checkpointer=Checkpointer(tmp_path), world=ALONE)
+        assert walk.trained == list(range(40))
+
+    def test_a_stop_is_what_happens_unless_asked_otherwise(self, tmp_path: Path) -> None:
+        walk = Walk({20: 1e6})
+        train(walk, Run("walk", 40, 4, 10), checkpointer=Checkpointer(tmp_path), world=ALONE)
+        assert walk.trained == list(range(40))
+        latest = Checkpointer(tmp_path).latest()
+        assert latest is not None
+        assert set(latest.state) == {"curve"}
 
 
 def test_the_handlers_in_force_before_are_put_back(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rglcd.recipe import (
     ExecutionMode,
     FullStudent,
     Grid,
+    Guard,
     Huber,
     MemoryFormat,
     Neighbour,
@@ -20,6 +21,7 @@ from rglcd.recipe import (
     Precision,
     Probability,
     Schedule,
+    StopGuard,
     Student,
     Target,
     Timesteps,
@@ -64,6 +66,8 @@ class Distillation(Section):
     execution: ExecutionMode = "eager"
     memory_format: MemoryFormat = "contiguous"
     checkpoint_every: Positive = 1_000
+    guard: Annotated[Guard, Field(discriminator="kind")] = StopGuard()
+    """What a step that goes wrong does to the run."""
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -9,21 +9,26 @@ Beside :mod:`rglcd.launch.settings`, processes that start one another speak thro
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 from rglcd import progress
 from rglcd.config import Section
+from rglcd.errors import TryAgain
 from rglcd.launch.child_processes import PROGRESS, job_progress
 from rglcd.launch.cluster_job import launch
 from rglcd.launch.failure import JobError
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings
+from rglcd.signals import handling_stops
 from rglcd.stages.computation import Artifacts
 from rglcd.stages.run import Outcome, assist_stage, run_part, run_stage, standing_outcome
 from rglcd.stages.table import Profile, Stage, stage_named
@@ -48,12 +53,12 @@ def execute(
     settings, stage = load_settings(), stage_named(stage_name)
     with exporting_store(settings):
         if part is not None:
-            with _reporting_to_file():
+            with _reporting_to_file(), _ending_when_asked():
                 run_part(stage_name, sections, artifacts, index=part)
             return None
         if settings.runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
             return _execute_as_job(stage, sections, artifacts, run_job=_job_runner(settings, stage))
-        with _reporting_to_file(), _collective_timeout(settings):
+        with _reporting_to_file(), _collective_timeout(settings), _ending_when_asked():
             return _run_in_this_process(stage, sections, artifacts)
 
 
@@ -125,6 +130,30 @@ def _reporting_to_file() -> Iterator[None]:
         return
     with progress.reporting_to(progress.json_lines_sink(Path(path)) if _is_first_rank() else _unheard):
         yield
+
+
+@contextmanager
+def _ending_when_asked() -> Iterator[None]:
+    """SIGTERM ends the process with exit code 75, wherever it is: what is finished stays, as after a kill.
+
+    While it trains, a stage has a handler of its own, which saves the state first.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _AskedToStop
+
+    try:
+        with handling_stops(end, stops=(signal.SIGTERM,)):
+            yield
+    except _AskedToStop:
+        raise TryAgain("asked to stop; what is finished is kept, run the same command to go on") from None
+
+
+class _AskedToStop(BaseException):
+    """No Exception: code that takes any of them for a damaged picture must not take this for one."""
 
 
 @contextmanager

@@ -132,9 +132,10 @@ class _Encoder:
         """
         done = 0
         while done < len(samples):
-            batch, some = (column[done : done + self.batch_size] for column in (samples, pictures))
+            rows = slice(done, done + self.batch_size)
+            batch = samples[rows]
             try:
-                encoded = self.encode(batch, some)
+                encoded = self.encode(batch, pictures[rows])
             except torch.OutOfMemoryError:
                 self._halve()
                 continue

@@ -157,7 +157,7 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
 def _train_arm(arm: Arm, materials: Materials, folder: Path) -> None:
     distillation, world = materials.distillation, materials.world
     distiller = make_distiller(materials, arm.reward, num_steps=arm.num_steps, world=world)
-    run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every)
+    run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every, distillation.guard)
     curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world)
     if world.is_main:
         export_arm(arm, materials, distiller, curve=curve, folder=folder / arm.name)

@@ -7,7 +7,7 @@ written. Randomness is not saved: it is a function of seed and step.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class Checkpointer:
         self.folder = folder
         self.keep = keep
 
-    def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of ``step`` to a staging folder, commit it, flush and rename it, then drop the oldest."""
+    def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, needed: Collection[int] = ()) -> Path:
+        """Write the checkpoint of ``step`` to a staging folder, commit it, flush and rename it, then drop the oldest but the ``needed``."""
         published = self.folder / f"step-{step:08d}"
         staging = self.folder / f".step-{step:08d}{STAGING}"
         shutil.rmtree(staging, ignore_errors=True)
@@ -56,18 +56,29 @@ class Checkpointer:
         write_json(staging / COMMIT, {path.name: sha256_of(path) for path in sorted(staging.iterdir())})
         publish_folder(staging, published)
         for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old)
+            if _step_of(old) not in needed:
+                shutil.rmtree(old)
         return published
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; a cut or altered one is passed over for the one before it."""
+    def latest(self, *, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that is whole, of those after ``at_most`` steps; a cut or altered one is passed over for the one before."""
         for folder in reversed(self._folders()):
-            if _is_whole(folder):
+            if (at_most is None or _step_of(folder) <= at_most) and _is_whole(folder):
                 return _read(folder)
         return None
 
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: of a course that the run has left."""
+        for folder in self._folders():
+            if _step_of(folder) > step:
+                shutil.rmtree(folder)
+
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -96,7 +107,8 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
 
 
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Undo :func:`optimizer_tensors`, onto each parameter's device."""
+    """Undo :func:`optimizer_tensors`, onto each parameter's device; state that was not there then goes."""
+    optimizer.state.clear()
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")

@@ -4,23 +4,28 @@ What is trained is behind :class:`Trainable`; the loop knows neither students no
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from torch import Tensor
 
 from rglcd import progress
 from rglcd.errors import TrainingDiverged, TryAgain
+from rglcd.recipe import Guard, RollBackGuard, StopGuard
 from rglcd.signals import handling_stops
-from rglcd.training.checkpoint import Checkpointer
+from rglcd.training.checkpoint import Checkpoint, Checkpointer
 from rglcd.training.distributed import World
+from rglcd.training.guard import Fault, Watch
 
 CURVE_POINTS = 100
 """How many rows of the training curve a run keeps."""
+
+_STOP = StopGuard()
+_ADVICE = "Lower the learning rate or the reward's weight"
 
 
 class Trainable(Protocol):
@@ -41,12 +46,13 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """How long, how often saved, and the name that progress is reported under."""
+    """How long, how often saved, the name that progress is reported under, and what a step that goes wrong does."""
 
     task: str
     num_steps: int
     images_per_step: int
     checkpoint_every: int
+    guard: Guard = _STOP
 
     @property
     def log_every(self) -> int:
@@ -58,25 +64,35 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
     """Train to ``run.num_steps``, from the latest checkpoint if there is one; returns the curve, a row each few steps.
 
     Raises :class:`TryAgain` after SIGTERM or SIGINT, the state being saved, and :class:`TrainingDiverged` when a figure
-    stops being finite; no such state is ever saved.
+    stops being finite and ``run.guard`` knows no way on; no such state is ever saved.
     """
-    start, curve = _resume(trainable, checkpointer)
+    watch = Watch(run.guard)
+    step, curve = _resume(trainable, run, watch, checkpointer=checkpointer, world=world)
     with _stop_requests() as stop:
-        for step in range(start, run.num_steps):
-            figures = trainable.step(step)
+        while step < run.num_steps:
+            if step not in watch.passed_over:
+                watch.see(step, trainable.step(step))
             done = step + 1
             saves = done % run.checkpoint_every == 0 or done == run.num_steps
             stopping = world.any(bool(stop))
+            row: dict[str, Any] = {}
             if done % run.log_every == 0 or saves or stopping:
-                row = _row(figures, done=done, run=run, world=world)
-                curve += [row] if done % run.log_every == 0 else []
+                figures, fault = watch.look(world)
+                if fault is not None:
+                    step, curve = _go_back(trainable, run, watch, fault, checkpointer=checkpointer, world=world)
+                    continue
+                row = _row(figures, done=done, run=run, watch=watch)
+                curve += [row] if figures is not None and done % run.log_every == 0 else []
                 _report(run, row)
             if (saves or stopping) and world.is_main:
-                checkpointer.save(done, trainable.parts(), {"curve": curve})
+                _save(trainable, run, watch, done, curve, checkpointer=checkpointer)
                 _report(run, row | {"saved_step": done})
             if stopping:
                 world.wait()
                 raise TryAgain(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")
+            step = done
+        if world.any(bool(stop)):  # while the last checkpoint was written
+            raise TryAgain(f"{run.task}: stopped after the last step, state saved; run the same command to go on")
     world.wait()
     return curve
 
@@ -86,22 +102,68 @@ def curve_text(curve: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, sort_keys=True) + "\n" for row in curve)
 
 
-def _resume(trainable: Trainable, checkpointer: Checkpointer) -> tuple[int, list[dict[str, Any]]]:
+def _resume(trainable: Trainable, run: Run, watch: Watch, *, checkpointer: Checkpointer, world: World) -> tuple[int, list[dict[str, Any]]]:
     checkpoint = checkpointer.latest()
-    if checkpoint is None:
-        return 0, []
+    if checkpoint is not None:
+        return _restore(trainable, watch, checkpoint)
+    if isinstance(run.guard, RollBackGuard):
+        world.wait()  # until all have seen that there is none
+        if world.is_main:
+            _save(trainable, run, watch, 0, [], checkpointer=checkpointer)
+    return 0, []
+
+
+def _restore(trainable: Trainable, watch: Watch, checkpoint: Checkpoint) -> tuple[int, list[dict[str, Any]]]:
     trainable.restore(checkpoint.parts)
+    watch.restore(checkpoint.state)
     return checkpoint.step, list(checkpoint.state["curve"])
 
 
-def _row(figures: Mapping[str, Tensor], *, done: int, run: Run, world: World) -> dict[str, Any]:
-    row = {name: float(world.mean(figure)) for name, figure in figures.items()}
-    for name, value in row.items():
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"{run.task}: {name} is {value} at step {done}; the last checkpoint is kept. Lower the learning rate or the reward's weight"
-            )
-    return {"step": done, "images": done * run.images_per_step, **row}
+def _save(trainable: Trainable, run: Run, watch: Watch, done: int, curve: list[dict[str, Any]], *, checkpointer: Checkpointer) -> None:
+    needed = (_last_regular(run, done),) if isinstance(run.guard, RollBackGuard) else ()
+    checkpointer.save(done, trainable.parts(), {"curve": curve, **watch.state()}, needed=needed)
+
+
+def _last_regular(run: Run, step: int) -> int:
+    """The last multiple of ``checkpoint_every``: a checkpoint that there is whether or not the run was stopped since."""
+    return step // run.checkpoint_every * run.checkpoint_every
+
+
+def _go_back(
+    trainable: Trainable, run: Run, watch: Watch, fault: Fault, *, checkpointer: Checkpointer, world: World
+) -> tuple[int, list[dict[str, Any]]]:
+    """To the newest checkpoint from before what is now passed over."""
+    said = f"{run.task}: {fault.reason} at step {fault.step + 1}"
+    match run.guard:
+        case StopGuard():
+            raise TrainingDiverged(f"{said}; the last checkpoint is kept. {_ADVICE}")
+        case RollBackGuard(skip=skip, most=most):
+            first = max(fault.step - skip + 1, _last_regular(run, fault.step))
+        case _:
+            assert_never(run.guard)
+    checkpoint = checkpointer.latest(at_most=first)
+    if watch.num_roll_backs == most or checkpoint is None:
+        why = "no checkpoint from before is whole" if checkpoint is None else f"{most} roll-backs (distillation.guard.most) were not enough"
+        raise TrainingDiverged(f"{said}; {why}; the last checkpoint is kept. {_ADVICE}")
+    watch.passed_over |= set(range(first, fault.step + 1))
+    watch.num_roll_backs += 1
+    place = _restore(trainable, watch, checkpoint)
+    world.wait()  # until all have read it
+    if world.is_main:
+        checkpointer.drop_after(checkpoint.step)
+        print(
+            f"rglcd: {said}; going back to step {checkpoint.step} and on without the batches of steps {first + 1} to {fault.step + 1} "
+            f"(roll-back {watch.num_roll_backs} of {most})",
+            file=sys.stderr,
+        )
+    return place
+
+
+def _row(figures: Mapping[str, float] | None, *, done: int, run: Run, watch: Watch) -> dict[str, Any]:
+    """A row of the curve; without figures where the step was passed over."""
+    num_passed = sum(step < done for step in watch.passed_over)
+    passed = {"passed_over": num_passed} if num_passed else {}
+    return {"step": done, "images": (done - num_passed) * run.images_per_step, **(figures or {}), **passed}
 
 
 def _report(run: Run, row: Mapping[str, Any]) -> None:
