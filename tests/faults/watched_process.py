@@ -69,15 +69,17 @@ def _call(work: Callable[[], Any], writer: Connection) -> None:
         writer.send((None, RuntimeError(f"{type(error).__name__}: {error}"), peak_bytes))
 
 
-def file_operations(folder: Path, *, kill_at: int | None = None) -> list[str]:
+def file_operations(folder: Path, *, kill_at: int | None = None, sent: signal.Signals = signal.SIGKILL, within: str = "") -> list[str]:
     """From now on, what this process is about to write, rename or remove below ``folder``: the list grows as it happens.
 
-    At its ``kill_at``-th entry the process is killed, before the operation. Python's own operations only: what libraries write
-    by themselves is counted when the file is renamed. Only for a forked process: an audit hook cannot be removed.
+    At the ``kill_at``-th of its entries that have ``within`` in them the process is ``sent`` a signal, before the operation. Python's
+    own operations only: what libraries write by themselves is counted when the file is renamed. Only for a forked process: an audit
+    hook cannot be removed.
     """
-    root, operations = str(folder), list[str]()
+    root, operations, num_within = str(folder), list[str](), 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal num_within
         if event == "open":
             path, _, flags = arguments
             if not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
@@ -90,8 +92,9 @@ def file_operations(folder: Path, *, kill_at: int | None = None) -> list[str]:
         # A tree is removed by names relative to its folders.
         if name.startswith(root) or (event in ("os.remove", "os.rmdir") and name and not name.startswith("/")):
             operations.append(f"{event} {name.removeprefix(root)}")
-            if len(operations) == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            num_within += within in operations[-1]
+            if num_within == kill_at and within in operations[-1]:
+                os.kill(os.getpid(), sent)
 
     sys.addaudithook(watch)
     return operations
