@@ -1,17 +1,25 @@
 """A folder published as the stage would, whatever is in it."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
+from rglcd.config import Section
+from rglcd.store.manifest import MANIFEST, Manifest, read_manifest, results_digest, scan, write_manifest
 
 
-def publish(folder: Path, *, stage: str) -> Path:
-    """Write the manifest of ``folder``, the artifact of that name, for the files that lie in it."""
+def publish(folder: Path, *, stage: str, sections: Mapping[str, Section] | None = None) -> Path:
+    """Write the manifest of ``folder``, the artifact of that name, for the files that lie in it, made with ``sections``.
+
+    Left out, these are the ones that an earlier manifest says.
+    """
     files = scan(folder)
-    write_manifest(folder, Manifest(folder.name, stage, 1, "key", results_digest(files), {}, {}, files))
+    plain = {name: section.model_dump(mode="json") for name, section in (sections or {}).items()}
+    if sections is None and (folder / MANIFEST).is_file():
+        plain = read_manifest(folder, made_by=stage).sections
+    write_manifest(folder, Manifest(folder.name, stage, 1, "key", results_digest(files), {}, plain, files))
     return folder
 
 

@@ -11,7 +11,7 @@ from transformers import ResNetConfig, ResNetModel
 from rglcd.config import Config, resolve
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
-from rglcd.store.manifest import Manifest, results_digest, scan, write_manifest
+from tests.publishing import publish
 from tests.tiny_models import RESOLUTION, write_tiny_clip, write_tiny_pretrained, write_tiny_teacher
 
 NUM_IMAGES = 12
@@ -98,8 +98,7 @@ TINY_EVALUATION = [
 def write_pretrained_artifact(folder: Path, *, xl: bool = False) -> None:
     """The artifact ``pretrained`` as if ``prepare`` had made it."""
     write_tiny_pretrained(folder, xl=xl)
-    files = scan(folder)
-    write_manifest(folder, Manifest("pretrained", "prepare", 1, "tiny", results_digest(files), {}, {}, files))
+    publish(folder, stage="prepare", sections={name: tiny_config().section(name) for name in ("model", "preparation")})
 
 
 def run(root: Path, config: Config, name: str) -> Outcome:

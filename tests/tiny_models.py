@@ -22,6 +22,8 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+from rglcd.stages.pretrained import write_catalogue
+
 RESOLUTION = 16
 """Pixels that the tiny teacher draws; its latents are (4, 8, 8)."""
 
@@ -126,8 +128,7 @@ def write_tiny_pretrained(folder: Path, *, seed: int = 0, xl: bool = False) -> N
     """The layout of the artifact ``pretrained`` with a tiny teacher and one scorer, ``expert``; no feature network."""
     (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher", seed=seed)
     write_tiny_clip(folder / "scorers" / "expert", seed=seed)
-    layout = {"scorers": {"expert": {"kind": "clip"}}, "features": {"kind": "auto"}}
-    (folder / "scorers.json").write_text(json.dumps(layout), encoding="utf-8")
+    write_catalogue(folder, {"expert": {"kind": "clip"}}, features="auto")
 
 
 def _tokenizer(**special: str) -> CLIPTokenizer:

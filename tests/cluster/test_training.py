@@ -79,7 +79,7 @@ class Launch:
         return job
 
     def checkpoints(self) -> list[Path]:
-        return sorted(self.store.glob(".student.*.staging/.*.checkpoints/step-*"))
+        return sorted(self.store.glob(".work/student-*/.*.checkpoints/step-*"))
 
     def first_step(self) -> int:
         """The first step that the pods of the last start report."""

@@ -48,34 +48,34 @@ def _row(text: str) -> Make:
 
 
 _ROWS: Kinds = {
-    "a NUL": (lambda rng: b"good.png\tcap\0tion %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
-    "no tab": (lambda rng: b"good.png caption %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
-    "two tabs": (_row("good.png\tone\ttwo"), _or(Reason.MALFORMED_ROW)),
+    "a NUL": (lambda rng: b"images/good.png\tcap\0tion %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
+    "no tab": (lambda rng: b"images/good.png caption %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
+    "two tabs": (_row("images/good.png\tone\ttwo"), _or(Reason.MALFORMED_ROW)),
     "nothing": (_row(""), _or(Reason.MALFORMED_ROW)),
     "blanks": (_row(" \t "), _or(Reason.MALFORMED_ROW)),
-    "no caption": (_row("good.png\t "), _or(Reason.EMPTY_CAPTION)),
-    "a caption of a megabyte": (lambda rng: b"good.png\t" + b"x" * ((1 << 20) + rng.randrange(99)), _or(Reason.CAPTION_TOO_LONG)),
-    "a caption too long by one byte": (lambda rng: b"good.png\t" + b"x" * (MAX_CAPTION_BYTES + 1), _or(Reason.CAPTION_TOO_LONG)),
+    "no caption": (_row("images/good.png\t "), _or(Reason.EMPTY_CAPTION)),
+    "a caption of a megabyte": (lambda rng: b"images/good.png\t" + b"x" * ((1 << 20) + rng.randrange(99)), _or(Reason.CAPTION_TOO_LONG)),
+    "a caption too long by one byte": (lambda rng: b"images/good.png\t" + b"x" * (MAX_CAPTION_BYTES + 1), _or(Reason.CAPTION_TOO_LONG)),
     "a url of a megabyte": (lambda rng: b"u" * (1 << 20) + b"\tcaption", _or(Reason.MALFORMED_ROW, Reason.CAPTION_TOO_LONG)),
-    "bad UTF-8": (lambda rng: b"good.png\tcaption \xff%d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
-    "a lone surrogate": (lambda rng: b"good.png\t\xed\xa0\x80", _or(Reason.MALFORMED_ROW)),
+    "bad UTF-8": (lambda rng: b"images/good.png\tcaption \xff%d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
+    "a lone surrogate": (lambda rng: b"images/good.png\t\xed\xa0\x80", _or(Reason.MALFORMED_ROW)),
     "random bytes": (
         lambda rng: rng.randbytes(rng.randrange(1, 200)).replace(b"\n", b" "),
         _or(*(reason.value for reason in Reason)),
     ),
-    "right to left": (_row("good.png\tسيارة ‮ red car ‬"), _or(_SAMPLE)),
-    "a formula": (_row('good.png\t=HYPERLINK("http://x","y")'), _or(_SAMPLE)),
-    "markup": (_row("good.png\t<script>alert(1)</script>&amp;"), _or(_SAMPLE)),
-    "a shell's words": (_row("good.png\t'; $(touch x) `touch y` ${HOME} {{workflow.name}} --flag"), _or(_SAMPLE)),
-    "emoji and marks": (_row("good.png\t👩‍👩‍👧‍👦 e" + "\u0301" * 200), _or(_SAMPLE)),
-    "a byte order mark": (_row("\ufeffgood.png\tcaption"), _or(_SAMPLE)),
-    "a carriage return": (_row("good.png\tcaption\r"), _or(_SAMPLE)),
+    "right to left": (_row("images/good.png\tسيارة ‮ red car ‬"), _or(_SAMPLE)),
+    "a formula": (_row('images/good.png\t=HYPERLINK("http://x","y")'), _or(_SAMPLE)),
+    "markup": (_row("images/good.png\t<script>alert(1)</script>&amp;"), _or(_SAMPLE)),
+    "a shell's words": (_row("images/good.png\t'; $(touch x) `touch y` ${HOME} {{workflow.name}} --flag"), _or(_SAMPLE)),
+    "emoji and marks": (_row("images/good.png\t👩‍👩‍👧‍👦 e" + "\u0301" * 200), _or(_SAMPLE)),
+    "a byte order mark": (_row("\ufeffimages/good.png\tcaption"), _or(_SAMPLE)),
+    "a carriage return": (_row("images/good.png\tcaption\r"), _or(_SAMPLE)),
     "a way out": (_row("../../etc/passwd\tcaption"), _or(Reason.FORBIDDEN_PATH)),
     "an absolute path": (_row("/etc/passwd\tcaption"), _or(Reason.FORBIDDEN_PATH)),
     "a scheme of its own": (lambda rng: rng.choice([b"file", b"ftp", b"data", b"s3"]) + b"://a/b\tcaption", _or(Reason.FORBIDDEN_SCHEME)),
-    "a name too long": (lambda rng: b"n" * 5000 + b"\tcaption", _or(Reason.MISSING_FILE)),
-    "a missing file": (_row("none.png\tcaption"), _or(Reason.MISSING_FILE)),
-    "a folder": (_row(".\tcaption"), _or(Reason.MISSING_FILE)),
+    "a name too long": (lambda rng: b"images/" + b"n" * 5000 + b"\tcaption", _or(Reason.MISSING_FILE)),
+    "a missing file": (_row("images/none.png\tcaption"), _or(Reason.MISSING_FILE)),
+    "a folder": (_row("images\tcaption"), _or(Reason.MISSING_FILE)),
 }
 
 # --- images --------------------------------------------------------------------------------------
@@ -262,9 +262,10 @@ def test_malformed_input_is_a_sample_or_has_a_reason(trial: Trial, pretrained: P
 
 def _write_source(folder: Path, made: bytes, *, is_row: bool) -> None:
     """One good row, and one of the kind."""
-    Image.new("RGB", (20, 20), "green").save(folder / "good.png")
-    (folder / "other.png").write_bytes(b"" if is_row else made)
-    (folder / "index.tsv").write_bytes(b"good.png\tfirst\n" + (made if is_row else b"other.png\tother") + b"\n")
+    (folder / "images").mkdir()
+    Image.new("RGB", (20, 20), "green").save(folder / "images/good.png")
+    (folder / "images/other.png").write_bytes(b"" if is_row else made)
+    (folder / "index.tsv").write_bytes(b"images/good.png\tfirst\n" + (made if is_row else b"images/other.png\tother") + b"\n")
 
 
 def _shard(root: Path, pretrained: Path) -> str:
@@ -279,7 +280,7 @@ def _shard(root: Path, pretrained: Path) -> str:
 def _cache(root: Path, pretrained: Path) -> str:
     """What cache made of a shard that holds the image as it is: refused by its key, or cached and finite."""
     good = Image.new("RGB", (RESOLUTION, RESOLUTION), "green")
-    images = {"00000": _file(good, "PNG"), "00001": (root / "data" / "other.png").read_bytes()}
+    images = {"00000": _file(good, "PNG"), "00001": (root / "data" / "images" / "other.png").read_bytes()}
     (root / "shards").mkdir()
     write_shard(root / "shards", 0, [Sample(key, image, "caption", {"key": key}) for key, image in images.items()], extension="png")
     publish(root / "shards", stage="shard")

@@ -11,10 +11,10 @@ from dvc.repo import Repo
 from rglcd.config import Config, dump, load_preset
 from rglcd.errors import InputError
 from rglcd.launch.dvc_file import adopt, render
-from rglcd.stages.computation import stage_key
+from rglcd.stages.computation import digest_of_parts, source_digest, stage_key
 from rglcd.stages.outside import outside_digests
-from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
-from rglcd.store.manifest import Manifest, folder_digest, read_manifest, results_digest, scan, write_manifest
+from rglcd.stages.table import SOURCE, WHOLE, Stage, inputs_of, parts_read, stages_of
+from rglcd.store.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
 
 WITH_LRM = load_preset("toy")
 WITHOUT_LRM = load_preset("toy", overrides=["reward={kind: none}"])
@@ -27,9 +27,22 @@ def test_dvc_stage_holds_inputs_outputs_and_sections_of_the_table(config: Config
     for stage in stages_of(config):
         entry = written[stage.name]
         assert entry["cmd"] == f"rglcd run {stage.name} --stage-version {stage.version}"
-        assert entry.get("deps", []) == [("data" if name == SOURCE else f"artifacts/{name}") for name in inputs_of(stage, config)]
+        expected = []
+        for name in inputs_of(stage, config):
+            folder = "data" if name == SOURCE else f"artifacts/{name}"
+            # Ready-made shards stand in place of an index: where no data is at hand, an index is taken to be.
+            expected += [str(Path(folder) / part) for part in parts_read(stage, config)[name] if part != "shards.json"]
+        assert entry.get("deps", []) == expected
         assert entry["params"] == list(stage.sections)
         assert entry["outs"] == [{f"artifacts/{name}": {"persist": True}} for name in stage.outputs]
+
+
+def test_dvc_depends_on_what_the_source_has_of_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shards.json").touch()
+    (tmp_path / "data" / "notes.txt").touch()
+    entry = yaml.safe_load(render(WITH_LRM, source=tmp_path / "data"))["stages"]["shard"]
+    assert entry["deps"] == ["data/shards.json"]
 
 
 def test_dvc_file_of_toy_is_the_golden_one(check_golden) -> None:
@@ -45,13 +58,22 @@ def finish(stage: Stage, config: Config, root: Path) -> None:
     folder = root / "artifacts" / output
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.bin").write_text(f"{stage.name} {config.distillation.num_steps}")
+    for reader in stages_of(config):  # something of each part that is read of it
+        for part in parts_read(reader, config).get(output, WHOLE):
+            place = folder / part if "." in part else folder / part / "weights"
+            if part != ".":
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(part)
     if output == "report":
         (folder / "metrics").mkdir(exist_ok=True)
         (folder / "metrics" / "rg-2.json").write_text('{"judge": 0.9}')
         (folder / "quality.csv").write_text("steps,rg judge,lcm judge\n1,.2,.1\n2,.3,.2\n")
     made_from = {
-        name: folder_digest(root / "data") if name == SOURCE else read_manifest(root / "artifacts" / name, made_by="").digest
-        for name in inputs_of(stage, config)
+        name: source_digest(root / "data", parts, memory=root / ".seen")
+        if name == SOURCE
+        else digest_of_parts(read_manifest(root / "artifacts" / name, made_by=""), parts, where=root)
+        for name, parts in parts_read(stage, config).items()
+        if name in inputs_of(stage, config)
     }
     sections = {name: config.section(name) for name in stage.sections}
     key = stage_key(stage, sections, made_from | outside_digests(sections, published=folder))
@@ -69,6 +91,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)  # local model folders are looked for from where one is
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "data").mkdir()
+    for name in ("images/0.png", "prompts/heldout.txt", "reference/index.tsv"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text(name)
     (tmp_path / "data" / "index.tsv").write_text("images/0.png\ta caption\n")
     with Repo.init(str(tmp_path)) as repo:
         repo.add(str(tmp_path / "data"))
@@ -110,6 +135,23 @@ def test_dvc_plots_are_read_from_the_report(checkout: Path) -> None:
     ((name, plot),) = read.items()
     assert name.endswith("quality.csv")
     assert [row["rg judge"] for row in plot["data"]] == [".2", ".3"]
+
+
+def test_after_adopting_one_more_prompt_re_runs_the_evaluation_only(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    adopt(WITH_LRM, checkout)
+    (checkout / "data" / "prompts" / "heldout.txt").write_text("one more")
+    with Repo(str(checkout)) as repo:
+        assert list(repo.status()) == ["data.dvc", "evaluate"]
+
+
+def test_after_adopting_another_scorer_in_pretrained_re_runs_no_reader_of_the_others(checkout: Path, monkeypatch) -> None:
+    monkeypatch.chdir(checkout)
+    adopt(WITH_LRM, checkout)
+    (checkout / "artifacts" / "pretrained" / "scorers" / "another").mkdir()
+    (checkout / "artifacts" / "pretrained" / "scorers" / "another" / "weights").write_text("another")
+    with Repo(str(checkout)) as repo:
+        assert list(repo.status()) == ["prepare"]  # whose result it is
 
 
 def test_an_unfinished_stage_is_named_and_nothing_is_recorded(checkout: Path) -> None:

@@ -73,7 +73,7 @@ def test_worker_makes_its_part_of_a_stage_and_publishes_nothing(tmp_path: Path, 
         assist_component("shard", sections=sections, source=f"{tmp_path / 'data'}@md5", store=str(tmp_path), part=part)
         assert f"part {part}" in capsys.readouterr().out
         assert not (tmp_path / "shards").exists()
-        (staging,) = tmp_path.glob(".shards.*.staging")
+        (staging,) = tmp_path.glob(".work/shards-*/")
         before, made = made, {path.name: path.stat().st_mtime_ns for path in staging.glob("*.tar")}
         assert sorted(made.keys() - before.keys()) == names
         assert before.items() <= made.items()

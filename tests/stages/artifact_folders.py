@@ -6,6 +6,7 @@ from rglcd.config import Sharding
 from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.store.manifest import MANIFEST, read_manifest
+from rglcd.store.places import KEPT, WORK, Places
 from tests.tiny_line import tiny_config
 
 SHARDING = tiny_config().sharding
@@ -26,7 +27,9 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def hidden(root: Path) -> list[str]:
-    return sorted(path.name for path in root.glob(".*"))
+    """What runs left that is no result: work, and what was being written. Links that a killed reader left are `rglcd clean`'s."""
+    work = (path.name for path in (root / WORK).glob("*") if path.suffix != ".moving" and ".read-" not in path.name)
+    return sorted([*work, *(path.name for path in root.glob(".*") if path.name not in (WORK, KEPT, ".seen"))])
 
 
 def shard(root: Path, sharding: Sharding = SHARDING) -> Outcome:
@@ -35,5 +38,6 @@ def shard(root: Path, sharding: Sharding = SHARDING) -> Outcome:
 
 def staging_of(root: Path) -> Path:
     """Where the stage ``shard`` works until its artifact is published."""
-    key = read_manifest(root / "shards", made_by="shard").key
-    return root / f".shards.{key[:12]}.staging"
+    work = Places(root / "shards").work(read_manifest(root / "shards", made_by="shard").key)
+    work.parent.mkdir(exist_ok=True)
+    return work

@@ -11,6 +11,7 @@ from PIL import Image
 from rglcd import progress
 from rglcd.errors import InputError
 from rglcd.progress import Event
+from rglcd.stages.pretrained import write_catalogue
 from rglcd.store.manifest import NOT_HASHED, read_manifest, results_digest, scan, write_manifest
 from tests.publishing import publish
 from tests.tiny_line import (
@@ -136,17 +137,15 @@ def test_same_inputs_give_the_same_bytes(own: Path) -> None:
 def test_measurements_of_a_killed_run_give_the_same_tables(own: Path) -> None:
     """With scorers that are not in alphabetical order, as JSON is."""
     shutil.copytree(own / "pretrained" / "scorers" / "expert", own / "pretrained" / "scorers" / "another")
-    (own / "pretrained" / "scorers.json").write_text(
-        json.dumps({"scorers": {name: {"kind": "clip"} for name in ("expert", "another")}, "features": {"kind": "auto"}})
-    )
-    publish(own / "pretrained", stage="prepare")
+    write_catalogue(own / "pretrained", {"another": {"kind": "clip"}}, features="auto")
     scorer = "{kind: clip, source: {uri: ./nowhere}}"
     two = ("evaluation.scorers=[expert,another]", f"preparation.scorers={{expert: {scorer}, another: {scorer}}}")
+    publish(own / "pretrained", stage="prepare", sections={"preparation": config(*two).preparation})
     key = run(own, config(*two), "evaluate").manifest.key
     before = results(own / "report")
     assert before["quality.csv"].startswith(b"steps,teacher expert,teacher another")
-    (own / "report").rename(own / f".report.{key[:12]}.staging")
-    (own / f".report.{key[:12]}.staging" / "manifest.json").unlink()
+    (own / "report").rename(own / ".work" / f"report-{key[:12]}")
+    (own / ".work" / f"report-{key[:12]}" / "manifest.json").unlink()
     assert drawn_again(own, *two) == set()
     assert results(own / "report") == before
 
@@ -174,7 +173,7 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, aga
 
     with pytest.raises(KilledError), progress.reporting_to(kill_in_the_middle):
         run(own, config(), "evaluate")
-    (staging,) = own.glob(".report.*.staging")
+    (staging,) = own.glob(".work/report-*/")
     (staging / "draws" / ".rg-1.1234.staging").mkdir(parents=True)
     (staging / "draws" / ".rg-1.1234.staging" / "scores.json").write_text("half of")
     (staging / ".metrics.json.1234.staging").write_text("half of")

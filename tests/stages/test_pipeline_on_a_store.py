@@ -15,6 +15,7 @@ from rglcd.config import Config
 from rglcd.launch.artifact_reference import read_reference
 from rglcd.stages.run import run_part, run_stage
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named
+from rglcd.store.artifacts import at_key
 from rglcd.store.manifest import MANIFEST, read_manifest
 from tests.object_store import put_folder
 from tests.tiny_line import (
@@ -102,7 +103,10 @@ def test_kubeflow_tasks_share_only_the_store(line: Path, bucket: str, tmp_path: 
         made |= _task(stage.name, given, {name: made[name] for name in inputs_of(stage, config) if name != SOURCE}, tmp_path)
     found = {name: artifact.metadata["digest"] for name, artifact in made.items() if name not in CARDS}
     assert found == digests(line)
-    assert {artifact.metadata["uri"] for name, artifact in made.items() if name not in CARDS} == {f"{bucket}/run/{name}" for name in found}
+    keys = {name: read_manifest(line / name, made_by="?").key for name in found}
+    stored = {name: artifact.metadata["uri"].rpartition("/") for name, artifact in made.items() if name not in CARDS}
+    assert {name: place for name, (place, _, _) in stored.items()} == {name: f"{bucket}/run/{name}" for name in found}
+    assert stored["pretrained"][2] == keys["pretrained"], "what reads no source has the same key everywhere"
     assert not list((tmp_path / "shard").glob("**/*.tar")), "the tars were made by the workers, and stayed where they are"
     for card, name in CARDS.items():
         assert Path(made[card].path).read_bytes() or name
@@ -116,8 +120,9 @@ def test_a_task_on_a_shared_folder_with_a_store_passes_the_folder_on(
     monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     given = arguments(config_of(line), source=f"{line / 'data'}@md5", store=str(tmp_path / "mounted"))
     made = _task("shard", given, {}, tmp_path)["shards"]
-    assert read_reference(Path(made.path), artifact="shards") == tmp_path / "mounted" / "shards"
-    assert made.metadata["uri"] == f"{bucket}/run/shards"
+    key = read_manifest(line / "shards", made_by="shard").key
+    assert read_reference(Path(made.path), artifact="shards") == at_key(tmp_path / "mounted" / "shards", key)
+    assert made.metadata["uri"] == f"{bucket}/run/shards/{key}"
     assert files(tmp_path / "mounted" / "shards") == {MANIFEST}
 
 

@@ -70,8 +70,9 @@ def test_prepare_lays_out_the_models_and_reports_their_digests(source_models: Pa
     for place, name in PLACES.items():
         assert files_of(outcome.folder / place) == files_of(source_models / name)
         assert outcome.manifest.facts["models"][place] == folder_digest(source_models / name)
-    layout = json.loads((outcome.folder / "scorers.json").read_text())
-    assert layout == {"scorers": {"expert": {"kind": "clip"}, "checker": {"kind": "toy-checker"}}, "features": {"kind": "auto"}}
+    pretrained = Pretrained.open(outcome.folder)
+    assert pretrained.catalogue() == {"expert": {"kind": "clip"}, "checker": {"kind": "toy-checker"}}
+    assert pretrained.features_kind() == "auto"
     assert not (outcome.folder / "scorers" / "checker").exists()
 
 
@@ -174,7 +175,7 @@ def test_a_half_copied_model_of_a_killed_run_is_fetched_anew(source_models: Path
     key = read_manifest(expected.folder, made_by="prepare").key
     whole = results(expected.folder)
     shutil.rmtree(expected.folder)
-    staging = tmp_path / f".pretrained.{key[:12]}.staging"
+    staging = tmp_path / ".work" / f"pretrained-{key[:12]}"
     (staging / "teacher" / "vae").mkdir(parents=True)
     (staging / "teacher" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
     (staging / "teacher" / "left_over.json").write_text("{}")
@@ -241,10 +242,10 @@ def test_published_weights_are_verified_converted_and_not_kept(published_once: P
     assert not any(part.startswith(".") for name in files for part in Path(name).parts)
     hps = {Path(name).name for name in files if name.startswith("scorers/hps/")}
     assert hps == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    layout = json.loads((outcome.folder / "scorers.json").read_text())["scorers"]
+    pretrained = Pretrained.open(outcome.folder)
+    layout = pretrained.catalogue()
     assert layout["human"] == {"kind": "imagereward", "form": "hinge"}
     assert layout["both"] == {"kind": "mixture", "weights": {"hps": 1.0, "human": 0.1}, "logit_scale": 10.0}
-    pretrained = Pretrained.open(outcome.folder)
     mixed = pretrained.scorer("both", dtype=torch.float32, device=torch.device("cpu"))
     assert mixed.differentiable
     assert torch.isfinite(mixed.score(torch.rand(2, 3, 32, 32), mixed.encode_text(["a", "b"]))).all()

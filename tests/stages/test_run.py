@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rglcd.stages.computation import digest_of_parts
 from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import assist_stage, run_stage
-from rglcd.stages.table import stage_named
+from rglcd.stages.table import parts_read, stage_named
 from rglcd.store.manifest import MANIFEST, NOT_HASHED, digest_of, read_manifest, results_digest, scan, write_manifest
+from rglcd.store.places import Places
 from tests.publishing import watch_folder_renames
 from tests.stages.artifact_folders import SHARDING, hidden, results, shard, snapshot, staging_of
 from tests.tiny_line import run, tiny_config, write_tiny_source
@@ -24,7 +26,8 @@ def test_a_second_call_finds_it_done_and_touches_nothing(own: Path) -> None:
     outcome = shard(own)
     assert outcome.was_done
     assert outcome.seconds == 0
-    assert snapshot(own) == before
+    after = snapshot(own)
+    assert {path: state for path, state in after.items() if path != ".work"} == {path: before[path] for path in after if path != ".work"}
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "manifest cut", "manifest missing", "folder missing"])
@@ -49,16 +52,23 @@ def test_of_two_processes_making_one_artifact_the_second_waits(line: Path, tmp_p
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda _: run(tmp_path, tiny_config(), "shard"), range(2)))
     assert sorted(outcome.was_done for outcome in outcomes) == [False, True]
-    assert capsys.readouterr().err == f"rglcd: another process is making {tmp_path / 'shards'}; this one waits for it\n"
+    key = outcomes[0].manifest.key
+    assert capsys.readouterr().err == f"rglcd: another process is making {tmp_path / 'shards'} ({key[:12]}); this one waits for it\n"
     assert results(tmp_path / "shards") == results(line / "shards")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "shards"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"data", "shards", ".work", ".seen"}
+    assert hidden(tmp_path) == []
 
 
-def test_another_configuration_replaces_the_whole_artifact(own: Path) -> None:
+def test_another_configuration_is_put_in_force_as_a_whole_and_the_earlier_result_is_kept(line: Path, own: Path) -> None:
     outcome = shard(own, SHARDING.model_copy(update={"samples_per_shard": 12}))
     assert not outcome.was_done
     assert {path.name for path in own.glob("shards/*.tar")} == {"00000.tar"}
+    kept = Places(own / "shards").kept(read_manifest(line / "shards", made_by="shard").key)
+    assert results(kept) == results(line / "shards")
     assert hidden(own) == []
+    assert shard(own).was_done
+    assert results(own / "shards") == results(line / "shards")
+    assert [place.name for place in kept.parent.iterdir()] == [f"shards-{outcome.manifest.key[:12]}"]
 
 
 def test_a_changed_source_is_another_computation(own: Path) -> None:
@@ -109,7 +119,10 @@ def test_lineage_and_timings_grow_with_every_stage(own: Path) -> None:
             assert manifest["lineage"][stage] == theirs.lineage[stage]
             assert (theirs.lineage[stage]["key"], theirs.lineage[stage]["digest"]) == (theirs.key, theirs.digest)
     latents = read_manifest(own / "latents", made_by="cache")
-    assert latents.inputs == {name: read_manifest(own / name, made_by="any").digest for name in ("shards", "pretrained")}
+    read = {name: read_manifest(own / name, made_by="any") for name in ("shards", "pretrained")}
+    models = parts_read(stage_named("cache"), tiny_config())["pretrained"]
+    assert latents.inputs == {"shards": read["shards"].digest, "pretrained": digest_of_parts(read["pretrained"], models, where=own)}
+    assert latents.lineage["cache"]["inputs"] == {name: manifest.key for name, manifest in read.items()}
 
 
 def test_the_manifest_lists_every_file_and_no_other(own: Path) -> None:
@@ -124,7 +137,7 @@ def test_an_assisting_rank_publishes_nothing(own: Path) -> None:
     artifacts = {"source": own / "data", "shards": own / "elsewhere" / "shards"}
     assist_stage("shard", {"sharding": SHARDING}, artifacts)
     assert not artifacts["shards"].exists()
-    (staging,) = (own / "elsewhere").iterdir()
+    (staging,) = (own / "elsewhere").glob(".work/*/")
     assert not (staging / MANIFEST).exists()
     assert run_stage("shard", {"sharding": SHARDING}, artifacts).manifest.digest == shard(own).manifest.digest
 
@@ -138,9 +151,9 @@ def test_a_late_rank_finds_nothing_to_do(own: Path, state: str) -> None:
     assert snapshot(own) == before
 
 
-def test_another_manifest_of_an_input_changes_the_key(own: Path) -> None:
-    """The digest of an input is its manifest's: another one is another computation."""
+def test_another_result_of_an_input_changes_the_key(own: Path) -> None:
+    """The digest of an input that is read as a whole is its manifest's: another one is another computation."""
     before = read_manifest(own / "latents", made_by="cache").key
-    manifest = read_manifest(own / "pretrained", made_by="prepare")
-    write_manifest(own / "pretrained", replace(manifest, digest=digest_of("another")))
+    manifest = read_manifest(own / "shards", made_by="shard")
+    write_manifest(own / "shards", replace(manifest, digest=digest_of("another")))
     assert run(own, tiny_config(), "cache").manifest.key != before

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from rglcd import progress
+from rglcd.stages.run import assist_stage, run_part
 from rglcd.store.manifest import MANIFEST, read_manifest
+from rglcd.store.places import Places
 from tests.stages.artifact_folders import SHARDING, hidden, results, shard, staging_of
 from tests.tiny_line import run, tiny_config
 
@@ -49,7 +51,7 @@ def test_a_stage_killed_again_and_again_ends_byte_identical(
     for events in moments:
         assert run_until_killed(own, stage, events=events) == -signal.SIGKILL
         assert not (own / output).exists()
-        assert len(list(own.glob(f".{output}.*.staging"))) == 1
+        assert len(list(own.glob(f".work/{output}-*/"))) == 1
     outcome = run(own, tiny_config(), stage)
     assert not outcome.was_done
     assert outcome.manifest.digest == read_manifest(line / output, made_by=stage).digest
@@ -77,15 +79,9 @@ def test_a_finished_staging_folder_is_published_without_running_again(line: Path
 
 def test_a_kill_between_the_two_renames_is_recovered(line: Path, own: Path) -> None:
     (own / "shards").rename(staging_of(own))
-    shutil.copytree(line / "shards", own / ".shards.replaced")
+    shutil.copytree(line / "shards", own / ".kept" / "shards-0123456789ab")
     assert shard(own).was_done
     assert results(own / "shards") == results(line / "shards")
-    assert hidden(own) == []
-
-
-def test_the_replaced_artifact_left_by_a_kill_is_removed(line: Path, own: Path) -> None:
-    shutil.copytree(line / "shards", own / ".shards.replaced")
-    assert shard(own).was_done
     assert hidden(own) == []
 
 
@@ -102,7 +98,8 @@ def test_checkpoints_of_a_finished_arm_are_not_published(own: Path) -> None:
     run(own, tiny_config(), "pretrain")
     whole = run(own, tiny_config(), "distill")
     expected = results(own / "student")
-    staging = own / f".student.{whole.manifest.key[:12]}.staging"
+    staging = Places(own / "student").work(whole.manifest.key)
+    staging.parent.mkdir(exist_ok=True)
     (own / "student").rename(staging)
     (staging / MANIFEST).unlink()
     left = staging / f".lcm-{whole.manifest.facts['arms']['lcm']['key'][:12]}.checkpoints" / "step-00000004"
@@ -124,10 +121,14 @@ def test_an_arm_with_cut_weights_is_trained_again(own: Path) -> None:
     assert results(own / "student") == expected
 
 
-def test_unfinished_work_of_other_keys_is_removed_but_not_of_other_artifacts(own: Path) -> None:
-    stale, other = own / ".shards.0123456789ab.staging", own / ".latents.0123456789ab.staging"
-    for folder in (stale, other):
-        folder.mkdir()
+def test_unfinished_work_of_other_keys_stays(own: Path) -> None:
+    """A live run's, it may be: f6cd0d2 removed it, ranks and workers too, and with it the run's checkpoints."""
+    others = [own / ".work" / f"{name}-0123456789ab" for name in ("shards", "latents")]
+    for folder in others:
+        folder.mkdir(parents=True)
         (folder / "00000.tar").write_bytes(b"half")
-    shard(own, SHARDING.model_copy(update={"samples_per_shard": 4}))
-    assert hidden(own) == [other.name]
+    another = SHARDING.model_copy(update={"samples_per_shard": 4})
+    assist_stage("shard", {"sharding": another}, {"source": own / "data", "shards": own / "shards"})
+    run_part("shard", {"sharding": another}, {"source": own / "data", "shards": own / "shards"}, index=0)
+    shard(own, another)
+    assert [(folder / "00000.tar").read_bytes() for folder in others] == [b"half"] * 2

@@ -132,7 +132,7 @@ def test_a_worker_that_lost_its_disk_continues_from_the_store(workspace: Path, b
         {n: workspace / n for n in ("shards", "pretrained", "latents")},
     )
     run_part("cache", sections, artifacts, index=0)
-    (staging,) = workspace.glob(".latents.*.staging")
+    (staging,) = workspace.glob(".work/latents-*/")
     shutil.rmtree(staging)
     made: list[str] = []
     from rglcd.stages import cache as stage
@@ -190,7 +190,7 @@ class TestRefusals:
         manifest = run(workspace, CONFIG, "shard").manifest
         shutil.rmtree(workspace / ".cache")
         name = bucket.removeprefix("s3://")
-        key = f"run/shards/files/{manifest.files['00001.tar'].sha256}/00001.tar"
+        key = f"run/shards/{manifest.key}/files/{manifest.files['00001.tar'].sha256}/00001.tar"
         boto3.client("s3").put_object(Bucket=name, Key=key, Body=bytes(manifest.files["00001.tar"].bytes))
         monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
         with pytest.raises(InputError, match=r"00001\.tar has sha256 .*, not .* damaged"):
@@ -222,19 +222,19 @@ class TestRefusals:
             run(workspace, CONFIG, "shard")
 
 
-@pytest.mark.parametrize("what", ["parts", "manifests"])
+@pytest.mark.parametrize("what", ["parts/", "manifest.json"])
 def test_a_commit_damaged_in_the_store_is_replaced(workspace: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The middle third of it is zeros, as after the loss of a part; a conditional put would find it there for ever."""
     in_store(monkeypatch, bucket)
     made = run(workspace, CONFIG, "shard").manifest
     client, name = boto3.client("s3"), bucket.removeprefix("s3://")
-    keys = [item["Key"] for item in client.list_objects_v2(Bucket=name, Prefix=f"run/shards/{what}/")["Contents"]]
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket=name, Prefix=f"run/shards/{made.key}/{what}")["Contents"]]
     for key in keys:
         body = client.get_object(Bucket=name, Key=key)["Body"].read()
         third = len(body) // 3
         client.put_object(Bucket=name, Key=key, Body=body[:third] + bytes(len(body) - 2 * third) + body[len(body) - third :])
-    if what == "parts":
-        client.delete_object(Bucket=name, Key=f"run/shards/manifests/{made.key}.json")
+    if what == "parts/":
+        client.delete_object(Bucket=name, Key=f"run/shards/{made.key}/manifest.json")
     shutil.rmtree(workspace / "shards")
     shutil.rmtree(workspace / ".cache")
     again = run(workspace, CONFIG, "shard")

@@ -84,7 +84,17 @@ class TestContent:
 
 
 URLS = st.sampled_from(
-    [b"good.png", b"broken.png", b"http://x/y", b"file:///etc/passwd", b"../secret.png", b"/etc/passwd", b"none.png", b"."]
+    [
+        b"images/good.png",
+        b"images/broken.png",
+        b"index.tsv",
+        b"http://x/y",
+        b"file:///etc/passwd",
+        b"../secret.png",
+        b"/etc/passwd",
+        b"images/none.png",
+        b".",
+    ]
 )
 ROWS = st.one_of(
     st.binary(max_size=30),
@@ -99,15 +109,16 @@ def test_hostile_rows_never_crash_and_are_all_counted(
 ) -> None:
     folder = tmp_path_factory.mktemp("hostile")
     source = folder / "source"
-    source.mkdir()
-    Image.new("RGB", (9, 7), "red").save(source / "good.png")
-    (source / "broken.png").write_bytes((source / "good.png").read_bytes()[:50])
-    (folder / "secret.png").write_bytes((source / "good.png").read_bytes())
-    (source / "index.tsv").write_bytes(b"".join(row + b"\n" for row in [b"good.png\tfirst", *rows]))
+    images = source / "images"
+    images.mkdir(parents=True)
+    Image.new("RGB", (9, 7), "red").save(images / "good.png")
+    (images / "broken.png").write_bytes((images / "good.png").read_bytes()[:50])
+    (folder / "secret.png").write_bytes((images / "good.png").read_bytes())
+    (source / "index.tsv").write_bytes(b"".join(row + b"\n" for row in [b"images/good.png\tfirst", *rows]))
     facts = run(source, folder / "shards", SHARDING.model_copy(update={"samples_per_shard": rows_per_shard}))
     assert facts["rows"] == len(rows) + 1 == facts["samples"] + sum(facts["reasons"].values())
     assert set(facts["reasons"]) <= {reason.value for reason in Reason}
-    assert {sample.facts["url"].removeprefix("./") for sample in samples_of(folder / "shards")} == {"good.png"}
+    assert {sample.facts["url"].removeprefix("./") for sample in samples_of(folder / "shards")} == {"images/good.png"}
 
 
 class TestByteIdentity:

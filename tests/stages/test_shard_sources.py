@@ -135,7 +135,7 @@ class TestDuplicates:
     def source(self, tmp_path: Path) -> Path:
         """Six rows: two files of the same bytes, and one of the same pixels in another format."""
         folder = tmp_path / "source"
-        folder.mkdir()
+        (folder / "images").mkdir(parents=True)
         for name, seed, image_format in [
             ("a", 1, "PNG"),
             ("b", 2, "PNG"),
@@ -144,8 +144,8 @@ class TestDuplicates:
             ("e", 2, "BMP"),
             ("f", 1, "PNG"),
         ]:
-            (folder / f"{name}.png").write_bytes(picture_bytes(seed, image_format=image_format))
-        (folder / "index.tsv").write_text("".join(f"{name}.png\tcaption {name}\n" for name in "abcdef"))
+            (folder / "images" / f"{name}.png").write_bytes(picture_bytes(seed, image_format=image_format))
+        (folder / "index.tsv").write_text("".join(f"images/{name}.png\tcaption {name}\n" for name in "abcdef"))
         return folder
 
     @pytest.mark.parametrize(("kind", "kept"), [("none", "abcdef"), ("exact", "abde"), ("perceptual", "abd")])

@@ -49,16 +49,21 @@ def _run(options: argparse.Namespace) -> None:
     from rglcd.launch.execute import execute
     from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
+    from rglcd.store.artifacts import at_key
 
     location_of = _artifact_locations(options.artifact)
     jobs = _jobs(options)
     if options.rehash:
         _forget_looks({output: location_of(output) for name, _, _ in jobs for output in stage_named(name).outputs})
+    made: dict[str, Path | str] = {}
     with drawing(sys.stderr) as sink, reporting_to(sink):
         for name, sections, artifacts in jobs:
-            locations = {artifact: location_of(artifact) for artifact in artifacts}
+            # What this run made, not what another run has put in force since.
+            locations = {artifact: made.get(artifact) or location_of(artifact) for artifact in artifacts}
             outcome = execute(name, sections=sections, artifacts=locations, part=options.part)
             if outcome is not None:
+                (output,) = stage_named(name).outputs
+                made[output] = at_key(locations[output], outcome.manifest.key)
                 what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
                 print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
 
@@ -86,6 +91,8 @@ def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tup
         given = {name for name, _, _ in (entry.partition("=") for entry in options.artifact)}
         reads = tuple(artifact for artifact in stage.inputs if artifact in given)
         return [(stage.name, _sections_of(options.sections), (*reads, *stage.outputs))]
+    from rglcd.launch.dvc_file import require_current
+
     config = load_params(options.params, overrides=options.set)
     if options.stage == "all":
         stages = stages_of(config)
@@ -93,6 +100,8 @@ def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tup
         stages = (stage_named(options.stage),)
         if stages[0] not in stages_of(config):
             raise InputError(f"{options.stage} does not run with reward.kind {config.reward.kind}")
+        if options.stage_version is not None:  # as DVC has it
+            require_current(options.stage, config, Path())
     return [
         (stage.name, {name: config.section(name) for name in stage.sections}, (*inputs_of(stage, config), *stage.outputs))
         for stage in stages

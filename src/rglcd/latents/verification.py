@@ -35,7 +35,7 @@ def verify_once_a_node(path: Path, entry: FileEntry, *, fetch: Callable[[], obje
         folder = _markers()
     except OSError:  # nowhere to leave a marker: each rank hashes for itself
         return _verify(path, entry, fetch)[0]
-    marker = folder / f"{digest_of([os.path.realpath(path), entry.sha256])[:32]}.json"
+    marker = folder / f"{digest_of([*_place(path, is_shared=fetch is not None), entry.sha256])[:32]}.json"
     with exclusive_lock(marker.with_suffix(".lock")):
         if (found := _identity(path, entry)) is not None and _read(marker) == found:
             return None
@@ -44,6 +44,15 @@ def verify_once_a_node(path: Path, entry: FileEntry, *, fetch: Callable[[], obje
             with suppress(OSError):  # a full disk: the next rank hashes, too
                 write_text(marker, json.dumps(verified))
     return problem
+
+
+def _place(path: Path, *, is_shared: bool) -> list[int | str]:
+    """What the ranks call the file alike: its path, if all have the same; or its inode, to which each has a link of its own."""
+    if not is_shared:
+        with suppress(OSError):
+            found = path.stat()
+            return [found.st_dev, found.st_ino]
+    return [os.path.realpath(path)]
 
 
 def _verify(path: Path, entry: FileEntry, fetch: Callable[[], object] | None) -> tuple[str | None, dict[str, Any] | None]:

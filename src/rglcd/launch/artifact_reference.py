@@ -3,27 +3,29 @@
 Kubeflow's launcher downloads every input artifact into the pod; the bytes therefore stay in a store of their own.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 from rglcd.errors import InputError
 from rglcd.stages.table import maker_of
-from rglcd.store.artifacts import ArtifactLocation
+from rglcd.store.artifacts import ArtifactLocation, at_key
 from rglcd.store.files import is_remote
-from rglcd.store.manifest import Manifest, manifest_text, write_json
+from rglcd.store.manifest import Manifest, write_json
 
 
 def write_reference(path: Path, manifest: Manifest, *, at: Path | str) -> None:
-    """Write a reference to what a stage published ``at`` a folder or a store's folder: artifact, location, digest of the manifest."""
+    """Write a reference to what a stage published ``at`` a folder or a store's folder: artifact, location with its key, digest.
+
+    The key makes it this run's result, whatever another run publishes there meanwhile.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"artifact": manifest.artifact, "uri": str(at), "digest": _digest(manifest)})
+    write_json(path, {"artifact": manifest.artifact, "uri": str(at_key(at, manifest.key)), "digest": manifest.digest})
 
 
 def read_reference(path: Path, *, artifact: str) -> Path | str:
-    """The folder, or the store's folder, that a reference to ``artifact`` names.
+    """The location that a reference to ``artifact`` names, with the result's key.
 
-    Raises :class:`InputError` when it is of another artifact, or when another run has replaced what it referred to.
+    Raises :class:`InputError` when it is of another artifact, or when the result is not there, or is another.
     """
     try:
         reference = json.loads(path.read_text(encoding="utf-8"))
@@ -32,9 +34,9 @@ def read_reference(path: Path, *, artifact: str) -> Path | str:
         raise InputError(f"{path} is not a reference to an artifact; start the pipeline again") from None
     if named != artifact:
         raise InputError(f"{path} refers to {named!r}, not to {artifact!r}")
-    manifest = ArtifactLocation.of(artifact, location).read(made_by=maker_of(artifact).name)
-    if _digest(manifest) != digest:
-        raise InputError(f"{location} was made again since this run made it; start the pipeline again")
+    _, manifest = ArtifactLocation.of(artifact, location).read(made_by=maker_of(artifact).name)
+    if manifest.digest != digest:
+        raise InputError(f"{location} was made again since this run made it, and is not the same; start the pipeline again")
     return location if is_remote(location) else Path(location)
 
 
@@ -49,7 +51,3 @@ def source_folder(reference: str) -> Path | str:
     if not uri or not md5:
         raise InputError(f"source is {reference!r}; it takes the form uri@md5, as data.dvc names it")
     return uri if is_remote(uri) else Path(uri)
-
-
-def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()

@@ -7,14 +7,16 @@ import yaml
 
 from rglcd.config import Config, dump
 from rglcd.errors import InputError
-from rglcd.stages.computation import stage_key
+from rglcd.stages.computation import digest_of_parts, source_digest, stage_key
 from rglcd.stages.outside import outside_digests
-from rglcd.stages.table import SOURCE, Stage, inputs_of, stages_of
+from rglcd.stages.table import SOURCE, Parts, Stage, inputs_of, is_read, maker_of, parts_read, stages_of
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
 from rglcd.store.local_copies import source_copy
-from rglcd.store.manifest import folder_digest, read_manifest
+from rglcd.store.manifest import read_manifest
+from rglcd.store.remembered_files import memory_beside
+from rglcd.store.staging import write_text
 
 DVC_FILE = "dvc.yaml"
 PARAMS_FILE = "params.yaml"
@@ -54,6 +56,20 @@ def _recorded_source(root: Path) -> dict[str, Any] | None:
     except (yaml.YAMLError, TypeError, KeyError, IndexError):
         raise InputError(f"{path} names no single output with its md5; record the source again: dvc add {SOURCE_FOLDER}") from None
     return recorded
+
+
+def write_dvc_file(config: Config, root: Path) -> None:
+    """Write the ``dvc.yaml`` of the project in ``root`` for ``config``: whoever changes the configuration calls this."""
+    write_text(root / DVC_FILE, render(config, source=source_place(root)))
+
+
+def require_current(stage_name: str, config: Config, root: Path) -> None:
+    """Raise :class:`InputError` when ``dvc.yaml`` has another entry for the stage than ``config`` gives: DVC would watch other files."""
+    path = root / DVC_FILE
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    expected = yaml.safe_load(render(config, source=source_place(root)))["stages"].get(stage_name)
+    if found is not None and found.get("stages", {}).get(stage_name) != expected:
+        raise InputError(f"{path} is not what the configuration gives for {stage_name}; write it with: rglcd dvc render")
 
 
 def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
@@ -118,13 +134,24 @@ def _keep_source(repo: Any, root: Path) -> None:
 
 def _stage(stage: Stage, config: Config, source: Path | str) -> dict[str, Any]:
     entry: dict[str, Any] = {"desc": stage.summary, "cmd": f"rglcd run {stage.name} --stage-version {stage.version}"}
-    # DVC follows a source that lies in an object store there, as an external dependency.
-    deps = [str(source if name == SOURCE and is_remote(source) else _folder(name)) for name in inputs_of(stage, config)]
+    parts = parts_read(stage, config)
+    deps = [dep for name in inputs_of(stage, config) for dep in _deps(name, parts[name], source)]
     if deps:
         entry["deps"] = deps
     entry["params"] = list(stage.sections)
     entry["outs"] = [{str(_folder(name)): {"persist": True}} for name in stage.outputs]
     return entry
+
+
+def _deps(artifact: str, parts: Parts, source: Path | str) -> list[str]:
+    """The paths of what is read of an artifact."""
+    if artifact == SOURCE and is_remote(source):
+        return [str(source)]  # DVC follows it there, as one external dependency
+    if artifact == SOURCE and Path(source).is_dir():  # a source has an index or ready-made shards, and DVC refuses what is missing
+        parts = tuple(part for part in parts if (Path(source) / part).exists())
+    elif artifact == SOURCE:
+        parts = tuple(part for part in parts if part != "shards.json")
+    return [str(_folder(artifact) / part) for part in parts]
 
 
 def _folder(artifact: str) -> Path:
@@ -142,7 +169,8 @@ def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) ->
     (output,) = stage.outputs
     place = ArtifactLocation.of(output, root / _folder(output))
     sections = {name: config.section(name) for name in stage.sections}
-    made_from = {name: _digest(name, root, source) for name in inputs_of(stage, config)}
+    parts = parts_read(stage, config)
+    made_from = {name: _digest(name, parts[name], root, source) for name in inputs_of(stage, config)}
     key = stage_key(stage, sections, made_from | outside_digests(sections, published=place.folder))
     made = ArtifactStore(place.uri).made(key) if place.uri is not None else None
     if made is not None:
@@ -153,7 +181,10 @@ def _check_done(stage: Stage, config: Config, root: Path, source: Path | str) ->
         )
 
 
-def _digest(artifact: str, root: Path, source: Path | str) -> str:
-    if artifact == SOURCE:
-        return source_copy(str(source))[1] if is_remote(source) else folder_digest(Path(source))
-    return read_manifest(root / _folder(artifact), made_by="").digest
+def _digest(artifact: str, parts: Parts, root: Path, source: Path | str) -> str:
+    if artifact != SOURCE:
+        folder = root / _folder(artifact)
+        return digest_of_parts(read_manifest(folder, made_by=maker_of(artifact).name), parts, where=folder)
+    if is_remote(source):
+        return source_copy(str(source), wanted=lambda name: is_read(name, parts))[1]
+    return source_digest(Path(source), parts, memory=memory_beside(root / STORE / SOURCE))

@@ -14,7 +14,7 @@ Loader = Callable[..., Reward]
 """``loader(folder, *, dtype, device, **settings)``."""
 
 Catalogue = Mapping[str, Mapping[str, Any]]
-"""The content of ``scorers.json``: by scorer name its ``kind`` and that kind's settings."""
+"""The content of ``catalogue/``: by scorer name its ``kind`` and that kind's settings."""
 
 # Import paths, not functions: a kind's module, and what it needs, is imported when a scorer of that kind is opened.
 _LOADERS: Mapping[str, str] = {

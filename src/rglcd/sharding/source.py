@@ -1,7 +1,7 @@
 """The source index: CC12M's own format, one row a line, ``url TAB caption``, UTF-8, no header.
 
 An http or https url is fetched, if that was asked for. A url without a scheme is the path of a file relative to the index,
-inside the index's folder. A row is hostile text: whatever it holds, it becomes a :class:`Row` or is refused for one
+inside the folder ``images`` beside it. A row is hostile text: whatever it holds, it becomes a :class:`Row` or is refused for one
 :class:`~rglcd.sharding.accounting.Reason`.
 """
 
@@ -21,6 +21,9 @@ from rglcd.sharding.download import Downloader
 
 INDEX: Final = "index.tsv"
 """The index of the training images, within the source folder."""
+
+IMAGES: Final = "images"
+"""The folder beside the index in which images of its rows lie."""
 
 MAX_CAPTION_BYTES: Final = 16 << 10  # CC12M keeps alt texts of 3 to 256 words (Changpinyo et al. 2021, section 2.1)
 MAX_ROW_BYTES: Final = 64 << 10
@@ -87,6 +90,8 @@ class IndexSource:
         if isinstance(row, Reason):
             return Candidate(None, None, None, row)
         try:
+            if _SCHEME.match(row.url) is None and PurePosixPath(row.url).parts[:1] != (IMAGES,):
+                raise RowRejectedError(Reason.FORBIDDEN_PATH)  # what lies elsewhere does not enter the key
             return Candidate(row.url, row.caption, read_image(row.url, self.index.parent))
         except RowRejectedError as rejected:
             return Candidate(row.url, row.caption, None, rejected.reason)

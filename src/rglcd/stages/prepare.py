@@ -19,15 +19,14 @@ from rglcd.models.text import TextEncoder
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.outside import ModelRole, model_roles, reward_code, reward_facts
+from rglcd.stages.pretrained import write_catalogue
 from rglcd.stages.run import Output
-from rglcd.store.manifest import folder_digest, sha256_of, write_json
+from rglcd.store.manifest import folder_digest, sha256_of
 from rglcd.store.model_folders import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
-
-SCORERS = "scorers.json"
 
 
 def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Mapping[str, Any]:
-    """Lay out ``teacher/``, ``scorers/<name>/`` and ``features/``, and ``scorers.json``, which says what kind each is.
+    """Lay out ``teacher/``, ``scorers/<name>/`` and ``features/``, and ``catalogue/``, which says what kind each is.
 
     Raises :class:`InputError` for a model that cannot be had, is not the one pinned, or cannot be opened.
     """
@@ -38,7 +37,7 @@ def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Ma
     digests = {fetch.what: fetch(folder) for fetch in progress.track(fetches, task="fetch models", unit="models")}
     code = reward_code(preparation)
     catalogue = {name: scorer.settings() | ({"code": code[name]} if name in code else {}) for name, scorer in preparation.scorers.items()}
-    write_json(folder / SCORERS, {"scorers": catalogue, "features": {"kind": preparation.features.kind}})
+    write_catalogue(folder, catalogue, features=preparation.features.kind)
     _open_each(folder, model, preparation, catalogue=catalogue)
     return {"models": digests, "rewards": reward_facts(preparation)}
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,12 +9,20 @@ from rglcd.errors import InputError
 from rglcd.models.loading import read_json
 from rglcd.rewards.protocol import Reward
 from rglcd.rewards.registry import Catalogue, has_weights, open_scorer
-from rglcd.store.manifest import digest_of, folder_digest, read_verified
+from rglcd.store.manifest import digest_of, folder_digest, read_verified, write_json
+
+
+def write_catalogue(folder: Path, scorers: Catalogue, *, features: str) -> None:
+    """Say in ``folder`` what kind each scorer is, a file each, so that another scorer is another file; and what ``features`` is."""
+    (folder / "catalogue").mkdir(exist_ok=True)
+    for name, settings in scorers.items():
+        write_json(folder / "catalogue" / f"{name}.json", dict(settings))
+    write_json(folder / "features.json", {"kind": features})
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The artifact ``pretrained``: a teacher folder, scorers by name, a feature network."""
+    """The artifact ``pretrained``: a teacher folder, scorers by name, a feature network; or the parts of it that a stage reads."""
 
     folder: Path
 
@@ -35,8 +42,11 @@ class Pretrained:
 
     def features_kind(self) -> str:
         """What kind of network gives the features that FID compares."""
-        kind: str = self._layout()["features"]["kind"]
-        return kind
+        return str(read_json(self.folder / "features.json")["kind"])
+
+    def catalogue(self) -> Catalogue:
+        """All scorers that are here by name, with their settings."""
+        return {path.stem: read_json(path) for path in sorted((self.folder / "catalogue").glob("*.json"))}
 
     def scorer_digest(self, name: str) -> str:
         """A digest of the scorer's weights, of its parts' where it is a mixture, or of its kind where it has none."""
@@ -49,10 +59,7 @@ class Pretrained:
         return str(settings["kind"]) if len(settings) == 1 else digest_of(settings)
 
     def _catalogue_with(self, name: str) -> Catalogue:
-        catalogue: Catalogue = self._layout()["scorers"]
+        catalogue = self.catalogue()
         if name not in catalogue:
             raise InputError(f"{self.folder} has no scorer {name!r}; it has: {', '.join(catalogue)}")
         return catalogue
-
-    def _layout(self) -> dict[str, Any]:
-        return read_json(self.folder / "scorers.json")

@@ -3,21 +3,21 @@
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import Computation, Input
-from rglcd.stages.table import maker_of
+from rglcd.stages.computation import TIMINGS as TIMINGS
+from rglcd.stages.computation import Computation, Input, linked
+from rglcd.stages.table import WHOLE, maker_of
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.local_cache import make_space, pinned
 from rglcd.store.local_copies import fetch_files
 from rglcd.store.manifest import MANIFEST, Manifest, altered_files, read_manifest, results_digest, scan, write_json, write_manifest
+from rglcd.store.places import description_of, manifest_in
 from rglcd.store.shard_tasks import take_recorded_elsewhere
 from rglcd.store.staging import STAGING, publish_folder
-
-TIMINGS = "timings.json"
 
 
 def is_finished(computation: Computation) -> bool:
@@ -25,33 +25,50 @@ def is_finished(computation: Computation) -> bool:
     return (computation.staging / MANIFEST).is_file()
 
 
-def finish(computation: Computation, facts: Mapping[str, Any], *, seconds: float) -> None:
-    """Write the manifest of what the stage made; ``facts`` are the stage's, ``seconds`` the time that it took."""
+def finish(computation: Computation, facts: Mapping[str, Any], *, read: Mapping[str, Path], seconds: float) -> None:
+    """Write the manifest of what the stage made; ``facts`` are the stage's, ``seconds`` the time that it took.
+
+    ``read`` are the opened inputs.
+    """
     for leftover in computation.staging.rglob(f".*{STAGING}"):
         # A kill in the middle of a write leaves the staging file; it was never part of the work.
         leftover.unlink()
-    write_json(computation.staging / TIMINGS, _timings(computation.inputs) | {computation.stage.name: round(seconds, 3)})
+    write_json(computation.staging / TIMINGS, _timings(computation, read) | {computation.stage.name: round(seconds, 3)})
     write_manifest(computation.staging, _manifest(computation, facts))
 
 
 def publish(computation: Computation) -> Manifest:
-    """Put the staging folder, whole with its manifest, where the artifact belongs."""
+    """Put the work folder, whole with its manifest, in force; what was in force is kept."""
+    description_of(computation.staging).unlink(missing_ok=True)
     if computation.store is not None:
         manifest = read_manifest(computation.staging, made_by=computation.stage.name)
         return _publish_to(computation, computation.store, computation.staging, manifest)
-    publish_folder(computation.staging, computation.published)
+    computation.location.places.put_in_force(computation.staging)
     return read_manifest(computation.published, made_by=computation.stage.name)
 
 
+def is_done(computation: Computation) -> bool:
+    """Whether :func:`standing` would find the result, or the work is done and only its publication is not. Moves nothing."""
+    # In the order in which a leader moves it: what is moved between two looks is seen by the later one.
+    return is_finished(computation) or _result(computation) is not None or _made_in_store(computation) is not None
+
+
 def standing(computation: Computation) -> Manifest | None:
-    """The manifest of what is published, if it is this very computation and no file is missing or cut."""
-    manifest, store = _published_manifest(computation), computation.store
-    if manifest is not None and manifest.key == computation.key and _is_whole(computation, manifest):
-        if store is None or manifest.store == store.uri:
+    """The manifest of the result, in force, if it was made before and no file of it is missing or cut.
+
+    A result that is kept is put in force; one that was made before there was a store goes there; one that lies in the store is
+    pointed to.
+    """
+    found, store = _result(computation), computation.store
+    if found is not None:
+        folder, manifest = found
+        if folder != computation.published:
+            computation.location.places.put_in_force(folder)
+        if store is None or manifest.store == store.result(computation.key):
             return manifest
-        if manifest.store is None:  # made before there was a store: its bytes go there now
+        if manifest.store is None:
             return _publish_to(computation, store, computation.published, manifest)
-    made = None if store is None else store.made(computation.key)
+    made = _made_in_store(computation)
     if made is None or store is None:
         return None
     store.point_to(made)
@@ -59,46 +76,51 @@ def standing(computation: Computation) -> Manifest | None:
     return made
 
 
+def _result(computation: Computation) -> tuple[Path, Manifest] | None:
+    """The result in this machine's folders, if it is whole; of one whose files lie in the store, if it is still there."""
+    for folder, manifest in computation.location.places.results(computation.key):
+        in_store = computation.store is not None and manifest.store == computation.store.result(computation.key)
+        if _is_whole(computation, folder, manifest) and not (in_store and _made_in_store(computation) is None):
+            return folder, manifest
+    return None
+
+
+def _made_in_store(computation: Computation) -> Manifest | None:
+    return None if computation.store is None else computation.store.made(computation.key)
+
+
 @contextmanager
 def previous_result(computation: Computation) -> Iterator[Path | None]:
-    """The artifact published before, its files here if the stage may take parts over from it."""
-    manifest = _published_manifest(computation)
-    if manifest is None or (manifest.store is not None and computation.output not in computation.stage.reuses):
+    """The result in force, which is another's, its files here if the stage may take parts over from it."""
+    manifest = manifest_in(computation.published)
+    if manifest is None or computation.output not in computation.stage.reuses:
         yield None
         return
-    folder = computation.location.readable(manifest)
-    if manifest.store is None:
-        yield folder
-        return
-    with pinned(folder):
-        fetch_files(folder, manifest, wanted=lambda _: True)
-        yield folder
+    with ExitStack() as stack:
+        folder = computation.location.readable(manifest)
+        if manifest.store is not None:
+            stack.enter_context(pinned(folder))
+            fetch_files(folder, manifest, wanted=lambda _: True)
+        places = computation.location.places if manifest.store is None else None
+        yield stack.enter_context(linked(Input(folder, manifest, WHOLE, manifest.digest, places), manifest))
 
 
-def _published_manifest(computation: Computation) -> Manifest | None:
-    try:
-        return read_manifest(computation.published, made_by=computation.stage.name)
-    except InputError:
-        # Absent, or cut: either way this stage is what makes it.
-        return None
-
-
-def _is_whole(computation: Computation, manifest: Manifest) -> bool:
-    """Whether every file that should lie in the artifact's folder does, with its size."""
+def _is_whole(computation: Computation, folder: Path, manifest: Manifest) -> bool:
+    """Whether every file that should lie in the result's folder does, with its size."""
     names: Collection[str] = manifest.files if manifest.store is None else manifest.matching(computation.stage.kept)
-    paths = {computation.published / name: manifest.files[name].bytes for name in names}
+    paths = {folder / name: manifest.files[name].bytes for name in names}
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
-def _timings(inputs: Mapping[str, Input]) -> dict[str, float]:
+def _timings(computation: Computation, folders: Mapping[str, Path]) -> dict[str, float]:
     """Seconds of every stage behind the inputs."""
     merged: dict[str, float] = {}
-    for artifact, read in inputs.items():
+    for artifact, read in computation.inputs.items():
         if read.manifest is not None and TIMINGS in read.manifest.files:
-            problems = altered_files(read.folder, read.manifest, names=[TIMINGS])
+            problems = altered_files(folders[artifact], read.manifest, names=[TIMINGS])
             if problems:
                 raise InputError(f"{read.folder}: {problems[0]}; make it again: rglcd run {maker_of(artifact).name}")
-            merged |= json.loads((read.folder / TIMINGS).read_text(encoding="utf-8"))
+            merged |= json.loads((folders[artifact] / TIMINGS).read_text(encoding="utf-8"))
     return merged
 
 
@@ -106,11 +128,20 @@ def _manifest(computation: Computation, facts: Mapping[str, Any]) -> Manifest:
     files = dict(sorted((take_recorded_elsewhere(computation.staging) | scan(computation.staging)).items()))
     digest = results_digest(files)
     sections = {name: section.model_dump(mode="json") for name, section in computation.sections.items()}
+    stage, read = computation.stage, {name: given.manifest for name, given in computation.inputs.items() if given.manifest is not None}
     lineage: dict[str, dict[str, Any]] = {}
-    for read in computation.inputs.values():
-        lineage |= {} if read.manifest is None else read.manifest.lineage
-    stage = computation.stage
-    lineage[stage.name] = {"version": stage.version, "key": computation.key, "digest": digest, "sections": sections, "facts": dict(facts)}
+    for manifest in read.values():
+        lineage |= manifest.lineage
+    for manifest in read.values():  # what was read itself goes before what something that was read descends from
+        lineage |= {manifest.stage: manifest.lineage[manifest.stage]} if manifest.stage in manifest.lineage else {}
+    lineage[stage.name] = {
+        "version": stage.version,
+        "key": computation.key,
+        "digest": digest,
+        "inputs": {name: manifest.key for name, manifest in read.items()},
+        "sections": sections,
+        "facts": dict(facts),
+    }
     return Manifest(
         artifact=computation.output,
         stage=stage.name,
@@ -135,5 +166,5 @@ def _publish_to(computation: Computation, store: ArtifactStore, folder: Path, ma
         computation.location.mirror(committed, kept=computation.stage.kept)
     make_space(copy.parent, 0)
     if folder != computation.published:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # its own work, every file of which the store has
     return committed

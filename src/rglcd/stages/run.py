@@ -1,29 +1,26 @@
 """Single entry point for running a stage: CLI, DVC, Kubeflow and TorchX all come through here.
 
 It validates the sections, checks what the stage reads, finds out whether the work is done already, calls the stage
-on a staging folder, and publishes that folder with its manifest. Killed at any moment, the same command goes on:
-the staging folder is named after the computation's key.
+on a work folder, and publishes that folder with its manifest. Killed at any moment, the same command goes on: the work folder is
+named after the computation's key. Results live by key (:mod:`rglcd.store.places`): what another configuration made is kept, and put
+in force when it is asked for again. The leader alone publishes, and neither it nor any rank or worker removes what another run made.
 """
 
 import importlib
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import Artifacts, Computation, Sections, inputs_at_hand, plan
-from rglcd.stages.publish import finish, is_finished, previous_result, publish, standing
+from rglcd.stages.computation import Artifacts, Computation, Sections, opened_inputs, plan
+from rglcd.stages.publish import finish, is_done, is_finished, previous_result, publish, standing
 from rglcd.store.artifact_store import uploading_tasks
 from rglcd.store.disk_space import disk_space_for
-from rglcd.store.locks import exclusive_lock, try_exclusive_lock
-from rglcd.store.manifest import Manifest
+from rglcd.store.manifest import Manifest, write_json
+from rglcd.store.places import description_of
 from rglcd.store.shard_tasks import WHOLE, Part
-from rglcd.store.staging import remove_replaced
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def run_stage(name: str, sections: Sections, artifacts: Artifacts) -> Outcome:
     disk that is full.
     """
     computation = plan(name, sections, artifacts)
-    with disk_space_for(computation.published), _alone(computation):
+    with disk_space_for(computation.published), computation.location.places.making(computation.key):
         return _run(computation)
 
 
@@ -73,18 +70,17 @@ def run_part(name: str, sections: Sections, artifacts: Artifacts, *, index: int)
     """
     computation = plan(name, sections, artifacts)
     part = _part(computation, index)
-    if not is_finished(computation) and standing(computation) is None:
-        with disk_space_for(computation.published), inputs_at_hand(computation):
-            _call(computation, part)
+    if not is_done(computation):
+        with disk_space_for(computation.published), opened_inputs(computation) as folders:
+            _call(computation, folders, part)
 
 
 def assist_stage(name: str, sections: Sections, artifacts: Artifacts) -> None:
     """What every rank but the first does: the same work, nothing published."""
     computation = plan(name, sections, artifacts)
-    # In this order, so that a leader who publishes between the two questions is seen by the second.
-    if not is_finished(computation) and standing(computation) is None:
-        with disk_space_for(computation.published), inputs_at_hand(computation):
-            _call(replace(computation, store=None), WHOLE)
+    if not is_done(computation):
+        with disk_space_for(computation.published), opened_inputs(computation) as folders:
+            _call(replace(computation, store=None), folders, WHOLE)
 
 
 def standing_outcome(name: str, sections: Sections, artifacts: Artifacts) -> Outcome | None:
@@ -94,46 +90,33 @@ def standing_outcome(name: str, sections: Sections, artifacts: Artifacts) -> Out
     return None if manifest is None else _outcome(computation, manifest)
 
 
-@contextmanager
-def _alone(computation: Computation) -> Iterator[None]:
-    """While no other process makes the same artifact as a whole; what the one before it made is then found standing."""
-    lock = computation.published.with_name(f".{computation.published.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        if not stack.enter_context(try_exclusive_lock(lock)):
-            print(f"rglcd: another process is making {computation.published}; this one waits for it", file=sys.stderr)
-            stack.enter_context(exclusive_lock(lock))
-        stack.callback(lock.unlink, missing_ok=True)
-        yield
-
-
 def _run(computation: Computation) -> Outcome:
     if is_finished(computation):  # killed between the last two renames
         return _outcome(computation, publish(computation))
     manifest = standing(computation)
     if manifest is not None:
-        remove_replaced(computation.published)
         return _outcome(computation, manifest)
     started = time.perf_counter()
-    with inputs_at_hand(computation):
-        facts = _call(computation, WHOLE)
+    with opened_inputs(computation) as folders:
+        facts = _call(computation, folders, WHOLE)
         seconds = time.perf_counter() - started
-        finish(computation, facts, seconds=seconds)
+        finish(computation, facts, read=folders, seconds=seconds)
     return _outcome(computation, publish(computation), was_done=False, seconds=seconds)
 
 
-def _call(computation: Computation, part: Part) -> Mapping[str, Any]:
-    """Call the stage's entry on the staging folder; folders of other, unfinished computations are removed first."""
-    for stale in computation.other_staging():
-        shutil.rmtree(stale, ignore_errors=True)
-    computation.staging.mkdir(parents=True, exist_ok=True)
+def _call(computation: Computation, folders: Mapping[str, Path], part: Part) -> Mapping[str, Any]:
+    """Call the stage's entry on the work folder."""
     module, _, function = computation.stage.entry.partition(":")
     entry: Callable[..., Mapping[str, Any]] = getattr(importlib.import_module(module), function)
-    inputs = computation.inputs
-    read = {artifact: inputs[artifact].folder if artifact in inputs else None for artifact in computation.stage.inputs}
-    uploading = uploading_tasks(computation.store, computation.key, computation.staging)
-    with uploading, previous_result(computation) as previous:
-        return entry(*computation.sections.values(), **read, **{computation.output: Output(computation.staging, previous, part)})
+    read = {artifact: folders.get(artifact) for artifact in computation.stage.inputs}
+    with (
+        computation.location.places.working(computation.key) as staging,
+        uploading_tasks(computation.store, computation.key, staging),
+        previous_result(computation) as previous,
+    ):
+        sections = {name: section.model_dump(mode="json") for name, section in computation.sections.items()}
+        write_json(description_of(staging), sections)  # for `rglcd runs`
+        return entry(*computation.sections.values(), **read, **{computation.output: Output(staging, previous, part)})
 
 
 def _part(computation: Computation, index: int) -> Part:

@@ -2,16 +2,28 @@
 
 The CLI, ``dvc.yaml``, the Kubeflow pipeline and the TorchX apps are all derived from :data:`STAGES`.
 The table imports neither torch nor a stage: ``entry`` is resolved when a stage runs.
+
+An input is read by **parts**: a part is a file or a folder of the artifact, named by its path in it, or :data:`WHOLE`, all of it.
+``reads`` says which parts a configuration reads; only these enter the key, only these are DVC's dependencies, and only these does
+the stage find in the folder that it is given (:func:`rglcd.stages.computation.opened_inputs`). So a judge that is added after
+training costs an evaluation, and one more prompt packs no shard anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 
-from rglcd.config import Config
+from rglcd.config import Config, MixtureScorer
+from rglcd.errors import InputError
 
 SOURCE = "source"
 """The one artifact that no stage makes: the source index, its images and the prompt sets (``data/``)."""
+
+Parts = tuple[str, ...]
+"""Paths within an artifact, POSIX: each a file, or a folder with all that lies in it."""
+
+WHOLE: Parts = (".",)
 
 
 class Profile(StrEnum):
@@ -30,6 +42,34 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _all_of_it(config: Config) -> Mapping[str, Parts]:
+    return {}
+
+
+def _models(config: Config, scorers: Iterable[str]) -> Parts:
+    """The parts of ``pretrained`` that hold the teacher and ``scorers``, with what mixtures among them are made of."""
+    catalogue, parts = config.preparation.scorers, {"teacher": True}
+    for name in scorers:
+        if name not in catalogue:
+            raise InputError(f"scorer {name!r} was not prepared, only {', '.join(catalogue)}; make it: rglcd run prepare")
+        scorer = catalogue[name]
+        for one in (name, *(scorer.weights if isinstance(scorer, MixtureScorer) else ())):
+            parts |= {f"catalogue/{one}.json": True} | ({f"scorers/{one}": True} if catalogue[one].sources() else {})
+    return tuple(parts)
+
+
+def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
+    evaluation, reward = config.evaluation, config.reward
+    # Those that trained the student too: what they have in common with a judge is said on the page.
+    scorers = [*evaluation.scorers, *(() if reward.kind == "none" else (reward.expert,))]
+    scorers += [config.pretraining.scorer] if reward.kind == "latent" else []
+    return {
+        SOURCE: (str(PurePosixPath(evaluation.prompts)), str(PurePosixPath(evaluation.reference).parent)),
+        "pretrained": (*_models(config, scorers), "features", "features.json"),
+        "reward_model": ("curves.jsonl",),
+    }
+
+
 @dataclass(frozen=True)
 class Stage:
     """One row of the table.
@@ -38,7 +78,10 @@ class Stage:
     reads, hence its edges; ``outputs`` those it writes. ``version`` enters every key: raise it when the same
     inputs give another result. ``when`` says whether a configuration runs the stage at all: where it does not,
     what it would have made is an optional input of the others. ``parts`` names the configuration key that
-    gives the number of independent parts.
+    gives the number of independent parts of the work.
+
+    ``reads`` gives the parts of each input that the stage reads; of one that it does not name, all. It is asked with the stage's
+    own sections and those of the stages before it: another is refused.
 
     Three fields matter when bytes lie in an object store. ``streams``: inputs whose files are fetched when they are first
     read, not all before the stage begins. ``reuses``: the stage may take parts over from what it published before, which
@@ -54,6 +97,7 @@ class Stage:
     profile: Profile
     version: int = 1
     when: Callable[[Config], bool] = _always
+    reads: Callable[[Config], Mapping[str, Parts]] = _all_of_it
     parts: str | None = None
     streams: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()
@@ -70,6 +114,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("shards",),
         profile=Profile.CPU,
         version=3,  # 2: a line for each row, a survival report; 3: in ready-made tars, samples of one name in two folders are two
+        reads=lambda config: {SOURCE: ("index.tsv", "images", "shards.json")},  # what `rglcd data use` makes
         parts="sharding.parts",
     ),
     Stage(
@@ -80,6 +125,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=(),
         outputs=("pretrained",),
         profile=Profile.CPU,
+        version=2,  # 2: a file for each scorer in catalogue/, so that one more leaves the others' alone
     ),
     Stage(
         name="cache",
@@ -91,6 +137,7 @@ STAGES: tuple[Stage, ...] = (
         profile=Profile.GPU,
         version=2,
         parts="caching.parts",
+        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("shards",),
     ),
     Stage(
@@ -103,6 +150,7 @@ STAGES: tuple[Stage, ...] = (
         profile=Profile.GPU_NODE,
         version=2,
         when=lambda config: config.reward.kind == "latent",
+        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("latents",),
     ),
     Stage(
@@ -114,6 +162,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("student",),
         profile=Profile.GPU_GANG,
         version=3,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps
+        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("latents",),
         reuses=("student",),
     ),
@@ -126,6 +175,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("report",),
         profile=Profile.GPU,
         version=3,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page
+        reads=_read_by_evaluate,
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "index.html", "report.md"),
     ),
@@ -156,3 +206,14 @@ def inputs_of(stage: Stage, config: Config) -> tuple[str, ...]:
     """The artifacts that ``stage`` reads under ``config``: those whose maker does not run are left out."""
     made = {output for running in stages_of(config) for output in running.outputs} | {SOURCE}
     return tuple(name for name in stage.inputs if name in made)
+
+
+def parts_read(stage: Stage, config: Config) -> dict[str, Parts]:
+    """The parts that ``stage`` reads of each of its inputs. Raises :class:`InputError` for a scorer that nobody prepares."""
+    named = stage.reads(config)
+    return {artifact: named.get(artifact, WHOLE) for artifact in stage.inputs}
+
+
+def is_read(name: str, parts: Parts) -> bool:
+    """Whether the file called ``name`` lies in one of ``parts``."""
+    return parts == WHOLE or any(part in (name, ".") or name.startswith(f"{part}/") for part in parts)

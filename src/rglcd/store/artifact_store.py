@@ -1,12 +1,12 @@
-"""One artifact's folder in an object store.
+"""One artifact's folder in an object store: a folder for each result, named by its key.
 
-Everything is written once and never replaced, so publishers cannot harm one another and a manifest that git or
-DVC remembers leads to its bytes for good. ``<uri>`` is the artifact's folder in the store:
+Everything but the manifest published last is written once and never replaced, so publishers cannot harm one another and a manifest
+that git or DVC remembers leads to its bytes until `rglcd clean` is told to remove its key. ``<uri>`` is the artifact's folder:
 
-    <uri>/files/<sha256>/<name>    a file, addressed by its content
-    <uri>/manifests/<key>.json     what the computation of that key made; creating it is the commit
-    <uri>/manifest.json            the manifest published last: what ``<uri>`` by itself means
-    <uri>/parts/<key>/<record>     records of shard tasks that parts of that computation have finished
+    <uri>/<key>/files/<sha256>/<name>    a file, addressed by its content
+    <uri>/<key>/manifest.json            what the computation of that key made; creating it is the commit
+    <uri>/<key>/parts/<record>           records of shard tasks that parts of that computation have finished
+    <uri>/manifest.json                  the manifest published last: what ``<uri>`` without a key means
 """
 
 import json
@@ -35,9 +35,13 @@ class ArtifactStore:
 
     uri: str
 
+    def result(self, key: str) -> str:
+        """The folder of the result called ``key``; its manifest says it as its ``store``."""
+        return f"{self.uri}/{key}"
+
     def made(self, key: str) -> Manifest | None:
         """What the computation called ``key`` published here, if it did. One that the store has damaged is as if it had not been."""
-        content = read_object(place := f"{self.uri}/manifests/{key}.json")
+        content = read_object(place := f"{self.result(key)}/{MANIFEST}")
         return None if content is None or not _is_manifest(content) else parse_manifest(content.decode(), where=place, made_by="again")
 
     def current(self) -> Manifest | None:
@@ -53,11 +57,10 @@ class ArtifactStore:
         That is another one where another worker has published the same computation first. ``already`` names files that
         parts of the computation have uploaded.
         """
-        uploaded = set(already)
-        self.upload({name: entry for name, entry in manifest.files.items() if name not in uploaded}, folder)
-        mine = manifest_text(replace(manifest, store=self.uri))
-        place = f"{self.uri}/manifests/{manifest.key}.json"
-        standing = create_object(place, mine.encode(), is_whole=_is_manifest).decode()
+        uploaded, folder_there = set(already), self.result(manifest.key)
+        upload_files({name: entry for name, entry in manifest.files.items() if name not in uploaded}, folder, to=folder_there)
+        mine = manifest_text(replace(manifest, store=folder_there))
+        standing = create_object(place := f"{folder_there}/{MANIFEST}", mine.encode(), is_whole=_is_manifest).decode()
         self.point_to(found := parse_manifest(standing, where=place, made_by=manifest.stage))
         return found
 
@@ -67,26 +70,29 @@ class ArtifactStore:
         if read_object(f"{self.uri}/{MANIFEST}") != text:
             write_object(f"{self.uri}/{MANIFEST}", text)
 
-    def upload(self, entries: dict[str, FileEntry], folder: Path) -> None:
-        """Put files of ``folder`` where their content says; those that are there and whole are left alone."""
-        for_each_file(lambda name: upload(folder / name, self._address(name, entries[name]), entries[name]), entries, task="upload")
-
-    def fetch(self, name: str, entry: FileEntry, folder: Path) -> None:
-        """Bring the file called ``name`` to ``folder``, verified."""
-        download(self._address(name, entry), folder / name, entry)
-
     def finish_task(self, key: str, record: str, content: bytes) -> bytes:
         """Record that a shard task's files are here; returns the record that stands, another worker's if it was first."""
-        return create_object(f"{self.uri}/parts/{key}/{record}", content, is_whole=is_record)
+        return create_object(f"{self.result(key)}/parts/{record}", content, is_whole=is_record)
 
     def finished_tasks(self, key: str) -> dict[str, bytes]:
         """The records of the shard tasks that are finished, by name."""
-        folder = f"{self.uri}/parts/{key}"
+        folder = f"{self.result(key)}/parts"
         records = {name: read_object(f"{folder}/{name}") for name in list_objects(folder)}
         return {name: content for name, content in records.items() if content is not None and is_record(content)}
 
-    def _address(self, name: str, entry: FileEntry) -> str:
-        return f"{self.uri}/files/{entry.sha256}/{PurePosixPath(name).name}"
+
+def upload_files(entries: dict[str, FileEntry], folder: Path, *, to: str) -> None:
+    """Put files of ``folder`` where their content says in the result's folder ``to``; those that are there and whole are left alone."""
+    for_each_file(lambda name: upload(folder / name, _address(to, name, entries[name]), entries[name]), entries, task="upload")
+
+
+def fetch_file(name: str, entry: FileEntry, folder: Path, *, of: str) -> None:
+    """Bring the file called ``name`` of the result in the store's folder ``of`` to ``folder``, verified."""
+    download(_address(of, name, entry), folder / name, entry)
+
+
+def _address(result: str, name: str, entry: FileEntry) -> str:
+    return f"{result}/files/{entry.sha256}/{PurePosixPath(name).name}"
 
 
 @contextmanager
@@ -138,7 +144,8 @@ def for_each_file(act: Callable[[str], object], names: Iterable[str], *, task: s
 def _upload_task(store: ArtifactStore, key: str, record: Path) -> None:
     content = record.read_bytes()
     entries = files_of(json.loads(content))
-    store.upload({name: entry for name, entry in entries.items() if (record.parent / name).is_file()}, record.parent)
+    at_hand = {name: entry for name, entry in entries.items() if (record.parent / name).is_file()}
+    upload_files(at_hand, record.parent, to=store.result(key))
     standing = store.finish_task(key, record.name, content)
     if standing != content:
         record_elsewhere(record, standing)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rglcd.store.artifact_store import ArtifactStore, for_each_file
+from rglcd.store.artifact_store import fetch_file, for_each_file
 from rglcd.store.environment import cache_folder
 from rglcd.store.files import fetch_folder, list_folder
 from rglcd.store.local_cache import COMPLETE, read_once, reserve
@@ -31,7 +31,7 @@ def local_file(folder: Path, manifest: Manifest, name: str) -> Path:
     with exclusive_lock(folder / f".{name.replace('/', '_')}.lock"):
         if verify_file(path, entry) is not None:
             reserve(folder, entry.bytes)
-            ArtifactStore(manifest.store).fetch(name, entry, folder)
+            fetch_file(name, entry, folder, of=manifest.store)
     return path
 
 
@@ -45,20 +45,23 @@ def file_read_once(folder: Path, manifest: Manifest, name: str) -> Iterator[Path
         yield local_file(folder, manifest, name)
 
 
-def source_copy(uri: str) -> tuple[Path, str]:
-    """Where the local copy of the source folder at ``uri`` lies, and a digest of what the store lists there: names, sizes, versions.
-
-    The copy is made, or finished, by :func:`fetch_source`.
+def source_copy(uri: str, *, wanted: Callable[[str], bool]) -> tuple[Path, str]:
+    """Where the local copy of what is ``wanted`` of the source folder at ``uri`` lies, and a digest of what the store lists of it:
+    names, sizes, versions. The copy is made, or finished, by :func:`fetch_source`.
     """
-    digest = digest_of(list_folder(uri))
+    digest = digest_of(_listed(uri, wanted))
     return cache_folder(beside=Path("artifacts") / "source") / f"source-{digest[:12]}", digest
 
 
-def fetch_source(uri: str, copy: Path) -> None:
-    """Copy the source folder at ``uri`` to ``copy``, unless that was done before."""
+def fetch_source(uri: str, copy: Path, *, wanted: Callable[[str], bool]) -> None:
+    """Copy what is ``wanted`` of the source folder at ``uri`` to ``copy``, unless that was done before."""
     done = copy.with_name(f"{copy.name}{COMPLETE}")
     with exclusive_lock(copy.with_name(f".{copy.name}.fetching")):
         if not (done.is_file() and copy.is_dir()):
-            reserve(copy, sum(int(version.split()[0]) for version in list_folder(uri).values()))
-            fetch_folder(uri, copy, keep=lambda _: True)
+            reserve(copy, sum(int(version.split()[0]) for version in _listed(uri, wanted).values()))
+            fetch_folder(uri, copy, keep=wanted)
             done.touch()
+
+
+def _listed(uri: str, wanted: Callable[[str], bool]) -> dict[str, str]:
+    return {name: version for name, version in list_folder(uri).items() if wanted(name)}

@@ -55,11 +55,22 @@ def remove_stale_staging(folder: Path) -> None:
 
 
 def publish_folder(staging: Path, target: Path) -> None:
-    """Rename the folder ``staging`` to ``target``, in place of what is there, once all that lies in it is on disk.
+    """Rename the folder ``staging`` to ``target``, in place of what is there, once :func:`flush_folder` has made it ready."""
+    flush_folder(staging)
+    remove_replaced(target)
+    if target.exists():
+        target.rename(_replaced(target))
+    staging.rename(target)
+    flush(target.parent)
+    remove_replaced(target)
+
+
+def flush_folder(staging: Path) -> None:
+    """Wait until all that lies in the folder ``staging`` is on disk.
 
     Every file gets the mode that this process's umask gives new files: safetensors makes its own 0600, which nobody else may read.
     """
-    mode = _mode_of_new_files(staging)
+    mode = _mode_of_new_files(staging.parent)  # not in the folder: a kill would leave a file in it
     for folder, _, names in os.walk(staging):
         for name in names:
             path = Path(folder) / name
@@ -67,12 +78,6 @@ def publish_folder(staging: Path, target: Path) -> None:
                 path.chmod(mode)
             flush(path)
         flush(Path(folder))
-    remove_replaced(target)
-    if target.exists():
-        target.rename(_replaced(target))
-    staging.rename(target)
-    flush(target.parent)
-    remove_replaced(target)
 
 
 def remove_replaced(target: Path) -> None:
