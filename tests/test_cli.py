@@ -25,7 +25,21 @@ for words in sys.argv[1:]:
     except SystemExit as ended:
         assert not ended.code, words
 """
-VERBS = ["run", "config", "config use", "config show", "dvc", "dvc render", "adopt", "toy", "toy data", "toy build", "show"]
+VERBS = [
+    "run",
+    "config",
+    "config use",
+    "config show",
+    "dvc",
+    "dvc render",
+    "adopt",
+    "toy",
+    "toy data",
+    "toy build",
+    "show",
+    "runs",
+    "clean",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import launch, plan, project, run, toy
+from rglcd.cli import launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -45,7 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rglcd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    inspect = (project.add_config, plan.add_verb, project.add_dvc, project.add_data, toy.add_verb, project.add_show)
+    inspect = (
+        project.add_config,
+        plan.add_verb,
+        project.add_dvc,
+        project.add_data,
+        toy.add_verb,
+        project.add_show,
+        runs.add_runs,
+        runs.add_clean,
+    )
     for add in (run.add_verb, launch.add_verb, *inspect):
         add(verbs)
     return parser

@@ -1,0 +1,167 @@
+"""What there is in a folder of artifacts, by key: in force, kept, under way; and its removal, which happens nowhere else."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Final
+from uuid import uuid4
+
+from rglcd.config import Config
+from rglcd.models.loading import read_json
+from rglcd.stages.table import STAGES
+from rglcd.store.locks import try_exclusive_lock
+from rglcd.store.manifest import Manifest
+from rglcd.store.places import KEPT, LOCK, MAKING, WORK, Places, description_of, manifest_in
+
+_ARTIFACTS: Final = tuple(output for stage in STAGES for output in stage.outputs)
+_OLD_STAGING: Final = re.compile(rf"\.({'|'.join(_ARTIFACTS)})\.([0-9a-f]{{12}}\.staging|replaced|mirror)")
+"""What killed processes left before results lay by key."""
+
+
+class State(StrEnum):
+    """What a folder is."""
+
+    IN_FORCE = "in force"
+    KEPT = "kept"
+    UNDER_WAY = "under way"
+    LEFT_OVER = "left over"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder: a result, or work on one. ``sections`` are those that it was made with, as far as anything says."""
+
+    artifact: str
+    folder: Path
+    state: State
+    key: str
+    sections: Mapping[str, Any]
+    num_bytes: int
+    last_change: float
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a living process of this machine works there."""
+        if self.state not in (State.UNDER_WAY, State.LEFT_OVER):
+            return False
+        return any(_is_locked(lock) for lock in _locks_of(self.folder))
+
+
+def results_in(artifacts: Path) -> list[Found]:
+    """Everything that stages have put in the folder ``artifacts``: results in force first, then by artifact."""
+    order = {name: place for place, name in enumerate(_ARTIFACTS)}
+    found = [*_in_force(artifacts), *_kept(artifacts), *_under_way(artifacts)]
+    return sorted(found, key=lambda one: (order.get(one.artifact, len(order)), list(State).index(one.state), one.folder.name))
+
+
+def _in_force(artifacts: Path) -> Iterator[Found]:
+    for name in _ARTIFACTS:
+        if (manifest := manifest_in(artifacts / name)) is not None:
+            yield _result(name, artifacts / name, State.IN_FORCE, manifest)
+
+
+def _kept(artifacts: Path) -> Iterator[Found]:
+    for folder in sorted((artifacts / KEPT).glob("*/")):
+        manifest = manifest_in(folder)
+        if manifest is None:
+            yield _folder(folder.name.partition("-")[0], folder, State.LEFT_OVER, "", {})
+        else:
+            yield _result(folder.name.partition("-")[0], folder, State.KEPT, manifest)
+
+
+def _under_way(artifacts: Path) -> Iterator[Found]:
+    for folder in sorted((artifacts / WORK).glob("*/")):
+        name, _, key = folder.name.partition("-")
+        record = description_of(folder)
+        if "." not in folder.name:
+            yield _folder(name, folder, State.UNDER_WAY, key, read_json(record) if record.is_file() else {})
+        else:  # links of a process that reads or was killed, or what `rglcd clean` was killed at
+            yield _folder(name.partition(".")[0], folder, State.LEFT_OVER, "", {})
+    for folder in sorted(artifacts.glob(".*/")):
+        if old := _OLD_STAGING.fullmatch(folder.name):
+            yield _folder(old[1], folder, State.LEFT_OVER, "", {})
+
+
+def _result(name: str, folder: Path, state: State, manifest: Manifest) -> Found:
+    behind: dict[str, Any] = {}
+    for made in manifest.lineage.values():
+        behind |= made["sections"]
+    return _folder(name, folder, state, manifest.key[:12], behind | manifest.sections)
+
+
+def _folder(name: str, folder: Path, state: State, key: str, sections: Mapping[str, Any]) -> Found:
+    sizes, times = [0], [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a living process removed it
+            continue
+        sizes.append(status.st_size if path.is_file() else 0)
+        times.append(status.st_mtime)
+    return Found(name, folder, state, key, sections, sum(sizes), max(times))
+
+
+def differences(found: Found, config: Config) -> list[str]:
+    """What a result was made with where the configuration in force says something else: a line for each key."""
+    lines = []
+    for section, values in found.sections.items():
+        theirs = _flat(values, section)
+        ours = _flat(config.section(section).model_dump(mode="json"), section)
+        for key in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(key) != ours.get(key):
+                lines.append(f"{key} {_in_words(theirs, key)}, now {_in_words(ours, key)}")
+    return lines
+
+
+def _flat(values: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}")
+    return flat
+
+
+def _in_words(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "absent"
+
+
+def removable(found: Found, *, keys: tuple[str, ...], older_than_days: float | None) -> bool:
+    """Whether `rglcd clean` may remove it: nothing in force, nothing that a living process holds; of the rest what was asked for."""
+    if found.state is State.IN_FORCE or found.is_held:
+        return False
+    is_old = older_than_days is None or time.time() - found.last_change > older_than_days * 86400
+    return is_old and (not keys or any(found.key and (found.key.startswith(key) or key.startswith(found.key)) for key in keys))
+
+
+def remove(found: Found) -> bool:
+    """Remove it, unless a process has begun to use it since; it is gone from its place at once, however long its bytes take."""
+    artifacts = found.folder.parent.parent if found.folder.parent.name in (KEPT, WORK) else found.folder.parent
+    gone = artifacts / WORK / f"{found.artifact}.gone-{uuid4().hex[:8]}"
+    with ExitStack() as stack:
+        stack.enter_context(Places(artifacts / found.artifact).at_rest())
+        locks = _locks_of(found.folder)
+        if not all(stack.enter_context(try_exclusive_lock(lock)) for lock in locks) or not found.folder.is_dir():
+            return False
+        found.folder.rename(gone)
+        for path in (description_of(found.folder), *locks):
+            path.unlink(missing_ok=True)
+    rmtree(gone)
+    return True
+
+
+def _locks_of(folder: Path) -> tuple[Path, Path]:
+    """What its leader locks, and all who work in it."""
+    return folder.with_name(f"{folder.name}{MAKING}"), folder.with_name(f"{folder.name}{LOCK}")
+
+
+def _is_locked(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    with try_exclusive_lock(lock) as is_mine:
+        return not is_mine
