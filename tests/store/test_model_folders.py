@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from rglcd.errors import InputError
-from rglcd.store.model_folders import MODEL_FILES, UNUSED_ON_THE_HUB, fetch_model_folder, fetch_named_files
+from rglcd.store.model_folders import MODEL_FILES, UNUSED, fetch_model_folder, fetch_named_files
 from tests.object_store import CREDENTIALS
 
 BUCKET = "models"
@@ -187,5 +187,64 @@ def test_only_the_pipelines_parts_of_a_hub_teacher_are_fetched() -> None:
     beside += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/model.onnx"]
     beside += ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt", "vae_decoder/openvino_model.xml"]
     allowed = [f"*{suffix}" for suffix in MODEL_FILES]
-    kept = filter_repo_objects([*parts, *beside], allow_patterns=allowed, ignore_patterns=list(UNUSED_ON_THE_HUB))
+    kept = filter_repo_objects([*parts, *beside], allow_patterns=allowed, ignore_patterns=list(UNUSED))
     assert sorted(kept) == sorted(parts)
+
+
+# --- local folders as people have them -----------------------------------------------------------
+
+
+def write_all(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def fetched(folder: Path, destination: Path) -> dict[str, str]:
+    fetch_model_folder(str(folder), destination, revision=None)
+    return {path.relative_to(destination).as_posix(): path.read_text() for path in destination.rglob("*") if path.is_file()}
+
+
+def test_of_a_clone_of_stable_diffusion_only_what_is_read_is_copied(tmp_path: Path) -> None:
+    used = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
+    unused = [
+        "v1-5-pruned.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "safety_checker/model.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+    ]
+    write_all(tmp_path / "clone", *used, *unused)
+    assert fetched(tmp_path / "clone", tmp_path / "copy") == {name: name for name in used}
+
+
+def test_weights_that_come_in_half_precision_alone_are_taken_by_their_usual_name(tmp_path: Path) -> None:
+    write_all(
+        tmp_path / "half", "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors", "vae/a.safetensors"
+    )
+    assert fetched(tmp_path / "half", tmp_path / "copy") == {
+        "unet/diffusion_pytorch_model.safetensors": "unet/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.safetensors": "text_encoder/model.fp16.safetensors",
+        "vae/a.safetensors": "vae/a.safetensors",
+    }
+
+
+def test_a_folder_of_the_hubs_own_cache_is_copied_through_its_links(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    write_all(repository / "blobs", "abc", "def")
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (snapshot / "unet").mkdir(parents=True)
+    (snapshot / "model_index.json").symlink_to("../../blobs/abc")
+    (snapshot / "unet" / "config.json").symlink_to("../../../blobs/def")
+    assert fetched(snapshot, tmp_path / "copy") == {"model_index.json": "abc", "unet/config.json": "def"}
+    (snapshot / "notes.txt").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match=r"notes\.txt is a link; .*cp -rL"):
+        fetched(snapshot, tmp_path / "again")
+
+
+@pytest.mark.parametrize("target", ["../secret.txt", "/etc/hostname", "nowhere"])
+def test_a_link_of_any_other_folder_is_refused(tmp_path: Path, target: str) -> None:
+    write_all(tmp_path, "secret.txt", "model/config.json")
+    (tmp_path / "model" / "linked.txt").symlink_to(target)
+    with pytest.raises(InputError, match=r"linked\.txt is a link"):
+        fetched(tmp_path / "model", tmp_path / "copy")

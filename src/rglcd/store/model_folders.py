@@ -1,21 +1,22 @@
 """Model folders: brought from a local folder, an object store or the model hub, text and safetensors only."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from rglcd.errors import InputError, TryAgain
 from rglcd.store.connection import open_url, with_retries
 from rglcd.store.disk_space import is_disk_full
-from rglcd.store.files import fetch_folder, is_remote
+from rglcd.store.files import fetch_folder, is_remote, list_folder
 from rglcd.store.hub_mirrors import alternatives_to
 
 MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
 """What a model folder may bring in: text and safetensors. Pickles (.bin, .pt, .ckpt) stay outside."""
 
-UNUSED_ON_THE_HUB = (
+UNUSED = (
     *("*.fp16.*", "*.non_ema.*", "*onnx*", "*openvino*", "safety_checker/*"),
     *("v1-*.safetensors", "v2-*.safetensors", "sd_xl_*.safetensors"),
 )
@@ -34,7 +35,7 @@ TOKENIZER_FILES = (
 
 
 def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> None:
-    """Copy the model folder ``uri`` to ``destination``, :data:`MODEL_FILES` only.
+    """Copy the model folder ``uri`` to ``destination``: :data:`MODEL_FILES` only, without those that :data:`UNUSED` names.
 
     ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
     a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
@@ -53,18 +54,37 @@ def local_files(folder: Path) -> dict[str, Path]:
         raise InputError(f"model folder {folder} is missing (looked in {Path.cwd()})")
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            raise InputError(f"{path} is a link; a model folder may hold regular files only")
+        _refuse_foreign_link(path, folder)
         if path.is_file() and path.suffix in MODEL_FILES:
             files[path.relative_to(folder).as_posix()] = path
-    return files
+    return {name: files[given] for name, given in _used(files).items()}
+
+
+def _used(names: Iterable[str]) -> dict[str, str]:
+    """Of a model folder's files those that are read: the name that each gets, and its own.
+
+    Weights of half precision are left out, unless there are no others: many fine-tunes come in float16 alone.
+    """
+    given = set(names)
+    used = {name: name for name in given if not any(fnmatchcase(name, pattern) for pattern in UNUSED)}
+    halves = {name.replace(".fp16.", "."): name for name in given if ".fp16." in PurePosixPath(name).name}
+    return dict(sorted((halves | used).items()))
+
+
+def _refuse_foreign_link(path: Path, folder: Path) -> None:
+    """Raise :class:`InputError` for a link, but one of the hub's own cache (``snapshots/COMMIT/FILE``), whose files lie in ``blobs``."""
+    if not path.is_symlink():
+        return
+    root = folder.resolve()
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else None
+    if blobs is None or not path.is_file() or path.resolve().parent != blobs:
+        raise InputError(f"{path} is a link; a model folder may hold regular files only (cp -rL copies what links lead to)")
 
 
 def named_local_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """What :func:`fetch_named_files` copies of a local folder, by name. Raises :class:`InputError`."""
     for name in names:
-        if (folder / name).is_symlink():
-            raise InputError(f"{folder / name} is a link; a model folder may hold regular files only")
+        _refuse_foreign_link(folder / name, folder)
     return {name: folder / name for name in names if (folder / name).is_file()}
 
 
@@ -76,7 +96,11 @@ def _copy_all(files: Mapping[str, Path], destination: Path) -> None:
 
 def _copy_remote(url: str, destination: Path) -> None:
     try:
-        copied = fetch_folder(url, destination, keep=lambda name: PurePosixPath(name).suffix in MODEL_FILES)
+        listed = [name for name in list_folder(url) if PurePosixPath(name).suffix in MODEL_FILES]
+        used = _used(listed)
+        copied = fetch_folder(url, destination, keep=lambda name: name in used.values())
+        for name, given in used.items():
+            (destination / given).rename(destination / name)
     except TryAgain as error:
         raise InputError(f"{url} cannot be fetched: {error}") from None
     if not copied:
@@ -93,7 +117,7 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
             revision=revision,
             local_dir=str(destination),
             allow_patterns=list(patterns),
-            ignore_patterns=list(UNUSED_ON_THE_HUB),
+            ignore_patterns=list(UNUSED),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if is_disk_full(error):
