@@ -38,7 +38,7 @@ def test_diffused_latents_have_the_dtype_of_the_input(schedule: NoiseSchedule, d
     assert schedule.to(dtype=dtype).ve_sigma().dtype == dtype
 
 
-@pytest.mark.parametrize("abar", [[0.9, 0.9, 0.5], [1.0, 0.5], [0.5, 0.0], [0.5, 0.9], [[0.9, 0.5]]])
+@pytest.mark.parametrize("abar", [[0.9, 0.9, 0.5], [1.0, 0.5], [0.5, 0.0, 0.0], [0.5, -0.1], [0.5, 0.9], [[0.9, 0.5]]])
 def test_noise_schedule_refuses_alphas_that_do_not_decrease_inside_zero_and_one(abar: list[float]) -> None:
     with pytest.raises(ValueError, match="decrease strictly"):
         NoiseSchedule.from_alphas_cumprod(torch.tensor(abar))

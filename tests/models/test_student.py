@@ -173,9 +173,11 @@ def test_adapter_weights_depend_on_the_seed_only(teacher: Teacher) -> None:
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-def test_adapter_targets_that_match_no_layer_are_refused(teacher: Teacher) -> None:
-    with pytest.raises(InputError, match=r"student\.targets: .*to_nowhere"):
-        Student.adapting(teacher, AdapterShape(2, 2, ("to_nowhere",)), seed=0)
+@pytest.mark.parametrize("targets", [("to_nowhere",), ("to_q", "to_nowhere"), ("to_q", "o_q", "to_nowhere")])
+def test_adapter_targets_that_match_no_layer_are_refused_by_name(teacher: Teacher, targets: tuple[str, ...]) -> None:
+    unknown = ", ".join(target for target in targets if target != "to_q")
+    with pytest.raises(InputError, match=rf"student\.targets names {unknown}, and the teacher's UNet has no such layer"):
+        Student.adapting(teacher, AdapterShape(2, 2, targets), seed=0)
 
 
 def test_adapter_on_a_half_precision_teacher_trains_in_float32(teacher_folder: Path) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from rglcd import progress
 from rglcd.cli import main
@@ -144,7 +147,7 @@ SPOILT = {
         lambda source_models: _swap(source_models, "expert", "teacher/text_encoder"),
         "describes a CLIPTextModel, not a CLIPModel",
     ),
-    "teacher is a scorer": (lambda source_models: _swap(source_models, "teacher", "expert"), "vae is missing"),
+    "teacher is a scorer": (lambda source_models: _swap(source_models, "teacher", "expert"), "teacher/model_index.json is missing"),
     "unet is a VAE": (
         lambda source_models: _swap(source_models, "teacher/unet", "teacher/vae"),
         "describes a AutoencoderKL, not a UNet2DConditionModel",
@@ -375,3 +378,128 @@ def test_rehash_reads_every_file_again(
         main(["run", "prepare", *words])
         assert len(files_read) == expected
     assert capsys.readouterr().out.count("prepare: nothing to do") == 3
+
+
+# --- tried before anything is made ---------------------------------------------------------------
+
+
+def edit_json(path: Path, **values: object) -> None:
+    """``None`` removes the key."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def edit_tensor(path: Path, name: str, value: float) -> None:
+    tensors = load_file(path)
+    tensors[name].view(-1)[3] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def another_unet(source_models: Path, **changes: object) -> None:
+    config = json.loads((source_models / "teacher/unet/config.json").read_text())
+    kept = {name: value for name, value in config.items() if not name.startswith("_")}
+    UNet2DConditionModel(**kept | changes).save_pretrained(source_models / "teacher/unet")
+
+
+UNET, VAE = "teacher/unet/diffusion_pytorch_model.safetensors", "teacher/vae/diffusion_pytorch_model.safetensors"
+INDEX, TOKENIZER = "teacher/model_index.json", "teacher/tokenizer/tokenizer_config.json"
+
+UNUSABLE = {
+    "NaN in the UNet": (
+        lambda root: edit_tensor(root / UNET, "conv_in.weight", float("nan")),
+        "the tensor conv_in.weight holds values that are NaN",
+    ),
+    "infinity in the VAE": (
+        lambda root: edit_tensor(root / VAE, "decoder.conv_out.weight", float("inf")),
+        "the tensor decoder.conv_out.weight holds values that are infinite",
+    ),
+    "NaN in a scorer": (
+        lambda root: edit_tensor(root / "expert/model.safetensors", "visual_projection.weight", float("nan")),
+        "scorers/expert/model.safetensors: the tensor visual_projection.weight holds values that are NaN",
+    ),
+    "NaN in the feature network": (
+        lambda root: edit_tensor(root / "features/model.safetensors", "embedder.embedder.convolution.weight", float("nan")),
+        "features/model.safetensors: the tensor embedder.embedder.convolution.weight holds values that are NaN",
+    ),
+    "weights that overflow": (
+        lambda root: edit_tensor(root / VAE, "decoder.conv_out.weight", 3e38),
+        "the picture that it gives back is not finite",
+    ),
+    "an inpainting model": (
+        lambda root: another_unet(root, in_channels=9),
+        "takes 9 channels and the VAE's latents have 4: it is an inpainting model",
+    ),
+    "an edit model": (lambda root: another_unet(root, in_channels=8), "it is an edit or upscaling model"),
+    "a learned variance": (lambda root: another_unet(root, out_channels=8), "gives 8 channels"),
+    "a UNet for another text encoder": (
+        lambda root: another_unet(root, cross_attention_dim=24),
+        "reads captions of width 24, and the text encoder gives 16",
+    ),
+    "Stable Diffusion 3": (
+        lambda root: edit_json(root / INDEX, _class_name="StableDiffusion3Pipeline"),
+        "is a StableDiffusion3Pipeline, Stable Diffusion 3 (flow matching, a transformer)",
+    ),
+    "FLUX": (lambda root: edit_json(root / INDEX, _class_name="FluxPipeline"), "FLUX (flow matching, a transformer)"),
+    "another transformer": (
+        lambda root: edit_json(root / INDEX, _class_name="NewPipeline", unet=None, transformer=["diffusers", "X"]),
+        "NewPipeline whose network is a transformer",
+    ),
+    "latents scaled by channel": (
+        lambda root: edit_json(root / "teacher/vae/config.json", latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+        "says latents_mean",
+    ),
+    "a tokenizer without a length": (
+        lambda root: edit_json(root / TOKENIZER, model_max_length=None),
+        'model_max_length is missing, and [...]/text_encoder has 16 positions; write "model_max_length": 16 into it',
+    ),
+    "a tokenizer with too great a length": (lambda root: edit_json(root / TOKENIZER, model_max_length=32), "model_max_length is 32"),
+    "another model's tokenizer": (
+        lambda root: _cut_vocabulary(root),
+        "they are not of one model",
+    ),
+}
+
+
+def _cut_vocabulary(root: Path) -> None:
+    config = CLIPTextConfig(**json.loads((root / "teacher/text_encoder/config.json").read_text()) | {"vocab_size": 100})
+    CLIPTextModel(config).save_pretrained(root / "teacher/text_encoder")
+
+
+@pytest.mark.parametrize("harm", UNUSABLE)
+def test_what_could_not_be_used_after_hours_is_refused_by_prepare(source_models: Path, harm: str) -> None:
+    spoil, said = UNUSABLE[harm]
+    spoil(source_models)
+    message = refusal(source_models)
+    assert re.search(re.escape(said).replace(re.escape("[...]"), ".*"), message), message
+
+
+def test_a_grid_that_does_not_divide_the_schedule_is_refused_with_those_that_do(source_models: Path) -> None:
+    message = refusal(source_models, "model.num_ddim_steps=60")
+    assert "model.num_ddim_steps 60 does not divide the 1000 timesteps" in message
+    assert message.endswith("choose one of 10, 20, 25, 40, 50, 100, 125, 200, 250")
+
+
+OWN_FAULTS = {
+    "raises": ("raise ZeroDivisionError('by zero')", "the scorer 'mine' cannot be called: ZeroDivisionError: by zero"),
+    "one score for a batch": ("return pixels.mean()", "the scorer 'mine': a score has shape (), not (1,)"),
+    "NaN": ("return pixels.mean(dim=(1, 2, 3)) * float('nan')", "the scorer 'mine': a score is not finite"),
+}
+
+
+@pytest.mark.parametrize("fault", OWN_FAULTS)
+def test_an_own_reward_that_cannot_score_a_picture_is_refused_by_prepare(
+    source_models: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    body, said = OWN_FAULTS[fault]
+    name = f"own_{sum(map(ord, fault))}"
+    metadata = source_models.parent / "site" / f"{name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[rglcd.rewards]\nmine = {name}:Own\n")
+    (metadata.parent / f"{name}.py").write_text(
+        "import torch\nclass Own:\n    differentiable, range, logit_scale, text_width = True, (0, 1), 1.0, 0\n"
+        "    def __init__(self, folder, **place): pass\n    def weights_sha256(self): return None\n"
+        f"    def encode_text(self, captions): return torch.zeros(len(captions), 0)\n    def score(self, pixels, text): {body}\n"
+    )
+    monkeypatch.syspath_prepend(str(metadata.parent))
+    assert said in refusal(source_models, "preparation.scorers.mine={kind: entry-point, name: mine}")

@@ -27,11 +27,11 @@ class NoiseSchedule:
     def from_alphas_cumprod(cls, abar: Tensor) -> Self:
         """The schedule with alpha_t**2 = `abar` (T,), in abar's dtype; bit-equal to diffusers from its own table.
 
-        Raises ValueError unless abar decreases strictly inside (0, 1): at 0 or 1 a network output no longer
-        determines both the sample and its noise.
+        The last may be 0 (zero terminal SNR, arXiv 2305.08891): there v and x0 still determine both the sample and its noise,
+        and eps does not. Raises ValueError unless abar decreases strictly below 1 to that.
         """
-        if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()) or not bool((abar.diff() < 0).all()):
-            raise ValueError("alphas_cumprod must be one-dimensional and decrease strictly inside (0, 1)")
+        if abar.ndim != 1 or not bool(((abar >= 0) & (abar < 1)).all()) or not bool((abar.diff() < 0).all()):
+            raise ValueError("alphas_cumprod must be one-dimensional and decrease strictly inside (0, 1), the last to 0 at least")
         return cls(alphas=abar.sqrt(), sigmas=(1 - abar).sqrt())
 
     @classmethod
@@ -44,6 +44,11 @@ class NoiseSchedule:
     def num_timesteps(self) -> int:
         """T."""
         return len(self.alphas)
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether z_(T-1) is noise alone."""
+        return bool(self.alphas[-1] == 0)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same schedule on `device`; move it to the training device once, or every `at` copies the tables there."""
@@ -61,5 +66,5 @@ class NoiseSchedule:
         return alpha * z0 + sigma * eps
 
     def ve_sigma(self) -> Tensor:
-        """Noise in units of the signal (T,): the variance exploding sigma in which iCT's noise levels are given."""
+        """Noise in units of the signal (T,), infinite where there is none: the variance exploding sigma of iCT's noise levels."""
         return self.sigmas / self.alphas

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rglcd import progress
+from rglcd.errors import InputError
 from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
 from rglcd.evaluation.generation import as_png, from_png
 from rglcd.evaluation.statistics import diversity, high_frequency_energy, saturation
@@ -123,13 +124,17 @@ class Observed:
 def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch_size: int, sheet_images: int, task: str) -> Observed:
     """Draw an image for each of ``captions`` in batches and rate it, rounded as a PNG would be, by the whole panel.
 
-    Time is taken around ``draw`` only, and its median over batches is given: the first batch warms up.
+    Time is taken around ``draw`` only, and its median over batches is given: the first batch warms up. Raises
+    :class:`InputError` for a picture that is not finite.
     """
     batches = []
     progress.report(task, done=0, total=len(captions), unit="images")
     for start in range(0, len(captions), batch_size):
         indices = range(start, min(start + batch_size, len(captions)))
         drawn, seconds = _timed(draw, indices, panel.device)
+        if not bool(drawn.isfinite().all()):
+            # As whole numbers they would be black pictures, and be measured as such.
+            raise InputError(f"{task}: a picture among numbers {start} to {indices.stop - 1} is not finite (NaN): this model is broken")
         batches.append(_rate(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
         progress.report(task, done=indices.stop, total=len(captions), unit="images")
     return Observed(

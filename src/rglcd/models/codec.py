@@ -37,7 +37,14 @@ class Codec:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Codec":
         """The VAE of the diffusers pipeline in ``folder``."""
-        return cls(load_weights(AutoencoderKL, folder / "vae", dtype=dtype).to(device))
+        vae = load_weights(AutoencoderKL, folder / "vae", dtype=dtype).to(device)
+        for key in ("latents_mean", "latents_std"):
+            if vae.config.get(key) is not None:
+                raise InputError(
+                    f"{folder}/vae/config.json says {key}: its latents are scaled channel by channel (Playground v2.5), which is not "
+                    "supported; name a teacher of Stable Diffusion 1.x, 2.x or XL"
+                )
+        return cls(vae)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of a square image of ``resolution`` pixels; :class:`InputError` when the VAE cannot halve it evenly."""

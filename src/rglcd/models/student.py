@@ -11,7 +11,7 @@ Shapes: B batch, (C, h, w) latents.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +85,10 @@ class Student:
     def adapting(cls, teacher: Teacher, adapter: AdapterShape, *, seed: int) -> "Student":
         """A trainable adapter, in float32, on the teacher's own frozen weights: they are shared, not copied.
 
-        ``seed`` draws the first factor; :class:`InputError` when ``targets`` name no layer.
+        ``seed`` draws the first factor; :class:`InputError` when one of ``targets`` names no layer.
         """
         unet = _twin(teacher.unet, shared=dict(teacher.unet.named_parameters()))
+        _require_layers(unet, adapter.targets)
         config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.targets))
         # peft draws from the global generator, on the CPU.
         with torch.random.fork_rng(devices=[]):
@@ -176,6 +177,14 @@ class Student:
     def _frozen(self) -> "Student":
         self.unet.eval().requires_grad_(False)
         return self
+
+
+def _require_layers(unet: nn.Module, targets: Sequence[str]) -> None:
+    """peft itself minds only when none of ``targets`` names a layer: half a typo would train without the layers that it meant."""
+    names = [name for name, _ in unet.named_modules()]
+    unknown = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+    if unknown:
+        raise InputError(f"student.targets names {', '.join(unknown)}, and the teacher's UNet has no such layer")
 
 
 def _twin(unet: UNet2DConditionModel, *, shared: Mapping[str, nn.Parameter]) -> UNet2DConditionModel:

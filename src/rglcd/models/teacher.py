@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from rglcd.core.condition import Condition
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
+from rglcd.models.families import refuse_other_schedules
 from rglcd.models.loading import load_weights, read_json
 from rglcd.models.text import is_xl
 
@@ -63,19 +64,26 @@ def unet_kwargs(cond: Condition) -> dict[str, Any]:
 
 
 def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
-    """The noise schedule and prediction type that a diffusers scheduler folder declares."""
-    declared = read_json(folder / "scheduler_config.json")
+    """The noise schedule and prediction type that a diffusers scheduler folder declares. Raises :class:`InputError`."""
+    path = folder / "scheduler_config.json"
+    declared = read_json(path)
+    refuse_other_schedules(declared, where=path)
     try:
         kind = PredictionType(declared.get("prediction_type", "epsilon"))
     except ValueError:
         known = ", ".join(kind.value for kind in PredictionType)
         raise InputError(f"{folder}: prediction_type {declared['prediction_type']!r} is none of {known}; name another teacher") from None
-    # Every discrete scheduler of diffusers shares these keys; DDIM's class computes the products of alphas from them.
+    # Every discrete scheduler of diffusers shares these keys; DDPM's class, which knows all schedules, multiplies the alphas.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    scheduler = DDIMScheduler(**{key: declared[key] for key in keys if key in declared})
     try:
-        return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod), kind
-    except ValueError as error:
+        scheduler = DDPMScheduler(**{key: declared[key] for key in keys if key in declared})
+        schedule = NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path} describes no noise schedule: {' '.join(str(error).split())[:300]}") from None
+    if schedule.has_zero_terminal_snr and kind is PredictionType.EPSILON:
+        # Pure noise holds nothing of x0, so predicting the noise says nothing: arXiv 2305.08891, Sec. 3.1
         raise InputError(
-            f"{folder}: {error}; a schedule of zero terminal signal (rescale_betas_zero_snr) is not supported: name a teacher without it"
-        ) from None
+            f"{path} says rescale_betas_zero_snr and prediction_type epsilon: at its last timestep there is nothing to predict; "
+            "name a teacher that was trained on v_prediction, or one without it"
+        )
+    return schedule, kind

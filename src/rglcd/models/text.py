@@ -13,7 +13,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from rglcd.core.condition import Condition
+from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights, read_json
+
+_NO_LENGTH = 10**9
+"""transformers gives a tokenizer that declares no length 10**30."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class TextEncoder:
             TextTower(load_weights(kind, folder / encoder, dtype=dtype).to(device), load_tokenizer(folder / tokenizer))
             for kind, (encoder, tokenizer) in zip(kinds, text_parts(folder), strict=False)
         ]
+        for tower, (encoder, tokenizer) in zip(towers, text_parts(folder), strict=True):
+            _require_fit(tower, encoder=folder / encoder, tokenizer=folder / tokenizer)
         return cls(towers, zero_null=is_xl(folder) and bool(_index(folder).get("force_zeros_for_empty_prompt", True)))
 
     @property
@@ -95,6 +101,22 @@ def text_parts(folder: Path) -> tuple[tuple[str, str], ...]:
     """Sub-folders of the text encoders and tokenizers of the diffusers pipeline in ``folder``, in their order."""
     first = ("text_encoder", "tokenizer")
     return (first, ("text_encoder_2", "tokenizer_2")) if is_xl(folder) else (first,)
+
+
+def _require_fit(tower: TextTower, *, encoder: Path, tokenizer: Path) -> None:
+    """Raise :class:`InputError` for a tokenizer that makes what the encoder cannot read. diffusers' pipelines fail there too."""
+    positions, vocabulary = int(tower.model.config.max_position_embeddings), int(tower.model.config.vocab_size)
+    if not 1 <= tower.tokenizer.model_max_length <= positions:
+        raise InputError(
+            f"{tokenizer}/tokenizer_config.json: model_max_length is {_or_missing(tower.length)}, and {encoder} has {positions} "
+            f'positions; write "model_max_length": {positions} into it'
+        )
+    if (largest := max(tower.tokenizer.get_vocab().values())) >= vocabulary:
+        raise InputError(f"{tokenizer} makes token ids up to {largest}, and {encoder} knows {vocabulary}: they are not of one model")
+
+
+def _or_missing(length: int) -> str:
+    return "missing" if length >= _NO_LENGTH else str(length)
 
 
 def _index(folder: Path) -> dict[str, object]:

@@ -55,6 +55,11 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
     frozen = dtype_of(distillation.precision)
     teacher = Teacher.load(folder, dtype=frozen, device=world.device)
     _require_timesteps(materials, teacher.schedule.num_timesteps)
+    if teacher.schedule.has_zero_terminal_snr and distillation.weighting == "inverse_gap":
+        raise InputError(
+            "distillation.weighting inverse_gap gives no weight to the last timestep of a zero terminal SNR teacher, where every picture "
+            "begins: use even"
+        )
     codec = _codec(materials, reward, world=world)
     start = Teacher.load(folder, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
     return Distiller(

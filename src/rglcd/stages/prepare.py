@@ -1,22 +1,22 @@
 """Stage ``prepare``: fetch every frozen model, verify it, lay it out. Nothing is trained here."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rglcd import progress
 from rglcd.config import Model, ModelSource, Preparation, WeightsSource
 from rglcd.errors import InputError
 from rglcd.models.checkpoint_import import read_checkpoint
-from rglcd.models.codec import Codec
 from rglcd.models.features import load_features
-from rglcd.models.teacher import Teacher
-from rglcd.models.text import TextEncoder
+from rglcd.models.trial import CAPTION, refuse_weights_that_are_not_finite, try_features, try_scorer, try_teacher
 from rglcd.rewards.conversion import CONVERTERS, Converter
+from rglcd.rewards.protocol import Reward
 from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.outside import ModelRole, model_roles, reward_code, reward_facts
 from rglcd.stages.pretrained import write_catalogue
@@ -124,11 +124,16 @@ def _pinned(what: str, source: ModelSource, digest: str) -> str:
 
 
 def _open_each(folder: Path, model: Model, preparation: Preparation, *, catalogue: Catalogue) -> None:
-    """What cannot be opened is refused here, not after an hour of caching."""
+    """What cannot be opened, or used on a caption and a drawn picture, is refused here, not after an hour of caching."""
     device = torch.device("cpu")
-    Codec.load(folder / "teacher", dtype=torch.float32, device=device).latent_shape(model.resolution)
-    TextEncoder.load(folder / "teacher", dtype=torch.float32, device=device)
-    Teacher.load(folder / "teacher", dtype=torch.float32, device=device)
+    try_teacher(folder / "teacher", resolution=model.resolution, num_ddim_steps=model.num_ddim_steps)
     for name in catalogue:
-        open_scorer(name, catalogue, folder / "scorers", dtype=torch.float32, device=device)
-    load_features(preparation.features.kind, folder / "features", device=device)
+        refuse_weights_that_are_not_finite(folder / "scorers" / name)
+        try_scorer(name, _score_of_one(open_scorer(name, catalogue, folder / "scorers", dtype=torch.float32, device=device)))
+    features = load_features(preparation.features.kind, folder / "features", device=device)
+    refuse_weights_that_are_not_finite(folder / "features")
+    try_features(folder / "features", features)
+
+
+def _score_of_one(reward: Reward) -> Callable[[Tensor], Tensor]:
+    return lambda pixels: reward.score(pixels, reward.encode_text([CAPTION]))
