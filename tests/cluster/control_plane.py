@@ -70,6 +70,12 @@ class Cluster:
         config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)
         return client.ApiClient(configuration)
 
+    def patient_client(self) -> Any:
+        """A new client as the launcher has it."""
+        from rglcd.launch.cluster_client import PatientClient
+
+        return PatientClient(self.client().configuration)
+
 
 def check_tools() -> None:
     """Raises :class:`UnavailableError` unless there is a kubectl that is new enough, and a control plane to start or to use."""

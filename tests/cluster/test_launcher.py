@@ -56,7 +56,7 @@ def launch(cluster: Cluster, placement: Placement, tmp_path: Path) -> Iterator[C
             given,
             stage=DISTILL,
             placement=replace(placement, **changes),
-            api=cluster.client(),
+            api=cluster.patient_client(),
             failure_file=tmp_path / "student.failure.json",
             poll_seconds=0.3,
         )
@@ -136,14 +136,14 @@ def test_out_of_memory_is_named_as_the_reason(cluster: Cluster, placement: Place
 
 
 def test_job_whose_image_cannot_be_pulled_ends(cluster: Cluster, placement: Placement, launch) -> None:
-    with pytest.raises(InputError, match=r"ImagePullBackOff.*unpullable"):
-        launch(app("pass", image="rg-lcd/unpullable@sha256:0"))
+    with pytest.raises((InputError, JobError), match=r"ImagePullBackOff.*unpullable"):
+        launch(app("pass", image="rg-lcd/unpullable@sha256:0"), start_seconds=5)
     assert jobs(cluster, placement) == []
 
 
 def test_role_of_the_launcher_is_sufficient(cluster: Cluster, placement: Placement, launch) -> None:
     cluster.kubectl("apply", "-n", placement.namespace, "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
-    api = cluster.client()
+    api = cluster.patient_client()
     api.set_default_header("Impersonate-User", f"system:serviceaccount:{placement.namespace}:rglcd-launcher")
     with pytest.raises(JobError, match="exit code 9"):
         run_kubernetes_job(app("raise SystemExit(9)"), stage=DISTILL, placement=placement, api=api, poll_seconds=0.3)
@@ -183,7 +183,7 @@ def test_a_stage_without_gpus_never_lands_on_a_gpu_node(cluster: Cluster, placem
     shard = stage_named("shard")
     given = app("pass")
     given.roles[0].resource.gpu = 0
-    run_kubernetes_job(given, stage=shard, placement=placement, api=cluster.client(), poll_seconds=0.3)
+    run_kubernetes_job(given, stage=shard, placement=placement, api=cluster.patient_client(), poll_seconds=0.3)
     (pod,) = pods(cluster, placement)
     assert pod["spec"]["nodeName"] == "cpu-0"
     # Not by the taint alone: the tolerant stay away too.
@@ -266,6 +266,7 @@ LAUNCHER = """
 import os, sys
 from kubernetes import client, config
 from rglcd.launch.boundary import process_boundary
+from rglcd.launch.cluster_client import PatientClient
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.settings import load_settings, placement_of
 from rglcd.stages.table import stage_named
@@ -276,7 +277,7 @@ config.load_kube_config(kubeconfig, client_configuration=configuration)
 stage = stage_named("distill")
 placement = placement_of(load_settings(), stage=stage, request=body)
 with process_boundary():
-    run_kubernetes_job(app(body), stage=stage, placement=placement, api=client.ApiClient(configuration), poll_seconds=0.3)
+    run_kubernetes_job(app(body), stage=stage, placement=placement, api=PatientClient(configuration), poll_seconds=0.3)
 """
 
 

@@ -62,7 +62,7 @@ def test_crash_of_a_pod_names_pod_rank_cause_and_last_line(tmp_path: Path) -> No
 
 def test_without_a_termination_message_the_log_gives_the_reason() -> None:
     reason = reason_of(pod("p-0", code=137, why="OOMKilled"), log=["a", "b"])
-    assert reason.in_one_line == "p-0: OOMKilled (exit code 137): b"
+    assert reason.in_one_line.startswith("p-0: OOMKilled (exit code 137): b; smaller batches")
 
 
 def test_killed_pod_with_exit_code_2_is_not_bad_input() -> None:
@@ -74,7 +74,7 @@ def test_a_pod_whose_image_cannot_be_had_is_stuck() -> None:
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}}
     found = stuck([{"metadata": {"name": "p"}, "status": {"phase": "Pending", "containerStatuses": [waiting]}}])
     assert found is not None
-    assert found.in_one_line == 'p: ImagePullBackOff: Back-off pulling image "x"'
+    assert found.in_one_line.startswith('p: ImagePullBackOff: Back-off pulling image "x"; ')
     creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
     assert stuck([{"metadata": {"name": "p"}, "status": {"phase": "Pending", "containerStatuses": [creating]}}]) is None
 

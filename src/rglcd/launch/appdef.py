@@ -10,6 +10,7 @@ from torchx import specs
 
 from rglcd.config import Section
 from rglcd.errors import InputError
+from rglcd.launch.kept_failures import FAILURES_FOLDER, failures_folder
 from rglcd.launch.placement import Accelerators, Placement
 from rglcd.launch.resources import RESOURCES, Resources
 from rglcd.stages.computation import Artifacts
@@ -76,8 +77,19 @@ def cluster_app(
     app = _app(stage, image=placement.image, entrypoint="python", args=args)
     (role,) = app.roles
     role.num_replicas = placement.num_nodes
+    folder = _failures_folder(Path(artifacts[stage.outputs[0]]), placement) if stage.outputs[0] in artifacts else None
+    if folder is not None:
+        role.env[FAILURES_FOLDER] = str(folder)
     role.env["RGLCD_PREFLIGHT"] = _expected(RESOURCES[stage.profile], placement.accelerators)
     return app
+
+
+def _failures_folder(output: Path, placement: Placement) -> Path | None:
+    """Where failed attempts leave what they know, on the claim, which outlives the pod: beside the artifact if that lies there."""
+    if placement.store is None:
+        return None
+    mount = Path(placement.store[0])
+    return failures_folder(output if output.is_relative_to(mount) else mount / output.name)
 
 
 def _app(stage: Stage, *, image: str, entrypoint: str, args: list[str]) -> specs.AppDef:

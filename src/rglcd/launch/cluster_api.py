@@ -1,9 +1,7 @@
 """The launcher's side of the API server: the Volcano Jobs of one run and stage, their pods, events and logs."""
 
-import json
-import sys
-import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from kubernetes import client
@@ -11,9 +9,12 @@ from kubernetes.client.rest import ApiException
 from torchx import specs
 from torchx.schedulers.kubernetes_scheduler import KubernetesJob, KubernetesScheduler, Opts
 
-from rglcd.errors import InputError
-from rglcd.launch.placement import EarlierAttempts, Placement
-from rglcd.launch.volcano_job import LABEL
+from rglcd.errors import InputError, TryAgain
+from rglcd.launch.cluster_client import LOG_TIMEOUTS, PatientClient
+from rglcd.launch.cluster_trouble import is_answer_of_its_own, said, say
+from rglcd.launch.job_reason import refusal_of
+from rglcd.launch.placement import Placement
+from rglcd.launch.volcano_job import BEGAN, LABEL, WORK
 from rglcd.stages.table import Stage
 
 GROUP, VERSION, PLURAL = "batch.volcano.sh", "v1alpha1", "jobs"
@@ -27,29 +28,20 @@ VERBS: dict[tuple[str, str], tuple[str, ...]] = {
 """Every verb that the launcher uses, by API group and resource: its Role holds these and no more."""
 
 FINISHED = frozenset({"Completed", "Failed", "Terminated", "Aborted"})
-_WORK = f"{LABEL}/work"
 
+_EVENTS_OF_ONE, _PODS_ASKED = 50, 4
+"""Bounds of what is read of events: an object's may be hundreds, a namespace's hundreds of thousands."""
 
-def cluster_client() -> client.ApiClient:
-    """A client by the pod's ServiceAccount, or by kubeconfig outside a cluster; :class:`InputError` without either."""
-    from kubernetes import config
-
-    configuration = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException:
-        try:
-            config.load_kube_config(client_configuration=configuration)
-        except config.ConfigException as error:
-            raise InputError(f"no cluster: {' '.join(str(error).split())}; set KUBECONFIG, or run in a pod with a ServiceAccount") from None
-    return client.ApiClient(configuration)
+_NO_VOLCANO = (
+    "the cluster knows no Volcano Jobs (batch.volcano.sh/v1alpha1): install Volcano 1.10 or later "
+    "(https://volcano.sh/en/docs/installation), or name another cluster by KUBECONFIG"
+)
 
 
 def end_jobs(api: client.ApiClient, *, run: str, namespace: str) -> list[str]:
     """Delete the jobs of ``run`` that still go on; return their names. Those that ended stay visible for their time."""
     custom = client.CustomObjectsApi(api)
-    listed = custom.list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, label_selector=f"{LABEL}/run={run}")
-    going = [job["metadata"]["name"] for job in listed["items"] if not is_finished(job)]
+    going = [job["metadata"]["name"] for job in _listed(custom, namespace, f"{LABEL}/run={run}") if not is_finished(job)]
     for name in going:
         _delete(custom, namespace, name)
     return going
@@ -58,50 +50,40 @@ def end_jobs(api: client.ApiClient, *, run: str, namespace: str) -> list[str]:
 class Jobs:
     """The jobs of one run and stage, and their pods."""
 
-    def __init__(self, api: client.ApiClient, placement: Placement, stage: Stage, *, work: str) -> None:
-        self._api, self._placement, self._stage, self._work = api, placement, stage, work
-        self._namespace = placement.namespace
+    def __init__(self, api: PatientClient, placement: Placement, stage: Stage) -> None:
+        self.api = api
+        self.namespace = placement.namespace
+        self._placement, self._stage = placement, stage
         self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
 
     def submit(self, job: dict[str, Any]) -> str:
         """Create ``job``, or adopt the one of that name; :class:`InputError` when that one does other work."""
         name: str = job["metadata"]["name"]
-        job["metadata"]["annotations"][_WORK] = self._work
-        options = Opts(queue=self._placement.queue, namespace=self._namespace)
+        options = Opts(queue=self._placement.queue, namespace=self.namespace)
         info: specs.AppDryRunInfo[KubernetesJob] = specs.AppDryRunInfo(KubernetesJob({}, job), repr)
         info.cfg = options
         try:
-            KubernetesScheduler("rglcd", client=self._api).schedule(info)
+            KubernetesScheduler("rglcd", client=self.api).schedule(info)
         except ValueError as error:  # what TorchX makes of a conflict
             existing = self.get(name)
             if not isinstance(error.__cause__, ApiException) or error.__cause__.status != 409 or existing is None:
                 raise
-            self._check_work(existing)
+            require_work(existing, job["metadata"]["annotations"][WORK])
             say(f"{name} exists; following it")
             return name
         except ApiException as error:
-            raise InputError(f"the cluster refuses {name}: {_said(error)}") from None
-        say(f"{name} submitted to queue {self._placement.queue} in namespace {self._namespace}")
+            raise _refusal(name, error) from None
+        say(f"{name} submitted to queue {self._placement.queue} in namespace {self.namespace}")
         return name
 
-    def beginning(self, earlier: EarlierAttempts) -> tuple[int, str | None, int]:
-        """Where to begin: attempt, the name of its job if there is one to follow, and the failures before it."""
-        known = sorted(self._all(), key=_attempt)
-        if not known:
-            return 1, None, 0
-        last = known[-1]
-        name: str = last["metadata"]["name"]
-        counted = earlier is EarlierAttempts.COUNTED
-        failures = sum(phase_of(job) == "Terminated" for job in known[:-1]) if counted else 0
-        if is_finished(last) and not counted:
-            return _attempt(last) + 1, None, 0
-        self._check_work(last)
-        say(f"{name} is there already; following it")
-        return _attempt(last), name, failures
+    def known(self) -> list[dict[str, Any]]:
+        """The jobs of the run and stage that the cluster still has, first attempt first."""
+        selector = f"{LABEL}/run={self._placement.run},{LABEL}/stage={self._stage.name}"
+        return sorted(_listed(self._custom, self.namespace, selector), key=attempt_of)
 
     def get(self, name: str) -> dict[str, Any] | None:
         try:
-            job: dict[str, Any] = self._custom.get_namespaced_custom_object(GROUP, VERSION, self._namespace, PLURAL, name)
+            job: dict[str, Any] = self._custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -109,17 +91,23 @@ class Jobs:
         return job
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        listed = self._core.list_namespaced_pod(self._namespace, label_selector=f"app.kubernetes.io/instance={name}")
+        listed = self._core.list_namespaced_pod(self.namespace, label_selector=f"app.kubernetes.io/instance={name}")
         return self._plain(listed.items)
 
-    def events(self, name: str, pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        names = {name, *(pod["metadata"]["name"] for pod in pods)}
-        listed = self._plain(self._core.list_namespaced_event(self._namespace).items)
-        return [event for event in listed if event["involvedObject"].get("name", "") in names]
+    def events(self, job: Mapping[str, Any], pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What was said of the job, of its PodGroup (Volcano's, ``<job>-<uid>``) and of the first pods that wait."""
+        metadata = job["metadata"]
+        waiting = [pod["metadata"]["name"] for pod in pods if pod.get("status", {}).get("phase") == "Pending"]
+        names = [metadata["name"], f"{metadata['name']}-{metadata.get('uid', '')}", *sorted(waiting)[:_PODS_ASKED]]
+        return [event for name in names for event in self._events_of(name)]
+
+    def _events_of(self, name: str) -> list[dict[str, Any]]:
+        selector = f"involvedObject.name={name}"
+        return self._plain(self._core.list_namespaced_event(self.namespace, field_selector=selector, limit=_EVENTS_OF_ONE).items)
 
     def delete(self, name: str) -> None:
         """Delete the job; Kubernetes deletes its pods, which get their time to save."""
-        _delete(self._custom, self._namespace, name)
+        _delete(self._custom, self.namespace, name)
 
     def wait_until_gone(self, name: str, *, seconds: float, poll_seconds: float) -> list[dict[str, Any]]:
         """Wait for the pods of a deleted job; return them as last seen."""
@@ -129,50 +117,94 @@ class Jobs:
             if not pods:
                 break
             last = pods
-            time.sleep(poll_seconds)
+            self.api.clock.pause(poll_seconds)
         return last
 
-    def log_lines(self, pod: Mapping[str, Any]) -> Iterator[str]:
-        """The log of ``pod``, followed to its end."""
+    def log_lines(self, pod: Mapping[str, Any], *, since_seconds: int | None = None) -> Iterator[str]:
+        """The log of ``pod``, each line with its time at its head, followed until the stream ends."""
+        since = {} if since_seconds is None else {"since_seconds": since_seconds}
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
-        response = self._core.read_namespaced_pod_log(name, self._namespace, container=container, follow=True, _preload_content=False)
+        response = self._core.read_namespaced_pod_log(
+            name, self.namespace, container=container, follow=True, timestamps=True, _preload_content=False, **since
+        )
         rest = b""
         for chunk in response.stream():
             *whole, rest = (rest + chunk).split(b"\n")
             yield from (line.decode(errors="replace") for line in whole)
+        if rest:  # a program that ended in the middle of a line
+            yield rest.decode(errors="replace")
 
     def log_tail(self, pod: Mapping[str, Any]) -> list[str]:
         """The last lines of ``pod``, if it is still there."""
         try:
-            text: str = self._core.read_namespaced_pod_log(pod["metadata"]["name"], self._namespace, tail_lines=50)
-        except ApiException:
+            response = self._core.read_namespaced_pod_log(
+                pod["metadata"]["name"], self.namespace, tail_lines=50, _preload_content=False, _request_timeout=LOG_TIMEOUTS
+            )
+            return str(response.data.decode(errors="replace")).splitlines()
+        except (ApiException, OSError, client.rest.urllib3.exceptions.HTTPError):
             return []
-        return text.splitlines()
-
-    def _check_work(self, job: Mapping[str, Any]) -> None:
-        metadata = job["metadata"]
-        if metadata.get("annotations", {}).get(_WORK) != self._work:
-            raise InputError(f"job {metadata['name']} exists and does other work: give this run an id of its own (RGLCD_RUN)")
-
-    def _all(self) -> list[dict[str, Any]]:
-        selector = f"{LABEL}/run={self._placement.run},{LABEL}/stage={self._stage.name}"
-        listed = self._custom.list_namespaced_custom_object(GROUP, VERSION, self._namespace, PLURAL, label_selector=selector)
-        items: list[dict[str, Any]] = listed["items"]
-        return items
 
     def _plain(self, items: Any) -> list[dict[str, Any]]:
-        plain: list[dict[str, Any]] = self._api.sanitize_for_serialization(items)
+        plain: list[dict[str, Any]] = self.api.sanitize_for_serialization(items)
         return plain
 
 
 def phase_of(job: Mapping[str, Any]) -> str:
     """Where a job is in its life; ``Pending`` before Volcano has said anything of it."""
-    return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
+    return str((job.get("status") or {}).get("state", {}).get("phase") or "Pending")
+
+
+def since_of(job: Mapping[str, Any]) -> datetime:
+    """Since when it is there."""
+    state = (job.get("status") or {}).get("state", {})
+    return datetime.fromisoformat(state.get("lastTransitionTime") or job["metadata"]["creationTimestamp"])
 
 
 def is_finished(job: Mapping[str, Any]) -> bool:
     """Whether Volcano will do nothing more for the job."""
     return phase_of(job) in FINISHED
+
+
+def attempt_of(job: Mapping[str, Any]) -> int:
+    """Which attempt of its run the job is."""
+    return int(job["metadata"]["labels"][f"{LABEL}/attempt"])
+
+
+def began_of(job: Mapping[str, Any]) -> datetime | None:
+    """When the first attempt of the job's run began to work, if a launcher has noted it."""
+    noted = (job["metadata"].get("annotations") or {}).get(BEGAN)
+    return None if noted is None else datetime.fromisoformat(noted)
+
+
+def require_work(job: Mapping[str, Any], work: str) -> None:
+    """Raises :class:`InputError` if the job does other work than ``work``."""
+    metadata = job["metadata"]
+    if (metadata.get("annotations") or {}).get(WORK) != work:
+        raise InputError(f"job {metadata['name']} exists and does other work: give this run an id of its own (RGLCD_RUN)")
+
+
+def deletion_by_hand(name: str, namespace: str) -> str:
+    """The command that ends a job without the launcher."""
+    return f"kubectl delete jobs.batch.volcano.sh {name} -n {namespace}"
+
+
+def _listed(custom: client.CustomObjectsApi, namespace: str, selector: str) -> list[dict[str, Any]]:
+    try:
+        listed = custom.list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, label_selector=selector)
+    except ApiException as error:
+        if error.status == 404:
+            raise InputError(_NO_VOLCANO) from None
+        raise InputError(f"the cluster does not list jobs in namespace {namespace}: {error.status}, {said(error)}") from None
+    items: list[dict[str, Any]] = listed["items"]
+    return items
+
+
+def _refusal(name: str, error: ApiException) -> Exception:
+    if error.status == 404 and not is_answer_of_its_own(error):
+        return InputError(_NO_VOLCANO)
+    reason = refusal_of(name, said(error))
+    message = f"the cluster refuses {name}: {reason.message}" + (f"; {reason.row.advice}" if reason.row and reason.row.advice else "")
+    return TryAgain(message) if reason.exit_code == TryAgain.exit_code else InputError(message)
 
 
 def _delete(custom: client.CustomObjectsApi, namespace: str, name: str) -> None:
@@ -182,19 +214,3 @@ def _delete(custom: client.CustomObjectsApi, namespace: str, name: str) -> None:
     except ApiException as error:
         if error.status != 404:
             raise
-
-
-def _attempt(job: Mapping[str, Any]) -> int:
-    return int(job["metadata"]["labels"][f"{LABEL}/attempt"])
-
-
-def _said(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (ValueError, TypeError, KeyError):
-        return str(error.reason)
-
-
-def say(message: str) -> None:
-    """One line for the person who launched."""
-    print(message, file=sys.stderr, flush=True)

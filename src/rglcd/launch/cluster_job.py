@@ -26,7 +26,7 @@ def launch(
     The result is where ``artifacts`` says, as the pods see it; nothing of it is read here. The reason of a failure is kept beside
     it where that is a folder of this machine too. Raises as :func:`execute` does.
     """
-    from rglcd.launch.cluster_api import cluster_client
+    from rglcd.launch.cluster_client import cluster_client
     from rglcd.launch.kubernetes_job import run_kubernetes_job
 
     stage = stage_named(stage_name)

@@ -6,13 +6,7 @@ from typing import Any
 
 from rglcd.errors import TryAgain
 from rglcd.launch.failure import Failure, read_failure
-
-_TAKEN_AWAY = frozenset({"Evicted", "Preempting", "Preempted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"})
-"""What ``status.reason`` of a pod says when the cluster, and not the program, ended it."""
-
-_CANNOT_START = frozenset(
-    {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"}
-)
+from rglcd.launch.failure_table import DELETED, Row, Then, Where, row_of
 
 _LINES_KEPT = 20
 
@@ -27,25 +21,35 @@ class Reason:
     message: str
     rank: int | None
     last_lines: tuple[str, ...]
+    row: Row | None = None
 
     @property
     def in_one_line(self) -> str:
         """For people: who, why, and what it said."""
         who = self.pod if self.rank is None else f"{self.pod} (rank {self.rank})"
-        return f"{who}: {self.cause}: {self.message}"
+        advice = f"; {self.row.advice}" if self.row is not None and self.row.advice else ""
+        return f"{who}: {self.cause}: {self.message}{advice}"
+
+    @property
+    def then(self) -> Then:
+        """Whether the job is tried again; what no row speaks of, as often as nothing is counted."""
+        return Then.AGAIN if self.row is None else self.row.then
+
+    @property
+    def pause(self) -> float:
+        """Seconds before the next attempt, if it is the first in a row."""
+        return 10.0 if self.row is None else self.row.pause
 
     def as_json(self) -> dict[str, Any]:
         """For the artifact."""
-        return asdict(self)
+        known = {name: value for name, value in asdict(self).items() if name != "row"}
+        return known | ({} if self.row is None else {"kind": self.row.name, "fault": self.row.fault.value})
 
 
 def ended_by_cluster(pod: Mapping[str, Any]) -> bool:
     """Whether the cluster took the pod away, or the pod saved its state: no failure of the program."""
-    status = pod.get("status", {})
-    disrupted = any(item["type"] == "DisruptionTarget" and item["status"] == "True" for item in status.get("conditions") or [])
-    ended = _terminated(pod)
-    saved = ended is not None and ended["exitCode"] == TryAgain.exit_code
-    return saved or disrupted or status.get("reason") in _TAKEN_AWAY or "deletionTimestamp" in pod["metadata"]
+    row = _row_of(pod)
+    return row is not None and row.then is Then.AGAIN
 
 
 def failed_pods(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -57,41 +61,72 @@ def failed_pods(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def reason_of(pod: Mapping[str, Any], *, log: Iterable[str] = ()) -> Reason:
     """Why ``pod`` failed: what its termination message says, or the end of its ``log``."""
     status, ended = pod.get("status", {}), _terminated(pod)
+    row = _row_of(pod)
     exit_code = ended["exitCode"] if ended else 1
+    if row is not None and row.ends_with is not None:
+        exit_code = row.ends_with
     said = read_failure((ended or {}).get("message") or "")
     cause = _cause(status, ended)
     lines = tuple(log)[-_LINES_KEPT:] if said is None or not said.last_lines else said.last_lines
     message = said.message if said else status.get("message") or (lines[-1] if lines else "it left no message")
-    return Reason(pod["metadata"]["name"], cause, exit_code, " ".join(message.split()), said.rank if said else None, lines)
+    return Reason(pod["metadata"]["name"], cause, exit_code, " ".join(message.split()), said.rank if said else None, lines, row)
 
 
 def failure_of(reason: Reason) -> Failure:
     """As it crosses the process boundary: the message of an error of rglcd as it is, or else all that is known."""
+    if reason.row is not None and reason.row.ends_with is not None:
+        return Failure(reason.in_one_line, reason.exit_code, reason.rank, reason.last_lines)
     plain = reason.cause == f"exit code {reason.exit_code}" and reason.exit_code in (2, 3, TryAgain.exit_code)
     return Failure(reason.message if plain else reason.in_one_line, reason.exit_code, reason.rank, reason.last_lines)
 
 
 def stuck(pods: Iterable[Mapping[str, Any]]) -> Reason | None:
-    """A pod that has its node and still cannot start: its image cannot be had, or it refers to what does not exist."""
+    """A pod that has its node and does not start; its row says how long that may go on."""
+    found = []
     for pod in pods:
-        for status in (
-            *(pod.get("status", {}).get("initContainerStatuses") or ()),
-            *(pod.get("status", {}).get("containerStatuses") or ()),
-        ):
-            waiting = status.get("state", {}).get("waiting") or {}
-            if waiting.get("reason") in _CANNOT_START:
-                message = waiting.get("message") or status.get("image", "")
-                return Reason(pod["metadata"]["name"], waiting["reason"], 2, " ".join(message.split()), None, ())
-    return None
+        status = pod.get("status", {})
+        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+            waiting = container.get("state", {}).get("waiting") or {}
+            cause, message = waiting.get("reason", ""), " ".join((waiting.get("message") or container.get("image", "")).split())
+            row = row_of(Where.CONTAINER, reasons=(cause,), message=message)
+            if row is not None:
+                code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
+                found.append((row.patience, Reason(pod["metadata"]["name"], cause, code, message, None, (), row)))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def refusal_of(name: str, message: str) -> Reason:
+    """Why the pods of job ``name``, or the job itself, are refused, by the API server's own words."""
+    row = row_of(Where.REFUSAL, message=message)
+    assert row is not None
+    assert row.ends_with is not None
+    return Reason(name, f"refused ({row.name})", row.ends_with, " ".join(message.split()), None, (), row)
+
+
+def refused_pods(name: str, events: Iterable[Mapping[str, Any]]) -> Reason | None:
+    """The newest word on why no pod of job ``name`` can be created, as Volcano passes it on (its event FailedCreate)."""
+    newest = _newest(events, ("FailedCreate",))
+    return None if newest is None else refusal_of(name, str(newest.get("message", "")))
+
+
+_WHY_WAITING = (
+    *("FailedScheduling", "NotEnoughResources"),  # the scheduler, of a pod
+    *("Unschedulable", "PodGroupPending"),  # Volcano, of the PodGroup and of the Job
+    *("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"),
+)
 
 
 def why_waiting(events: Iterable[Mapping[str, Any]]) -> str | None:
-    """The scheduler's newest word on why the pods have no node."""
-    relevant = [event for event in events if event.get("reason") in ("FailedScheduling", "Unschedulable", "NotEnoughResources")]
-    if not relevant:
+    """The newest word on why the pods have no node, do not exist or do not start."""
+    newest = _newest(events, _WHY_WAITING)
+    if newest is None:
         return None
-    newest = max(relevant, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
     return " ".join(f"{newest['involvedObject']['name']}: {newest.get('message', '')}".split())
+
+
+def _newest(events: Iterable[Mapping[str, Any]], reasons: tuple[str, ...]) -> Mapping[str, Any] | None:
+    relevant = [event for event in events if event.get("reason") in reasons]
+    return max(relevant, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "") if relevant else None
 
 
 def has_started(pod: Mapping[str, Any]) -> bool:
@@ -100,12 +135,28 @@ def has_started(pod: Mapping[str, Any]) -> bool:
     return any(status.get("state", {}).get("running") or status.get("state", {}).get("terminated") for status in statuses)
 
 
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod's container runs, so that its log is not whole yet."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    return any(status.get("state", {}).get("running") for status in statuses)
+
+
 def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for status in pod.get("status", {}).get("containerStatuses") or []:
         ended: Mapping[str, Any] | None = status.get("state", {}).get("terminated")
         if ended:
             return ended
     return None
+
+
+def _row_of(pod: Mapping[str, Any]) -> Row | None:
+    status, ended = pod.get("status", {}), _terminated(pod) or {}
+    conditions = [item for item in status.get("conditions") or [] if item["type"] == "DisruptionTarget" and item["status"] == "True"]
+    reasons = {status.get("reason"), ended.get("reason"), *(item.get("reason") for item in conditions)} - {None}
+    reasons |= {"DisruptionTarget"} if conditions else set()
+    reasons |= {DELETED} if "deletionTimestamp" in pod["metadata"] else set()
+    message = " ".join(filter(None, [status.get("message"), *(item.get("message") for item in conditions)]))
+    return row_of(Where.POD, reasons=reasons, message=message, code=ended.get("exitCode"))
 
 
 def _cause(status: Mapping[str, Any], ended: Mapping[str, Any] | None) -> str:

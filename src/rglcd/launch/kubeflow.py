@@ -72,7 +72,8 @@ def assist_component(stage_name: str, *, sections: Mapping[str, Mapping[str, Any
 
 def end_jobs_of_run() -> None:
     """Delete what jobs of the run that the settings name still go on; their pods save their state."""
-    from rglcd.launch.cluster_api import cluster_client, end_jobs
+    from rglcd.launch.cluster_api import end_jobs
+    from rglcd.launch.cluster_client import cluster_client
 
     with process_boundary():
         settings = load_settings()

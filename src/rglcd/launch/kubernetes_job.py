@@ -5,33 +5,30 @@ may be killed at any time and started again: it finds the job and goes on follow
 is :data:`rglcd.launch.cluster_api.VERBS`.
 """
 
-import hashlib
-import json
-import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from kubernetes import client
 from torchx import specs
 
-from rglcd.errors import InputError, TrainingDiverged, TryAgain
-from rglcd.launch.cluster_api import FINISHED, Jobs, phase_of, say
+from rglcd.errors import TryAgain
+from rglcd.launch.attempts import Attempts, earliest
+from rglcd.launch.cluster_api import Jobs, attempt_of, began_of, deletion_by_hand, is_finished, phase_of, require_work
+from rglcd.launch.cluster_client import Clock, PatientClient, StopRequested
+from rglcd.launch.cluster_trouble import duration, say
 from rglcd.launch.failure import JobError, exception_of
-from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of, reason_of, stuck, why_waiting
-from rglcd.launch.placement import Placement
-from rglcd.launch.pod_logs import PodLogs, messages
-from rglcd.launch.volcano_job import volcano_job
+from rglcd.launch.failure_table import Then
+from rglcd.launch.followed_job import FollowedJob, over
+from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of
+from rglcd.launch.kept_failures import keep_failure
+from rglcd.launch.placement import EarlierAttempts, Placement, job_name
+from rglcd.launch.pod_logs import PodLogs
+from rglcd.launch.volcano_job import volcano_job, work_of
 from rglcd.signals import handling_stops
 from rglcd.stages.table import Stage
-from rglcd.store.manifest import write_json
-
-_NEVER_AGAIN = (InputError.exit_code, TrainingDiverged.exit_code)
 
 
 def run_kubernetes_job(
@@ -39,146 +36,125 @@ def run_kubernetes_job(
     *,
     stage: Stage,
     placement: Placement,
-    api: client.ApiClient,
+    api: PatientClient,
     failure_file: Path | None = None,
     poll_seconds: float = 2.0,
 ) -> None:
     """Run ``app`` in the cluster that ``api`` reaches, its log streamed to stderr and its progress reported here.
 
     An unfinished job of the same run and stage is adopted instead of submitting another; a finished one too where earlier attempts
-    count (:class:`~rglcd.launch.placement.EarlierAttempts`), so that what must not be tried again is not. A job that failed is
-    tried again up to ``placement.num_failures`` times, from its checkpoint; one that was evicted always. Raises what the first
-    failing rank would have raised here, its reason kept in ``failure_file``. Interrupted (SIGINT, SIGTERM), it deletes the job,
-    waits until the pods have saved their state, and raises :class:`TryAgain`.
+    count (:class:`~rglcd.launch.placement.EarlierAttempts`), so that what must not be tried again is not. What
+    :mod:`rglcd.launch.failure_table` says of the end of a job decides on another attempt, from its checkpoint and after a pause that
+    grows: a failure is tried again up to ``placement.num_failures`` times; all attempts have ``placement.run_seconds`` together.
+    Raises what the first failing rank would have raised here, its reason kept in ``failure_file``. Interrupted (SIGINT, SIGTERM),
+    it deletes the job, however long that takes, waits until the pods have saved their state, and raises :class:`TryAgain`.
     """
-    jobs = Jobs(api, placement, stage, work=work_of(app))
-    attempt, name, failures = jobs.beginning(placement.earlier_attempts)
-    with _stop_requests() as stop, PodLogs(jobs) as logs:
-        while True:
-            if name is None:
-                name = jobs.submit(volcano_job(app, stage=stage, placement=placement, attempt=attempt))
-            reason = _follow(name, jobs, logs=logs, stop=stop, placement=placement, poll_seconds=poll_seconds)
-            if reason is None:
-                if failure_file is not None:
-                    failure_file.unlink(missing_ok=True)
-                return
-            if reason.is_failure:
-                failures += 1
-                _keep(reason.reason, failure_file, name=name, stage=stage)
-                if failures > placement.num_failures or reason.reason.exit_code in _NEVER_AGAIN:
-                    raise exception_of(failure_of(reason.reason))
-            say(f"{name} ended ({reason.reason.in_one_line}); going on from its checkpoint")
-            attempt, name = attempt + 1, None
+    jobs, clock = Jobs(api, placement, stage), api.clock
+    name: str | None = None
+    with _stop_requests(clock), PodLogs(jobs) as logs:
+        try:
+            attempts, name = _beginning(jobs, placement, work=work_of(app))
+            while True:
+                if name is None:
+                    job = _next_job(app, stage, placement, attempts, clock)
+                    name = job["metadata"]["name"]
+                    jobs.submit(job)
+                followed = FollowedJob(name, jobs, placement, attempts, logs=logs, poll_seconds=poll_seconds)
+                reason = followed.to_its_end()
+                if reason is None:
+                    if failure_file is not None:
+                        failure_file.unlink(missing_ok=True)
+                    return
+                ended, name = name, None
+                _before_another(
+                    ended, reason, attempts, followed.worked_seconds, stage=stage, placement=placement, clock=clock, at=failure_file
+                )
+        except StopRequested:
+            _cancel(name, jobs, logs, placement=placement, poll_seconds=poll_seconds)
 
 
-def work_of(app: specs.AppDef) -> str:
-    """Identifies a job's work, whoever launches it: the digest of its command, its image and its number of nodes."""
-    (role,) = app.roles
-    return hashlib.sha256(json.dumps([role.args, role.image, role.num_replicas]).encode()).hexdigest()
+def _beginning(jobs: Jobs, placement: Placement, *, work: str) -> tuple[Attempts, str | None]:
+    """Where to begin, and the name of the job to follow if there is one."""
+    known = jobs.known()
+    if not known:
+        return Attempts(), None
+    last = known[-1]
+    is_counted = placement.earlier_attempts is EarlierAttempts.COUNTED
+    if is_finished(last) and not is_counted:
+        return Attempts(attempt_of(last) + 1), None
+    require_work(last, work)
+    name: str = last["metadata"]["name"]
+    say(f"{name} is there already; following it")
+    failures = sum(_is_failure(job, jobs) for job in known[:-1]) if is_counted else 0
+    return Attempts(attempt_of(last), failures, earliest(began_of(job) for job in known)), name
 
 
-@dataclass(frozen=True)
-class _End:
-    """How a job ended that did not complete: was it the program's fault, or did the cluster take it away."""
+def _is_failure(job: dict[str, Any], jobs: Jobs) -> bool:
+    """Whether an earlier attempt failed: by its failed pods, which a terminated job keeps, or else by Volcano's word."""
+    if phase_of(job) != "Terminated":
+        return False
+    failed = failed_pods(jobs.pods(job["metadata"]["name"]))
+    return not failed or not ended_by_cluster(failed[0])
 
-    reason: Reason
-    is_failure: bool
+
+def _next_job(app: specs.AppDef, stage: Stage, placement: Placement, attempts: Attempts, clock: Clock) -> dict[str, Any]:
+    if attempts.began is None:  # what --dry-run shows, to the letter
+        return volcano_job(app, stage=stage, placement=placement, attempt=attempts.number)
+    left = attempts.seconds_left(clock.now(), placement.run_seconds)
+    if left <= 0:
+        name = job_name(stage, placement, attempt=attempts.number - 1)
+        raise JobError(f"{name}: {over(placement)}", exit_code=TryAgain.exit_code)
+    return volcano_job(app, stage=stage, placement=placement, attempt=attempts.number, began=attempts.began, seconds_left=left)
 
 
-def _follow(name: str, jobs: Jobs, *, logs: PodLogs, stop: threading.Event, placement: Placement, poll_seconds: float) -> _End | None:
-    """Follow job ``name`` to its end; ``None`` when it completed."""
-    seen = _Seen()
-    explained: str | None = None
-    while not stop.is_set():
-        job = jobs.get(name)
-        if job is None:
-            raise JobError(f"{name} was deleted by somebody else; run the same command to go on", exit_code=TryAgain.exit_code)
-        pods = jobs.pods(name)
-        seen.note(pods)
-        logs.follow(pods)
-        phase = phase_of(job)
-        if phase in FINISHED:
-            logs.finish(pods)
-            return None if phase == "Completed" else _end_of(name, phase, seen, jobs)
-        cannot = stuck(pods)
-        if cannot is not None:
-            jobs.delete(name)
-            raise InputError(f"{name} cannot start: {cannot.in_one_line}")
-        if phase in ("Pending", "Inqueue"):  # fewer pods run than the job needs
-            explained = _wait_in_queue(name, job, pods, jobs, explained=explained, placement=placement)
-        stop.wait(poll_seconds)
+def _before_another(
+    name: str,
+    reason: Reason,
+    attempts: Attempts,
+    worked_seconds: float,
+    *,
+    stage: Stage,
+    placement: Placement,
+    clock: Clock,
+    at: Path | None,
+) -> None:
+    """Decide on another attempt and pause before it; raises what ended the run where there is to be none."""
+    attempt, pause = attempts.number, attempts.ended(reason, worked_seconds=worked_seconds)
+    if reason.then is not Then.AGAIN:
+        keep_failure({"stage": stage.name, "attempt": attempt, **reason.as_json()}, at, name=name)
+    if reason.then is Then.NEVER or (reason.then is Then.COUNTED and attempts.failures > placement.num_failures):
+        raise exception_of(failure_of(reason))
+    if attempts.leads_nowhere:
+        ends = f"{attempts.quick_ends} attempts in a row ended before they got anywhere; the last: {reason.in_one_line}"
+        raise JobError(f"{ends}; mend that, then the same command goes on", exit_code=TryAgain.exit_code)
+    say(f"{name} ended ({reason.in_one_line}); going on from its checkpoint in {duration(pause)}")
+    clock.pause(pause)
+    if clock.stop.is_set():
+        raise TryAgain(f"{name} had ended, and was to be tried again when this was stopped; the same command does that")
+
+
+def _cancel(name: str | None, jobs: Jobs, logs: PodLogs, *, placement: Placement, poll_seconds: float) -> NoReturn:
+    """Delete the job, and do not leave before it is deleted, or somebody asks once more."""
+    if name is None:
+        raise TryAgain("stopped before a job was submitted; the same command begins again")
     say(f"{name}: asked to stop; the job is deleted, its pods save their state")
-    jobs.delete(name)
-    logs.finish(jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds))
+    by_hand = deletion_by_hand(name, placement.namespace)
+    with jobs.api.insisting(f"{name} may still run and is to be deleted (a second Ctrl-C leaves it; by hand: {by_hand})"):
+        jobs.delete(name)
+    with jobs.api.insisting(f"{name} is deleted, its pods may still save their state"):
+        logs.finish(jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds))
     raise TryAgain(f"{name} was cancelled; the same command goes on from its last checkpoint")
 
 
-@dataclass
-class _Seen:
-    """Failed pods as they were when last seen: Volcano may delete them, and with them what they said (volcano-sh/volcano#1688)."""
-
-    failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def note(self, pods: list[dict[str, Any]]) -> None:
-        self.failed |= {pod["metadata"]["uid"]: pod for pod in failed_pods(pods)}
-
-    def latest(self) -> list[Mapping[str, Any]]:
-        """The failed pods of the job's last start, first failure first."""
-        version = max((_version(pod) for pod in self.failed.values()), default=0)
-        return failed_pods(pod for pod in self.failed.values() if _version(pod) == version)
-
-
-def _version(pod: Mapping[str, Any]) -> int:
-    return int(pod["metadata"].get("annotations", {}).get("volcano.sh/job-version", 0))
-
-
-def _end_of(name: str, phase: str, seen: _Seen, jobs: Jobs) -> _End:
-    if phase == "Aborted":
-        raise JobError(f"{name} was aborted by somebody else; run the same command to go on", exit_code=TryAgain.exit_code)
-    failed = seen.latest()
-    if not failed:
-        return _End(Reason(name, phase, 1, "its pods were taken away before they could say why", None, ()), is_failure=False)
-    first = failed[0]
-    return _End(reason_of(first, log=messages(jobs.log_tail(first))), is_failure=not ended_by_cluster(first))
-
-
-def _wait_in_queue(
-    name: str, job: Mapping[str, Any], pods: list[dict[str, Any]], jobs: Jobs, *, explained: str | None, placement: Placement
-) -> str | None:
-    """Say why the job waits, whenever that changes; end it when it has waited too long."""
-    why = why_waiting(jobs.events(name, pods)) or explained
-    if why is not None and why != explained:
-        say(f"{name} waits: {why}")
-    state = job.get("status", {}).get("state", {})
-    since = datetime.fromisoformat(state.get("lastTransitionTime") or job["metadata"]["creationTimestamp"])
-    if (datetime.now(UTC) - since).total_seconds() > placement.queue_seconds:
-        jobs.delete(name)
-        why = why or "the scheduler says nothing"
-        raise JobError(
-            f"{name} had no nodes after {placement.queue_seconds} s: {why}; run the same command to wait again",
-            exit_code=TryAgain.exit_code,
-        )
-    return why
-
-
-def _keep(reason: Reason, path: Path | None, *, name: str, stage: Stage) -> None:
-    for line in reason.last_lines:
-        print(f"  {line}", file=sys.stderr, flush=True)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"job": name, "stage": stage.name, **reason.as_json()})
-
-
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; in a thread, where no signal arrives, one that nothing sets."""
-    stop = threading.Event()
+def _stop_requests(clock: Clock) -> Iterator[None]:
+    """SIGTERM and SIGINT ask to stop, and once more to give up what stopping takes; in a thread no signal arrives."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        (clock.give_up if clock.stop.is_set() else clock.stop).set()
 
     with handling_stops(note):
-        yield stop
+        yield

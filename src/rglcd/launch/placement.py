@@ -50,11 +50,12 @@ class Placement:
     ``run`` names the run on every object; ``image`` is what the pods run, by digest; ``store`` a mount path and the
     claim mounted there, for artifacts that lie in a volume, and for checkpoints. ``object_store`` is where the artifacts' bytes go
     instead. ``gpu_label`` is the label, as ``label=value``, of the nodes that training belongs on. Times are in seconds:
-    ``queue_seconds`` a job may wait for its nodes, ``run_seconds`` it may work, ``grace_seconds`` it has to save its
-    state when it is asked to stop, ``keep_seconds`` it stays visible when done, ``collective_timeout_seconds`` a rank waits for
-    its peers in a collective operation (None: torch's own time). ``num_failures`` is how many times a real
-    failure may be tried again; evictions are not counted. ``devices`` is what each node of a ``gpu-gang`` asks for beside its GPUs,
-    by Kubernetes' name of it (``vpc.amazonaws.com/efa``). ``environment`` is handed on to the pods.
+    ``queue_seconds`` a job may wait for its nodes, ``start_seconds`` a container for its image, ``run_seconds`` all attempts together
+    may work, ``grace_seconds`` a job has to save its state when it is asked to stop, ``keep_seconds`` it stays visible when done,
+    ``collective_timeout_seconds`` a rank waits for its peers in a collective operation (None: torch's own time). ``num_failures``
+    is how many times a failure may be tried again, as :mod:`rglcd.launch.failure_table` counts. ``devices`` is what each node of
+    a ``gpu-gang`` asks for beside its GPUs, by Kubernetes' name of it (``vpc.amazonaws.com/efa``). ``environment`` is handed on to
+    the pods.
     Raises :class:`InputError` for a run id that Kubernetes would not take in a name.
     """
 
@@ -69,6 +70,7 @@ class Placement:
     store: tuple[str, str] | None = None
     object_store: str | None = None
     queue_seconds: int = 6 * 3600
+    start_seconds: int = 600
     run_seconds: int = 7 * 24 * 3600
     grace_seconds: int = 300
     keep_seconds: int = 24 * 3600

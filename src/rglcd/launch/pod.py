@@ -23,6 +23,7 @@ from rglcd import progress
 from rglcd.errors import TryAgain
 from rglcd.launch.child_processes import PROGRESS
 from rglcd.launch.failure import Failure, write_failure
+from rglcd.launch.kept_failures import folder_of_this_attempt, keep_last_words
 from rglcd.launch.process_group import RankFailure, run_ranks
 from rglcd.launch.progress_display import following
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         events = Path(folder) / "progress.jsonl"
         os.environ |= {PROGRESS: str(events), "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": _HEADER}
         ranks = ["--tee", "3", "--log-dir", str(Path(folder) / "ranks"), *given.torchrun]
-        with redirect_stdout(log.stream()), redirect_stderr(log.stream()), following(events, observe):
+        with folder_of_this_attempt(), redirect_stdout(log.stream()), redirect_stderr(log.stream()), following(events, observe):
             try:
                 failed = run_ranks(ranks)
             except TryAgain as stopped:
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 if failed is None:
                     return 0
+                keep_last_words(Failure(_message(failed), failed.exit_code, failed.rank, tuple(log.last_lines(failed.rank))))
                 failure = _failure(failed, log)
     log.say(failure.message, rank=failure.rank, level="error")
     write_failure(Path(given.error_file), failure)
@@ -76,8 +78,11 @@ def _failure(failed: RankFailure, log: "JsonLog") -> Failure:
     lines = log.last_lines(failed.rank)
     while len("\n".join(lines).encode()) > _BYTES_OF_LINES:
         lines = lines[1:] or [lines[0][-_BYTES_OF_LINES // 4 :]]
-    message = failed.message or f"rank {failed.rank} ended with exit code {failed.exit_code}"
-    return Failure(message, failed.exit_code, rank=failed.rank, last_lines=tuple(lines))
+    return Failure(_message(failed), failed.exit_code, rank=failed.rank, last_lines=tuple(lines))
+
+
+def _message(failed: RankFailure) -> str:
+    return failed.message or f"rank {failed.rank} ended with exit code {failed.exit_code}"
 
 
 class JsonLog:

@@ -46,6 +46,10 @@ def _whole_number(value: object) -> object:
     return number
 
 
+def _count(value: object) -> object:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _whole_number(value)
+
+
 def _volume(value: str) -> str:
     claim, _, path = value.partition("=")
     if not claim or not path.startswith("/"):
@@ -84,6 +88,8 @@ def _names(value: object) -> object:
 
 Word = Annotated[str, Field(min_length=1)]
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+Count = Annotated[int, BeforeValidator(_count)]
+"""A whole number that may be 0."""
 
 
 class ClusterSettings(BaseSettings):
@@ -108,9 +114,10 @@ class ClusterSettings(BaseSettings):
     cache: Word | None = None
     cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     queue_seconds: WholeNumber = Placement.queue_seconds
+    start_seconds: WholeNumber = Placement.start_seconds
     run_seconds: WholeNumber = Placement.run_seconds
     grace_seconds: WholeNumber = Placement.grace_seconds
-    failures: WholeNumber = Placement.num_failures
+    failures: Count = Placement.num_failures
     collective_timeout: WholeNumber | None = None
     rendezvous_port: WholeNumber = Placement.rendezvous_port
     hand_on: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
@@ -214,6 +221,7 @@ def placement_of(settings: ClusterSettings, *, stage: Stage, request: Any) -> Pl
         store=settings.volume,
         object_store=settings.store,
         queue_seconds=settings.queue_seconds,
+        start_seconds=settings.start_seconds,
         run_seconds=settings.run_seconds,
         grace_seconds=settings.grace_seconds,
         collective_timeout_seconds=settings.collective_timeout,

@@ -5,8 +5,13 @@ TorchX knows neither tolerations, affinity, security context, minimum number of 
 """
 
 import copy
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from torchx import specs
@@ -14,12 +19,18 @@ from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
 
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.appdef import TERMINATION_MESSAGE
+from rglcd.launch.kept_failures import FAILURES_FOLDER
 from rglcd.launch.placement import IDENTITY, STORE_KEYS, Placement, job_name
 from rglcd.launch.resources import ACCELERATOR, RESOURCES, Resources
 from rglcd.stages.table import Profile, Stage
 
 LABEL = "rg-lcd"
 """Prefix of the labels that tie run, job, pods and volumes together."""
+
+WORK = f"{LABEL}/work"
+"""Annotation that identifies a job's work, whoever launches it."""
+BEGAN = f"{LABEL}/began"
+"""Annotation of further attempts: when the first one began to work. The deadline of the run counts from there."""
 
 USER = 10001
 """The pods' user and group; the images make it."""
@@ -33,6 +44,8 @@ NETWORK = "rglcd-network"
 RESTARTS = 1000
 """How often Volcano may restart a job that was evicted or saved its state. Volcano counts those like failures
 (volcano-sh/volcano#2560); no such restart is a failure, so the count must never decide."""
+
+_FLIGHT_RECORDERS = ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", "TORCH_FR_DUMP_TEMP_FILE")
 
 _PRIORITIES = {"evaluate": "rglcd-evaluation"}
 
@@ -49,8 +62,19 @@ POLICIES: list[dict[str, Any]] = [
 ]
 
 
-def volcano_job(app: specs.AppDef, *, stage: Stage, placement: Placement, attempt: int = 1) -> dict[str, Any]:
-    """The object to submit for ``app``: what TorchX renders, completed. Needs no cluster."""
+def volcano_job(
+    app: specs.AppDef,
+    *,
+    stage: Stage,
+    placement: Placement,
+    attempt: int = 1,
+    began: datetime | None = None,
+    seconds_left: float | None = None,
+) -> dict[str, Any]:
+    """The object to submit for ``app``: what TorchX renders, completed. Needs no cluster.
+
+    A further attempt notes when its run ``began`` to work, and may take only ``seconds_left`` of its time.
+    """
     options = Opts(
         queue=placement.queue,
         namespace=placement.namespace,
@@ -63,7 +87,17 @@ def volcano_job(app: specs.AppDef, *, stage: Stage, placement: Placement, attemp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         request = KubernetesScheduler("rglcd")._submit_dryrun(app, options).request
-    return complete(_plain(request.resource), stage=stage, placement=placement, attempt=attempt)
+    if seconds_left is not None:
+        placement = replace(placement, run_seconds=max(1, int(seconds_left)))
+    job = complete(_plain(request.resource), stage=stage, placement=placement, attempt=attempt)
+    job["metadata"]["annotations"] |= {WORK: work_of(app)} | ({} if began is None else {BEGAN: began.isoformat(timespec="seconds")})
+    return job
+
+
+def work_of(app: specs.AppDef) -> str:
+    """Identifies a job's work: the digest of its command, its image and its number of nodes."""
+    (role,) = app.roles
+    return hashlib.sha256(json.dumps([role.args, role.image, role.num_replicas]).encode()).hexdigest()
 
 
 def complete(job: Mapping[str, Any], *, stage: Stage, placement: Placement, attempt: int) -> dict[str, Any]:
@@ -141,8 +175,15 @@ def _complete_pod(
         ],
         "envFrom": [{"configMapRef": {"name": NETWORK, "optional": True}}, {"secretRef": {"name": STORE_KEYS, "optional": True}}],
         # First: an argument may refer to them.
-        "env": [*_environment(placement), *container.get("env", [])],
+        "env": [*_environment(placement), *map(partial(_of_attempt, name=name), container.get("env", []))],
     }
+    folder = next((entry["value"] for entry in container["env"] if entry["name"] == FAILURES_FOLDER), SCRATCH["cache"])
+    # The new name beside the old one, which torch 2.13 still reads. NCCL adds the rank.
+    container["env"] += [{"name": variable, "value": f"{folder}/nccl-flight-recorder-"} for variable in _FLIGHT_RECORDERS]
+
+
+def _of_attempt(entry: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    return {**entry, "value": f"{entry['value']}/{name}"} if entry["name"] == FAILURES_FOLDER else dict(entry)
 
 
 def _limits(asked: Resources, placement: Placement) -> dict[str, str]:
@@ -196,7 +237,6 @@ def _environment(placement: Placement) -> list[dict[str, Any]]:
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": "/cache/nccl-flight-recorder-",
         **_store_environment(placement),
         **_timeout_environment(placement),
         **placement.environment,
