@@ -4,12 +4,17 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from components import TRAIN_IMAGE
 from pipelines.rg_lcd import STORE, arguments, compile_pipeline, pipeline, source_reference
 from rglcd.config import Config, load_params
 from rglcd.errors import InputError
 from rglcd.launch.boundary import process_boundary
+from rglcd.launch.kubeflow_server import Access, require_kubeflow, start_run
+from rglcd.launch.provenance import with_provenance
+from rglcd.launch.released_image import require_published, warn_unless_published
 from rglcd.launch.settings import ClusterSettings, load_settings
 from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 
@@ -30,25 +35,28 @@ def compile_(config: Config, *, root: Path, out: Path | None, store: str | None,
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, host: str, namespace: str, store: str | None, settings: ClusterSettings) -> None:
-    """Start a run of the pipeline on the Kubeflow at ``host``; say where to look. Raises :class:`InputError` if it does not take it."""
+def submit(config: Config, *, root: Path, server: "Server", namespace: str, store: str | None, settings: ClusterSettings) -> None:
+    """Start a run of the pipeline on a Kubeflow; say where to look. Raises :class:`InputError` if it does not take it."""
     source = source_reference(root, uri=f"{_mount(settings)}/data")
+    require_kubeflow(server.host, server.access, namespace=namespace, own_namespace=server.own_namespace)
+    address = start_run(
+        pipeline(config, cluster=settings),
+        arguments(config, source=source, store=store or _mount(settings)),
+        host=server.host,
+        access=server.access,
+        namespace=namespace,
+        service_account=SERVICE_ACCOUNT,
+    )
+    print(f"run at {address}")
 
-    from kfp.client import Client
-    from kfp_server_api.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
 
-    try:
-        started = Client(host=host, namespace=namespace).create_run_from_pipeline_func(
-            pipeline(config, cluster=settings),
-            arguments=arguments(config, source=source, store=store or _mount(settings)),
-            namespace=namespace,
-            service_account=SERVICE_ACCOUNT,
-            enable_caching=False,
-        )
-    except (HTTPError, ApiException, OSError, ValueError) as error:
-        raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
-    print(f"run {started.run_id} at {host}")
+@dataclass(frozen=True)
+class Server:
+    """A Kubeflow Pipelines API, and who we are to it."""
+
+    host: str
+    access: Access
+    own_namespace: str
 
 
 def _mount(settings: ClusterSettings) -> str:
@@ -69,27 +77,35 @@ def main(words: Sequence[str] | None = None) -> None:
     submitting = verbs.add_parser("submit", help="start a run on a cluster")
     submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
     submitting.add_argument("--no-plan", action="store_true", help="submit even what `rglcd plan` says cannot fit on the GPUs")
+    submitting.add_argument("--token-file", type=Path, help="file of a token that the API takes (default: what Kubeflow mounts in a pod)")
+    submitting.add_argument("--cookie-file", type=Path, help="file of a Cookie header, as a browser has it after the login")
+    submitting.add_argument("--ca", type=Path, help="file of the authorities that signed the API's certificate")
+    submitting.add_argument("--kubeflow-namespace", default="kubeflow", help="where a Kubeflow for one user starts its runs")
     submitting.add_argument("--namespace", help="namespace of the run (default: the settings', rglcd)")
     for verb in (compiling, submitting):
         verb.add_argument("--store", help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
     given = parser.parse_args(words)
     with process_boundary():
-        config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), load_settings()
+        config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), with_provenance(load_settings())
         match given.verb:
             case "run":
                 from pipelines.local_run import run  # the light image lacks what it needs
 
                 run(config, root=root)
             case "compile":
+                warn_unless_published(settings.image or TRAIN_IMAGE)
                 compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
                 namespace = given.namespace or settings.namespace
                 if given.host is None:  # said at once: counting takes up to a minute
                     needed = "--host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run"
                     raise InputError(f"submit needs {needed}")
-                if not given.no_plan:
+                require_published(settings.image or TRAIN_IMAGE)
+                if not given.no_plan and settings.gpus:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
-                submit(config, root=root, host=given.host, namespace=namespace, store=given.store, settings=settings)
+                access = Access.of_files(token=given.token_file, cookies=given.cookie_file, authorities=given.ca)
+                server = Server(given.host, access, given.kubeflow_namespace)
+                submit(config, root=root, server=server, namespace=namespace, store=given.store, settings=settings)
 
 
 if __name__ == "__main__":

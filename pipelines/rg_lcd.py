@@ -12,8 +12,10 @@ from components.end_jobs import end_jobs
 from components.shard_part import shard_part
 from rglcd.config import SECTIONS, Config
 from rglcd.launch.dvc_file import source_md5, source_place
-from rglcd.launch.placement import IDENTITY, STORE_KEYS
-from rglcd.launch.resources import RESOURCES
+from rglcd.launch.kubeflow_server import require_exact
+from rglcd.launch.kubeflow_task import keep_from_autoscalers, place
+from rglcd.launch.placement import IDENTITY
+from rglcd.launch.resources import resources_of
 from rglcd.launch.settings import ClusterSettings
 from rglcd.stages.table import SOURCE, Profile, Stage, inputs_of, stages_of
 
@@ -23,14 +25,10 @@ STORE = "/store"
 STORE_CLAIM = "rglcd-store"
 USER = 10001
 """The images' user."""
-RETRIES = 3
-"""Of a task whose pod was lost: what it launched goes on meanwhile, and is found again."""
 CPU_SECONDS = 2 * 24 * 3600
 LAUNCH_SECONDS = 8 * 24 * 3600
 """Longer than a job may wait and work (:class:`rglcd.launch.placement.Placement`): the job's own deadlines say more when they end it."""
 END_SECONDS = 900
-
-_STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 
 OWN_FIELDS = {
     "RGLCD_RUN": "metadata.labels['pipeline/runid']",
@@ -44,6 +42,8 @@ _HANDED_ON = ClusterSettings.model_fields.keys() - {
     *("runtime", "earlier_attempts", "run", "namespace", "launcher_name", "launcher_uid"),  # each task's own
     *("image", "store_claim"),  # have defaults of the pipeline's
     *("store", "cache_gib"),  # go to every task
+    "task_retries",  # is Kubeflow's
+    "hand_on",  # what the launching process of the pipeline has: variables and secrets are the tasks'
     "cache",  # a folder of this machine
 }
 """Settings that become variables of the tasks that launch jobs."""
@@ -75,8 +75,9 @@ def pipeline(config: Config, *, cluster: ClusterSettings | None) -> Any:
             return
         last = end_jobs()
         last.set_display_name("end jobs").set_caching_options(enable_caching=False)
-        _ask(last, cpu="500m", memory="1Gi", seconds=END_SECONDS)
+        _ask(last, cpu="500m", memory="1Gi", seconds=END_SECONDS, retries=cluster.task_retries)
         _launches(last, cluster)
+        place(last, cluster)
         with dsl.ExitHandler(last, name="stages"):
             _walk(config, given, cluster=cluster)
 
@@ -87,8 +88,10 @@ def arguments(config: Config, *, source: str, store: str) -> dict[str, Any]:
     """The pipeline's arguments: a section each as plain values, the source as ``uri@md5``, the folder of the artifacts.
 
     Kubeflow's dicts hold no null: those are left out, null being the default of every key that takes it.
+    Raises :class:`InputError` for an integer that they would change.
     """
     sections = {name: config.section(name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+    require_exact(sections)
     return {"source": source, "store": store, **sections}
 
 
@@ -140,7 +143,7 @@ def _share_out(stage: Stage, config: Config, given: dict[str, Any], *, cluster: 
     A stage with GPUs is shared out by its job instead, among the ranks.
     """
     parts = _parts(stage, config)
-    if cluster is None or parts == 1 or RESOURCES[stage.profile].gpus:
+    if cluster is None or parts == 1 or stage.profile is not Profile.CPU:
         return []
     sections = {section: given[section] for section in stage.sections}
     with dsl.ParallelFor(items=list(range(parts)), parallelism=parts) as part:
@@ -160,29 +163,32 @@ def _parts(stage: Stage, config: Config) -> int:
 
 def _configure(task: dsl.PipelineTask, profile: Profile, cluster: ClusterSettings) -> None:
     """Ask for what a task needs: a stage without GPUs runs in it, any other is launched from it as a job and waited for."""
-    asked = RESOURCES[profile]
+    asked = resources_of(profile, cluster.pool)
     path, claim = cluster.volume or (STORE, STORE_CLAIM)
-    if asked.gpus:
-        _ask(task, cpu="500m", memory="2Gi", seconds=LAUNCH_SECONDS)
+    if profile is not Profile.CPU:
+        _ask(task, cpu="500m", memory="2Gi", seconds=_launch_seconds(cluster), retries=cluster.task_retries)
         _launches(task, cluster)
         task.set_env_variable("RGLCD_STORE_CLAIM", f"{claim}={path}")
         task.set_env_variable("RGLCD_IMAGE", cluster.image or TRAIN_IMAGE)
     else:
-        _ask(task, cpu=str(asked.cpus), memory=f"{asked.memory_gib}Gi", seconds=CPU_SECONDS)
+        _ask(task, cpu=str(asked.cpus), memory=f"{asked.memory_gib}Gi", seconds=CPU_SECONDS, retries=cluster.task_retries)
         kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp", size_limit=f"{asked.disk_gib}Gi")  # noqa: S108
     kubernetes.mount_pvc(task, pvc_name=claim, mount_path=path)
     # For artifacts in an object store: what is read of them and unfinished work stay on the claim, keys come from a Secret if there is one.
     task.set_env_variable("RGLCD_CACHE", f"{path}/.cache")
-    for variable, value in cluster.variables("store", "cache_gib").items():
+    for variable, value in cluster.as_variables("store", "cache_gib").items():
         task.set_env_variable(variable, value)
-    kubernetes.use_secret_as_env(task, STORE_KEYS, {name: name for name in _STORE_VARIABLES}, optional=True)
+    place(task, cluster)
 
 
-def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None:
-    """Resources, a node without GPUs, an end, another try: what every task has in common."""
+def _launch_seconds(cluster: ClusterSettings) -> int:
+    return max(LAUNCH_SECONDS, cluster.queue_seconds + cluster.run_seconds + 3600)
+
+
+def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int, retries: int) -> None:
+    """Resources, an end, another try: what every task has in common."""
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
-    task.set_retry(num_retries=RETRIES, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
-    kubernetes.add_node_affinity(task, match_expressions=[{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}])
+    task.set_retry(num_retries=retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, seconds=seconds)
     for label, value in IDENTITY.items():
@@ -191,8 +197,9 @@ def _ask(task: dsl.PipelineTask, *, cpu: str, memory: str, seconds: int) -> None
 
 def _launches(task: dsl.PipelineTask, cluster: ClusterSettings) -> None:
     """Give a task that launches jobs the settings of the cluster, and what it is itself: the run names the jobs, the pod owns them."""
-    for variable, value in cluster.variables(*_HANDED_ON).items():
+    for variable, value in cluster.as_variables(*_HANDED_ON).items():
         task.set_env_variable(variable, value)
+    keep_from_autoscalers(task)
     task.set_env_variable("RGLCD_RUNTIME", "torchx:kubernetes")
     # Kubeflow starts a failed task again: what must not be tried again is then not tried again.
     task.set_env_variable("RGLCD_EARLIER_ATTEMPTS", "counted")

@@ -13,7 +13,8 @@ from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from rglcd.errors import InputError
 from rglcd.launch.execute import execute
-from rglcd.launch.placement import Accelerators, EarlierAttempts, Owner, Placement
+from rglcd.launch.placement import Accelerators, CpuStages, EarlierAttempts, Owner, Placement
+from rglcd.launch.resources import Pool
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings, placement_of, variable_of
 from rglcd.stages.table import stage_named
 from rglcd.store.environment import cache_limit, store_in_force
@@ -49,7 +50,23 @@ EVERYTHING: dict[str, tuple[Any, str, Any]] = {
     "failures": (7, "7", 7),
     "collective_timeout": (90, "90", 90),
     "rendezvous_port": (1234, "1234", 1234),
-    "hand_on": (["AWS_ENDPOINT_URL", "NOT_SET"], "AWS_ENDPOINT_URL,NOT_SET", ("AWS_ENDPOINT_URL", "NOT_SET")),
+    "task_retries": (0, "0", 0),
+    "hand_on": (["AWS_ENDPOINT_URL"], " AWS_ENDPOINT_URL, ", ("AWS_ENDPOINT_URL",)),
+    "variables": ({"NO_PROXY": "a,b=c"}, '{"NO_PROXY": "a,b=c"}', {"NO_PROXY": "a,b=c"}),
+    "secrets": (["hub/HF_TOKEN"], "hub/HF_TOKEN", ("hub/HF_TOKEN",)),
+    "pull_secrets": (["registry"], "registry", ("registry",)),
+    "priority": ("gold", "gold", "gold"),
+    "gpus": (4, "4", 4),
+    "gpu_resource": ("nvidia.com/mig-3g.40gb", "nvidia.com/mig-3g.40gb", "nvidia.com/mig-3g.40gb"),
+    "any_gpu_label": ("cloud.google.com/gke-accelerator", "cloud.google.com/gke-accelerator", "cloud.google.com/gke-accelerator"),
+    "cpus": (32, "32", 32),
+    "memory_gib": (200, "200", 200),
+    "disk_gib": (90, "90", 90),
+    "node_selector": ({"cloud.google.com/gke-spot": "true"}, "cloud.google.com/gke-spot=true", {"cloud.google.com/gke-spot": "true"}),
+    "tolerations": (["spot=true:NoSchedule", "x"], "spot=true:NoSchedule,x", ("spot=true:NoSchedule", "x")),
+    "cpu_stages": ("anywhere", "anywhere", CpuStages.ANYWHERE),
+    "cpu_node_selector": ({"pool": "cpu"}, "pool=cpu", {"pool": "cpu"}),
+    "cpu_tolerations": (["batch:NoExecute"], "batch:NoExecute", ("batch:NoExecute",)),
     "git_commit": ("abc", "abc", "abc"),
     "dvc_lock": ("def", "def", "def"),
     "accelerators": ("simulated", "simulated", Accelerators.SIMULATED),
@@ -116,7 +133,7 @@ def test_variables_of_settings_are_read_back_as_the_same_settings(monkeypatch) -
     write(**{key: in_file for key, (in_file, _, _) in EVERYTHING.items()})
     settings = load_settings()
     Path("cluster.yaml").unlink()
-    for variable, value in settings.variables().items():
+    for variable, value in settings.as_variables().items():
         monkeypatch.setenv(variable, value)
     assert load_settings() == settings
 
@@ -137,7 +154,10 @@ def test_variables_of_settings_are_read_back_as_the_same_settings(monkeypatch) -
         ("cache_gib: .inf", "cluster.yaml: cache_gib is inf; it should be a finite number"),
         ("cache_gib: 0", "cluster.yaml: cache_gib is 0; it should be greater than 0"),
         ("devices: {a: }", "cluster.yaml: devices is {'a': None}; it takes the form name=amount, separated by commas"),
-        ("gpu_label: hopper", "cluster.yaml: gpu_label is 'hopper'; it takes the form label=value"),
+        ("gpu_label: a=", "cluster.yaml: gpu_label is 'a='; it takes the form label=value, or label for any value"),
+        ("tolerations: [a=b:Never]", "cluster.yaml: tolerations is 'a=b:Never'; 'a=b:Never' does not take the form key=value:Effect"),
+        ("secrets: [HF_TOKEN]", "cluster.yaml: secrets is 'HF_TOKEN'; 'HF_TOKEN' does not take the form secret/KEY"),
+        ("failures: -1", "cluster.yaml: failures is -1; it is a whole number from 1 on"),
         ("- 3", "cluster.yaml must be a mapping of settings, not [3]"),
         (": [", "cluster.yaml is not YAML: "),
     ],
@@ -193,6 +213,16 @@ def test_placement_takes_every_setting_of_a_job(monkeypatch) -> None:
         queue="research",
         service_account="somebody",
         gpu_label="nvidia.com/gpu.family=hopper",
+        any_gpu_label="cloud.google.com/gke-accelerator",
+        pool=Pool(gpus=4, gpu_resource="nvidia.com/mig-3g.40gb", cpus=32, memory_gib=200, disk_gib=90),
+        cpu_stages=CpuStages.ANYWHERE,
+        node_selector={"cloud.google.com/gke-spot": "true"},
+        tolerations=("spot=true:NoSchedule", "x"),
+        cpu_node_selector={"pool": "cpu"},
+        cpu_tolerations=("batch:NoExecute",),
+        pull_secrets=("registry",),
+        priority="gold",
+        secrets=("hub/HF_TOKEN",),
         num_nodes=2,
         processes_per_node=4,
         store=("/mnt/x", "claim"),
@@ -209,7 +239,7 @@ def test_placement_takes_every_setting_of_a_job(monkeypatch) -> None:
         earlier_attempts=EarlierAttempts.COUNTED,
         owner=Owner("pod-1", "u-1"),
         provenance={"image": "sha256:" + "a" * 64, "git-commit": "abc", "dvc-lock": "def"},
-        environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+        environment={"NO_PROXY": "a,b=c", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
     )
 
 
@@ -221,6 +251,12 @@ def test_only_distill_has_several_nodes_and_devices_of_the_network_between_them(
 
 def test_placement_without_an_image_says_where_to_name_it() -> None:
     with pytest.raises(InputError, match=r"name it in RGLCD_IMAGE or as image in cluster\.yaml, by digest"):
+        placement_of(load_settings(), stage=DISTILL, request={})
+
+
+def test_hand_on_of_a_variable_that_is_not_set_is_refused_by_its_name() -> None:
+    write(image=IMAGE, hand_on=["HF_TOKNE"])
+    with pytest.raises(InputError, match="hand_on names HF_TOKNE, which is not set here"):
         placement_of(load_settings(), stage=DISTILL, request={})
 
 

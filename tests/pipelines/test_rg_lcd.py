@@ -233,7 +233,8 @@ def test_submit_without_a_host_says_what_to_do(checkout: Path, capsys) -> None:
     assert capsys.readouterr().err.startswith("rglcd: submit needs --host")
 
 
-def test_submit_to_an_unreachable_host_is_refused(checkout: Path, capsys) -> None:
+def test_submit_to_an_unreachable_host_is_refused(checkout: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("RGLCD_IMAGE", "mine@sha256:1")
     with pytest.raises(SystemExit) as ended:
         main(["submit", "--host", f"http://127.0.0.1:{free_port()}"])
     assert ended.value.code == 2

@@ -67,17 +67,22 @@ def _launch(options: argparse.Namespace) -> None:
 def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.Namespace) -> None:
     from rglcd.launch.cluster_job import job_manifest, launch
     from rglcd.launch.progress_display import drawing
+    from rglcd.launch.provenance import with_provenance
+    from rglcd.launch.released_image import require_published, warn_unless_published
     from rglcd.progress import reporting_to
 
+    settings = with_provenance(settings)
     config = load_params(options.params, overrides=options.set)
     if stage not in stages_of(config):
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
     artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
     sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:
+        warn_unless_published(settings.image)
         job = job_manifest(stage.name, sections=sections, artifacts=artifacts, settings=settings)
         print(yaml.safe_dump(job, sort_keys=False, width=110), end="")
         return
+    require_published(settings.image)
     if not options.no_plan:
         _require_fit(config, stage, settings)
     with drawing(sys.stderr) as sink, reporting_to(sink):
@@ -86,10 +91,12 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
 
 
 def _require_fit(config: Config, stage: Stage, settings: "ClusterSettings") -> None:
-    from rglcd.launch.resources import RESOURCES
+    from rglcd.launch.resources import resources_of
     from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 
-    num_training = settings.num_nodes * RESOURCES[stage.profile].gpus if stage.name == "distill" else None
+    if settings.gpus == 0:
+        return
+    num_training = settings.num_nodes * resources_of(stage.profile, settings.pool).gpus if stage.name == "distill" else None
     refuse_what_cannot_fit(config, Nodes(settings.gpu_label, num_training), stage=stage.name)
 
 

@@ -12,7 +12,7 @@ from rglcd.config import Section
 from rglcd.errors import InputError
 from rglcd.launch.kept_failures import FAILURES_FOLDER, failures_folder
 from rglcd.launch.placement import Accelerators, Placement
-from rglcd.launch.resources import RESOURCES, Resources
+from rglcd.launch.resources import RESOURCES, Resources, resources_of
 from rglcd.stages.computation import Artifacts
 from rglcd.stages.table import Stage
 
@@ -39,7 +39,7 @@ def stage_app(
     """
     run = _command(stage, sections=sections, artifacts=artifacts)
     ranks = [] if num_processes == 1 else ["rglcd.launch.process_group", "--standalone", "--nproc-per-node", str(num_processes), "-m"]
-    return _app(stage, image=image, entrypoint=python, args=["-m", *ranks, *run])
+    return _app(stage, image=image, entrypoint=python, args=["-m", *ranks, *run], asked=RESOURCES[stage.profile])
 
 
 def cluster_app(
@@ -74,13 +74,14 @@ def cluster_app(
     torchrun = [word for pair in rendezvous.items() for word in pair]
     run = _command(stage, sections=sections, artifacts=artifacts)
     args = ["-m", "rglcd.launch.pod", *observed, "--", *torchrun, "-m", *run]
-    app = _app(stage, image=placement.image, entrypoint="python", args=args)
+    asked = resources_of(stage.profile, placement.pool)
+    app = _app(stage, image=placement.image, entrypoint="python", args=args, asked=asked)
     (role,) = app.roles
     role.num_replicas = placement.num_nodes
     folder = _failures_folder(Path(artifacts[stage.outputs[0]]), placement) if stage.outputs[0] in artifacts else None
     if folder is not None:
         role.env[FAILURES_FOLDER] = str(folder)
-    role.env["RGLCD_PREFLIGHT"] = _expected(RESOURCES[stage.profile], placement.accelerators)
+    role.env["RGLCD_PREFLIGHT"] = _expected(asked, placement.accelerators)
     return app
 
 
@@ -92,8 +93,7 @@ def _failures_folder(output: Path, placement: Placement) -> Path | None:
     return failures_folder(output if output.is_relative_to(mount) else mount / output.name)
 
 
-def _app(stage: Stage, *, image: str, entrypoint: str, args: list[str]) -> specs.AppDef:
-    asked = RESOURCES[stage.profile]
+def _app(stage: Stage, *, image: str, entrypoint: str, args: list[str], asked: Resources) -> specs.AppDef:
     role = specs.Role(
         name=stage.name,
         image=image,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rglcd.errors import InputError
+from rglcd.launch.resources import Pool
 from rglcd.stages.table import Stage
 
 IDENTITY = {"azure.workload.identity/use": "true"}
@@ -35,6 +36,13 @@ class Accelerators(StrEnum):
     SIMULATED = "simulated"
 
 
+class CpuStages(StrEnum):
+    """Where pods without GPUs may run: ``apart`` from the nodes that have some, or ``anywhere``, as on a cluster of one node."""
+
+    APART = "apart"
+    ANYWHERE = "anywhere"
+
+
 class EarlierAttempts(StrEnum):
     """Whether failures of earlier launchers of the same run count: ``forgotten`` for a retry by hand, which begins anew, ``counted``
     for an automatic one, as Kubeflow's, which has changed nothing."""
@@ -49,7 +57,10 @@ class Placement:
 
     ``run`` names the run on every object; ``image`` is what the pods run, by digest; ``store`` a mount path and the
     claim mounted there, for artifacts that lie in a volume, and for checkpoints. ``object_store`` is where the artifacts' bytes go
-    instead. ``gpu_label`` is the label, as ``label=value``, of the nodes that training belongs on. Times are in seconds:
+    instead. ``gpu_label`` is the label, as ``label=value`` or ``label``, of the nodes that training belongs on, ``any_gpu_label`` of
+    those that have GPUs at all; ``pool`` says what one of them holds; ``node_selector`` and ``tolerations`` (``key=value:Effect``, as
+    ``kubectl taint`` has it) narrow and widen the choice, ``cpu_...`` that of pods without GPUs. ``secrets`` are ``secret/KEY``, each a
+    variable of the pods. Times are in seconds:
     ``queue_seconds`` a job may wait for its nodes, ``start_seconds`` a container for its image, ``run_seconds`` all attempts together
     may work, ``grace_seconds`` a job has to save its state when it is asked to stop, ``keep_seconds`` it stays visible when done,
     ``collective_timeout_seconds`` a rank waits for its peers in a collective operation (None: torch's own time). ``num_failures``
@@ -64,7 +75,17 @@ class Placement:
     namespace: str = "rglcd"
     queue: str = "rglcd"
     service_account: str = "rglcd-stage"
+    pool: Pool = field(default_factory=Pool)
     gpu_label: str = "nvidia.com/gpu.family=ampere"
+    any_gpu_label: str = "nvidia.com/gpu.present"
+    cpu_stages: CpuStages = CpuStages.APART
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[str, ...] = ()
+    cpu_node_selector: Mapping[str, str] = field(default_factory=dict)
+    cpu_tolerations: tuple[str, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
+    priority: str | None = None
+    secrets: tuple[str, ...] = ()
     num_nodes: int = 1
     processes_per_node: int = 1
     store: tuple[str, str] | None = None
@@ -88,6 +109,20 @@ class Placement:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.run) or len(self.run) > 63:
             raise InputError(f"run id {self.run!r}: use at most 63 lower case letters, digits and hyphens, no hyphen at either end")
+
+
+def toleration(text: str) -> dict[str, str]:
+    """``key=value:Effect``, ``key:Effect``, ``key=value`` or ``key``, as Kubernetes has it."""
+    taint, _, effect = text.partition(":")
+    key, _, value = taint.partition("=")
+    match = {"key": key, "operator": "Equal", "value": value} if value else {"key": key, "operator": "Exists"}
+    return {**match, **({"effect": effect} if effect else {})}
+
+
+def node_with(label: str) -> dict[str, object]:
+    """The match expression of nodes with ``label=value``, or with ``label`` whatever its value."""
+    key, _, value = label.partition("=")
+    return {"key": key, "operator": "In", "values": [value]} if value else {"key": key, "operator": "Exists"}
 
 
 def job_name(stage: Stage, placement: Placement, *, attempt: int) -> str:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rglcd.errors import InputError
 from rglcd.launch.child_processes import environment
-from rglcd.launch.placement import Accelerators, EarlierAttempts, Owner, Placement
-from rglcd.launch.resources import RESOURCES
+from rglcd.launch.placement import Accelerators, CpuStages, EarlierAttempts, Owner, Placement
+from rglcd.launch.resources import Pool, resources_of
+from rglcd.launch.setting_values import Count, Label, Names, Pairs, SecretKeys, Taints, Url, Volume, WholeNumber, Word
 from rglcd.stages.table import Profile, Stage
 
 FILE = Path("cluster.yaml")
@@ -38,60 +39,6 @@ class Runtime(StrEnum):
     KUBERNETES = "torchx:kubernetes"
 
 
-def _whole_number(value: object) -> object:
-    """Stricter than pydantic, which also takes ``true`` and ``"1.0"``."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError("it is a whole number from 1 on")
-    return number
-
-
-def _count(value: object) -> object:
-    return 0 if value in (0, "0") and not isinstance(value, bool) else _whole_number(value)
-
-
-def _volume(value: str) -> str:
-    claim, _, path = value.partition("=")
-    if not claim or not path.startswith("/"):
-        raise ValueError("it takes the form claim=/path")
-    return value
-
-
-def _label(value: str) -> str:
-    key, _, label = value.partition("=")
-    if not key or not label:
-        raise ValueError("it takes the form label=value")
-    return value
-
-
-def _url(value: str) -> str:
-    if "://" not in value:
-        raise ValueError("it is a URL such as s3://bucket/prefix")
-    return value
-
-
-def _amounts(value: object) -> object:
-    """``name=amount,name=amount`` of a variable, or a mapping of the file."""
-    if isinstance(value, Mapping):
-        pairs = [(name, "" if amount is None else str(amount)) for name, amount in value.items()]
-    else:
-        pairs = [(name, amount) for name, _, amount in (entry.partition("=") for entry in str(value).split(",") if entry)]
-    if not all(name and amount for name, amount in pairs):
-        raise ValueError("it takes the form name=amount, separated by commas")
-    return dict(pairs)
-
-
-def _names(value: object) -> object:
-    """``name,name`` of a variable, or a list of the file."""
-    return [name for name in value.split(",") if name] if isinstance(value, str) else value
-
-
-Word = Annotated[str, Field(min_length=1)]
-WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
-Count = Annotated[int, BeforeValidator(_count)]
-"""A whole number that may be 0."""
-
-
 class ClusterSettings(BaseSettings):
     """Everything that decides where a stage runs, and nothing of what it computes.
 
@@ -105,12 +52,25 @@ class ClusterSettings(BaseSettings):
     queue: Word = Placement.queue
     service_account: Word = Placement.service_account
     image: Word | None = None
-    gpu_label: Annotated[Word, AfterValidator(_label)] = Placement.gpu_label
+    pull_secrets: Names = ()
+    priority: Word | None = None
+    gpus: Count = Pool.gpus
+    gpu_resource: Word = Pool.gpu_resource
+    gpu_label: Label = Placement.gpu_label
+    any_gpu_label: Label = Placement.any_gpu_label
+    cpus: WholeNumber | None = None
+    memory_gib: WholeNumber | None = None
+    disk_gib: WholeNumber | None = None
+    node_selector: Pairs = {}
+    tolerations: Taints = ()
+    cpu_stages: CpuStages = CpuStages.APART
+    cpu_node_selector: Pairs = {}
+    cpu_tolerations: Taints = ()
     num_nodes: WholeNumber = 1
     num_processes: WholeNumber | None = None
-    devices: Annotated[dict[str, str], NoDecode, BeforeValidator(_amounts)] = {}
-    store_claim: Annotated[Word, AfterValidator(_volume)] | None = None
-    store: Annotated[Word, AfterValidator(_url)] | None = None
+    devices: Pairs = {}
+    store_claim: Volume | None = None
+    store: Url | None = None
     cache: Word | None = None
     cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     queue_seconds: WholeNumber = Placement.queue_seconds
@@ -120,7 +80,10 @@ class ClusterSettings(BaseSettings):
     failures: Count = Placement.num_failures
     collective_timeout: WholeNumber | None = None
     rendezvous_port: WholeNumber = Placement.rendezvous_port
-    hand_on: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    task_retries: Count = 3
+    hand_on: Names = ()
+    variables: Pairs = {}
+    secrets: SecretKeys = ()
     git_commit: Word | None = None
     dvc_lock: Word | None = None
     accelerators: Accelerators = Accelerators.REAL
@@ -149,7 +112,12 @@ class ClusterSettings(BaseSettings):
         claim, _, path = self.store_claim.partition("=")
         return path, claim
 
-    def variables(self, *names: str) -> dict[str, str]:
+    @property
+    def pool(self) -> Pool:
+        """The nodes with GPUs, and what training takes of one."""
+        return Pool(self.gpus, self.gpu_resource, self.cpus, self.memory_gib, self.disk_gib)
+
+    def as_variables(self, *names: str) -> dict[str, str]:
         """What was set of ``names`` (of everything, without any), as variables for another process; defaults are left out."""
         given = {name: getattr(self, name) for name in self.model_fields_set if not names or name in names}
         return {variable_of(name): _as_text(value) for name, value in sorted(given.items()) if value is not None}
@@ -190,7 +158,7 @@ def shown(settings: ClusterSettings, **given: Any) -> str:
 
 def exporting_store(settings: ClusterSettings) -> AbstractContextManager[None]:
     """Within this context, :mod:`rglcd.store.environment` finds the object store's settings where it looks for them."""
-    return environment(settings.variables("store", "cache", "cache_gib"))
+    return environment(settings.as_variables("store", "cache", "cache_gib"))
 
 
 def variable_of(name: str) -> str:
@@ -207,7 +175,10 @@ def placement_of(settings: ClusterSettings, *, stage: Stage, request: Any) -> Pl
         raise InputError(f"the image of the pods is not known: name it in {variable_of('image')} or as image in {FILE}, by digest")
     _, _, digest = settings.image.partition("@")
     provenance = {"image": digest, "git-commit": settings.git_commit, "dvc-lock": settings.dvc_lock}
-    said = settings.variables() | os.environ
+    said = settings.as_variables() | os.environ
+    missing = [name for name in settings.hand_on if name not in said]
+    if missing:
+        raise InputError(f"hand_on names {missing[0]}, which is not set here; set it, or name it under variables or secrets")
     is_gang = stage.profile is Profile.GPU_GANG
     return Placement(
         run=settings.run or hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12],
@@ -215,9 +186,10 @@ def placement_of(settings: ClusterSettings, *, stage: Stage, request: Any) -> Pl
         namespace=settings.namespace,
         queue=settings.queue,
         service_account=settings.service_account,
-        gpu_label=settings.gpu_label,
+        pool=settings.pool,
+        **{name: getattr(settings, name) for name in _TAKEN_AS_THEY_ARE},
         num_nodes=settings.num_nodes if is_gang else 1,
-        processes_per_node=settings.num_processes or max(1, RESOURCES[stage.profile].gpus),
+        processes_per_node=settings.num_processes or max(1, resources_of(stage.profile, settings.pool).gpus),
         store=settings.volume,
         object_store=settings.store,
         queue_seconds=settings.queue_seconds,
@@ -232,8 +204,14 @@ def placement_of(settings: ClusterSettings, *, stage: Stage, request: Any) -> Pl
         earlier_attempts=settings.earlier_attempts,
         owner=Owner(settings.launcher_name, settings.launcher_uid) if settings.launcher_name and settings.launcher_uid else None,
         provenance={name: value for name, value in provenance.items() if value},
-        environment={name: said[name] for name in settings.hand_on if name in said},
+        environment={**settings.variables, **{name: said[name] for name in settings.hand_on}},
     )
+
+
+_TAKEN_AS_THEY_ARE = (
+    *("gpu_label", "any_gpu_label", "cpu_stages", "node_selector", "tolerations", "cpu_node_selector", "cpu_tolerations"),
+    *("pull_secrets", "priority", "secrets"),
+)
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +252,8 @@ def _expected(error: Mapping[str, Any]) -> str:
 def _as_text(value: Any) -> str:
     """As a variable holds it; read back it is ``value`` again."""
     match value:
+        case dict() if any({",", "="} & set(f"{name}{amount}") for name, amount in value.items()):
+            return json.dumps(value)
         case dict():
             return ",".join(f"{name}={amount}" for name, amount in value.items())
         case tuple():

@@ -20,8 +20,9 @@ from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.appdef import TERMINATION_MESSAGE
 from rglcd.launch.kept_failures import FAILURES_FOLDER
-from rglcd.launch.placement import IDENTITY, STORE_KEYS, Placement, job_name
-from rglcd.launch.resources import ACCELERATOR, RESOURCES, Resources
+from rglcd.launch.placement import IDENTITY, STORE_KEYS, CpuStages, Placement, job_name, node_with, toleration
+from rglcd.launch.provenance import as_label
+from rglcd.launch.resources import ACCELERATOR, Resources, resources_of
 from rglcd.stages.table import Profile, Stage
 
 LABEL = "rg-lcd"
@@ -79,7 +80,7 @@ def volcano_job(
         queue=placement.queue,
         namespace=placement.namespace,
         service_account=placement.service_account,
-        priority_class=_PRIORITIES.get(stage.name, "rglcd-training"),
+        priority_class=placement.priority or _PRIORITIES.get(stage.name, "rglcd-training"),
         validate_spec=False,
         reserved_millicpu=0,
         reserved_memmb=0,
@@ -115,14 +116,16 @@ def complete(job: Mapping[str, Any], *, stage: Stage, placement: Placement, atte
     spec["maxRetry"] = RESTARTS
     spec["ttlSecondsAfterFinished"] = placement.keep_seconds
     for task in spec["tasks"]:
-        _complete_pod(task["template"], name=name, labels=labels, asked=RESOURCES[stage.profile], stage=stage, placement=placement)
+        _complete_pod(
+            task["template"], name=name, labels=labels, asked=resources_of(stage.profile, placement.pool), stage=stage, placement=placement
+        )
     return completed
 
 
 def _labels(stage: Stage, placement: Placement, *, attempt: int) -> dict[str, str]:
     named = {"run": placement.run, "stage": stage.name, "attempt": str(attempt)}
-    # A label's value holds at most 63 characters, one fewer than a SHA-256.
-    provenance = {key: value.removeprefix("sha256:")[:40] for key, value in placement.provenance.items()}
+    # A label's value holds at most 63 characters, one fewer than a SHA-256; the annotation has all.
+    provenance = {key: as_label(value.removeprefix("sha256:")[:46]) for key, value in placement.provenance.items()}
     return {"app.kubernetes.io/part-of": "rg-lcd", **{f"{LABEL}/{key}": value for key, value in (named | provenance).items()}}
 
 
@@ -150,11 +153,11 @@ def _complete_pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "affinity": _affinity(asked, stage, placement),
     }
     spec.pop("nodeSelector", None)
-    if asked.gpus:
-        spec["tolerations"] = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}]
+    spec |= _choice_of_nodes(asked, placement, stage)
+    if placement.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret} for secret in placement.pull_secrets]
     volumes, mounts = _volumes(asked, placement)
     spec["volumes"] = volumes
     (container,) = spec["containers"]
@@ -186,9 +189,20 @@ def _of_attempt(entry: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     return {**entry, "value": f"{entry['value']}/{name}"} if entry["name"] == FAILURES_FOLDER else dict(entry)
 
 
+def _choice_of_nodes(asked: Resources, placement: Placement, stage: Stage) -> dict[str, Any]:
+    """Affinity, selector and tolerations: of the pool for pods with GPUs, of the rest for others."""
+    on_gpu = asked.gpus > 0
+    selector = placement.node_selector if on_gpu else placement.cpu_node_selector
+    tolerations = [toleration(text) for text in (placement.tolerations if on_gpu else placement.cpu_tolerations)]
+    if on_gpu:
+        tolerations = [{"key": ACCELERATOR, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
+    chosen = {"affinity": _affinity(asked, stage, placement), "nodeSelector": dict(selector), "tolerations": tolerations}
+    return {field: value for field, value in chosen.items() if value}
+
+
 def _limits(asked: Resources, placement: Placement) -> dict[str, str]:
     limits = {"cpu": str(asked.cpus), "memory": f"{asked.memory_gib}Gi", "ephemeral-storage": f"{asked.disk_gib}Gi"}
-    return {**limits, **({ACCELERATOR: str(asked.gpus)} if asked.gpus else {}), **placement.devices}
+    return {**limits, **({placement.pool.gpu_resource: str(asked.gpus)} if asked.gpus else {}), **placement.devices}
 
 
 def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -208,14 +222,12 @@ def _volumes(asked: Resources, placement: Placement) -> tuple[list[dict[str, Any
 
 def _affinity(asked: Resources, stage: Stage, placement: Placement) -> dict[str, Any]:
     """GPU pods on GPU nodes, training on the label of its pool; pods of no GPU elsewhere; one whole-node pod a node."""
-    nodes: dict[str, Any]
-    if asked.gpus == 0:
-        nodes = {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
-    elif stage.profile is Profile.GPU:
-        nodes = {"key": "nvidia.com/gpu.present", "operator": "Exists"}
+    if asked.gpus:
+        nodes = node_with(placement.any_gpu_label if stage.profile is Profile.GPU else placement.gpu_label)
+    elif placement.cpu_stages is CpuStages.ANYWHERE or placement.pool.gpus == 0:
+        return {}
     else:
-        label, _, value = placement.gpu_label.partition("=")
-        nodes = {"key": label, "operator": "In", "values": [value]}
+        nodes = {"key": placement.any_gpu_label.partition("=")[0], "operator": "DoesNotExist"}
     terms = {"nodeSelectorTerms": [{"matchExpressions": [nodes]}]}
     affinity: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     if asked.gpus > 1:
@@ -242,7 +254,11 @@ def _environment(placement: Placement) -> list[dict[str, Any]]:
         **placement.environment,
     }
     from_fields = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
-    return from_fields + [{"name": name, "value": value} for name, value in values.items()]
+    from_secrets = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+        for secret, _, key in (each.partition("/") for each in placement.secrets)
+    ]
+    return from_fields + from_secrets + [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _timeout_environment(placement: Placement) -> dict[str, str]:
