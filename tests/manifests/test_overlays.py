@@ -8,13 +8,15 @@ from decimal import Decimal
 
 import promql_parser
 import pytest
+import yaml
 from kubernetes.utils import parse_quantity
 
-from rglcd.launch.resources import RESOURCES
+from rglcd.launch.resources import RESOURCES, resources_of
+from rglcd.launch.settings import load_settings
 from rglcd.stages.table import Profile
 from tests.manifests.network_policy import Peer, allowed
 from tests.manifests.pod_security import violations
-from tests.manifests.rendering import BUILT, Object, kustomization, of_kind, pod_templates, rendered
+from tests.manifests.rendering import BUILT, MANIFESTS, Object, kustomization, of_kind, pod_templates, rendered
 from tests.manifests.schemas import check
 
 pytestmark = pytest.mark.cluster
@@ -157,6 +159,29 @@ def test_every_profile_fits_into_the_a100_overlay(a100: list[Object], profile: P
     assert 2 * asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_every_profile_fits_into_the_local_overlay_with_its_settings(
+    gpus: int, tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
+) -> None:
+    """One job beside Kubeflow's launching task and its last one."""
+    local = rendered(kustomization("local", tmp_path_factory.mktemp("local")))
+    settings = yaml.safe_load((MANIFESTS / "cluster.local.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**settings, "gpus": gpus}))
+    pool = load_settings().pool
+    limit = only(local, "LimitRange")["spec"]["limits"][0]["max"]
+    queue, quota = only(local, "Queue")["spec"]["capability"], only(local, "ResourceQuota")["spec"]["hard"]
+    for profile in Profile:
+        asked = resources_of(profile, pool)
+        wanted = {"cpu": Decimal(asked.cpus), "memory": amount(f"{asked.memory_gib}Gi")}
+        for name, value in wanted.items():
+            assert value <= amount(limit[name]), f"{profile}: {name}"
+            assert value + amount({"cpu": "1", "memory": "3Gi"}[name]) <= amount(quota[f"requests.{name}"]), f"{profile}: {name}"
+            assert value <= amount(queue[name]), f"{profile}: {name}"
+        assert amount(f"{asked.disk_gib}Gi") <= amount(limit["ephemeral-storage"])
+        assert asked.gpus <= amount(queue["nvidia.com/gpu"])
+
+
 def test_container_without_requests_gets_small_defaults(objects: list[Object]) -> None:
     (limits,) = only(objects, "LimitRange")["spec"]["limits"]
     for name in ("cpu", "memory", "ephemeral-storage"):
@@ -187,6 +212,29 @@ def test_every_pod_may_reach_dns(objects: list[Object], pod: dict[str, str]) -> 
     assert may_call(objects, pod, DNS, 53, "UDP")
     assert may_call(objects, pod, DNS, 53, "TCP")
     assert not may_call(objects, pod, DNS, 80)
+
+
+@pytest.mark.parametrize(
+    ("component", "peer", "port", "pods"),
+    [
+        ("node-local-dns", Peer("169.254.20.10"), 53, "all"),
+        ("cloud-dns", Peer("169.254.169.254"), 53, "all"),
+        ("openshift-dns", Peer(labels={"dns.operator.openshift.io/daemonset-dns": "default"}, namespace="openshift-dns"), 5353, "all"),
+        ("api-server-elsewhere", Peer("100.64.0.1"), 443, "tasks"),
+        ("api-server-elsewhere", Peer("fd00::1"), 6443, "tasks"),
+        ("private-proxy", Peer("10.1.2.3"), 3128, "all"),
+    ],
+)
+def test_each_small_component_opens_its_one_thing(component: str, peer: Peer, port: int, pods: str, tmp_path_factory) -> None:
+    without = rendered(kustomization("a100", tmp_path_factory.mktemp("without")))
+    opened = rendered(kustomization(f"a100+{component}", tmp_path_factory.mktemp("opened")))
+    for item in opened:
+        check(item)
+    assert {item["metadata"]["namespace"] for item in of_kind(opened, "NetworkPolicy")} == {"rglcd"}
+    for pod, may in ((TASK_POD, True), (JOB_POD, pods == "all")):
+        assert not may_call(without, pod, peer, port)
+        assert may_call(opened, pod, peer, port) is may
+        assert not may_call(opened, pod, peer, 22)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "10.96.0.1", "169.254.169.254", "192.168.1.1"])
