@@ -13,8 +13,8 @@ import pytest
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.failure import JobError, read_failure
+from rglcd.launch.failure_table import Then
 from rglcd.launch.job_reason import ended_by_cluster, failure_of, reason_of
-from rglcd.launch.kubernetes_job import _NEVER_AGAIN
 from rglcd.launch.volcano_job import POLICIES
 
 RGLCD = (sys.executable, "-m", "rglcd")
@@ -118,7 +118,7 @@ def test_launcher_counts_code_70_as_a_crash_that_may_be_tried_again() -> None:
     ended = {"exitCode": 70, "finishedAt": "2026-01-01T00:00:00Z"}
     pod = {"metadata": {"name": "pod-0"}, "status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}]}}
     assert not ended_by_cluster(pod)
-    assert 70 not in _NEVER_AGAIN
+    assert reason_of(pod).then is Then.COUNTED
     assert 70 not in [policy.get("exitCode") for policy in POLICIES]
     assert failure_of(reason_of(pod)).exit_code == 70
 

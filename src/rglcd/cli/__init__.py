@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import launch, plan, project, run, runs, toy
+from rglcd.cli import doctor, launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -55,6 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         runs.add_runs,
         runs.add_clean,
     )
-    for add in (run.add_verb, launch.add_verb, *inspect):
+    for add in (run.add_verb, launch.add_verb, doctor.add_verb, *inspect):
         add(verbs)
     return parser

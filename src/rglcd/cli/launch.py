@@ -55,7 +55,7 @@ def _launch(options: argparse.Namespace) -> None:
     from rglcd.launch.settings import load_settings, shown
 
     given = _given(options, load_settings())
-    settings = _completed(load_settings(**given))
+    settings = completed(load_settings(**given))
     if options.show_settings:
         print(shown(settings, **given), end="")
         return
@@ -134,7 +134,7 @@ def _given_volume(options: argparse.Namespace, settings: "ClusterSettings") -> s
     return f"{options.claim or claim}={path}"
 
 
-def _completed(settings: "ClusterSettings") -> "ClusterSettings":
+def completed(settings: "ClusterSettings") -> "ClusterSettings":
     """With what this command fills in where nobody says it: the released image, the claim that manifests/ makes."""
     image, volume = settings.image or _locked_image(), settings.store_claim or f"{_CLAIM}={_MOUNT}"
     return settings.model_copy(update={"image": image, "store_claim": volume})

@@ -62,7 +62,8 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
 
     Raises :class:`InputError` where the first answer says that nobody will get one (no rights, no such server), :class:`TryAgain`
     when the server does not answer for :data:`LATER_SECONDS`, :class:`StopRequested` when asked to stop meanwhile. What the
-    server refuses for the call's own sake stays an ``ApiException``. ``reload`` reads the credentials anew.
+    server refuses for the call's own sake stays an ``ApiException``. ``reload`` reads the credentials anew. A client that ``only_asks``
+    takes every call for its first.
     """
 
     def __init__(
@@ -72,11 +73,12 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
         reload: Callable[[], client.Configuration] | None = None,
         clock: Clock | None = None,
         first_seconds: float = FIRST_SECONDS,
+        only_asks: bool = False,
     ) -> None:
         super().__init__(_without_retries(configuration))
         self.clock = clock or Clock()
         self._reload, self._first_seconds = reload, first_seconds
-        self._has_answered = False
+        self._only_asks, self._has_answered = only_asks, False
         self._reminder: str | None = None
 
     @contextmanager
@@ -122,7 +124,7 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
             except (ApiException, HTTPError, OSError, HTTPException, _NoAnswer) as error:
                 trouble = trouble_of(error, is_first=not self._has_answered)
                 if trouble is None:
-                    self._has_answered = True
+                    self._has_answered = not self._only_asks
                     raise
                 if trouble.is_unauthorized and not waiting.has_renewed:
                     waiting.has_renewed = True
@@ -130,7 +132,7 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
                         continue
                 waiting.after(trouble)
             else:
-                self._has_answered = True
+                self._has_answered = not self._only_asks
                 waiting.over()
                 return answer
 
@@ -220,11 +222,11 @@ def _without_retries(configuration: client.Configuration) -> client.Configuratio
     return given
 
 
-def cluster_client() -> PatientClient:
+def cluster_client(*, only_asks: bool = False) -> PatientClient:
     """A client by the pod's ServiceAccount, or by kubeconfig outside a cluster; :class:`InputError` without either."""
     configuration, is_in_a_pod = _configuration()
     seconds = FIRST_SECONDS_IN_A_POD if is_in_a_pod else FIRST_SECONDS
-    return PatientClient(configuration, reload=lambda: _configuration()[0], first_seconds=seconds)
+    return PatientClient(configuration, reload=lambda: _configuration()[0], first_seconds=seconds, only_asks=only_asks)
 
 
 def _configuration() -> tuple[client.Configuration, bool]:

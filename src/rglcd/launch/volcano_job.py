@@ -80,7 +80,7 @@ def volcano_job(
         queue=placement.queue,
         namespace=placement.namespace,
         service_account=placement.service_account,
-        priority_class=placement.priority or _PRIORITIES.get(stage.name, "rglcd-training"),
+        priority_class=priority_of(stage, placement),
         validate_spec=False,
         reserved_millicpu=0,
         reserved_memmb=0,
@@ -93,6 +93,11 @@ def volcano_job(
     job = complete(_plain(request.resource), stage=stage, placement=placement, attempt=attempt)
     job["metadata"]["annotations"] |= {WORK: work_of(app)} | ({} if began is None else {BEGAN: began.isoformat(timespec="seconds")})
     return job
+
+
+def priority_of(stage: Stage, placement: Placement) -> str:
+    """The PriorityClass of the stage's pods."""
+    return placement.priority or _PRIORITIES.get(stage.name, "rglcd-training")
 
 
 def work_of(app: specs.AppDef) -> str:

@@ -1,0 +1,141 @@
+"""``rglcd doctor --cluster``: what is missing is said with what to do, before a job is submitted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rglcd.cli import main
+from rglcd.config import dump, load_preset
+from tests.launch.conftest import IMAGE, Ended
+from tests.launch.scripted_api import Answer, ScriptedApi, refusal
+
+
+class Parts:
+    """What the cluster has, by the end of its path; a test takes away or changes what it is about."""
+
+    def __init__(self) -> None:
+        self.may = True
+        node = {"status": {"allocatable": {"nvidia.com/gpu": "8"}}, "metadata": {"name": "n"}}
+        hard = {"requests.cpu": "320", "requests.memory": "2Ti", "requests.nvidia.com/gpu": "24"}
+        self.at: dict[str, Any] = {
+            "/version": {
+                "major": "1",
+                "minor": "31+",
+                "gitVersion": "v1.31.2",
+                "gitCommit": "",
+                "gitTreeState": "",
+                "buildDate": "",
+                "goVersion": "",
+                "compiler": "",
+                "platform": "",
+            },
+            "/queues/rglcd": {"kind": "Queue"},
+            "/serviceaccounts/rglcd-stage": {"kind": "ServiceAccount"},
+            "/priorityclasses/rglcd-training": {"kind": "PriorityClass", "value": 1000},
+            "/priorityclasses/rglcd-evaluation": {"kind": "PriorityClass", "value": 2000},
+            "/persistentvolumeclaims/rglcd-store": {"kind": "PersistentVolumeClaim", "status": {"phase": "Bound"}},
+            "/nodes": {"kind": "NodeList", "items": [node]},
+            "/limitranges": {
+                "items": [{"metadata": {"name": "containers"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "96"}}]}}]
+            },
+            "/resourcequotas": {"items": [{"metadata": {"name": "rglcd"}, "spec": {"hard": hard}}]},
+            "/jobs": {"items": []},
+        }
+
+    def answer(self, method: str, path: str) -> Answer:
+        if path.endswith("/selfsubjectaccessreviews"):
+            return 201, {"spec": {"resourceAttributes": {}}, "status": {"allowed": self.may}}, {}
+        found = next((value for end, value in self.at.items() if path.partition("?")[0].rstrip("/").endswith(end)), None)
+        if isinstance(found, tuple):
+            return found
+        return refusal(404, "not found") if found is None else (200, found, {})
+
+
+@pytest.fixture
+def parts(api: ScriptedApi) -> Parts:
+    made = Parts()
+    api.faults.append(made.answer)
+    return made
+
+
+@pytest.fixture
+def doctor(api: ScriptedApi, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Ended]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    Path("params.yaml").write_text(dump(load_preset("micro")))
+
+    def run(**settings: Any) -> Ended:
+        Path("cluster.yaml").write_text(yaml.safe_dump({"image": IMAGE, **settings}))
+        code = 0
+        try:
+            code = main(["doctor", "--cluster"])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return Ended(code, (said.out + said.err).splitlines())
+
+    return run
+
+
+def test_a_cluster_that_has_everything_is_well_and_nothing_is_created(parts: Parts, doctor, api: ScriptedApi) -> None:
+    ended = doctor()
+    assert ended.code == 0, ended.lines
+    assert all(line.startswith("ok ") for line in ended.lines[:-1]), ended.lines
+    assert {path.rpartition("/")[2] for method, path, _, _ in api.calls if method != "GET"} == {"selfsubjectaccessreviews"}
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("/jobs", "MISSING  Volcano's jobs in namespace rglcd; install Volcano 1.10"),
+        ("/queues/rglcd", "MISSING  queue rglcd; kubectl apply -k manifests/overlays/a100"),
+        ("/serviceaccounts/rglcd-stage", "MISSING  service account rglcd-stage; kubectl apply -k"),
+        ("/priorityclasses/rglcd-evaluation", "MISSING  priority class rglcd-evaluation; kubectl apply -k"),
+        ("/persistentvolumeclaims/rglcd-store", "MISSING  claim rglcd-store; kubectl apply -k"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do(gone: str, words: str, parts: Parts, doctor) -> None:
+    parts.at[gone] = refusal(404, "not found")
+    ended = doctor()
+    assert ended.code == 2
+    assert ended.has(words), ended.lines
+    assert "1 thing is missing in the cluster" in ended.last
+
+
+def test_old_kubernetes_and_missing_rights_are_said(parts: Parts, doctor) -> None:
+    parts.may = False
+    parts.at["/version"] |= {"minor": "20", "gitVersion": "v1.20.2"}
+    ended = doctor()
+    assert ended.code == 2
+    assert ended.has("MISSING  Kubernetes v1.20.2; 1.27 or later is needed")
+    for right in ("create jobs", "delete jobs", "list pods", "get pods/log", "list events"):
+        assert ended.has(f"MISSING  you may {right} in rglcd; the Role rglcd-launcher"), right
+
+
+def test_stages_are_held_against_limit_range_and_quota(parts: Parts, doctor) -> None:
+    parts.at["/limitranges"]["items"][0]["spec"]["limits"][0]["max"] = {"cpu": "16", "memory": "64Gi"}
+    ended = doctor(num_nodes=4)
+    assert ended.code == 2
+    assert ended.has("distill: cpu 64 is more than LimitRange containers admits (16); memory 512Gi is more than LimitRange containers")
+    assert ended.has("nvidia.com/gpu 8 on 4 nodes is more than ResourceQuota rglcd admits (24)")
+    assert ended.has("ok       shard fits")
+    fits = doctor(gpus=1, cpus=16, memory_gib=64)
+    assert fits.code == 0, fits.lines
+
+
+def test_gpus_that_no_node_has_are_said(parts: Parts, doctor) -> None:
+    assert doctor(gpu_resource="nvidia.com/mig-3g.40gb").has(
+        "MISSING  nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/mig-3g.40gb: 0"
+    )
+    assert not doctor(gpus=0).has("nodes with")
+
+
+def test_what_one_may_not_look_at_is_unknown_and_no_fault(parts: Parts, doctor, api: ScriptedApi) -> None:
+    for end in ("/nodes", "/resourcequotas", "/queues/rglcd"):
+        parts.at[end] = refusal(403, f'forbidden: User "x" cannot list resource "{end[1:]}" in API group ""')
+    ended = doctor()
+    assert ended.code == 0, ended.lines
+    assert sum(line.startswith("unknown ") for line in ended.lines) == 3
