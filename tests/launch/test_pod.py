@@ -158,3 +158,21 @@ def test_log_lines_written_in_pieces_arrive_whole() -> None:
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [(line["rank"], line.get("message")) for line in lines] == [(0, "half a line"), (None, "plain"), (0, "[rank0]:20%"), (0, None)]
     assert log.last_lines(1) == ["kept back"]
+
+
+def test_last_words_of_the_rank_that_failed_are_kept_in_the_folder_of_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "student.failures" / "rglcd-distill-r-1"
+    monkeypatch.setenv("RGLCD_FAILURES_FOLDER", str(folder))
+    start(tmp_path, "diverge").communicate(timeout=120)
+    kept = json.loads((folder / "rank-1.json").read_text())
+    assert (kept["exit_code"], kept["message"]) == (3, "step 12: the loss is nan")
+    assert "the last words" in kept["last_lines"]
+
+
+def test_an_attempt_that_ends_well_leaves_no_folder_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "student.failures" / "rglcd-distill-r-1"
+    monkeypatch.setenv("RGLCD_FAILURES_FOLDER", str(folder))
+    ended = start(tmp_path, "nothing")
+    ended.communicate(timeout=120)
+    assert ended.returncode == 0
+    assert not folder.parent.exists()
