@@ -12,12 +12,13 @@ SIDE = 16
 
 
 def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Measurement:
+    num_images = len(next(iter(scores.values())))
     return Measurement(
         sampler=Sampler(who, num_steps),
         scores=scores,
         full_marks={name: sum(value >= 1 for value in values) / len(values) for name, values in scores.items()},
-        high_frequency=[0.02] * NUM_IMAGES,
-        saturation=[0.1] * NUM_IMAGES,
+        high_frequency=[0.02] * num_images,
+        saturation=[0.1] * num_images,
         fid=None if who == REAL else 10.0 + num_steps,
         fid_to_teacher=None if who in (REAL, TEACHER) else 5.0 + num_steps,
         diversity=1.5,
@@ -25,22 +26,32 @@ def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Mea
     )
 
 
-def constant(value: float, *names: str) -> dict[str, list[float]]:
-    return {name: [value] * NUM_IMAGES for name in names}
+def constant(value: float, *names: str, count: int = NUM_IMAGES) -> dict[str, list[float]]:
+    return {name: [value] * count for name in names}
 
 
 def measurements(
     student: dict[str, list[float]], *, plain: float = 0.2, num_steps: tuple[int, ...] = (1, 2), arm: str = "rg"
 ) -> list[Measurement]:
     """Real images at 1, a teacher at 0.5, a plain LCM at ``plain`` and ``arm`` with the scores ``student``, at every step count."""
-    names = tuple(student)
-    few = [measurement("lcm", steps, constant(plain, *names)) for steps in num_steps]
+    names, count = tuple(student), len(next(iter(student.values())))
+    few = [measurement("lcm", steps, constant(plain, *names, count=count)) for steps in num_steps]
     few += [measurement(arm, steps, student) for steps in num_steps]
-    return [measurement(REAL, 0, constant(1.0, *names)), measurement(TEACHER, 50, constant(0.5, *names)), *few]
+    real, teacher = (constant(value, *names, count=count) for value in (1.0, 0.5))
+    return [measurement(REAL, 0, real), measurement(TEACHER, 50, teacher), *few]
 
 
-def comparison(student: dict[str, list[float]], *, trained_on: str | None = "expert", plain: float = 0.2, arm: str = "rg") -> Comparison:
-    return compare(measurements(student, plain=plain, arm=arm), seed=0, trained_on=trained_on)
+def comparison(
+    student: dict[str, list[float]],
+    *,
+    trained_on: str | None = "expert",
+    akin: frozenset[str] = frozenset(),
+    plain: float = 0.2,
+    arm: str = "rg",
+    num_features: int = 0,
+) -> Comparison:
+    made = measurements(student, plain=plain, arm=arm)
+    return compare(made, seed=0, trained_on=trained_on, akin=akin, num_features=num_features)
 
 
 def pictures(captions: list[str], *, side: int = SIDE, arm: str = "rg", judge: str = "judge") -> Pictures:

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from rglcd import progress
+from rglcd.cli import main
+from rglcd.config import dump
 from rglcd.errors import InputError
 from rglcd.progress import Event
 from rglcd.stages.pretrained import write_catalogue
@@ -279,3 +281,29 @@ def test_adapter_is_sampled_on_its_teacher(own: Path) -> None:
     assert set(metrics) == {"real", "teacher", "lcm"}
     weights = own / "student" / "lcm" / "pytorch_lora_weights.safetensors"
     assert weights.stat().st_size < (own / "pretrained" / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size / 4
+
+
+# --- what the report may claim -------------------------------------------------------------------
+
+
+def test_a_mixture_that_holds_the_training_reward_is_no_judge_and_six_pictures_decide_nothing(own: Path, monkeypatch, capsys) -> None:
+    """Through the command: `expert` guided the student, `both` is made of it."""
+    both = {"kind": "mixture", "weights": {"expert": 1.0}, "logit_scale": 1.0}
+    layout = json.loads((own / "pretrained" / "scorers.json").read_text())
+    layout["scorers"]["both"] = both
+    (own / "pretrained" / "scorers.json").write_text(json.dumps(layout))
+    publish(own / "pretrained", stage="prepare")
+    monkeypatch.chdir(own)
+    settings = config(f"preparation.scorers.both={json.dumps(both)}", "evaluation.scorers=[expert, both]")
+    (own / "params.yaml").write_text(dump(settings))
+    words = [f"--artifact={name}={own / ('data' if name == 'source' else name)}" for name in ("source", "pretrained", "student", "report")]
+    assert main(["run", "evaluate", *words, f"--artifact=reward_model={own / 'reward_model'}"]) == 0
+    said = (own / "report" / "report.md").read_text()
+    assert said.startswith("**6 pictures are too few to tell two steps of RG-LCM from the teacher’s three; about 200 would do.**")
+    assert "No scorer is held out: each of expert and both is the training reward, expert, or has weights or parts of it" in said
+    assert "both (akin to it)" in said
+    assert "The Fréchet distances mean nothing here: 6 pictures and 6 real images have features of 12 numbers each" in said
+    page = (own / "report" / "index.html").read_text()
+    assert "never seen in training" not in page
+    assert "has weights or parts of the reward it was trained on" in page
+    assert "not meaningful: too few images" in page

@@ -36,11 +36,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All samplers side by side. ``trained_on`` is the scorer that guided the arms (None: no reward did)."""
+    """All samplers side by side. ``trained_on`` is the scorer that guided the arms (None: no reward did).
+
+    ``akin`` are the scorers that have weights or parts in common with it. ``num_features`` is the width of the features that the
+    Fréchet distance compares and ``num_reference`` the number of real images (0: not known).
+    """
 
     summaries: tuple[Summary, ...]
     num_images: int
     trained_on: str | None
+    akin: frozenset[str] = frozenset()
+    num_features: int = 0
+    num_reference: int = 0
 
     @property
     def teacher(self) -> Summary:
@@ -59,13 +66,23 @@ class Comparison:
 
     @property
     def judges(self) -> list[str]:
-        """The scorers that no student was trained on; all of them where there is no other."""
-        return [name for name in self.scorers if name != self.trained_on] or self.scorers
+        """The scorers that share nothing with what a student was trained on; all of them where there is no other."""
+        return [name for name in self.scorers if name not in self._seen_in_training] or self.scorers
 
     @property
     def has_only_the_training_reward(self) -> bool:
         """Whether no scorer is independent of the training."""
-        return self.judges == self.scorers and self.trained_on in self.scorers
+        return bool(self._seen_in_training) and self._seen_in_training.issuperset(self.scorers)
+
+    @property
+    def _seen_in_training(self) -> frozenset[str]:
+        return self.akin if self.trained_on is None else self.akin | {self.trained_on}
+
+    @property
+    def fid_has_too_few_images(self) -> bool:
+        """Whether a covariance is singular, so the distance means nothing: no more images than features leave directions without spread."""
+        counts = [count for count in (self.num_images, self.num_reference) if count]
+        return self.num_features > 0 and min(counts) <= self.num_features
 
     def steps_of(self, arm: str) -> list[Summary]:
         """The summaries of ``arm``, fewest steps first."""
@@ -77,7 +94,14 @@ class Comparison:
         return min(self.steps_of(self.arms[-1]), key=lambda summary: abs(summary.sampler.num_steps - 2))
 
 
-def compare(measurements: Sequence[Measurement], *, seed: int, trained_on: str | None) -> Comparison:
+def compare(
+    measurements: Sequence[Measurement],
+    *,
+    seed: int,
+    trained_on: str | None,
+    akin: frozenset[str] = frozenset(),
+    num_features: int = 0,
+) -> Comparison:
     """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps."""
     by_sampler = {measurement.sampler: measurement for measurement in measurements}
     (teacher,) = (measurement for measurement in measurements if measurement.sampler.who == TEACHER)
@@ -89,7 +113,8 @@ def compare(measurements: Sequence[Measurement], *, seed: int, trained_on: str |
         if opponents and plain is not None and sampler.who != PLAIN_ARM:
             opponents[PLAIN_ARM] = plain
         summaries.append(_summary(measurement, opponents, seed=seed))
-    return Comparison(tuple(summaries), len(teacher.saturation), trained_on)
+    num_reference = sum(len(measurement.saturation) for measurement in measurements if measurement.sampler.who == REAL)
+    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference)
 
 
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:

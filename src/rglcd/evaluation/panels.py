@@ -31,13 +31,15 @@ def quality_panels(comparison: Comparison) -> list[Panel]:
     panels = [_scorer_panel(comparison, scorer) for scorer in [*comparison.judges, *training_reward]]
     fid = comparison.teacher.fid
     if fid is not None:
-        note = "to real images; lower is better"
+        note = "to real images; lower is better" if not comparison.fid_has_too_few_images else "not meaningful: too few images"
         panels.append(_steps_panel(comparison, "Fréchet distance", note, _exact(fid), lambda summary: _exact(summary.fid)))
     return panels
 
 
 def _scorer_panel(comparison: Comparison, scorer: str) -> Panel:
     note = "the reward it was trained on" if scorer == comparison.trained_on else "never seen in training"
+    if scorer in comparison.akin and scorer != comparison.trained_on:
+        note = "has weights or parts of the reward it was trained on"
     teacher = comparison.teacher.scores[scorer].mean
     return _steps_panel(comparison, scorer, note, teacher, lambda summary: summary.scores[scorer].mean)
 

@@ -51,15 +51,20 @@ class Headlines:
     student: str
     wins: Mapping[str, Estimate]
     fid: Against | None
+    fid_has_too_few_images: bool
     seconds: Against | None
 
 
 @dataclass(frozen=True)
 class ScorerColumn:
-    """A scorer in the table. ``has_full_marks``: some image has its greatest possible score, so a column says how many have."""
+    """A scorer in the table. ``is_akin``: it has weights or parts in common with the training reward.
+
+    ``has_full_marks``: some image has its greatest possible score, so a column says how many have.
+    """
 
     name: str
     is_training_reward: bool
+    is_akin: bool
     is_judge: bool
     has_full_marks: bool
 
@@ -148,6 +153,7 @@ def _headlines(comparison: Comparison) -> Headlines:
         student=f"{label_of(focus.sampler.who)}, {in_words(num_steps)} {'step' if num_steps == 1 else 'steps'}",
         wins={judge: focus.scores[judge].win_rates[TEACHER] for judge in comparison.judges},
         fid=None if focus.fid is None or teacher.fid is None else Against(focus.fid, teacher.fid),
+        fid_has_too_few_images=comparison.fid_has_too_few_images,
         seconds=_against(focus.seconds_per_image, teacher.seconds_per_image),
     )
 
@@ -161,6 +167,7 @@ def _table(comparison: Comparison) -> ScoreTable:
         ScorerColumn(
             name=name,
             is_training_reward=name == comparison.trained_on,
+            is_akin=name in comparison.akin - {comparison.trained_on},
             is_judge=name in comparison.judges,
             has_full_marks=any(summary.scores[name].full_marks > 0 for summary in comparison.summaries),
         )

@@ -1,14 +1,25 @@
 """The verdict of a comparison, in sentences: computed, never written by hand.
 
-A side wins only by an interval that excludes a tie, on scorers that the student was not trained on.
+A side wins only by an interval that excludes a tie, on enough pictures, by scorers that the student was not trained on.
 """
 
+import math
 from enum import StrEnum
+from typing import Final
 
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.measurement import TEACHER
 from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.wording import PLAIN_ARM, in_words, interval_percent, label_of, listed, percent
+
+LEAST_PICTURES: Final = 30
+"""With fewer no verdict is given at all, a convention: only wins on more than 68 % would count, and a prompt or two make those."""
+
+_TELLING: Final = 0.6
+"""The win rate that enough pictures tell from a tie: preferred on three pictures of five."""
+
+_Z, _Z_POWER = 1.959964, 0.841621
+"""Normal quantiles: 95 % confidence, two-sided, and a power of four times in five."""
 
 
 class Outcome(StrEnum):
@@ -19,6 +30,19 @@ class Outcome(StrEnum):
     WORSE = "worse"
 
 
+def pictures_to_tell(rate: float) -> int:
+    """How many pictures tell a true win rate of ``rate`` in [0, 1] from a tie, with 95 % confidence, four times in five.
+
+    The usual size of a sample for one proportion against one half (Fleiss, Statistical Methods for Rates and Proportions, section
+    2.2), rounded up to two digits. Raises :class:`ValueError` for one half, which no number of pictures tells from itself.
+    """
+    if rate == 0.5:
+        raise ValueError("no number of pictures tells a tie from a tie")
+    size = ((_Z * 0.5 + _Z_POWER * math.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2
+    unit: int = 10 ** max(math.floor(math.log10(size)) - 1, 0)
+    return math.ceil(size / unit) * unit
+
+
 def outcome_of(rate: Estimate) -> Outcome:
     """Better or worse only if the whole interval is on that side of a tie."""
     if rate.low > 0.5:
@@ -27,12 +51,20 @@ def outcome_of(rate: Estimate) -> Outcome:
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence: the guided student in few steps against the teacher in many."""
+    """One sentence: the guided student in few steps against the teacher in many.
+
+    Where the pictures are too few to tell a win rate of 60 % from a tie, nobody is called equal: it says how many it would take.
+    """
     focus = comparison.focus
     is_one = focus.sampler.num_steps == 1
     student = f"{in_words(focus.sampler.num_steps).capitalize()} {'step' if is_one else 'steps'} of {label_of(focus.sampler.who)}"
     teacher = f"the teacher’s {in_words(comparison.teacher.sampler.num_steps)}"
     by = {outcome: [n for n in comparison.judges if _outcome(focus, n) is outcome] for outcome in Outcome}
+    enough, num_images = pictures_to_tell(_TELLING), comparison.num_images
+    is_decided = bool(by[Outcome.BETTER] or by[Outcome.WORSE])
+    if num_images < LEAST_PICTURES or (num_images < enough and not is_decided):
+        count = f"{num_images} {'picture is' if num_images == 1 else 'pictures are'} too few"
+        return f"{count} to tell {student[0].lower()}{student[1:]} from {teacher}; about {enough} would do."
     if not by[Outcome.WORSE] and not by[Outcome.UNDECIDED]:
         return f"{student} {'is' if is_one else 'are'} preferred to {teacher}, by {listed(by[Outcome.BETTER])}."
     if not by[Outcome.BETTER] and not by[Outcome.WORSE]:
@@ -43,7 +75,8 @@ def verdict(comparison: Comparison) -> str:
     if by[Outcome.BETTER]:
         parts.append(f"preferred by {listed(by[Outcome.BETTER])}")
     if by[Outcome.UNDECIDED]:
-        parts.append(f"not told apart by {listed(by[Outcome.UNDECIDED])}")
+        few = "" if num_images >= enough else f" (on {num_images} pictures; about {enough} would do)"
+        parts.append(f"not told apart by {listed(by[Outcome.UNDECIDED])}{few}")
     if by[Outcome.WORSE]:
         parts.append(f"rated lower by {listed(by[Outcome.WORSE])}")
     return f"{student} against {teacher}: {', '.join(parts)}."
@@ -57,18 +90,46 @@ def findings(comparison: Comparison) -> list[str]:
     if against_plain:
         rates = ", ".join(f"{percent(rate.value)} by {name} ({interval_percent(rate)})" for name, rate in against_plain.items())
         sentences.append(f"Against the plain LCM in as many steps it wins {rates}.")
+    sentences += _pictures_needed(comparison)
+    if comparison.fid_has_too_few_images:
+        sentences.append(_singular(comparison))
     if comparison.trained_on is None:
         sentences.append("No reward guided the students of this run.")
-    elif comparison.has_only_the_training_reward:
+    elif comparison.scorers == [comparison.trained_on]:
         sentences.append(f"The only scorer, {comparison.trained_on}, is the training reward: it cannot tell quality from flattery.")
+    elif comparison.has_only_the_training_reward:
+        sentences.append(
+            f"No scorer is held out: each of {listed(comparison.scorers)} is the training reward, {comparison.trained_on}, or has weights "
+            f"or parts of it, and cannot tell quality from flattery."
+        )
     elif comparison.trained_on in comparison.scorers and _outcome(focus, comparison.trained_on) is Outcome.BETTER:
         losing = [name for name in comparison.judges if _outcome(focus, name) is Outcome.WORSE]
-        if losing:
+        if losing and comparison.num_images >= LEAST_PICTURES:
             sentences.append(
                 f"Signs of over-optimisation: {comparison.trained_on}, the reward it was trained on, prefers the student "
                 f"while {listed(losing)} {'prefers' if len(losing) == 1 else 'prefer'} the teacher."
             )
     return sentences
+
+
+def _pictures_needed(comparison: Comparison) -> list[str]:
+    """For each judge that tells nobody apart: how many pictures its win rate would take, if it stays as it is."""
+    if comparison.num_images < LEAST_PICTURES:  # so few say nothing of the rate either
+        return []
+    undecided = [name for name in comparison.judges if _outcome(comparison.focus, name) is Outcome.UNDECIDED]
+    rates = {name: comparison.focus.scores[name].win_rates[TEACHER].value for name in undecided}
+    needed = {name: pictures_to_tell(rate) for name, rate in rates.items() if rate != 0.5}
+    return [
+        f"To tell its {percent(rates[name])} by {name} from a tie would take about {count:,} pictures." for name, count in needed.items()
+    ]
+
+
+def _singular(comparison: Comparison) -> str:
+    counts = f"{comparison.num_images} pictures and {comparison.num_reference} real images"
+    return (
+        f"The Fréchet distances mean nothing here: {counts} have features of {comparison.num_features} numbers each, and a covariance "
+        f"needs more images than that."
+    )
 
 
 def _outcome(summary: Summary, scorer: str) -> Outcome:

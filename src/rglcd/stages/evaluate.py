@@ -22,6 +22,7 @@ from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import PLAIN_ARM
+from rglcd.rewards.kinship import akin
 from rglcd.stages.evaluation_context import EvaluationContext, open_context
 from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import Output
@@ -50,7 +51,9 @@ def evaluate(
         context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
         _sweep(report.folder)
         measurements = [_measurement(sampler, context, report) for sampler in context.samplers]
-    comparison = compare(measurements, seed=evaluation.seed, trained_on=_trained_on(student, context.arms))
+    trained_on, akin = _trained_on(student, context)
+    num_features = len(load_moments(report.folder / DRAWS / context.baselines[1].name).total)
+    comparison = compare(measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features)
     _write_numbers(report.folder, comparison)
     pretraining = [] if reward_model is None else _curve(reward_model)
     _write_pages(report.folder, comparison, measurements, context, pretraining, seconds=time.perf_counter() - started)
@@ -104,10 +107,17 @@ def _sweep(folder: Path) -> None:
 # --- writing the report --------------------------------------------------------------------------
 
 
-def _trained_on(student: Path, arms: Sequence[str]) -> str | None:
-    """The scorer that guided the arms; None if no reward did."""
-    reward = read_manifest(student, made_by="distill").sections["reward"]
-    return None if reward["kind"] == "none" or set(arms) == {PLAIN_ARM} else str(reward["expert"])
+def _trained_on(student: Path, context: EvaluationContext) -> tuple[str | None, frozenset[str]]:
+    """The scorer that guided the arms, None if no reward did; and all scorers that have something in common with the reward."""
+    manifest = read_manifest(student, made_by="distill")
+    reward = manifest.sections["reward"]
+    if reward["kind"] == "none" or set(context.arms) == {PLAIN_ARM}:
+        return None, frozenset()
+    expert, scorers = str(reward["expert"]), [str(reward["expert"])]
+    if "pretrain" in manifest.lineage:  # the proxy reads captions as this scorer does
+        scorers.append(str(manifest.lineage["pretrain"]["sections"]["pretraining"]["scorer"]))
+    pretrained = context.pretrained
+    return expert, akin(scorers, pretrained.catalogue(), read_manifest(pretrained.folder, made_by="prepare"))
 
 
 def _write_numbers(folder: Path, comparison: Comparison) -> None:
