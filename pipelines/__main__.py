@@ -17,6 +17,8 @@ from rglcd.launch.provenance import with_provenance
 from rglcd.launch.released_image import require_published, warn_unless_published
 from rglcd.launch.settings import ClusterSettings, load_settings
 from rglcd.planning.check import Nodes, refuse_what_cannot_fit
+from rglcd.stages.required_files import require_files, source_at_hand
+from rglcd.stages.table import stages_of
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
@@ -91,6 +93,8 @@ def main(words: Sequence[str] | None = None) -> None:
             case "run":
                 from pipelines.local_run import run  # the light image lacks what it needs
 
+                require_files(config, stages_of(config), source=source_at_hand(root), made=root / "artifacts")
+
                 run(config, root=root)
             case "compile":
                 warn_unless_published(settings.image or TRAIN_IMAGE)
@@ -101,6 +105,7 @@ def main(words: Sequence[str] | None = None) -> None:
                     needed = "--host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run"
                     raise InputError(f"submit needs {needed}")
                 require_published(settings.image or TRAIN_IMAGE)
+                require_files(config, stages_of(config), source=source_at_hand(root), in_pods=True)
                 if not given.no_plan and settings.gpus:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
                 access = Access.of_files(token=given.token_file, cookies=given.cookie_file, authorities=given.ca)

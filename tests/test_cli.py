@@ -12,7 +12,7 @@ import yaml
 from rglcd.cli import main
 from rglcd.config import dump, load_params, load_preset, preset_names
 from rglcd.stages.table import STAGES
-from tests.tiny_line import tiny_config, up_to_latents
+from tests.tiny_line import tiny_config, up_to_latents, write_tiny_evaluation_data
 
 HELP = f"""
 import sys
@@ -29,7 +29,10 @@ VERBS = [
     "run",
     "config",
     "config use",
+    "config set",
     "config show",
+    "data",
+    "data use",
     "dvc",
     "dvc render",
     "adopt",
@@ -178,10 +181,13 @@ def test_sections_option_gives_the_same_result_as_params_yaml(capsys: pytest.Cap
 
 def test_run_all_stops_at_a_failed_stage(capsys: pytest.CaptureFixture[str], line: Path, elsewhere: Path) -> None:
     Path("params.yaml").write_text(dump(tiny_config()))
+    shutil.copytree(line / "data", "data")
+    write_tiny_evaluation_data(Path("data"))
+    Path("nowhere").mkdir()
     with pytest.raises(SystemExit) as ended:
-        main(["run", "all", "--artifact", f"source={line / 'data'}"])
+        main(["run", "all"])
     assert ended.value.code == 2
     said = capsys.readouterr()
     assert said.out.startswith("shard: done")
-    assert "model folder nowhere is missing" in said.err.splitlines()[-1]
+    assert said.err.splitlines()[-1].startswith("rglcd: ")
     assert {path.name for path in Path("artifacts").glob("[!.]*")} == {"shards"}

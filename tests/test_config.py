@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rglcd import recipe
 from rglcd.config import SECTIONS, Config, dump, load_params, load_preset, preset_names, validate_section
+from rglcd.config.synonyms import SYNONYMS
 from rglcd.errors import InputError
 
 
@@ -52,6 +53,12 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
     ("override", "said"),
     [
         ("distillation.num_step=3", "unknown key distillation.num_step (did you mean 'num_steps'?)"),
+        ("distillation.lr=1e-4", "unknown key distillation.lr (did you mean 'distillation.learning_rate'?)"),
+        ("pretraining.lr=1e-4", "unknown key pretraining.lr (did you mean 'pretraining.learning_rate'?)"),
+        ("evaluation.cfg=7", "unknown key evaluation.cfg (did you mean 'evaluation.guidance_scale'?)"),
+        ("reward.kind=pixel", "reward: kind pixel has no tuning: give reward whole: --set 'reward={kind: pixel, ...}'"),
+        ("reward.tuning.kind=frozen", "reward.tuning: kind frozen has no learning_rate, label_every: give reward.tuning whole: --set"),
+        ("model.teacher=3", "model.teacher: Input should be"),
         ("reward.wieght=2", "unknown key reward.wieght (did you mean 'weight'?)"),
         ("distilation.num_steps=3", "unknown key distilation (did you mean 'distillation'?)"),
         ("reward.weight=-1", "reward.weight: Input should be greater than or equal to 0 (found -1)"),
@@ -156,3 +163,28 @@ def test_the_committed_params_are_the_toy_presets() -> None:
 def test_config_and_table_import_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None\nimport rglcd.config, rglcd.stages.table, rglcd.stages.run, rglcd.cli"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_synonym_suggests_a_key_that_exists() -> None:
+    config = load_preset("sd15").model_dump(mode="json")
+    proxied = load_preset("toy").model_dump(mode="json")
+    for word, targets in SYNONYMS.items():
+        for target in targets:
+            assert _has(config, target) or _has(proxied, target), (word, target)
+
+
+def _has(values: object, path: str) -> bool:
+    for key in path.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def test_a_string_is_a_source_and_a_number_a_list_of_one() -> None:
+    config = load_preset("toy", overrides=["model.teacher=../models/sd15", "evaluation.num_steps=3", "evaluation.scorers=judge"])
+    assert config.model.teacher.uri == "../models/sd15"
+    assert config.evaluation.num_steps == (3,)
+    assert config.evaluation.scorers == ("judge",)
+    with pytest.raises(InputError, match="name the revision"):
+        load_preset("toy", overrides=["model.teacher=org/name"])

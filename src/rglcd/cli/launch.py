@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rglcd.cli.files import IMAGES, add_params_option, add_set_option
-from rglcd.config import Config, load_params
+from rglcd.cli.files import IMAGES, add_params_option, add_set_option, load_params_for
+from rglcd.config import Config
 from rglcd.errors import InputError
+from rglcd.stages.required_files import require_files, source_at_hand
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
     from rglcd.progress import reporting_to
 
     settings = with_provenance(settings)
-    config = load_params(options.params, overrides=options.set)
+    config = load_params_for(stage, options.params, overrides=options.set)
     if stage not in stages_of(config):
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
     artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
+    require_files(config, [stage], source=source_at_hand(Path(), artifacts.get(SOURCE)), in_pods=True)
     sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:
         warn_unless_published(settings.image)

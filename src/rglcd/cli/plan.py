@@ -9,6 +9,7 @@ from typing import Any
 from rglcd.cli.files import add_params_option, add_set_option
 from rglcd.config import Config, Hardware, load_params, load_preset, preset_hardware, preset_names
 from rglcd.errors import InputError
+from rglcd.launch.extras import install_command
 from rglcd.planning.gpus import GPUS, gpu_named
 
 _DESCRIPTION = """\
@@ -64,7 +65,7 @@ def _plan(options: argparse.Namespace) -> None:
         print(f"{config.preset} runs on a CPU: name a card to plan for, as in --gpu l4")
         return
     if find_spec("torch") is None:
-        raise InputError("rglcd plan counts with torch, which is not installed here: pip install 'rg-lcd[train]'")
+        raise InputError(f"rglcd plan counts with torch, which is not installed here: {install_command('train')}")
     from rglcd.planning.page import as_json, as_markdown, as_text
     from rglcd.planning.plan import plan, require_fit
 

@@ -5,17 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.cli.files import ARTIFACTS, DATA, DVC_FILE, PARAMS, add_set_option
-from rglcd.config import Config, dump, load_params, load_preset, preset_names
+from rglcd.config import Config, dump, edits_in, load_params, load_preset, preset_names, with_values
+from rglcd.errors import InputError
+
+_SHOWN_EDITS = 4
 
 
 def add_config(verbs: Any) -> None:
-    """``rglcd config use | show``."""
+    """``rglcd config use | set | show``."""
     config = verbs.add_parser("config", help="choose, show and check the configuration")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     use = actions.add_parser("use", help="write params.yaml (and dvc.yaml) from a preset")
     use.add_argument("preset", metavar="PRESET", help=f"one of: {', '.join(preset_names())}")
     add_set_option(use)
+    use.add_argument("--force", action="store_true", help="overwrite a params.yaml that was edited")
     use.set_defaults(act=_config_use)
+    change = actions.add_parser("set", help="change values of params.yaml, and keep the rest and its comments")
+    change.add_argument("values", nargs="+", metavar="KEY=VALUE", help="as section.key=value")
+    change.set_defaults(act=_config_set)
     show = actions.add_parser("show", help="print a preset, or the configuration in force, with every value spelled out")
     which = show.add_mutually_exclusive_group()
     which.add_argument("preset", nargs="?", metavar="PRESET", help="a preset (default: what params.yaml says)")
@@ -26,9 +33,33 @@ def add_config(verbs: Any) -> None:
 
 def _config_use(options: argparse.Namespace) -> None:
     config = load_preset(options.preset, overrides=options.set)
-    _write(PARAMS, dump(config))
+    text = dump(config, overrides=options.set)
+    if not options.force:
+        _refuse_to_lose_edits(text)
+    _write(PARAMS, text)
     _write_dvc_file(config)
     print(f"{PARAMS} and {DVC_FILE} now say: {config.preset}")
+
+
+def _refuse_to_lose_edits(text: str) -> None:
+    found = PARAMS.read_text(encoding="utf-8", errors="replace") if PARAMS.is_file() else text
+    edits = edits_in(found, where=str(PARAMS)) if found != text else []
+    if edits:
+        more = f"; and {len(edits) - _SHOWN_EDITS} more" if len(edits) > _SHOWN_EDITS else ""
+        raise InputError(
+            f"{PARAMS} was edited, and would lose: {'; '.join(edits[:_SHOWN_EDITS])}{more}. To change single values: "
+            "rglcd config set KEY=VALUE; to overwrite it: --force"
+        )
+
+
+def _config_set(options: argparse.Namespace) -> None:
+    if not PARAMS.is_file():
+        raise InputError(f"{PARAMS} is missing; write it with: rglcd config use toy")
+    text, config = with_values(PARAMS.read_text(encoding="utf-8"), options.values, where=str(PARAMS))
+    _write(PARAMS, text)
+    if DVC_FILE.is_file():
+        _write_dvc_file(config)
+    print(f"{PARAMS} now says: {', '.join(options.values)}")
 
 
 def _config_show(options: argparse.Namespace) -> None:
@@ -57,9 +88,20 @@ def _adopt(options: argparse.Namespace) -> None:
     from rglcd.launch.dvc_file import adopt
     from rglcd.launch.settings import exporting_store, load_settings
 
+    _require_dvc_repository()
     with exporting_store(load_settings()):
         adopt(load_params(PARAMS), Path.cwd())
     print("dvc.lock records this run; `dvc repro` has nothing to do")
+
+
+def _require_dvc_repository() -> None:
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        Repo.find_root()
+    except NotDvcRepoError:
+        raise InputError(f"{Path.cwd()} is no DVC repository: make it one with `git init && dvc init`, then run this again") from None
 
 
 def add_data(verbs: Any) -> None:
@@ -69,13 +111,17 @@ def add_data(verbs: Any) -> None:
     use = actions.add_parser("use", help="take a TSV (url TAB caption), webdataset tars, img2dataset's output or a folder of images")
     use.add_argument("what", metavar="WHAT", help="a .tsv, .tar files ('s3://bucket/{00000..01242}.tar'), or a folder of tars or images")
     use.add_argument("--folder", type=Path, default=DATA, metavar="DIR", help="the source folder to make (default: data)")
+    use.add_argument("--prompts", type=Path, metavar="FILE", help="the prompts to evaluate with, one a line (default: captions held out)")
+    use.add_argument(
+        "--reference", type=int, metavar="N", help="hold out N rows: the real images to evaluate with, which are not trained on"
+    )
     use.set_defaults(act=_data_use)
 
 
 def _data_use(options: argparse.Namespace) -> None:
     from rglcd.sharding.import_source import use
 
-    print(use(options.what, options.folder))
+    print("\n".join(use(options.what, options.folder, prompts=options.prompts, reference=options.reference)))
 
 
 def add_show(verbs: Any) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rglcd.cli.files import ARTIFACTS, add_params_option, add_set_option
-from rglcd.config import load_params
+from rglcd.cli.files import ARTIFACTS, add_params_option, add_set_option, load_params_for
+from rglcd.config import Config, load_params
 from rglcd.errors import InputError
-from rglcd.stages.table import SOURCE, STAGES, inputs_of, stage_named, stages_of
+from rglcd.stages.required_files import require_files
+from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 _ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
 
@@ -52,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
     from rglcd.store.artifacts import at_key
 
     location_of = _artifact_locations(options.artifact)
-    jobs = _jobs(options)
+    jobs = _jobs(options, location_of)
     if options.rehash:
         _forget_looks({output: location_of(output) for name, _, _ in jobs for output in stage_named(name).outputs})
     made: dict[str, Path | str] = {}
@@ -66,6 +67,8 @@ def _run(options: argparse.Namespace) -> None:
                 made[output] = at_key(locations[output], outcome.manifest.key)
                 what = "nothing to do" if outcome.was_done else f"done in {outcome.seconds:.1f} s"
                 print(f"{name}: {what}; {outcome.folder} {outcome.manifest.digest[:12]}", flush=True)
+                if lost := _lost_rows(outcome.manifest.facts):
+                    print(f"{name}: {lost}; each is in {outcome.folder}/*.parquet, by domain in {outcome.folder}/index.html", flush=True)
 
 
 def _forget_looks(outputs: Mapping[str, Path | str]) -> None:
@@ -76,7 +79,16 @@ def _forget_looks(outputs: Mapping[str, Path | str]) -> None:
         forget(memory_beside(ArtifactLocation.of(artifact, output).folder))
 
 
-def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:
+def _lost_rows(facts: Mapping[str, Any]) -> str:
+    """Of a stage that accounts for rows: how many were lost, and why; empty if none was."""
+    reasons: Mapping[str, int] = facts.get("reasons", {})
+    if not reasons:
+        return ""
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
+    return f"{facts['samples']:,} of {facts['rows']:,} rows became samples; {sum(reasons.values()):,} lost: {counts}"
+
+
+def _jobs(options: argparse.Namespace, location_of: Callable[[str], Path | str]) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:
     """Stage name, its sections, and the artifacts it reads and writes."""
     if options.stage == "all" and options.part is not None:
         raise InputError("--part goes with one stage, not with all")
@@ -93,19 +105,27 @@ def _jobs(options: argparse.Namespace) -> list[tuple[str, Mapping[str, Any], tup
         return [(stage.name, _sections_of(options.sections), (*reads, *stage.outputs))]
     from rglcd.launch.dvc_file import require_current
 
-    config = load_params(options.params, overrides=options.set)
     if options.stage == "all":
+        config = load_params(options.params, overrides=options.set)
         stages = stages_of(config)
     else:
         stages = (stage_named(options.stage),)
+        config = load_params_for(stages[0], options.params, overrides=options.set)
         if stages[0] not in stages_of(config):
             raise InputError(f"{options.stage} does not run with reward.kind {config.reward.kind}")
         if options.stage_version is not None:  # as DVC has it
             require_current(options.stage, config, Path())
+    _require_files(config, stages, location_of)
     return [
         (stage.name, {name: config.section(name) for name in stage.sections}, (*inputs_of(stage, config), *stage.outputs))
         for stage in stages
     ]
+
+
+def _require_files(config: Config, stages: Sequence[Stage], location_of: Callable[[str], Path | str]) -> None:
+    source, pretrained = location_of(SOURCE), location_of("pretrained")
+    made = pretrained.parent if isinstance(pretrained, Path) and pretrained.name == "pretrained" else None
+    require_files(config, stages, source=source if isinstance(source, Path) else None, made=made)
 
 
 def _sections_of(text: str) -> Mapping[str, Any]:

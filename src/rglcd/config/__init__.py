@@ -9,6 +9,7 @@ tagged unions (``kind: ...``), not booleans; those of a training step are :mod:`
 
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
+from rglcd.config.edits import edits_in, with_values
 from rglcd.config.evaluation import Evaluation
 from rglcd.config.hardware import Hardware
 from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, validate_section
@@ -110,10 +111,12 @@ __all__ = [
     "WeightsSource",
     "WholeProxy",
     "dump",
+    "edits_in",
     "load_params",
     "load_preset",
     "preset_hardware",
     "preset_names",
     "resolve",
     "validate_section",
+    "with_values",
 ]

@@ -1,8 +1,8 @@
 """What every section of the configuration is: frozen, closed to unknown keys, and of finite numbers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -13,3 +13,11 @@ class Section(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What the random generators of numpy and of torch both take."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+OR_ONE = BeforeValidator(_listed)
+"""Of a list's annotation: its only item may stand by itself."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rglcd.config.base import Section
+from rglcd.config.base import OR_ONE, Section
 from rglcd.recipe import NUM_TIMESTEPS, Positive
 
 
@@ -16,11 +16,11 @@ class Evaluation(Section):
     reference: str = "reference/index.tsv"
     """Index of the real images that FID compares with, within the source folder."""
     num_images: Positive = 3_200
-    num_steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)
+    num_steps: Annotated[tuple[Positive, ...], Field(min_length=1), OR_ONE] = (1, 2, 4, 8)
     teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
-    scorers: tuple[str, ...] = ("expert",)
+    scorers: Annotated[tuple[str, ...], OR_ONE] = ("expert",)
     batch_size: Positive = 32
     grid_prompts: Positive = 8
     seed: int = 0

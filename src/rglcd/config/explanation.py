@@ -3,27 +3,49 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from rglcd.config.root import Config
+from rglcd.config.synonyms import meant_by
 
 # As pydantic calls it for a section, and for a choice of the recipe.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[str, ...] = ()) -> str:
-    """The first problem in one line; an unknown key comes with its nearest neighbour."""
-    first = error.errors()[0]
+    """The first problem in one line; an unknown key comes with its nearest neighbour, or with what another kind of choice has."""
+    errors = error.errors()
+    first = errors[0]
     location = (*within, *first["loc"])
     # A tagged union's location holds the tag too: it is not a key of the user's file.
     path = [str(part) for position, part in enumerate(location) if not _is_tag(location, position, values)]
     if first["type"] in _UNKNOWN_KEY:
-        return f"unknown key {'.'.join(path)}{nearest(path[-1], _known_keys(location))}"
+        beside = [str(other["loc"][-1]) for other in errors if other["type"] in _UNKNOWN_KEY and other["loc"][:-1] == first["loc"][:-1]]
+        return _of_another_kind(location, path, beside, values) or _unknown_key(location, path)
     message = first["msg"].removeprefix("Value error, ")
     found = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" (found {first['input']!r})"
     return f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _unknown_key(location: tuple[Any, ...], path: list[str]) -> str:
+    meant = meant_by(path)
+    near = nearest(path[-1], _known_keys(location)) if meant is None else f" (did you mean {meant!r}?)"
+    return f"unknown key {'.'.join(path)}{near}"
+
+
+def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[str], values: Mapping[str, Any]) -> str | None:
+    """What to say of keys of a choice that its other kinds have: they were left there when ``kind`` was changed."""
+    if len(location) < 2 or not _is_tag(location, len(location) - 2, values):
+        return None
+    alternatives = _types_at(location[:-1])
+    others = {key for kind in alternatives for key in _keys(kind)}
+    left = [key for key in unknown if key in others]
+    if path[-1] not in left:
+        return None
+    kind, where = location[-2], ".".join(path[:-1])
+    return f"{where}: kind {kind} has no {', '.join(left)}: give {where} whole: --set '{where}={{kind: {kind}, ...}}'"
 
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
@@ -37,10 +59,18 @@ def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     """The keys allowed where ``location`` (of an unknown key) points."""
+    types = _types_at(location[:-1])
+    # Of a choice only the kind that was chosen.
+    chosen = [kind for kind in types if location[-2:-1] and location[-2] in get_args(_keys(kind).get("kind"))]
+    return sorted({key for kind in chosen or types for key in _keys(kind)})
+
+
+def _types_at(location: tuple[Any, ...]) -> list[type]:
+    """The sections or choices that may stand at ``location``."""
     types: list[type] = [Config]
-    for part in location[:-1]:
+    for part in location:
         types = [child for parent in types for child in _types_in(_keys(parent).get(str(part)))] or types
-    return sorted({key for kind in types for key in _keys(kind)})
+    return types
 
 
 def _keys(kind: type) -> dict[str, Any]:

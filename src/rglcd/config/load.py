@@ -1,5 +1,6 @@
 """The only way into the configuration: presets, ``params.yaml``, ``--set``, and sections as plain values."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -53,7 +54,7 @@ def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: 
     """Validate ``values`` with ``overrides`` applied; ``where`` begins every message."""
     merged = dict(values)
     for override in overrides:
-        merged = _overridden(merged, override)
+        merged = overridden(merged, override)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -73,9 +74,13 @@ def validate_section(name: str, values: Mapping[str, Any]) -> Section:
         raise InputError(f"section {explain(error, {name: values}, within=(name,))}") from None
 
 
-def dump(config: Config) -> str:
-    """``params.yaml``: every value spelled out, in the order of the classes, as :func:`load_params` reads it."""
-    head = f"# The configuration in force. Written by `rglcd config use {config.preset}`; edit freely, every key is checked.\n"
+def dump(config: Config, *, overrides: Sequence[str] = ()) -> str:
+    """``params.yaml``: every value spelled out, in the order of the classes, as :func:`load_params` reads it.
+
+    Its head has the command that writes it, with ``overrides``: :func:`rglcd.config.edits.edits_in` takes all else for edits.
+    """
+    command = shlex.join(["rglcd", "config", "use", config.preset, *(word for override in overrides for word in ("--set", override))])
+    head = f"# The configuration in force. Written by `{' '.join(command.split())}`; edit freely, every key is checked.\n"
     return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
 
 
@@ -94,7 +99,8 @@ def _mapping(text: str, *, where: str) -> dict[str, Any]:
     return values
 
 
-def _overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+def overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """``values`` with ``section.key=value`` applied, not yet validated; ``values`` itself stays. Raises :class:`InputError`."""
     path, separator, text = override.partition("=")
     if not separator:
         raise InputError(f"--set takes section.key=value, not {override!r}")

@@ -1,6 +1,7 @@
 """Where model folders and published files come from, and how to know that they are the ones meant."""
 
 import re
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -15,11 +16,17 @@ class ModelSource(Section):
     ``uri`` is a hub id (``org/name``), an object-store folder (``s3://bucket/prefix``) or a local folder, which
     begins with ``./``, ``../`` or ``/``. ``revision`` is the hub commit. ``sha256`` is the folder's digest as
     ``prepare`` prints it; left out, the folder is taken as it comes and its digest recorded in the manifest.
+    A string stands for the ``uri`` alone.
     """
 
     uri: str
     revision: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
 
     @property
     def is_local(self) -> bool:

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from rglcd.errors import UNEXPECTED
+from rglcd.errors import UNEXPECTED, InputError
+from rglcd.launch.extras import missing_extra
 from rglcd.launch.failure import ERROR_FILE, KNOWN, LINE, Failure, JobError, write_failure
 
 _INTERRUPTED = 128 + 2  # as shells count an end by SIGINT
@@ -39,6 +40,9 @@ def process_boundary() -> Iterator[None]:
         _print_failure("interrupted; the same command goes on from what is saved")
         raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
+        missing = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None:
+            _end(Failure(missing, InputError.exit_code))
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(_PIPE_CLOSED) from None
         _end(_unexpected(error))

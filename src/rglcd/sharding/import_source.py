@@ -7,6 +7,7 @@ shards are named by size and version.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any, Final
 from braceexpand import braceexpand
 
 from rglcd.errors import InputError
-from rglcd.sharding.source import INDEX
+from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
+from rglcd.sharding.source import INDEX, read_lines
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.manifest import sha256_of, write_json
-from rglcd.store.staging import STAGING, staging_file
+from rglcd.store.staging import STAGING, remove_stale_staging, staging_file
 
 IMAGES: Final = "images"
 
@@ -27,40 +29,86 @@ _TOY: Final = "corpus.json"
 _MAX_SHARDS: Final = 1_000_000
 
 
-def use(what: str, folder: Path) -> str:
-    """Make ``folder`` a source of ``what``; returns a line that says what it holds. Prompts and references in it are left alone.
+def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int | None = None) -> list[str]:
+    """Make ``folder`` a source of ``what``; returns lines that say what it holds.
+
+    ``reference`` rows are held out of the index as ``reference/``, with their captions as ``prompts/heldout.txt`` unless
+    ``prompts`` names a file of others. Without these two, prompts and references in ``folder`` are left alone.
 
     ``what`` is a ``.tsv``, one or more ``.tar`` (braces expand: ``{00000..01242}.tar``), or a folder of tars or of images; a
     path or a URL that fsspec knows. Raises :class:`InputError` for anything else, and for a folder that holds the toy's corpus.
     """
     if (folder / _TOY).is_file():
         raise InputError(f"{folder} holds the toy corpus; name another folder (--folder), or move it away first")
+    captions = None if prompts is None else read_prompts(prompts)
+    try:
+        held, said = _use(what, folder, reference)
+    except BaseException:
+        shutil.rmtree(_staged_images(folder), ignore_errors=True)
+        remove_stale_staging(folder)
+        raise
+    if captions is None and held is not None:
+        captions = list(held.captions)
+    if captions is not None:
+        write_prompts(folder, captions)
+        said.append(f"{folder / PROMPTS} holds {len(captions)} prompts")
+    missing = [str(path) for path in (folder / PROMPTS, folder / REFERENCE / INDEX) if not path.is_file()]
+    if missing:
+        said.append(f"evaluate reads {' and '.join(missing)} too: --reference N holds out N rows of an index or a folder for both")
+    return said
+
+
+def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     if what.endswith(".tsv"):
-        return _use_index(what, folder)
+        return _use_index(what, folder, reference)
     shards = list(_shards_of(what))
+    if shards and reference is not None:
+        raise InputError(
+            f"--reference takes rows of an index or of a folder of images, and {what} is ready-made tars, which are read whole: leave one "
+            f"tar out, and put its images and an index of them in {folder / REFERENCE}"
+        )
     if shards:
         write_json(folder / LISTING, {"shards": [_listed(shard) for shard in shards]})
         _forget(folder, INDEX, IMAGES)
-        return f"{folder} lists {len(shards)} ready-made shards, {sum(shard.bytes for shard in shards):,} bytes"
+        return None, [f"{folder} lists {len(shards)} ready-made shards, {sum(shard.bytes for shard in shards):,} bytes"]
     if "://" not in what and Path(what).is_dir():
-        return _use_images(Path(what), folder)
+        return _use_images(Path(what), folder, reference)
     raise InputError(f"{what} is neither a .tsv, nor .tar files, nor a folder of tars or images")
 
 
-def _use_index(what: str, folder: Path) -> str:
+def _use_index(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
     with staging_file(folder / INDEX) as staging:
         _copy(what, staging)
+        held = None if reference is None else _hold_out(staging, folder, folder, reference)
     _forget(folder, LISTING)
-    return f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"
+    said = [f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"]
+    return held, said + _said_of(held, folder)
 
 
-def _use_images(images: Path, folder: Path) -> str:
+def _hold_out(index: Path, pictures: Path, folder: Path, count: int) -> HeldOut:
+    """Take ``count`` rows out of ``index``, which is not yet in force, and publish them as the reference of ``folder``."""
+    held = choose(index, pictures, count)
+    shorter = index.with_name(f"{index.name}.kept")
+    with shorter.open("wb") as rows:
+        rows.writelines(line + b"\n" for line in kept(read_lines(index), held))
+    shorter.replace(index)
+    write_reference(folder, held)
+    return held
+
+
+def _said_of(held: HeldOut | None, folder: Path) -> list[str]:
+    return [] if held is None else [f"{folder / REFERENCE} holds {len(held.urls)} pictures that are not in the index"]
+
+
+def _use_images(images: Path, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
     """Images by name, each with the caption in the ``.txt`` beside it; one without is a row without a caption."""
-    paths = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.is_symlink()]
+    found = [path for path in sorted(images.rglob("*")) if path.is_file() and not path.is_symlink()]
+    paths = [path for path in found if path.suffix.lower() in _SUFFIXES]
+    skipped = Counter(path.suffix.lower() or "without a suffix" for path in found if path.suffix.lower() not in _SUFFIXES | {".txt"})
     if not paths:
         raise InputError(f"{images} holds neither tars nor images ({', '.join(sorted(_SUFFIXES))})")
-    staging = folder / f".{IMAGES}{STAGING}"
+    staging = _staged_images(folder)
     shutil.rmtree(staging, ignore_errors=True)
     with staging_file(folder / INDEX) as index, index.open("w", encoding="utf-8", newline="") as rows:
         for path in paths:
@@ -71,10 +119,36 @@ def _use_images(images: Path, folder: Path) -> str:
             beside = path.with_suffix(".txt")
             caption = " ".join(beside.read_text(encoding="utf-8", errors="replace").split()) if beside.is_file() else ""
             rows.write(f"{IMAGES}/{name}\t{caption}\n")
+        rows.flush()
+        held = None if reference is None else _hold_out_images(index, staging, folder, reference)
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
         staging.rename(folder / IMAGES)
     _forget(folder, LISTING)
-    return f"{folder / INDEX} names {len(paths)} images of {images}"
+    said = [f"{folder / INDEX} names {len(paths) - (0 if held is None else len(held.urls))} images of {images}"]
+    if skipped:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
+        said.append(f"skipped: {counts} (images are {' '.join(sorted(_SUFFIXES))})")
+    return held, said + _said_of(held, folder)
+
+
+def _staged_images(folder: Path) -> Path:
+    return folder / f".{IMAGES}{STAGING}"
+
+
+def _hold_out_images(index: Path, staging: Path, folder: Path, count: int) -> HeldOut:
+    """As :func:`_hold_out`; the images that are held out leave those to train on."""
+    pictures = staging.with_name(f".held{STAGING}")
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir()
+    staging.rename(pictures / IMAGES)
+    try:
+        held = _hold_out(index, pictures, folder, count)
+        for url in held.urls:
+            (pictures / url).unlink()
+        (pictures / IMAGES).rename(staging)
+    finally:
+        shutil.rmtree(pictures)
+    return held
 
 
 def _shards_of(what: str) -> Iterator[ReadyShard]:

@@ -40,6 +40,10 @@ class Pretrained:
         """The reward model called ``name``."""
         return open_scorer(name, self._catalogue_with(name), self.folder / "scorers", dtype=dtype, device=device)
 
+    def features_kind(self) -> str:
+        """What kind of network gives the features that FID compares."""
+        return str(read_json(self.folder / "features.json")["kind"])
+
     def catalogue(self) -> Catalogue:
         """All scorers that are here by name, with their settings."""
         return {path.stem: read_json(path) for path in sorted((self.folder / "catalogue").glob("*.json"))}
