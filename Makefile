@@ -1,5 +1,6 @@
 # Every target says what it does in `make help`.
-PYTHON ?= python3.11
+# 3.11, or whichever of 3.12, 3.13 is there; asked when .venv is made.
+PYTHON ?= $(shell .ci/python)
 # The interpreter that has the GPU's torch.
 GPU_PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo results results-quick bench gpu faults test test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo-needs demo results results-quick bench gpu faults test test-pythons test-slow test-cluster test-debian check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -19,14 +20,17 @@ install: $(VENV)/installed ## make .venv from the lock (done by every target tha
 
 # torch first and by itself: its wheel is the machine's choice (CPU or CUDA), everything else is the lock's.
 $(VENV)/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)" && test -n "$$python" && echo "$$python -m venv $(VENV)" && $$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==0.13.8
-	$(BIN)/uv pip install --quiet --python $(BIN)/python torch==2.13.0
+	.ci/torch $(BIN)/uv $(BIN)/python torch==2.13.0
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: install ## the full pipeline at toy size: teacher, LCM and RG-LCM, a table and a report (8 minutes on two cores)
+demo-needs:
+	@.ci/demo-needs
+
+demo: demo-needs install ## the full pipeline at toy size: teacher, LCM and RG-LCM, a table and a report (7 minutes on two cores)
 	@$(BIN)/rglcd toy data data
 	@$(BIN)/python -m pipelines run
 	@$(BIN)/rglcd show
@@ -52,6 +56,9 @@ faults: install ## inject faults, thousands of times, into docs/reliability.md (
 
 test: install ## the default suite (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-pythons: install ## a base installation and the micro line with Python 3.12 and 3.13, where this machine has them (fetches a torch for each)
+	.ci/pythons --micro
 
 test-slow: install ## the micro pipeline through every interface, kills and process groups
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -8,12 +8,11 @@ from types import NoneType
 from typing import get_args
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd import recipe
-from rglcd.config import SECTIONS, Config, dump, load_params, load_preset, preset_names, validate_section
+from rglcd.config import SECTIONS, dump, load_params, load_preset, preset_names, validate_section
 from rglcd.config.synonyms import SYNONYMS
 from rglcd.errors import InputError
 
@@ -153,11 +152,6 @@ def test_any_text_as_params_yaml_is_refused_as_input_error(tmp_path_factory: pyt
     path.write_text(text, encoding="utf-8", errors="surrogatepass") if text.isascii() else path.write_bytes(text.encode("utf-8", "ignore"))
     with pytest.raises(InputError):
         load_params(path)
-
-
-def test_the_committed_params_are_the_toy_presets() -> None:
-    committed = yaml.safe_load(Path("params.yaml").read_text())
-    assert Config.model_validate(committed) == load_preset("toy")
 
 
 def test_config_and_table_import_no_torch() -> None:
