@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rglcd.training.checkpoint import COMMIT, STATE, Checkpointer, optimizer_tensors, restore_optimizer
-from rglcd.training.optimization import adamw, optimise
+from rglcd.training.optimization import adamw, clip, optimise
 from tests.publishing import watch_folder_renames
 
 PARTS = {"student": {"weight": torch.arange(6.0).view(2, 3)}, "optimizer": {"weight/step": torch.tensor(3.0)}}
@@ -74,7 +74,8 @@ def test_an_optimizer_goes_on_as_if_it_had_never_been_saved() -> None:
     def trained(num_steps: int, network: nn.Linear, optimizer: torch.optim.AdamW) -> None:
         for step in range(num_steps):
             network(torch.full((1, 3), float(step + 1))).pow(2).sum().backward()
-            optimise(optimizer, list(network.parameters()), rate=0.1, max_grad_norm=1.0)
+            clip(list(network.parameters()), 1.0)
+            optimise(optimizer, rate=0.1)
 
     torch.manual_seed(0)
     network = nn.Linear(3, 2)

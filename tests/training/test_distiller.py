@@ -56,7 +56,7 @@ def test_a_heavily_weighted_reward_ends_higher_than_under_plain_distillation(lin
         return float(guidance.gradient(z0, batch.texts).scores.mean())
 
     plain, guided = distiller_of(line, NoReward()), distiller_of(line, reward)
-    for step in range(4):
+    for step in range(16):
         plain.step(step)
         guided.step(step)
     assert mean_reward(guided) > mean_reward(plain)

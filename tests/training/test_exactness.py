@@ -120,7 +120,7 @@ def by_the_book(distiller, config, kind: PredictionType) -> tuple[Tensor, Tensor
     if config.reward.kind != "none":
         rows, shown = slice(None, None, config.reward.prediction.every), z0_hat
         if config.reward.prediction.kind == "own":
-            draws = draw_prediction(0, STEP, batch_size=len(z0), latent_shape=tuple(z0.shape[1:]))
+            draws = draw_prediction(0, STEP, batch_size=len(z0), rows=slice(0, len(z0)), latent_shape=tuple(z0.shape[1:]))
             own_t = 20 * ((draws.grid.double() * 50).long() + 1) - 1
             shown = f(student, at(ALPHA, own_t) * z0 + at(SIGMA, own_t) * draws.eps, own_t, omega, cond, kind)
         reward = reward_of(distiller, config, shown, batch.texts)

@@ -17,14 +17,14 @@ def keep_mask(seeds: Tensor, like: Tensor, *, layer: int, rate: float) -> Tensor
     than for the whole batch. A hash of (seed, layer, place) needs no rewinding and is the same on every device.
     """
     num_elements = like[0].numel()
-    places = _scrambled(torch.arange(num_elements, device=like.device))
-    keys = _scrambled((seeds + layer * _GOLDEN) & _WORD)
-    words = _scrambled(places[None, :] ^ keys[:, None])
+    places = scrambled(torch.arange(num_elements, device=like.device))
+    keys = scrambled((seeds + layer * _GOLDEN) & _WORD)
+    words = scrambled(places[None, :] ^ keys[:, None])
     return (words >= round(rate * 2**32)).view_as(like)
 
 
-def _scrambled(words: Tensor) -> Tensor:
-    """A permutation of the 32-bit words, in int64: each output bit depends on all the input's."""
+def scrambled(words: Tensor) -> Tensor:
+    """`words` (int64) under a permutation of the 32-bit words: each output bit depends on all the input's."""
     # An integer hash found by exhaustive search (github.com/skeeto/hash-prospector); both factors are below 2^31, so
     # that no product overflows int64.
     words = ((words ^ (words >> 16)) * 0x21F0AAAD) & _WORD

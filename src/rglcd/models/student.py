@@ -13,6 +13,7 @@ Shapes: B batch, (C, h, w) latents.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -136,7 +137,7 @@ class Student:
         """The same student, called through ``network``, a wrapper of its UNet."""
         return Student(self.unet, self.schedule, self.kind, adapter=self.adapter, network=network)
 
-    @property
+    @cached_property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: every parameter, or an adapter's. Optimised, averaged and checkpointed; nothing else is."""
         named = self.unet.named_parameters()

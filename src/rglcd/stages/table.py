@@ -148,7 +148,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("latents", "pretrained"),
         outputs=("reward_model",),
         profile=Profile.GPU_NODE,
-        version=2,
+        version=3,  # 3: draws by sample
         when=lambda config: config.reward.kind == "latent",
         reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("latents",),
@@ -161,7 +161,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("latents", "pretrained", "reward_model"),
         outputs=("student",),
         profile=Profile.GPU_GANG,
-        version=3,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps
+        version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
         reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("latents",),
         reuses=("student",),

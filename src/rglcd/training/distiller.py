@@ -32,7 +32,6 @@ from rglcd.core.prediction import Prediction
 from rglcd.core.timesteps import weighted_index
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
-from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.dropout import drop_in
 from rglcd.models.recomputation import recompute_activations
@@ -45,7 +44,8 @@ from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.choices import average_decay, distance_function, dtype_of
 from rglcd.training.distributed import World, accumulated, micro_batches
 from rglcd.training.draws import PredictionDraws, draw_batch, draw_prediction, draw_seeds
-from rglcd.training.optimization import adamw, optimise
+from rglcd.training.optimization import adamw, clip, optimise
+from rglcd.training.reading import ReadAhead, Reader
 from rglcd.training.reward_guidance import RewardGradient, RewardGuidance
 from rglcd.training.run_recipe import GridStage, Recipe
 
@@ -82,6 +82,8 @@ class Distiller:
         self.codec = codec
         self.text_encoder = text_encoder
         self.cache = cache
+        reader = Reader(cache, len(cache), recipe.seed, recipe.batch_size, self._rows, draw_batch)
+        self._read = ReadAhead(reader, num_steps=recipe.num_steps)
         self.reward_guidance = reward_guidance
         self.world = world
         self._parameters = list(student.trainable_parameters.values())
@@ -176,8 +178,8 @@ class Distiller:
         recipe = self.recipe
         if not isinstance(recipe.prediction, OwnPrediction):
             return None
-        whole = draw_prediction(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
-        return whole.rows(self._rows, self.world)
+        shape = self.cache.latent_shape
+        return draw_prediction(recipe.seed, step, batch_size=recipe.batch_size, rows=self._rows, latent_shape=shape).placed(self.world)
 
     def _own_prediction(self, step: int, rows: slice, batch: Batch, grid: GridStage, own: PredictionDraws) -> Tensor:
         """One more pass of the student, at noise and timesteps that are the reward's."""
@@ -200,7 +202,8 @@ class Distiller:
     def _update(self, step: int) -> Tensor:
         """Step the student and its average; the gradient's norm before clipping."""
         recipe = self.recipe
-        norm = optimise(self._optimizer, self._parameters, rate=recipe.learning_rate.at(step), max_grad_norm=recipe.max_grad_norm)
+        norm = clip(self._parameters, recipe.max_grad_norm)
+        optimise(self._optimizer, rate=recipe.learning_rate.at(step))
         decay = average_decay(recipe.target)
         if self.average is not None and decay is not None:
             ema_update(self.average.trainable_parameters.values(), self.student.trainable_parameters.values(), decay)
@@ -209,10 +212,8 @@ class Distiller:
     def _batch(self, step: int) -> Batch:
         """This rank's rows of global batch ``step``."""
         recipe = self.recipe
-        indices = sample_indices(recipe.seed, len(self.cache), start=step * recipe.batch_size, count=recipe.batch_size)
-        cached = self.cache.batch(indices[self._rows], place=self.world.to_device)
-        whole = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
-        draws = whole.rows(self._rows, self.world)
+        stored, drawn = self._read(step)
+        cached, draws = stored.each(self.world.to_device).decoded(), drawn.placed(self.world)
         z0 = self.codec.latents(Moments(cached.mean, cached.logvar), draws.posterior)
         caption = self.text_encoder.encode(cached.input_ids) if cached.caption is None else cached.caption
         cond = caption.with_time_ids(cached.time_ids).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
@@ -230,8 +231,8 @@ class Distiller:
     def _drop(self, step: int, rows: slice = slice(None)) -> None:
         """Give every dropout of student and average this step's masks of these rows, the same to all."""
         if self._seeds is not None:
-            seeds = draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size)[self._rows][rows]
-            self._seeds.now = self.world.to_device(seeds)
+            seeds = draw_seeds(self.recipe.seed, step, batch_size=self.recipe.batch_size, rows=self._rows)
+            self._seeds.now = self.world.to_device(seeds[rows])
 
     def _keep_or_recompute(self, student: Student, activations: Activations) -> None:
         match activations:

@@ -41,11 +41,14 @@ def adamw(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> torch.o
     return torch.optim.AdamW(moved, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8, fused=fused)
 
 
-def optimise(optimizer: torch.optim.AdamW, parameters: list[nn.Parameter], *, rate: float, max_grad_norm: float | None) -> Tensor:
-    """Clip, step, forget the gradients; the gradient's norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm)
+def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients so that their norm is at most ``max_norm``; the norm (a scalar) before that."""
+    return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def optimise(optimizer: torch.optim.AdamW, *, rate: float) -> None:
+    """Step, and forget the gradients."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm

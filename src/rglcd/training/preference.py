@@ -13,13 +13,13 @@ from rglcd.core.preference import contrastive_loss
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.format import LatentBatch
-from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.latent_reward import Embedded, LatentRewardModel
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.distributed import World
-from rglcd.training.draws import draw_batch
-from rglcd.training.optimization import LearningRate, adamw, optimise
+from rglcd.training.draws import draw_posterior
+from rglcd.training.optimization import LearningRate, adamw, clip, optimise
+from rglcd.training.reading import ReadAhead, Reader
 
 # CLIP clips its temperature at 100 (arXiv 2103.00020, section 2.5).
 _MAX_LOG_SCALE = 4.6052
@@ -73,23 +73,25 @@ class PreferencePretrainer:
         self.world = world
         self.num_training = len(cache) - recipe.num_validation
         self._held_out = _HeldOut.of(cache.batch(torch.arange(self.num_training, len(cache))), recipe.scorer)
-        self._rows = world.rows(recipe.batch_size)
+        reader = Reader(cache, self.num_training, recipe.seed, recipe.batch_size, world.rows(recipe.batch_size), draw_posterior)
+        self._read = ReadAhead(reader, num_steps=recipe.learning_rate.num_steps)
+        self._parameters = list(model.parameters())
         self._network: nn.Module = world.wrap(model)
-        self._optimizer = adamw(model.parameters(), weight_decay=recipe.weight_decay)
+        self._optimizer = adamw(self._parameters, weight_decay=recipe.weight_decay)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on batch ``step``; the accuracy, where it is measured, is that after the step."""
         recipe, world = self.recipe, self.world
-        indices = sample_indices(recipe.seed, self.num_training, start=step * recipe.batch_size, count=recipe.batch_size)
-        cached = self.cache.batch(indices[self._rows], place=world.to_device)
-        draws = draw_batch(recipe.seed, step, batch_size=recipe.batch_size, latent_shape=self.cache.latent_shape)
-        latents = self._latents(cached, draws.posterior[self._rows])
+        stored, posterior = self._read(step)
+        cached = stored.each(world.to_device).decoded()
+        latents = self._latents(cached, posterior)
         ours: Embedded = self._network(latents, cached.text[recipe.scorer])
         groups = caption_groups(world.gather(cached.input_ids))
         # Each rank contrasts the whole batch, of which it has the gradient of its own rows.
         loss = contrastive_loss(world.gather(ours.latents), world.gather(ours.text), ours.scale, group_ids=groups)
         loss.backward()
-        norm = optimise(self._optimizer, list(self.model.parameters()), rate=recipe.learning_rate.at(step), max_grad_norm=1.0)
+        norm = clip(self._parameters, 1.0)
+        optimise(self._optimizer, rate=recipe.learning_rate.at(step))
         with torch.no_grad():
             self.model.log_scale.clamp_(max=_MAX_LOG_SCALE)
         figures = {"loss": loss.detach(), "grad_norm": norm}

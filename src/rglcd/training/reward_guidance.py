@@ -176,7 +176,7 @@ class LatentRewardGuidance:
             (len(kl) / len(text) * kl.mean()).backward()
             divergences.append(kl.detach())
             logits.append(theirs.detach())
-        optimise(self._optimizer, self._learning, rate=tuning.learning_rate, max_grad_norm=None)
+        optimise(self._optimizer, rate=tuning.learning_rate)
         agreement = pairwise_agreement(labels, torch.cat(logits, dim=1))
         return {"lrm_loss": torch.cat(divergences).mean(), "lrm_agreement": agreement}
 
