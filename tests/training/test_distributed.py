@@ -248,6 +248,21 @@ def test_a_contrast_over_two_ranks_has_the_gradients_of_one(tmp_path: Path) -> N
             torch.testing.assert_close(rank[name], gradient, rtol=1e-10, atol=1e-13, msg=name)
 
 
+def test_gradients_are_averaged_in_the_precision_and_the_buckets_asked_for(tmp_path: Path) -> None:
+    """Halved, they are rounded to eight bits, and still the same on every rank. A compiled network has large buckets."""
+    for number in (1, 2):
+        gang = ["rglcd.launch.process_group", "--nproc-per-node", str(number), "--standalone", "-m"]
+        words = [sys.executable, "-m", *gang, "tests.training.average_on_ranks", str(tmp_path)]
+        subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300)
+    alone, first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2"))
+    torch.testing.assert_close(first["full"], alone["full"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(first["halved"], first["halved"].bfloat16().float())
+    assert not torch.equal(first["full"], first["full"].bfloat16().float())
+    assert (first["halved"] - alone["full"]).norm() < 2**-7 * alone["full"].norm()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["bucket_mib"].tolist() == [25, 256]
+
+
 @pytest.mark.slow
 def test_pretraining_learns_the_same_however_many_ranks_do_it(line: Path, tmp_path: Path) -> None:
     """Each rank embeds its share, and the contrast is between all captions of the batch."""

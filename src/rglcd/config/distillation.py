@@ -63,6 +63,8 @@ class Distillation(Section):
     weighting: Weighting = "even"
     grid: Annotated[Grid, Field(discriminator="kind")] = ConstantGrid()
     precision: Precision = "float32"
+    all_reduce: Precision = "float32"
+    """In which the student's gradients are averaged over the processes; bfloat16 halves what travels between them."""
     execution: ExecutionMode = "eager"
     memory_format: MemoryFormat = "contiguous"
     checkpoint_every: Positive = 1_000

@@ -148,6 +148,7 @@ def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> R
         seed=distillation.seed,
         micro_batch=distillation.micro_batch,
         activations=distillation.activations,
+        all_reduce=distillation.all_reduce,
     )
 
 

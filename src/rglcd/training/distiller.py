@@ -76,7 +76,8 @@ class Distiller:
         self._seeds = drop_in(networks, rate=recipe.dropout)
         self._keep_or_recompute(student, recipe.activations)
         recipe.execution.apply([*networks, teacher.unet, codec.vae.decoder])
-        self.student = student.through(world.wrap(student.unet))
+        network = world.wrap(student.unet, bucket_mib=recipe.execution.bucket_mib, averaged_in=dtype_of(recipe.all_reduce))
+        self.student = student.through(network)
         self.target = self.average if self.average is not None and isinstance(recipe.target, EmaTarget) else student
         self.teacher = teacher
         self.codec = codec

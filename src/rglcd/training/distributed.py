@@ -47,11 +47,17 @@ class World:
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """``module`` with gradients averaged over the ranks after each backward pass."""
+    def wrap(self, module: nn.Module, *, bucket_mib: int | None = None, averaged_in: torch.dtype | None = None) -> nn.Module:
+        """``module`` with gradients averaged over the ranks in each backward pass, so many MiB at a time.
+
+        They travel and are added up in their own precision, or ``averaged_in`` bfloat16, which is half the bytes.
+        """
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, bucket_cap_mb=bucket_mib)
+        if averaged_in == torch.bfloat16:
+            wrapped.register_comm_hook(self.size, _average_in_bfloat16)
+        return wrapped
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The ranks' mean of a small tensor."""
@@ -84,6 +90,16 @@ class World:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
+
+
+def _average_in_bfloat16(num_ranks: int, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]  # torch gives it no type
+    """DDP's hook for a bucket of gradients. Torch's own of this kind is refused where there is no GPU."""
+    whole = bucket.buffer()
+    halved = whole.to(torch.bfloat16).div_(num_ranks)
+    sent = dist.all_reduce(halved, async_op=True)
+    assert sent is not None
+    averaged: torch.futures.Future[torch.Tensor] = sent.get_future().then(lambda _: whole.copy_(halved))
+    return averaged
 
 
 def accumulated(network: nn.Module, parts: Sequence[Part]) -> Iterator[Part]:

@@ -43,6 +43,7 @@ class Recipe:
     seed: int
     micro_batch: int | None = None
     activations: recipe.Activations = "kept"
+    all_reduce: recipe.Precision = "float32"
 
     def num_grid_steps(self, step: int) -> int:
         """How many steps the solver's grid has at training step ``step``."""
