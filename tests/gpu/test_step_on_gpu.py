@@ -69,9 +69,10 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(mode: str) -> None:
 
 
 @pytest.mark.skipif(ON_CPU, reason="minutes of a CPU's compiler: tests/training/test_step.py compiles a smaller step, in the slow suite")
-def test_a_compiled_step_equals_the_eager_one() -> None:
+@pytest.mark.parametrize("mode", ["plain", "pixel"])
+def test_a_compiled_step_equals_the_eager_one(mode: str) -> None:
     bench = Bench(setting(resolution=32), toy_sizes())
-    eager, compiled = (bench.distiller("plain", 2, execution=execution) for execution in ("eager", "compiled"))
+    eager, compiled = (bench.distiller(mode, 2, execution=execution) for execution in ("eager", "compiled"))
     for step in range(2):
         expected, found = (figures_of(distiller.step(step)) for distiller in (eager, compiled))
         assert found == pytest.approx(expected, rel=2e-3)
