@@ -1,30 +1,35 @@
 """``python -m benchmarks.throughput``: images a second of what `cache` and `evaluate` ask of the networks, random weights; JSON lines.
 
     encode    pixels to the VAE's posterior, as `cache` does for each image
-    score     the reward model on decoded pixels, the resizing included
+    score     the reward model on decoded pixels, the resizing included; float32 weights alone, as `evaluate` has them
     student   drawing in two steps, decoding included
     teacher   drawing in fifty guided steps, decoding included
 
+A precision is meant as in `evaluation.precision`: `tf32` is float32 with multiplications in TF32, and `bfloat16` what draws.
 Only networks: reading, decoding and writing of files are `python -m benchmarks.data`.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 
-from benchmarks.step_bench import PRECISIONS, SIZES, Bench, Setting
+from benchmarks.step_bench import SIZES, Bench, Setting
 from benchmarks.step_measuring import Clock, hardware, versions
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.evaluation.generation import draw_student, draw_teacher
+from rglcd.evaluation.generation import decoded, student_latents, teacher_latents
+from rglcd.evaluation.tf32 import tf32
+from rglcd.models.chunks import Chunks
 from rglcd.models.student import Student
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
 TEACHER_STEPS, STUDENT_STEPS, OMEGA = 50, 2, 6.5
 
 
-def works(bench: Bench) -> dict[str, Callable[[], object]]:
+def works(bench: Bench, *, decode_chunk: int) -> dict[str, Callable[[], object]]:
     """What is timed, by name, each for one batch."""
     setting, device = bench.setting, bench.world.device
     generator = torch.Generator().manual_seed(0)
@@ -34,13 +39,12 @@ def works(bench: Bench) -> dict[str, Callable[[], object]]:
     cond = bench.text_encoder.encode(bench.text_encoder.tokenise(["a"] * setting.batch_size))
     student = Student.of_teacher(bench.teacher, omega_embedding_dim=256)
     student.unet.to(setting.dtype)
+    scoring = {"score": lambda: _score(bench, pixels, features)} if setting.dtype == torch.float32 else {}
     return {
         "encode": lambda: bench.codec.moments(pixels.to(setting.dtype)),
-        "score": lambda: _score(bench, pixels, features),
-        "student": lambda: draw_student(
-            student, bench.codec, cond, omega=OMEGA, noises=_as(noises, setting.dtype), scalings=BoundaryScalings()
-        ),
-        "teacher": lambda: _teacher(bench, cond, noises[0]),
+        **scoring,
+        "student": lambda: decoded(bench.codec, _student(student, cond, noises), Chunks("--decode-chunk", decode_chunk)),
+        "teacher": lambda: decoded(bench.codec, _teacher(bench, cond, noises[0]), Chunks("--decode-chunk", decode_chunk)),
     }
 
 
@@ -50,12 +54,12 @@ def _score(bench: Bench, pixels: torch.Tensor, features: torch.Tensor) -> torch.
 
 
 def _teacher(bench: Bench, cond: Condition, noise: torch.Tensor) -> torch.Tensor:
-    uncond = bench.text_encoder.null()
-    return draw_teacher(bench.teacher, bench.codec, cond, uncond, num_steps=TEACHER_STEPS, omega=OMEGA, noise=noise)
+    uncond, schedule = bench.text_encoder.null(), bench.teacher.schedule
+    return teacher_latents(bench.teacher, cond, uncond, noise, schedule=schedule, num_steps=TEACHER_STEPS, omega=OMEGA)
 
 
-def _as(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    return [tensor.to(dtype) for tensor in tensors]
+def _student(student: Student, cond: Condition, noises: Sequence[torch.Tensor]) -> torch.Tensor:
+    return student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=OMEGA)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,13 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
     parser.add_argument("--device", default=default)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--decode-chunk", type=int, help="images decoded at once (default: the batch)")
     asked = parser.parse_args(argv)
     sizes = SIZES[asked.model]()
     for precision in asked.precision:
         setting = Setting(
             model=asked.model,
             resolution=sizes.resolution,
-            precision=precision,
+            precision="bfloat16" if precision == "bfloat16" else "float32",
             device=asked.device,
             batch_size=asked.batch_size,
             chunk_size=asked.batch_size,
@@ -82,17 +87,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             memory_gib=80.0,
         )
         bench = Bench(setting, sizes)
-        clock = Clock(bench.world.device)
-        for name, work in works(bench).items():
-            if bench.world.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            clock.ms(work)  # allocates, and chooses algorithms
-            ms, _ = clock.ms(work)
-            peak = torch.cuda.max_memory_allocated() if bench.world.device.type == "cuda" else None
-            line = {"work": name, "model": asked.model, "precision": precision, "batch_size": asked.batch_size}
-            line |= {"images_per_s": round(1e3 * asked.batch_size / ms, 3), "peak_mib": None if peak is None else round(peak / 2**20, 1)}
-            print(json.dumps({**line, "hardware": hardware(bench.world.device), "versions": versions()}), flush=True)
+        with nullcontext() if precision == "float32" else tf32(bench.world.device):
+            for line in measured(bench, decode_chunk=asked.decode_chunk or asked.batch_size):
+                line = {**line, "model": asked.model, "precision": precision, "batch_size": asked.batch_size}
+                print(json.dumps({**line, "hardware": hardware(bench.world.device), "versions": versions()}), flush=True)
         del bench
+
+
+def measured(bench: Bench, *, decode_chunk: int) -> Iterator[dict[str, object]]:
+    """A record for each work: images a second, peak memory where there is a GPU."""
+    clock, is_gpu = Clock(bench.world.device), bench.world.device.type == "cuda"
+    for name, work in works(bench, decode_chunk=decode_chunk).items():
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        clock.ms(work)  # allocates, and chooses algorithms
+        ms, _ = clock.ms(work)
+        peak = round(torch.cuda.max_memory_allocated() / 2**20, 1) if is_gpu else None
+        yield {"work": name, "images_per_s": round(1e3 * bench.setting.batch_size / ms, 3), "peak_mib": peak}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import torch
 
 from rglcd.evaluation.comparison import Comparison, compare
-from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, contact_sheet
+from rglcd.evaluation.contact_sheet import contact_sheet
+from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.pictures import Pictures
 from rglcd.evaluation.report_data import Provenance
 
@@ -23,6 +24,8 @@ def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Mea
         fid_to_teacher=None if who in (REAL, TEACHER) else 5.0 + num_steps,
         diversity=1.5,
         seconds_per_image=None if who == REAL else 0.001 * num_steps,
+        rate_seconds_per_image=0.002,
+        total_seconds=NUM_IMAGES * (0.001 * num_steps + 0.002),
     )
 
 
@@ -70,7 +73,10 @@ def provenance(**changes: object) -> Provenance:
         "guidance_scale": 3.0,
         "prompts": "prompts/heldout.txt",
         "num_prompts": 108,
+        "precision": "float32",
         "device": "CPU",
+        "has_gpu": False,
+        "num_processes": 1,
         "versions": {"torch": "2.13"},
     }
     return Provenance(**(fields | changes))  # type: ignore[arg-type]

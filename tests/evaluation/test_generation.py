@@ -16,7 +16,8 @@ from diffusers import (
 )
 
 from rglcd.core.consistency import BoundaryScalings
-from rglcd.evaluation.generation import as_png, draw_student, draw_teacher, from_png, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import as_png, decoded, from_png, seeded_noises, student_latents, teacher_latents
+from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.models.student import AdapterShape, Student
@@ -194,7 +195,7 @@ def _compare(exported: Path, student: Student, pipeline, *, num_steps: int, guid
     noises = [noises[0], *drawn]
     ours = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=guidance_scale - 1)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=TOLERANCE)
-    pixels = draw_student(student, codec, cond, omega=guidance_scale - 1, noises=noises, scalings=BoundaryScalings())
+    pixels = decoded(codec, ours, Chunks("n", 1))
     pictures = _drawn_by_diffusers(pipeline, noises, num_steps, guidance_scale=guidance_scale, output_type="pt")[0]
     torch.testing.assert_close(pixels, pictures, rtol=1e-4, atol=1e-4)
     return theirs
@@ -223,20 +224,15 @@ def test_student_output_depends_on_the_guidance_weight(student_folder, text):
     assert not torch.allclose(weak, strong, atol=1e-4)
 
 
-def test_drawn_pixels_are_decoded_latents_without_gradient(teacher_folder, student_folder, text):
-    teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
-    student = Student.load(student_folder, dtype=torch.float32, device=CPU)
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_pixels_are_the_same_however_many_are_decoded_at_once_and_have_no_gradient(teacher_folder, at_once):
     codec = Codec.load(teacher_folder, dtype=torch.float32, device=CPU)
-    cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.null()
-    noises = seeded_noises(range(2), SHAPE, seed=0, count=2)
-    many = teacher_latents(teacher, cond, uncond, noises[0], schedule=teacher.schedule, num_steps=4, omega=2.0)
-    few = student_latents(student, cond, noises, schedule=student.schedule, scalings=BoundaryScalings(), omega=2.0)
-    drawn_in_many = draw_teacher(teacher, codec, cond, uncond, num_steps=4, omega=2.0, noise=noises[0])
-    drawn_in_few = draw_student(student, codec, cond, omega=2.0, noises=noises, scalings=BoundaryScalings())
-    for pixels, latents in ((drawn_in_many, many), (drawn_in_few, few)):
-        assert torch.equal(pixels, codec.decode(latents))
-        assert pixels.shape == (2, 3, RESOLUTION, RESOLUTION)
-        assert not pixels.requires_grad
+    latents = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    pixels = decoded(codec, latents, Chunks("n", at_once))
+    torch.testing.assert_close(pixels, codec.decode(latents).detach(), rtol=0, atol=1e-6)
+    assert torch.equal(as_png(pixels), as_png(codec.decode(latents)))
+    assert pixels.shape == (5, 3, RESOLUTION, RESOLUTION)
+    assert not pixels.requires_grad
 
 
 # --- what a file would hold ----------------------------------------------------------------------

@@ -171,10 +171,24 @@ def test_page_lists_lineage_and_commands():
 
 def test_markdown_report_holds_verdict_and_table():
     text = report_markdown(report())
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [line for line in text.partition("Drawn and rated in")[0].splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
     assert "expert (trained on)" in rows[0]
     assert text.startswith("**Two steps of RG-LCM are preferred")
+
+
+def test_reports_say_how_fast_images_were_drawn_and_rated_and_what_it_took():
+    """The fixture's images take a millisecond for each step and two to be rated, on one process; there are 64 of each."""
+    on_gpus = {"has_gpu": True, "num_processes": 8, "device": "NVIDIA A100-SXM4-80GB", "precision": "tf32"}
+    hours = 64 * (6 * 0.002 + 0.001 * (50 + 1 + 2 + 1 + 2)) / 3600
+    markdown, page = report_markdown(report(**on_gpus)), rendered(**on_gpus)
+    assert f"Drawn and rated in {hours:.3g} GPU-hours (tf32, NVIDIA A100-SXM4-80GB, 8 processes)" in markdown
+    assert "| RG-LCM | 2 | 500 | 500 |" in markdown.splitlines()
+    assert "| Real images | – | – | 500 |" in markdown.splitlines()
+    text = " ".join(Reader(page).text.split())
+    assert f"All were drawn and rated in {hours:.3g} GPU-hours" in text
+    assert "NVIDIA A100-SXM4-80GB, 8 processes; tf32" in text
+    assert "process-hours" in report_markdown(report())
 
 
 def test_figure_holds_its_panels_side_by_side_as_one_svg():

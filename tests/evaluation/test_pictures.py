@@ -1,7 +1,8 @@
 import torch
 from PIL import Image
 
-from rglcd.evaluation.measurement import Sampler, contact_sheet
+from rglcd.evaluation.contact_sheet import contact_sheet
+from rglcd.evaluation.measurement import Sampler
 from rglcd.evaluation.pictures import grid_png
 
 

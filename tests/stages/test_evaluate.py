@@ -1,5 +1,6 @@
 """Stage evaluate: what the report holds, what is kept after a kill, what is reused, what is refused."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -14,57 +15,22 @@ from rglcd.config import dump
 from rglcd.errors import InputError
 from rglcd.progress import Event
 from rglcd.stages.pretrained import write_catalogue
-from rglcd.store.manifest import NOT_HASHED, read_manifest, results_digest, scan, write_manifest
+from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
 from tests.publishing import publish
-from tests.tiny_line import (
-    NUM_IMAGES,
-    TINY_EVALUATION,
-    run,
-    tiny_config,
-    up_to_latents,
-    write_tiny_evaluation_data,
-    write_tiny_features,
-)
-
-NOT_COMPARED = NOT_HASHED | {"manifest.json", "speed.json"}
-DRAWN = ["teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"]
-
-
-def config(*overrides: str):
-    return tiny_config(*TINY_EVALUATION, *overrides)
+from tests.stages.evaluated_line import DRAWN, config, drawn_again, results
+from tests.tiny_line import NUM_IMAGES, run
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two trained arms, prompts, reference images and a feature network: all that evaluate reads."""
-    root = tmp_path_factory.mktemp("line")
-    up_to_latents(root, config())
-    run(root, config(), "pretrain")
-    run(root, config(), "distill")
-    write_tiny_evaluation_data(root / "data")
-    write_tiny_features(root / "pretrained" / "features")
-    publish(root / "pretrained", stage="prepare")
-    run(root, config(), "evaluate")
-    return root
+def line(evaluated: Path) -> Path:
+    """Two trained arms and their report, to read."""
+    return evaluated
 
 
 @pytest.fixture
-def own(line: Path, tmp_path: Path) -> Path:
-    """A copy of the line to write in."""
-    return Path(shutil.copytree(line, tmp_path / "line"))
-
-
-def results(report: Path) -> dict[str, bytes]:
-    paths = (path for path in sorted(report.rglob("*")) if path.is_file() and path.name not in NOT_COMPARED)
-    return {path.relative_to(report).as_posix(): path.read_bytes() for path in paths}
-
-
-def drawn_again(root: Path, *overrides: str) -> set[str]:
-    """Runs evaluate, and the samplers whose images it had to draw."""
-    tasks: set[str] = set()
-    with progress.reporting_to(lambda event: tasks.add(event.task.removeprefix("draw "))):
-        run(root, config(*overrides), "evaluate")
-    return tasks
+def own(own_evaluated: Path) -> Path:
+    """The same, to write in."""
+    return own_evaluated
 
 
 # --- what the report holds -----------------------------------------------------------------------
@@ -116,8 +82,8 @@ def test_prompts_are_drawn_in_turn_each_time_from_another_noise(line: Path) -> N
 
 
 def _scores(report: Path, sampler: str) -> list[float]:
-    found: list[float] = json.loads((report / "draws" / sampler / "scores.json").read_text())["scores"]["expert"]
-    return found
+    with (report / "draws" / sampler / "scores.csv").open(newline="") as table:
+        return [float(row["expert"]) for row in csv.DictReader(table)]
 
 
 # --- what is done once ---------------------------------------------------------------------------
@@ -175,13 +141,23 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, aga
 
     with pytest.raises(KilledError), progress.reporting_to(kill_in_the_middle):
         run(own, config(), "evaluate")
+    # Four of the six images were drawn: they are not drawn again.
+    first: dict[str, int] = {}
+
+    def note(event: Event) -> None:
+        first.setdefault(event.task, event.done)
+
     (staging,) = own.glob(".work/report-*/")
     (staging / "draws" / ".rg-1.1234.staging").mkdir(parents=True)
-    (staging / "draws" / ".rg-1.1234.staging" / "scores.json").write_text("half of")
+    (staging / "draws" / ".rg-1.1234.staging" / "scores.csv").write_text("half of")
     (staging / ".metrics.json.1234.staging").write_text("half of")
 
-    assert len(drawn_again(own)) == again
+    with progress.reporting_to(note):
+        run(own, config(), "evaluate")
+    assert len(first) == again
+    assert {name: done for name, done in first.items() if done} == {task: 4}
     assert results(own / "report") == before
+    assert not list((own / "report").rglob(".*"))
 
 
 def test_another_reward_draws_only_the_guided_arm_again(own: Path) -> None:
@@ -210,10 +186,8 @@ def test_other_prompts_draw_everything_again(own: Path) -> None:
 
 def test_altered_measurement_is_not_reused(own: Path) -> None:
     before = results(own / "report")
-    path = own / "report" / "draws" / "teacher-3" / "scores.json"
-    record = json.loads(path.read_text())
-    record["scores"]["expert"] = [1.0] * 6
-    path.write_text(json.dumps(record))
+    path = own / "report" / "draws" / "teacher-3" / "scores.csv"
+    path.write_text(path.read_text().replace("\n0,", "\n0,1.0"))
     # The report does not stand any more, for the length of the file has changed.
     assert drawn_again(own) == {"teacher-3"}
     assert results(own / "report") == before

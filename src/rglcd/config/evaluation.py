@@ -1,11 +1,13 @@
 """The section ``evaluation``: what is drawn, with how many steps, and who scores it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rglcd.config.base import OR_ONE, Section
 from rglcd.recipe import NUM_TIMESTEPS, Positive
+
+DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Evaluation(Section):
@@ -22,5 +24,11 @@ class Evaluation(Section):
     """As diffusers counts it: omega + 1."""
     scorers: Annotated[tuple[str, ...], OR_ONE] = ("expert",)
     batch_size: Positive = 32
+    """Images drawn and rated at once: also what is made again after a kill, and what several processes share out."""
+    decode_chunk: Positive | None = None
+    """Images of a batch decoded at once, left out: all. It bounds memory; the pictures are the same to rounding."""
+    precision: DrawingPrecision = "float32"
+    """``bfloat16``: the networks that draw have such weights. On a GPU it also lets float32 networks, the scorers among them, multiply
+    in TF32, as ``tf32`` does; a CPU knows no TF32."""
     grid_prompts: Positive = 8
     seed: int = 0

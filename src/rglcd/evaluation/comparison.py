@@ -32,6 +32,8 @@ class Summary:
     high_frequency: float
     saturation: float
     seconds_per_image: float | None
+    rate_seconds_per_image: float
+    total_seconds: float
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
         high_frequency=_mean(measurement.high_frequency),
         saturation=_mean(measurement.saturation),
         seconds_per_image=measurement.seconds_per_image,
+        rate_seconds_per_image=measurement.rate_seconds_per_image,
+        total_seconds=measurement.total_seconds,
     )
 
 

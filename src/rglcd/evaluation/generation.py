@@ -3,7 +3,7 @@
 Shapes: B batch, (C, h, w) latents.
 
     noise, noises  (B, C, h, w) standard normal, a function of (seed, image index) alone
-    pixels         (B, 3, H, W) in [0, 1], as the codec decodes them; rounded by :func:`as_png` before they are scored
+    pixels         (B, 3, H, W) in [0, 1], as a VAE decodes z0; rounded by :func:`as_png` before they are scored
 """
 
 import hashlib
@@ -18,9 +18,8 @@ from rglcd.core.guidance import guided_teacher
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
+from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
-from rglcd.models.student import Student
-from rglcd.models.teacher import Teacher
 
 
 def seeded_noises(indices: Sequence[int], shape: tuple[int, int, int], *, seed: int, count: int) -> list[Tensor]:
@@ -83,33 +82,10 @@ def student_latents(
     return multistep_sample(consistency, noises, timesteps, schedule=schedule)
 
 
-def draw_teacher(
-    teacher: Teacher, codec: Codec, cond: Condition, uncond: Condition, *, num_steps: int, omega: float, noise: Tensor
-) -> Tensor:
-    """Pixels (B, 3, H, W) of :func:`teacher_latents`."""
-    return _decoded(codec, teacher_latents(teacher, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=omega))
-
-
-def draw_student(
-    student: Student,
-    codec: Codec,
-    cond: Condition,
-    *,
-    omega: float,
-    noises: Sequence[Tensor],
-    scalings: BoundaryScalings,
-    original_steps: int = 50,
-) -> Tensor:
-    """Pixels (B, 3, H, W) of :func:`student_latents`, in as many steps as there are ``noises``."""
-    return _decoded(
-        codec,
-        student_latents(student, cond, noises, schedule=student.schedule, scalings=scalings, omega=omega, original_steps=original_steps),
-    )
-
-
 @torch.no_grad()
-def _decoded(codec: Codec, latents: Tensor) -> Tensor:
-    return codec.decode(latents)
+def decoded(codec: Codec, latents: Tensor, at_once: Chunks) -> Tensor:
+    """Pixels (B, 3, H, W) of ``latents``, so many ``at_once``."""
+    return at_once.joined(codec.decode, latents)
 
 
 def as_png(pixels: Tensor) -> Tensor:

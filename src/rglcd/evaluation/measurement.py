@@ -1,29 +1,27 @@
 """The measurement of one sampler: its images' scores by every scorer, their statistics, and how long they took.
 
 A measurement is stored as a folder of its own, written to a staging folder and renamed, with the key of the computation in
-it. So a killed evaluation goes on where it was, and one whose teacher has not changed reuses the teacher's.
+it: an evaluation whose teacher has not changed reuses the teacher's. ``scores.csv`` is a row for each image; a program for
+tables opens it.
 """
 
+import csv
 import json
 import os
 import shutil
-import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rglcd import progress
-from rglcd.errors import InputError
+from rglcd.evaluation.contact_sheet import contact_sheet
 from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
-from rglcd.evaluation.generation import as_png, from_png
-from rglcd.evaluation.statistics import diversity, high_frequency_energy, saturation
-from rglcd.models.features import FeatureFn
+from rglcd.evaluation.observation import Observed
+from rglcd.evaluation.statistics import diversity
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
 from rglcd.store.staging import STAGING, publish_folder
@@ -31,13 +29,8 @@ from rglcd.store.staging import STAGING, publish_folder
 TEACHER = "teacher"
 REAL = "real"
 
-MEASURED_AS = 2
+MEASURED_AS = 3
 """Raise it when what draws or measures changes: older measurements are then not reused. A new page needs no new pictures."""
-
-SHEET_COLUMNS = 8
-
-DrawFn = Callable[[Sequence[int]], Tensor]
-"""Image indices -> pixels (B, 3, H, W) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,9 @@ class Measurement:
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
     ``fid`` is the Fréchet distance to the real images (None for these), ``fid_to_teacher`` that to the teacher's (None for
-    these too), ``diversity`` how far apart the images of one prompt are. Seconds are stored in a file of their own.
+    these too), ``diversity`` how far apart the images of one prompt are. Seconds are stored in a file of their own, which no
+    digest covers: an image's to be drawn (None for the real ones) and to be rated, in one process, and those of all processes
+    together.
     """
 
     sampler: Sampler
@@ -71,93 +66,13 @@ class Measurement:
     fid_to_teacher: float | None
     diversity: float | None
     seconds_per_image: float | None
+    rate_seconds_per_image: float
+    total_seconds: float
 
     def in_order_of(self, scorers: Sequence[str]) -> "Measurement":
         """With its scores in the order of ``scorers``, which tables follow, and which JSON does not keep."""
         scores, full_marks = {name: self.scores[name] for name in scorers}, {name: self.full_marks[name] for name in scorers}
         return replace(self, scores=scores, full_marks=full_marks)
-
-
-@dataclass(frozen=True)
-class ScoringPanel:
-    """All networks that rate an image: scorers with the text features of each caption, encoded once, and the feature network."""
-
-    scorers: Mapping[str, Reward]
-    text: Mapping[str, Tensor]
-    rows: Mapping[str, int]
-    features: FeatureFn
-    device: torch.device
-
-    @classmethod
-    def of(
-        cls, scorers: Mapping[str, Reward], captions: Iterable[str], *, features: FeatureFn, device: torch.device, batch_size: int
-    ) -> "ScoringPanel":
-        """The panel for images of ``captions``, in which each may occur many times."""
-        unique = list(dict.fromkeys(captions))
-        chunks = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
-        text = {name: torch.cat([scorer.encode_text(chunk) for chunk in chunks]) for name, scorer in scorers.items()}
-        return cls(scorers, text, {caption: row for row, caption in enumerate(unique)}, features, device)
-
-    @torch.no_grad()
-    def scores(self, pixels: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Each scorer's (B,) for ``pixels`` against ``captions``, float32 on the CPU."""
-        rows = [self.rows[caption] for caption in captions]
-        return {name: scorer.score(pixels, self.text[name][rows]).float().cpu() for name, scorer in self.scorers.items()}
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What is kept of a sampler's images: per-image values (N,), features (N, D), the first images for the contact sheet."""
-
-    scores: dict[str, Tensor]
-    high_frequency: Tensor
-    saturation: Tensor
-    features: Tensor
-    sheet: Tensor
-    seconds_per_image: float
-
-    @property
-    def moments(self) -> FeatureMoments:
-        return FeatureMoments.of(self.features)
-
-
-def observe(draw: DrawFn, panel: ScoringPanel, captions: Sequence[str], *, batch_size: int, sheet_images: int, task: str) -> Observed:
-    """Draw an image for each of ``captions`` in batches and rate it, rounded as a PNG would be, by the whole panel.
-
-    Time is taken around ``draw`` only, and its median over batches is given: the first batch warms up. Raises
-    :class:`InputError` for a picture that is not finite.
-    """
-    batches = []
-    progress.report(task, done=0, total=len(captions), unit="images")
-    for start in range(0, len(captions), batch_size):
-        indices = range(start, min(start + batch_size, len(captions)))
-        drawn, seconds = _timed(draw, indices, panel.device)
-        if not bool(drawn.isfinite().all()):
-            # As whole numbers they would be black pictures, and be measured as such.
-            raise InputError(f"{task}: a picture among numbers {start} to {indices.stop - 1} is not finite (NaN): this model is broken")
-        batches.append(_rate(drawn, panel, captions[start : indices.stop], sheet_images=sheet_images - start, seconds=seconds))
-        progress.report(task, done=indices.stop, total=len(captions), unit="images")
-    return Observed(
-        scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in panel.scorers},
-        high_frequency=torch.cat([batch.high_frequency for batch in batches]),
-        saturation=torch.cat([batch.saturation for batch in batches]),
-        features=torch.cat([batch.features for batch in batches]),
-        sheet=torch.cat([batch.sheet for batch in batches]),
-        seconds_per_image=statistics.median(batch.seconds_per_image for batch in batches),
-    )
-
-
-def _rate(drawn: Tensor, panel: ScoringPanel, captions: Sequence[str], *, sheet_images: int, seconds: float) -> Observed:
-    png = as_png(drawn)
-    pixels = from_png(png)
-    return Observed(
-        scores=panel.scores(pixels, captions),
-        high_frequency=high_frequency_energy(pixels).cpu(),
-        saturation=saturation(pixels).cpu(),
-        features=panel.features(pixels).cpu(),
-        sheet=png[: max(sheet_images, 0)].cpu(),
-        seconds_per_image=seconds / len(captions),
-    )
 
 
 def measured(
@@ -179,36 +94,33 @@ def measured(
         fid=None if real is None else frechet_distance(real, observed.moments),
         fid_to_teacher=None if teacher is None else frechet_distance(teacher, observed.moments),
         diversity=diversity(observed.features, captions),
-        seconds_per_image=None if real is None else observed.seconds_per_image,
+        seconds_per_image=None if real is None else observed.draw_seconds_per_image,
+        rate_seconds_per_image=observed.rate_seconds_per_image,
+        total_seconds=observed.total_seconds,
     )
-
-
-def _timed(draw: DrawFn, indices: Sequence[int], device: torch.device) -> tuple[Tensor, float]:
-    started = time.perf_counter()
-    pixels = draw(indices)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return pixels, time.perf_counter() - started
 
 
 # --- on disk -------------------------------------------------------------------------------------
 
+_RECORD, _TABLE, _SPEED = "measurement.json", "scores.csv", "speed.json"
+_SECONDS = ("seconds_per_image", "rate_seconds_per_image", "total_seconds")
+_LONGEST_CAPTION = 10_000
 
-_STORED_AS = "subject"
-"""The key of the sampler in ``scores.json``; measurements of earlier versions stay usable."""
 
-
-def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, moments: FeatureMoments | None) -> None:
-    """Publish a measurement as ``folder``: whole or absent.
+def save(
+    folder: Path, measurement: Measurement, captions: Sequence[str], *, key: str, sheet: Tensor, moments: FeatureMoments | None
+) -> None:
+    """Publish a measurement of images of ``captions`` as ``folder``: whole or absent.
 
     ``moments`` are kept for the real images and the teacher, which the arms are compared with.
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}{STAGING}")
     staging.mkdir(parents=True)
     record = asdict(measurement)
-    record[_STORED_AS] = record.pop("sampler")
-    write_json(staging / "speed.json", {"seconds_per_image": record.pop("seconds_per_image")})
-    write_json(staging / "scores.json", record | {"key": key})
+    write_json(staging / _SPEED, {name: record.pop(name) for name in _SECONDS})
+    del record["scores"], record["high_frequency"], record["saturation"]
+    write_json(staging / _RECORD, record | {"key": key})
+    _write_table(staging / _TABLE, measurement, captions)
     contact_sheet(sheet).save(staging / "images.png")
     if moments is not None:
         tensors = {"count": torch.tensor(moments.count), "total": moments.total, "outer": moments.outer.contiguous()}
@@ -219,14 +131,40 @@ def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, mom
 
 def load(folder: Path, *, key: str) -> Measurement | None:
     """The measurement published as ``folder`` if it is there and of the computation ``key``."""
-    if not (folder / "scores.json").is_file():
+    if not (folder / _RECORD).is_file():
         return None
-    record = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     if record.pop("key", None) != key:
         return None
-    speed = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
-    sampler = Sampler(**record.pop(_STORED_AS))
-    return Measurement(sampler=sampler, **record, **speed)
+    speed = json.loads((folder / _SPEED).read_text(encoding="utf-8"))
+    sampler = Sampler(**record.pop("sampler"))
+    return Measurement(sampler=sampler, **_read_table(folder / _TABLE), **record, **speed)
+
+
+def _write_table(path: Path, measurement: Measurement, captions: Sequence[str]) -> None:
+    """A row for each image: its number, its scores, its other values, its caption.
+
+    Python writes as many digits of a number as read back to the same one.
+    """
+    columns = (*measurement.scores.values(), measurement.high_frequency, measurement.saturation)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image", *measurement.scores, "high_frequency", "saturation", "caption"])
+        for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
+            writer.writerow([number, *values, _inert(caption[:_LONGEST_CAPTION])])
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """What :func:`_write_table` wrote of a measurement, by the names of its fields."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        (_, *scorers, _, _, _), *rows = csv.reader(stream)
+    *scores, high_frequency, saturation = ([float(row[column]) for row in rows] for column in range(1, len(scorers) + 3))
+    return {"scores": dict(zip(scorers, scores, strict=True)), "high_frequency": high_frequency, "saturation": saturation}
+
+
+def _inert(caption: str) -> str:
+    """``caption`` so that no program for tables takes it for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
+    return f"'{caption}" if caption[:1] in ("=", "+", "-", "@", "\t", "\r") else caption
 
 
 def load_moments(folder: Path) -> FeatureMoments:
@@ -242,19 +180,3 @@ def reuse(folder: Path, previous: Path, *, key: str) -> None:
         shutil.copytree(previous, staging)
         shutil.rmtree(folder, ignore_errors=True)
         publish_folder(staging, folder)
-
-
-def contact_sheet(images: Tensor) -> Image.Image:
-    """uint8 ``images`` (N, 3, H, W), :data:`SHEET_COLUMNS` a row without gaps, in order, the last row filled with black."""
-    num_images, channels, height, width = images.shape
-    num_rows = -(-num_images // SHEET_COLUMNS)
-    filled = torch.zeros(num_rows * SHEET_COLUMNS, channels, height, width, dtype=torch.uint8)
-    filled[:num_images] = images
-    grid = filled.view(num_rows, SHEET_COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
-    return Image.fromarray(grid.reshape(num_rows * height, SHEET_COLUMNS * width, channels).numpy())
-
-
-def sheet_image(sheet: Image.Image, index: int, *, side: int) -> Image.Image:
-    """The ``index``-th image of a contact sheet of square images of ``side`` pixels."""
-    row, column = divmod(index, SHEET_COLUMNS)
-    return sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rglcd.evaluation.measurement import Sampler, sheet_image
+from rglcd.evaluation.contact_sheet import sheet_image
+from rglcd.evaluation.measurement import Sampler
 from rglcd.evaluation.wording import label_of, steps
 
 _CRISP_SIDE = 128

@@ -3,9 +3,10 @@
 Numbers stay numbers, so that a template decides how they are written; sentences that depend on results are made here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -24,6 +25,7 @@ class Provenance:
     """Where the numbers come from: enough to make them again.
 
     ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
+    ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
     """
 
     stages: Mapping[str, Mapping[str, Any]]
@@ -32,7 +34,10 @@ class Provenance:
     guidance_scale: float
     prompts: str
     num_prompts: int
+    precision: str
     device: str
+    has_gpu: bool
+    num_processes: int
     versions: Mapping[str, str]
 
 
@@ -91,6 +96,30 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class ThroughputRow:
+    """Images a second of one process: drawn (None for the real ones) and rated; hours of all processes together."""
+
+    label: str
+    num_steps: int
+    drawn: float | None
+    rated: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How fast each sampler's images were drawn and rated, and what it took; ``unit`` is what an hour is one of."""
+
+    rows: tuple[ThroughputRow, ...]
+    unit: Literal["GPU-hours", "process-hours"]
+
+    @property
+    def hours(self) -> float:
+        """Of all samplers."""
+        return math.fsum(row.hours for row in self.rows)
+
+
+@dataclass(frozen=True)
 class StageRow:
     """A stage that the student was made by, or this one, which has no digest yet: the page is part of its result."""
 
@@ -115,6 +144,7 @@ class Report:
     quality: tuple[Layout, ...]
     table: ScoreTable
     training: tuple[Layout, ...]
+    throughput: Throughput
     provenance: Provenance
     stages: tuple[StageRow, ...]
     configuration: str
@@ -140,6 +170,7 @@ def report_data(
         quality=tuple(map(layout, quality_panels(comparison))),
         table=_table(comparison),
         training=tuple(map(layout, training_panels(curves, pretraining))),
+        throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
         provenance=provenance,
         stages=_stage_rows(provenance),
         configuration=_configuration(provenance),
@@ -187,6 +218,24 @@ def _row(comparison: Comparison, summary: Summary) -> TableRow:
         wins={name: score.win_rates[TEACHER] for name, score in summary.scores.items() if TEACHER in score.win_rates},
         summary=summary,
     )
+
+
+def _throughput(comparison: Comparison, *, has_gpu: bool) -> Throughput:
+    rows = tuple(
+        ThroughputRow(
+            label=label_of(summary.sampler.who),
+            num_steps=summary.sampler.num_steps,
+            drawn=_rate(summary.seconds_per_image),
+            rated=_rate(summary.rate_seconds_per_image) or 0.0,
+            hours=summary.total_seconds / 3600,
+        )
+        for summary in comparison.summaries
+    )
+    return Throughput(rows, "GPU-hours" if has_gpu else "process-hours")
+
+
+def _rate(seconds: float | None) -> float | None:
+    return 1 / seconds if seconds else None
 
 
 def _stage_rows(provenance: Provenance) -> tuple[StageRow, ...]:

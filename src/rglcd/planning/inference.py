@@ -1,6 +1,7 @@
 """What the stages ``cache`` and ``evaluate`` take: memory at their batch sizes, operations of a sample and of an image.
 
-Both work in float32, but for the encoding of pictures where ``caching.precision`` says otherwise, in one process.
+Caching works in float32, but for the encoding of pictures where ``caching.precision`` says otherwise. Evaluation's networks that draw
+have the weights that ``evaluation.precision`` says; what rates is in float32.
 """
 
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ FEATURES_BYTES = 86_580_480 * 4
 
 @dataclass(frozen=True)
 class StageCost:
-    """Memory, and operations: of a sample that is cached, of all images that are drawn."""
+    """Memory, and operations, in float32 or TF32 and in bfloat16: of a sample that is cached, of all images that are drawn."""
 
     memory: StageMemory
     flops: float
+    bf16_flops: float = 0.0
 
 
 def caching_cost(networks: Networks) -> StageCost:
@@ -51,28 +53,32 @@ def caching_cost(networks: Networks) -> StageCost:
 
 
 def evaluation_cost(networks: Networks) -> StageCost:
-    """Drawing with the teacher and with each student, decoding, scoring."""
+    """Drawing with the teacher and with each student, decoding in chunks, scoring."""
     config = networks.config
     evaluation, arms = config.evaluation, config.distillation.arms
-    teacher = networks.teacher(torch.float32)
-    scoring = Scoring.of(networks, sorted(evaluation.scorers), dtype=torch.float32)
+    dtype = torch.bfloat16 if evaluation.precision == "bfloat16" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    teacher = networks.teacher(dtype)
+    scoring = Scoring.of(networks, sorted(evaluation.scorers), dtype=torch.float32, vae_dtype=dtype)
 
     def draw(samples: int) -> object:
         t = torch.zeros(samples, dtype=torch.int64, device=META)
-        return teacher(networks.latents(samples), t, networks.condition(teacher.unet, samples, torch.float32))
+        return teacher(networks.latents(samples), t, networks.condition(teacher.unet, samples, dtype))
 
-    drawing, scores = frozen_pass(draw), scoring.scores()
+    drawing, decoding, ratings = frozen_pass(draw), scoring.decoding(), scoring.ratings()
     lasting = (
-        Part("network that draws, float32", Line(num_bytes(teacher.unet))),
-        Part("text encoders, float32", Line(num_bytes(*networks.text_encoders(torch.float32)))),
+        Part(f"network that draws, {name}", Line(num_bytes(teacher.unet))),
+        Part(f"text encoders, {name}", Line(num_bytes(*networks.text_encoders(dtype)))),
         *scoring.lasting,
         Part("features, float32", Line(FEATURES_BYTES)),
     )
     # Guidance draws each image with its caption and without.
     guided = Line(drawing.peak.fixed, 2 * drawing.peak.each)
+    values = 3 * config.model.resolution**2
     moments = (
         Moment("teacher's pass", (Part("teacher's pass, guided and not", guided),)),
-        Moment("decoding and scores", (Part("decoder and scorers", scores.peak),)),
+        Moment("decoding", _decoding_parts(decoding.peak, evaluation.decode_chunk, Line(0.0, 2 * values * dtype.itemsize))),
+        Moment("scores", (Part("scorers", ratings.peak), Part("the batch's images", Line(0.0, values)))),
     )
     calls = 2 * evaluation.teacher_steps + len(arms) * sum(evaluation.num_steps)
     pictures = 1 + len(arms) * len(evaluation.num_steps)
@@ -85,4 +91,13 @@ def evaluation_cost(networks: Networks) -> StageCost:
         whole=evaluation.batch_size,
         notes=scoring.notes,
     )
-    return StageCost(memory, evaluation.num_images * (calls * drawing.flops + pictures * scores.flops))
+    drawn = evaluation.num_images * (calls * drawing.flops + pictures * decoding.flops)
+    rated = evaluation.num_images * (1 + pictures) * ratings.flops
+    return StageCost(memory, rated, drawn) if dtype == torch.bfloat16 else StageCost(memory, rated + drawn)
+
+
+def _decoding_parts(peak: Line, chunk: int | None, pixels: Line) -> tuple[Part, ...]:
+    """Of a whole batch; or of a chunk at a time, beside the pixels of all, which lie there twice when they are put together."""
+    if chunk is None:
+        return (Part("decoder", peak),)
+    return (Part(f"decoder, a chunk of {chunk}", Line(peak.at(chunk))), Part("the batch's pixels", pixels))

@@ -65,8 +65,9 @@ def _hours(plan: Plan) -> str:
     cards = f"{plan.count} x {plan.gpu.name}"
     return (
         f"Hours, by operations: training {hours.training:.1f} on {cards}, at an assumed {hours.utilisation:.0%} of "
-        f"{plan.gpu.bf16_tflops:g} TFLOP/s each; on one card, in TF32 at an assumed {UTILISATION:.0%} of half of that: caching "
-        f"{hours.caching_million:.1f} a million samples, evaluation {hours.evaluation:.1f}."
+        f"{plan.gpu.bf16_tflops:g} TFLOP/s each; in TF32 at an assumed {UTILISATION:.0%} of half of that: caching "
+        f"{hours.caching_million:.1f} a million samples on one card; evaluation {hours.evaluation:.1f} on {hours.evaluation_cards}, "
+        f"in {plan.evaluation_precision}{' as if it were TF32' if plan.evaluation_precision == 'float32' else ''}."
     )
 
 

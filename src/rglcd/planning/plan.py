@@ -19,6 +19,9 @@ UTILISATION_PIXEL: Final = 0.19
 """Of the data sheet's peak, measured with this package's eager step of Stable Diffusion 2.1 at 512 pixels on an H200, 32 to 64 samples;
 with the reward through the decoder, 16. Assumed for every card."""
 
+CARDS_OF_A_NODE: Final = 8
+"""Evaluation runs on one node, with a process for each of its cards."""
+
 _MOST = 4096
 _STAGES: Final = {"cache": "caching", "distill": "training", "evaluate": "evaluation"}
 
@@ -58,11 +61,12 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Hours:
-    """By operations: of the whole run on all cards, of caching a million samples and of the evaluation on one."""
+    """By operations: of the whole run on all cards, of caching a million samples on one, of the evaluation on those of a node."""
 
     training: float
     caching_million: float
     evaluation: float
+    evaluation_cards: int
     utilisation: float
 
 
@@ -75,6 +79,7 @@ class Plan:
     count: int
     stages: tuple[StagePlan, ...]
     hours: Hours
+    evaluation_precision: str
 
 
 def plan(config: Config, gpu: Gpu, count: int, *, pretrained: Path | None = None) -> Plan:
@@ -84,14 +89,16 @@ def plan(config: Config, gpu: Gpu, count: int, *, pretrained: Path | None = None
     stages = tuple(_stage_plan(memory, gpu) for memory in (training.memory, caching.memory, evaluation.memory))
     used = UTILISATION_PIXEL if config.reward.kind == "pixel" and "rg" in config.distillation.arms else UTILISATION
     hour = 3600e12 * gpu.bf16_tflops
-    tf32_hour = UTILISATION * hour / 2
+    bf16_hour, tf32_hour = UTILISATION * hour, UTILISATION * hour / 2
+    evaluation_cards = min(count, CARDS_OF_A_NODE)
     hours = Hours(
         training=_training_flops(config, training) / (count * used * hour / (1 if config.distillation.precision == "bfloat16" else 2)),
         caching_million=1e6 * caching.flops / tf32_hour,
-        evaluation=evaluation.flops / tf32_hour,
+        evaluation=(evaluation.flops / tf32_hour + evaluation.bf16_flops / bf16_hour) / evaluation_cards,
+        evaluation_cards=evaluation_cards,
         utilisation=used,
     )
-    return Plan(config.preset, gpu, count, stages, hours)
+    return Plan(config.preset, gpu, count, stages, hours, config.evaluation.precision)
 
 
 def require_fit(planned: Plan, stage: str | None = None) -> None:

@@ -26,15 +26,21 @@ class Scoring:
 
     @classmethod
     def of(
-        cls, networks: Networks, scorers: Iterable[str], *, dtype: torch.dtype, captions: Captions = "encoded", recomputes: bool = False
+        cls,
+        networks: Networks,
+        scorers: Iterable[str],
+        *,
+        dtype: torch.dtype,
+        vae_dtype: torch.dtype | None = None,
+        captions: Captions = "encoded",
+        recomputes: bool = False,
     ) -> "Scoring":
-        """The VAE and ``scorers``."""
-        codec = networks.codec(dtype, recomputes=recomputes)
+        """The VAE and ``scorers``, in one precision unless the VAE's is said."""
+        codec = networks.codec(vae_dtype or dtype, recomputes=recomputes)
         built = {name: networks.scorer(name, dtype, captions=captions) for name in scorers}
         experts = {name: expert for name, expert in built.items() if expert is not None}
-        precision = str(dtype).removeprefix("torch.")
-        lasting = [Part(f"VAE, {precision}", Line(num_bytes(codec.vae)))]
-        lasting += [Part(f"scorer {name}, {precision}", Line(num_bytes(expert))) for name, expert in experts.items()]
+        lasting = [Part(f"VAE, {_short(vae_dtype or dtype)}", Line(num_bytes(codec.vae)))]
+        lasting += [Part(f"scorer {name}, {_short(dtype)}", Line(num_bytes(expert))) for name, expert in experts.items()]
         kinds = networks.config.preparation.scorers
         notes = tuple(f"not counted: scorer {name}, of kind {kinds[name].kind}" for name in sorted(built.keys() - experts.keys()))
         return cls(networks, codec, experts, tuple(lasting), notes)
@@ -61,6 +67,21 @@ class Scoring:
 
         return frozen_pass(run)
 
+    def decoding(self) -> FrozenPass:
+        """Of latents to pixels."""
+        return frozen_pass(lambda samples: self.codec.decode(self.networks.latents(samples)))
+
+    def ratings(self) -> FrozenPass:
+        """Of all experts' scores of pixels, which are in float32."""
+        side = self.networks.config.model.resolution
+
+        def run(samples: int) -> None:
+            pixels = torch.empty(samples, 3, side, side, device=META)
+            for expert in self.experts.values():
+                _embedded(expert, pixels)
+
+        return frozen_pass(run)
+
     def encoding(self) -> FrozenPass:
         """Of pixels to moments."""
         side, dtype = self.networks.config.model.resolution, self.codec.vae.encoder.conv_in.weight.dtype
@@ -79,6 +100,10 @@ class Scoring:
                 expert.text_model(torch.zeros(samples, length, dtype=torch.int64, device=META))
 
         return frozen_pass(run)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _embedded(expert: CLIPModel, pixels: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Stage ``cache``: encode images and captions once: VAE moments, token ids, and the scorers' text features."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +25,7 @@ from rglcd.latents.format import (
     write_latents,
 )
 from rglcd.latents.read_ahead import read_ahead
+from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
@@ -103,7 +103,7 @@ def _joint_digest(folders: Sequence[Path]) -> str:
 
 @dataclass
 class _Encoder:
-    """The frozen networks, what to keep of them, and how many samples they are given at once."""
+    """The frozen networks, what to keep of them, and how many samples they are given at once (halved once for the run at most)."""
 
     codec: Codec
     text_encoder: TextEncoder
@@ -112,8 +112,7 @@ class _Encoder:
     resolution: int
     keep_embeddings: bool
     world: World
-    batch_size: int
-    was_halved: bool = False
+    at_once: Chunks
 
     @classmethod
     def load(cls, model: Model, caching: Caching, pretrained: Pretrained, *, world: World) -> "_Encoder":
@@ -124,32 +123,17 @@ class _Encoder:
         codec.encode_in(dtype_of(caching.precision))
         text_encoder = TextEncoder.load(pretrained.teacher, dtype=dtype, device=device)
         scorers = {name: pretrained.scorer(name, dtype=dtype, device=device) for name in sorted(caching.scorers)}
-        return cls(codec, text_encoder, scorers, caching.scores, model.resolution, caching.text_embeddings, world, caching.batch_size)
+        at_once = Chunks("caching.batch_size", caching.batch_size, num_halvings=1)
+        return cls(codec, text_encoder, scorers, caching.scores, model.resolution, caching.text_embeddings, world, at_once)
 
     def columns(self, samples: Sequence[Sample], pictures: Tensor) -> Iterator[dict[str, Tensor]]:
-        """The latents of ``samples`` and of their ``pictures`` as they are stored, in one piece or more.
+        """The latents of ``samples`` and of their ``pictures`` as they are stored, in one piece or more."""
 
-        Out of memory, the batch is halved, once for the run.
-        """
-        done = 0
-        while done < len(samples):
-            rows = slice(done, done + self.batch_size)
-            batch = samples[rows]
-            try:
-                encoded = self.encode(batch, pictures[rows])
-            except torch.OutOfMemoryError:
-                self._halve()
-                continue
-            yield to_columns(encoded, [sample.key for sample in batch])
-            done += len(batch)
+        def encode(numbers: range) -> dict[str, Tensor]:
+            rows = slice(numbers.start, numbers.stop)
+            return to_columns(self.encode(samples[rows], pictures[rows]), [sample.key for sample in samples[rows]])
 
-    def _halve(self) -> None:
-        if self.was_halved or self.batch_size == 1:
-            raise InputError(f"caching.batch_size: {self.batch_size} samples at once do not fit in memory; lower it") from None
-        print(f"rglcd: {self.batch_size} samples at once do not fit in memory; going on with {self.batch_size // 2}", file=sys.stderr)
-        self.batch_size, self.was_halved = self.batch_size // 2, True
-        if self.world.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return self.at_once.calls(encode, range(len(samples)))
 
     def encode(self, samples: Sequence[Sample], pictures: Tensor) -> LatentBatch:
         captions = [sample.caption for sample in samples]
@@ -224,7 +208,7 @@ def _encode_shard(
     rows: list[dict[str, str]] = []
     with (
         file_read_once(shards, read_manifest(shards, made_by="shard"), entry.name) as tar,
-        read_ahead(encoder.decoded(read_shard(tar, entry), size=encoder.batch_size), num_ahead=_BATCHES_AHEAD) as decoded,
+        read_ahead(encoder.decoded(read_shard(tar, entry), size=encoder.at_once.size), num_ahead=_BATCHES_AHEAD) as decoded,
     ):
         for samples, pictures in decoded:
             batches += encoder.columns(samples, pictures)

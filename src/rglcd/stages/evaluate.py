@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,26 @@ import torch
 from PIL import Image
 
 from rglcd.config import Evaluation, Model
-from rglcd.errors import InputError
 from rglcd.evaluation.comparison import Comparison, compare
-from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, load_moments, measured, observe, reuse, save
+from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, load_moments, measured, reuse, save
+from rglcd.evaluation.observation import Batches
 from rglcd.evaluation.pages import report_html, report_markdown
 from rglcd.evaluation.panels import Records
 from rglcd.evaluation.pictures import Pictures, grid_png
 from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
+from rglcd.evaluation.tf32 import tf32
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import PLAIN_ARM
 from rglcd.rewards.kinship import akin
-from rglcd.stages.evaluation_context import EvaluationContext, open_context
+from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
 from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import Output
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
+from rglcd.store.shard_tasks import Part
 from rglcd.store.staging import STAGING
-from rglcd.training.distributed import join_world
+from rglcd.training.distributed import World, join_world
 
 METRICS, DRAWS = "metrics", "draws"
 
@@ -40,51 +43,63 @@ def evaluate(
     """Measure the real images, the teacher and every arm of ``student`` at every number of steps; write the report.
 
     The page shows the training curves of ``reward_model``, too.
-    Each sampler's measurement is a folder of its own in ``draws/``. What a killed run finished is kept, and measurements
-    of the report published before are reused where teacher or arm, prompts and settings are the same.
+    Each sampler's measurement is a folder of its own in ``draws/``. What a killed run finished is kept, down to single batches of
+    images, and measurements of the report published before are reused where teacher or arm, prompts and settings are the same.
+    Ranks share the batches out; the first alone puts them together, and writes.
     Raises :class:`InputError` for prompts, reference images or students that are missing or cannot be used.
     """
     started = time.perf_counter()
-    with join_world() as world:
-        if world.size > 1:
-            raise InputError(f"evaluate draws in one process, not {world.size}: launch it with one")
+    with join_world() as world, nullcontext() if evaluation.precision == "float32" else tf32(world.device):
         context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
-        _sweep(report.folder)
-        measurements = [_measurement(sampler, context, report) for sampler in context.samplers]
+        if world.is_main:
+            _sweep(report.folder)
+        found = [_measurement(sampler, context, report, world) for sampler in context.samplers]
+    if not world.is_main:
+        return {}
+    measurements = [measurement for measurement in found if measurement is not None]
+    for batches in (report.folder / DRAWS).glob(f".*{BATCHES}"):
+        shutil.rmtree(batches)
     trained_on, akin = _trained_on(student, context)
     num_features = len(load_moments(report.folder / DRAWS / context.baselines[1].name).total)
     comparison = compare(measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features)
     _write_numbers(report.folder, comparison)
     pretraining = [] if reward_model is None else _curve(reward_model)
-    _write_pages(report.folder, comparison, measurements, context, pretraining, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    _write_pages(report.folder, comparison, measurements, context, pretraining, num_processes=world.size, seconds=seconds)
     return {"verdict": verdict(comparison), "images": comparison.num_images, "arms": context.arms, "samplers": len(measurements)}
 
 
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def _measurement(sampler: Sampler, context: EvaluationContext, report: Output) -> Measurement:
-    """The measurement of ``sampler``: kept by a killed run, reused from the last report, or made now."""
+def _measurement(sampler: Sampler, context: EvaluationContext, report: Output, world: World) -> Measurement | None:
+    """The measurement of ``sampler``: kept by a killed run, reused from the last report, or made now, by all ranks together.
+
+    None on every rank but the first, which alone has it.
+    """
     key, folder = context.key(sampler), report.folder / DRAWS / sampler.name
-    if report.previous is not None and _is_whole(report.previous, sampler):
+    if world.is_main and report.previous is not None and _is_whole(report.previous, sampler):
         reuse(folder, report.previous / DRAWS / sampler.name, key=key)
-    found = load(folder, key=key)
-    if found is not None:
-        return found.in_order_of(context.evaluation.scorers)
-    is_real, panel = sampler.who == REAL, context.panel
-    captions = context.reference.captions if is_real else context.captions
-    observed = observe(
-        context.draw_fn(sampler),
-        panel,
-        captions,
-        batch_size=context.evaluation.batch_size,
-        sheet_images=context.num_sheet_images,
-        task=f"draw {sampler.name}" if not is_real else "score the real images",
-    )
-    baselines = {baseline.who: report.folder / DRAWS / baseline.name for baseline in context.baselines}
-    moments = {who: load_moments(place) for who, place in baselines.items() if not is_real and who != sampler.who}
-    measurement = measured(sampler, observed, panel.scorers, captions, real=moments.get(REAL), teacher=moments.get(TEACHER))
-    save(folder, measurement, key=key, sheet=observed.sheet, moments=observed.moments if sampler.who in baselines else None)
+    found = load(folder, key=key) if world.is_main else None
+    if not world.any(found is not None):
+        batches = context.batches(sampler, report.folder / DRAWS)
+        task = "score the real images" if sampler.who == REAL else f"draw {sampler.name}"
+        batches.observe(lambda: context.draw_fn(sampler), lambda: context.panel, task=task, share=Part(world.rank, world.size))
+        world.wait()
+        if world.is_main:
+            found = _put_together(batches, sampler, context, report.folder / DRAWS)
+            shutil.rmtree(batches.folder)
+    return None if found is None else found.in_order_of(context.evaluation.scorers)
+
+
+def _put_together(batches: Batches, sampler: Sampler, context: EvaluationContext, drawings: Path) -> Measurement:
+    """The measurement that ``batches`` make, saved."""
+    observed, baselines = batches.collected(), {baseline.who: drawings / baseline.name for baseline in context.baselines}
+    is_arm = sampler.who not in baselines
+    moments = {who: load_moments(place) for who, place in baselines.items() if sampler.who != REAL and who != sampler.who}
+    measurement = measured(sampler, observed, context.panel.scorers, batches.captions, real=moments.get(REAL), teacher=moments.get(TEACHER))
+    kept = None if is_arm else observed.moments
+    save(drawings / sampler.name, measurement, batches.captions, key=context.key(sampler), sheet=observed.sheet, moments=kept)
     return measurement
 
 
@@ -136,6 +151,7 @@ def _write_pages(
     context: EvaluationContext,
     pretraining: Records,
     *,
+    num_processes: int,
     seconds: float,
 ) -> None:
     drawn = [sampler for sampler in context.samplers if sampler.who != REAL]
@@ -152,7 +168,7 @@ def _write_pages(
     data = report_data(
         comparison,
         pictures=pictures,
-        provenance=_provenance(context, seconds=seconds),
+        provenance=_provenance(context, num_processes=num_processes, seconds=seconds),
         curves={arm: _curve(context.student / arm) for arm in context.arms},
         pretraining=pretraining,
     )
@@ -160,7 +176,7 @@ def _write_pages(
     (folder / "report.md").write_text(report_markdown(data), encoding="utf-8")
 
 
-def _provenance(context: EvaluationContext, *, seconds: float) -> Provenance:
+def _provenance(context: EvaluationContext, *, num_processes: int, seconds: float) -> Provenance:
     """The stages behind the student, this one last; it has no digest yet, for the page is part of its result."""
     sections = {"model": context.model, "evaluation": context.evaluation}
     this = {"version": stage_named("evaluate").version, "sections": {name: s.model_dump(mode="json") for name, s in sections.items()}}
@@ -175,7 +191,10 @@ def _provenance(context: EvaluationContext, *, seconds: float) -> Provenance:
         guidance_scale=context.evaluation.guidance_scale,
         prompts=context.evaluation.prompts,
         num_prompts=len(set(context.captions)),
+        precision=context.evaluation.precision,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} torch threads",
+        has_gpu=device.type == "cuda",
+        num_processes=num_processes,
         versions={name: version(name) for name in ("torch", "diffusers", "transformers")},
     )
 

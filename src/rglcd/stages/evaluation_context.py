@@ -1,7 +1,7 @@
 """What stage ``evaluate`` works on: the models and their samplers, prompts and reference images, and the key of each measurement."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,10 @@ from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import draw_student, draw_teacher, seeded_noises
-from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, DrawFn, Sampler, ScoringPanel
+from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
+from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
+from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
 from rglcd.models.features import load_features
@@ -30,8 +32,15 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.student_export import RECORD
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
 
+BATCHES = ".batches"
+"""Ending of the names of folders of batches."""
+
 _SHEET_IMAGES = 64
 """Images kept of each sampler, or the grid's if these are more; the scores cover all."""
+
+
+_LatentsFn = Callable[[Sequence[int]], Tensor]
+"""Image indices -> z0 (B, C, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,18 @@ class EvaluationContext:
     def num_sheet_images(self) -> int:
         return max(_SHEET_IMAGES, self.evaluation.grid_prompts)
 
+    @property
+    def drawing_dtype(self) -> torch.dtype:
+        """Of the weights of the networks that draw; what rates images stays in float32."""
+        return torch.bfloat16 if self.evaluation.precision == "bfloat16" else torch.float32
+
     @cached_property
     def codec(self) -> Codec:
-        return Codec.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+        return Codec.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        return TextEncoder.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+        return TextEncoder.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
 
     @cached_property
     def panel(self) -> ScoringPanel:
@@ -95,8 +109,25 @@ class EvaluationContext:
             [*self.captions, *self.reference.captions],
             features=features,
             device=self.device,
-            batch_size=self.evaluation.batch_size,
+            at_once=self._batch_at_once(),
         )
+
+    @cached_property
+    def _drawn_at_once(self) -> Chunks:
+        return self._batch_at_once()
+
+    @cached_property
+    def _decoded_at_once(self) -> Chunks:
+        return Chunks("evaluation.decode_chunk", self.evaluation.decode_chunk or self.evaluation.batch_size)
+
+    def _batch_at_once(self) -> Chunks:
+        return Chunks("evaluation.batch_size", self.evaluation.batch_size)
+
+    def batches(self, sampler: Sampler, drawings: Path) -> Batches:
+        """Where the batches of ``sampler`` lie until all are there: in a hidden folder of ``drawings``, named after its key."""
+        captions = self.reference.captions if sampler.who == REAL else self.captions
+        folder = drawings / f".{sampler.name}-{self.key(sampler)[:12]}{BATCHES}"
+        return Batches(folder, captions, self.evaluation.batch_size, self.num_sheet_images)
 
     def key(self, sampler: Sampler) -> str:
         """The key of a sampler's measurement: a digest of the weights, prompts, settings and scorers that it depends on."""
@@ -125,37 +156,45 @@ class EvaluationContext:
         """The function that draws ``sampler``'s images; its network is loaded now."""
         if sampler.who == REAL:
             return self._real
-        omega = self.evaluation.guidance_scale - 1
-        if sampler.who == TEACHER:
-            teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
-            uncond = self.text_encoder.null()
-            return lambda indices: draw_teacher(
-                teacher,
-                self.codec,
-                self._cond(indices),
-                uncond,
-                num_steps=sampler.num_steps,
-                omega=omega,
-                noise=self._noises(indices, 1)[0],
-            )
-        student = self._student(sampler.who)
-        return lambda indices: draw_student(
-            student,
-            self.codec,
+        latents = self._teacher_fn(sampler) if sampler.who == TEACHER else self._student_fn(sampler)
+        return lambda indices: decoded(self.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
+
+    def _teacher_fn(self, sampler: Sampler) -> _LatentsFn:
+        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
+        uncond = self.text_encoder.null()
+        return lambda indices: teacher_latents(
+            teacher,
             self._cond(indices),
-            omega=omega,
-            noises=self._noises(indices, sampler.num_steps),
+            uncond,
+            self._noises(indices, 1)[0],
+            schedule=teacher.schedule,
+            num_steps=sampler.num_steps,
+            omega=self._omega,
+        )
+
+    def _student_fn(self, sampler: Sampler) -> _LatentsFn:
+        student = self._student(sampler.who)
+        return lambda indices: student_latents(
+            student,
+            self._cond(indices),
+            self._noises(indices, sampler.num_steps),
+            schedule=student.schedule,
             scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
+            omega=self._omega,
             original_steps=self.model.num_ddim_steps,
         )
+
+    @property
+    def _omega(self) -> float:
+        return self.evaluation.guidance_scale - 1
 
     def _student(self, arm: str) -> Student:
         """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
         made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
         assert isinstance(made, Distillation)
         if isinstance(made.student, FullStudent):
-            return Student.load(self.student / arm, dtype=torch.float32, device=self.device)
-        teacher = Teacher.load(self.pretrained.teacher, dtype=torch.float32, device=self.device)
+            return Student.load(self.student / arm, dtype=self.drawing_dtype, device=self.device)
+        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
         return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
 
     def _real(self, indices: Sequence[int]) -> Tensor:

@@ -173,11 +173,11 @@ STAGES: tuple[Stage, ...] = (
         sections=("model", "evaluation"),
         inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
-        profile=Profile.GPU,
-        version=3,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page
+        profile=Profile.GPU_NODE,
+        version=4,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables
         reads=_read_by_evaluate,
         reuses=("report",),
-        kept=("metrics.json", "metrics/*.json", "quality.csv", "index.html", "report.md"),
+        kept=("metrics.json", "metrics/*.json", "quality.csv", "draws/*/scores.csv", "index.html", "report.md"),
     ),
 )
 

@@ -1,0 +1,23 @@
+"""The contact sheet of a sampler: its first images in one picture, and single ones taken out of it again."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+SHEET_COLUMNS = 8
+
+
+def contact_sheet(images: Tensor) -> Image.Image:
+    """uint8 ``images`` (N, 3, H, W), :data:`SHEET_COLUMNS` a row without gaps, in order, the last row filled with black."""
+    num_images, channels, height, width = images.shape
+    num_rows = -(-num_images // SHEET_COLUMNS)
+    filled = torch.zeros(num_rows * SHEET_COLUMNS, channels, height, width, dtype=torch.uint8)
+    filled[:num_images] = images
+    grid = filled.view(num_rows, SHEET_COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
+    return Image.fromarray(grid.reshape(num_rows * height, SHEET_COLUMNS * width, channels).numpy())
+
+
+def sheet_image(sheet: Image.Image, index: int, *, side: int) -> Image.Image:
+    """The ``index``-th image of a contact sheet of square images of ``side`` pixels."""
+    row, column = divmod(index, SHEET_COLUMNS)
+    return sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
