@@ -2,9 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
+from PIL import Image
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPModel,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from rglcd.errors import InputError
 from rglcd.models.features import load_features, read_preprocessing
@@ -37,6 +50,49 @@ def test_features_are_the_pooled_output_of_the_normalised_pixels(tmp_path):
 def test_pixels_are_resized_to_the_models_training_size(tmp_path, size):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
     assert read_preprocessing(tmp_path)(torch.rand(2, 3, 16, 16)).shape == (2, 3, 24, 24)
+
+
+DINOV2 = BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 36, "width": 36}, resample=3)
+"""With its proportions: 256, of which 224 are kept."""
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        pytest.param(DINOV2, id="DINOv2: resized, then the middle"),
+        pytest.param(DeiTImageProcessor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}), id="DeiT"),
+        pytest.param(ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875), id="ConvNeXt: a share"),
+        pytest.param(ViTImageProcessor(size={"height": 32, "width": 32}), id="ViT: bilinear"),
+        pytest.param(BitImageProcessor(do_resize=False, crop_size={"height": 36, "width": 36}), id="the middle alone"),
+    ],
+)
+@pytest.mark.parametrize("side", [48, 80])
+def test_pixels_are_prepared_as_the_models_own_processor_does(tmp_path, processor, side):
+    """To the eight bits in which it resizes."""
+    processor.save_pretrained(tmp_path)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)), size=(side, side), mode="bicubic"
+    ).clamp(0, 1)
+    levels = (smooth * 255).round()
+    picture = Image.fromarray(levels[0].permute(1, 2, 0).numpy().astype(np.uint8))
+    theirs = torch.as_tensor(np.asarray(processor(picture, return_tensors="np")["pixel_values"]))
+    ours = read_preprocessing(tmp_path)(levels / 255)
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=1.2 / 255 / 0.224)
+
+
+def test_a_crop_larger_than_the_picture_is_refused(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 24, "do_center_crop": True, "crop_size": 32}))
+    with pytest.raises(InputError, match="crop_size 32 is larger than size 24"):
+        read_preprocessing(tmp_path)
+
+
+def test_a_model_of_pictures_and_words_is_refused_when_it_is_opened(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    text = sizes | {"vocab_size": 16, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 64, "patch_size": 32})).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="CLIPModel cannot be called with pictures alone"):
+        load_features("auto", tmp_path, device=CPU)
 
 
 def test_pixels_are_unchanged_without_a_preprocessor_config(tmp_path):

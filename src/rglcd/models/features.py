@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
+
+_BICUBIC: Final = 3
+_RESAMPLINGS: Final[Mapping[int, Literal["bilinear", "bicubic"]]] = {2: "bilinear", _BICUBIC: "bicubic"}
+"""By Pillow's numbers, which processors write."""
 
 FeatureFn = Callable[[Tensor], Tensor]
 """pixels (B, 3, H, W) in [0, 1] -> features (B, D)."""
@@ -30,31 +34,64 @@ def load_features(kind: str, folder: Path, *, device: torch.device) -> FeatureFn
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a vision model expects: the side it was trained at (None: any), then (pixels - mean) / std per channel."""
+    """What a vision model's processor makes of square pixels: resized to ``size`` (None: as they are), the middle ``crop`` pixels cut
+    out of that (None: all of it), then (pixels - mean) / std per channel."""
 
     size: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop: int | None = None
+    resample: Literal["bilinear", "bicubic"] = "bicubic"
 
     def __call__(self, pixels: Tensor) -> Tensor:
         if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+            pixels = F.interpolate(pixels, size=(self.size, self.size), mode=self.resample, antialias=True).clamp(0, 1)
+        if self.crop is not None:
+            if self.crop > min(pixels.shape[-2:]):
+                raise InputError(f"the feature network wants {self.crop} pixels a side, and pictures have {min(pixels.shape[-2:])}")
+            top, left = ((side - self.crop) // 2 for side in pixels.shape[-2:])
+            pixels = pixels[..., top : top + self.crop, left : left + self.crop]
         mean, std = (torch.tensor(values, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """What ``preprocessor_config.json`` says; where there is none, pixels go in as they are."""
+    """What ``preprocessor_config.json`` says; where there is none, pixels go in as they are.
+
+    Raises :class:`InputError` for a crop that is larger than what it is cut from, and for a resampling that is neither bilinear nor
+    bicubic: other features than the processor's would be another distance.
+    """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return Preprocessing(size=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     settings = json.loads(path.read_text(encoding="utf-8"))
     normalise = settings.get("do_normalize", True)
+    size, crop = _sides(settings)
+    if size is not None and crop is not None and crop > size:
+        raise InputError(f"{path}: crop_size {crop} is larger than size {size}")
+    resample = settings.get("resample", _BICUBIC)
+    if resample not in _RESAMPLINGS:
+        raise InputError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
     return Preprocessing(
-        size=_side(settings.get("size")) if settings.get("do_resize", True) else None,
+        size=size,
+        crop=crop,
+        resample=_RESAMPLINGS[resample],
         mean=_channels(settings.get("image_mean"), 0.0) if normalise else (0.0, 0.0, 0.0),
         std=_channels(settings.get("image_std"), 1.0) if normalise else (1.0, 1.0, 1.0),
     )
+
+
+def _sides(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """What the short side is resized to, and the side that is cut out of the middle.
+
+    ConvNeXt's processor has a ``crop_pct`` instead of the latter: below 384 pixels it resizes to ``size / crop_pct`` and cuts
+    ``size`` out (transformers, image_processing_convnext.py).
+    """
+    size = _side(settings.get("size")) if settings.get("do_resize", True) else None
+    share = settings.get("crop_pct")
+    if share is not None and size is not None and size < 384:
+        return int(size / share), size
+    return size, _side(settings.get("crop_size")) if settings.get("do_center_crop", False) else None
 
 
 def _side(size: int | Mapping[str, int] | None) -> int | None:
@@ -82,14 +119,25 @@ def _auto(folder: Path, device: torch.device) -> FeatureFn:
     preprocess = read_preprocessing(folder)
 
     def features(pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            output = model(pixel_values=preprocess(pixels.to(device, torch.float32)))
+        try:
+            with torch.no_grad():
+                output = model(pixel_values=preprocess(pixels.to(device, torch.float32)))
+        except (TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{folder}: {type(model).__name__} cannot be called with pictures alone ({said}); name a vision model"
+            ) from None
         if getattr(output, "pooler_output", None) is None:
             raise InputError(f"{folder}: {type(model).__name__} does not pool its output; name a vision model that does")
         pooled: Tensor = output.pooler_output
         return pooled.flatten(1)
 
+    # One picture, so that a model that cannot be used is found when it is prepared, not after the training.
+    side = preprocess.size or preprocess.crop or _PROBE_SIDE
+    features(torch.zeros(1, 3, side, side))
     return features
 
+
+_PROBE_SIDE: Final = 64
 
 _LOADERS: dict[str, Callable[[Path, torch.device], FeatureFn]] = {"auto": _auto}
