@@ -15,8 +15,13 @@ from rglcd.evaluation.plots import Level, Panel, Point, Series
 from rglcd.store.manifest import read_manifest
 
 PAGE = Path("docs/results.md")
-MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "fid", "fid_to_teacher", "diversity")
-HEADS = {"fid": "FID", "fid_to_teacher": "FID to teacher", "high_frequency": "fine detail", "whole": "all five right"}
+MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "frechet", "frechet_to_teacher", "diversity")
+HEADS = {
+    "frechet": "Fréchet distance",
+    "frechet_to_teacher": "the same, to teacher",
+    "high_frequency": "fine detail",
+    "whole": "all five right",
+}
 
 
 def page_text() -> str:
@@ -28,9 +33,9 @@ it is of: a seed is that of the latent reward model and the distillation. World,
 (± standard deviation) is that of training only. Held-out captions, {NUM_IMAGES} images a cell.
 
 `expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
-architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. FID is on the toy's
-feature network and compares with nothing outside this page; `diversity` is the distance between its features of two images of one
-caption.""",
+architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. The Fréchet distance
+is on the toy's feature network and compares with nothing outside this page; `diversity` is the distance between its features of two
+images of one caption.""",
     ]
     parts.append(_main(seeds) if (seeds := seeds_done([MAIN])) else "No run is finished yet.")
     for study in STUDIES:
@@ -57,7 +62,7 @@ def _main(seeds: Sequence[int]) -> str:
         f"| {steps} | {' | '.join(_wins('rg', steps, seeds, opponent) for opponent in ('lcm', 'teacher'))} |"
         for steps in _steps("rg", seeds)
     ]
-    compared = ("judge", "checker", "whole", "fid")
+    compared = ("judge", "checker", "whole", "frechet")
     gaps = [
         f"| {steps} | {' | '.join(_gaps(cells['rg', steps], cells['lcm', steps], column) for column in compared)} |"
         for steps in _steps("rg", seeds)

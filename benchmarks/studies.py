@@ -69,7 +69,7 @@ STUDIES: tuple[Study, ...] = (
             Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm"),
             Run(MAIN.name, "guided, 500 steps", MAIN.overrides),
         ),
-        ("judge", "checker", "whole", "fid", "expert"),
+        ("judge", "checker", "whole", "frechet", "expert"),
         baseline="guided, 500 steps",
     ),
     Study(
@@ -77,7 +77,7 @@ STUDIES: tuple[Study, ...] = (
         "A reward followed too far, in pixels and through the latent proxy",
         "With the weight raised, the expert's score rises; do the judge, the checker and the pictures themselves follow?",
         (UNGUIDED, *_weights("pixel", (0.1, 1.0, 10.0)), *_weights("latent", (0.1, 1.0, 10.0))),
-        ("expert", "judge", "checker", "fid_to_teacher", "high_frequency", "saturation", "diversity"),
+        ("expert", "judge", "checker", "frechet_to_teacher", "high_frequency", "saturation", "diversity"),
         baseline=UNGUIDED.label,
     ),
     Study(
@@ -92,7 +92,7 @@ STUDIES: tuple[Study, ...] = (
                 "checker-shuffled", "tuned on other captions' answers", 400, "reward.expert=checker", "reward.tuning.pairing=other_captions"
             ),
         ),
-        ("checker", "judge", "expert", "fid"),
+        ("checker", "judge", "expert", "frechet"),
         baseline="tuned on the checker",
     ),
     Study(
@@ -111,7 +111,7 @@ STUDIES: tuple[Study, ...] = (
             _plain("ict-dropout", "shared dropout 0.1", 200, "distillation.dropout=0.1"),
             _plain("ict-training", "consistency training", 200, "distillation.neighbour=data"),
         ),
-        ("checker", "judge", "fid", "fid_to_teacher", "diversity"),
+        ("checker", "judge", "frechet", "frechet_to_teacher", "diversity"),
         baseline=UNGUIDED.label,
     ),
     Study(
@@ -122,7 +122,7 @@ STUDIES: tuple[Study, ...] = (
             _guided("proxy-pretrained", "pretrained", 400),
             _guided("proxy-random", "random", 400, "reward.initial=random"),
         ),
-        ("expert", "judge", "checker", "fid"),
+        ("expert", "judge", "checker", "frechet"),
         baseline="random",
     ),
 )

@@ -191,6 +191,14 @@ def test_reports_say_how_fast_images_were_drawn_and_rated_and_what_it_took():
     assert "process-hours" in report_markdown(report())
 
 
+def test_reports_say_what_the_distance_is_of_and_do_not_call_it_fid():
+    said = "between 64 images and 12 real images (digest 0123456789ab), by ResNetModel; it is not FID"
+    assert said in report_markdown(report())
+    text = " ".join(Reader(rendered()).text.split())
+    assert "between 64 pictures and 12 real images (digest 0123456789ab), by ResNetModel" in text
+    assert text.count("FID") == 1
+
+
 def test_figure_holds_its_panels_side_by_side_as_one_svg():
     line = Series("RG-LCM", "arm-rg", (Point(1, 0.1, 0.1, 0.1), Point(2, 0.2, 0.2, 0.2)))
     panel = Panel("quality", "a note", (line,), (), (1, 2), "steps", logarithmic=True)

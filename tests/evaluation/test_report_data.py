@@ -11,8 +11,8 @@ def test_headlines_compare_the_student_at_two_steps_with_the_teacher():
     assert headlines.student == "RG-LCM, two steps"
     assert headlines.seconds is not None
     assert headlines.seconds.teacher / headlines.seconds.student == pytest.approx(25)
-    assert headlines.fid is not None
-    assert (headlines.fid.student, headlines.fid.teacher) == (12.0, 60.0)
+    assert headlines.frechet is not None
+    assert (headlines.frechet.student, headlines.frechet.teacher) == (12.0, 60.0)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0034, "3.4 ms"), (1.5, "1.5 s"), (60, "60 s"), (600, "10 min"), (7500, "2 h 05 min")])

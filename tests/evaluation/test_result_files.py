@@ -18,8 +18,8 @@ def test_metrics_are_nested_by_model_and_steps_and_hold_no_times():
         "win_rate_teacher": {"value": 1.0, "low": pytest.approx(0.943, abs=1e-3), "high": 1.0},
         "win_rate_lcm": {"value": 1.0, "low": pytest.approx(0.943, abs=1e-3), "high": 1.0},
     }
-    assert found["teacher"]["50"]["fid"] == 60.0
-    assert "fid" not in found["real"]
+    assert found["teacher"]["50"]["frechet"] == 60.0
+    assert "frechet" not in found["real"]
     assert "second" not in str(found)
 
 
@@ -34,6 +34,6 @@ def test_speeds_leave_out_the_real_images():
 def test_csv_has_a_row_per_number_of_steps_and_a_column_per_score():
     rows = list(csv.DictReader(io.StringIO(quality_csv(comparison(constant(0.7, "judge"))))))
     assert [row["steps"] for row in rows] == ["1", "2"]
-    assert set(rows[0]) == {"steps", *(f"{who} {score}" for who in ("teacher", "lcm", "rg") for score in ("judge", "fid"))}
+    assert set(rows[0]) == {"steps", *(f"{who} {score}" for who in ("teacher", "lcm", "rg") for score in ("judge", "frechet"))}
     assert rows[1]["rg judge"] == "0.7"
-    assert rows[0]["teacher fid"] == rows[1]["teacher fid"] == "60.0"
+    assert rows[0]["teacher frechet"] == rows[1]["teacher frechet"] == "60.0"

@@ -131,7 +131,7 @@ def test_dvc_plots_are_read_from_the_report(checkout: Path) -> None:
     with Repo(str(checkout)) as repo:
         shown = repo.plots.show()
         read = shown["workspace"]["sources"]["data"]
-    assert set(shown["workspace"]["definitions"]["data"]["dvc.yaml"]["data"]) >= {"judge by number of steps", "fid by number of steps"}
+    assert set(shown["workspace"]["definitions"]["data"]["dvc.yaml"]["data"]) >= {"judge by number of steps", "frechet by number of steps"}
     ((name, plot),) = read.items()
     assert name.endswith("quality.csv")
     assert [row["rg judge"] for row in plot["data"]] == [".2", ".3"]

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from rglcd.errors import InputError
-from rglcd.models.features import load_features, read_preprocessing
+from rglcd.models.features import described, load_features, read_preprocessing
 
 CPU = torch.device("cpu")
 
@@ -79,6 +79,14 @@ def test_pixels_are_prepared_as_the_models_own_processor_does(tmp_path, processo
     ours = read_preprocessing(tmp_path)(levels / 255)
     assert ours.shape == theirs.shape
     torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=1.2 / 255 / 0.224)
+
+
+def test_what_is_done_to_pictures_is_said_in_words(tmp_path):
+    write_resnet(tmp_path)
+    assert described(tmp_path).startswith("ResNetModel (weights ")
+    assert described(tmp_path).endswith("), pictures as they are")
+    DINOV2.save_pretrained(tmp_path)
+    assert described(tmp_path).endswith("pictures resized to 40 pixels (bicubic), of which the middle 36")
 
 
 def test_a_crop_larger_than_the_picture_is_refused(tmp_path):

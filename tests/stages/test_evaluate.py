@@ -45,7 +45,7 @@ def test_report_holds_every_file_and_the_numbers_of_every_sampler(line: Path) ->
     assert {path.stem for path in (report / "metrics").iterdir()} == {"real", "teacher-3", "lcm-1", "lcm-2", "rg-1", "rg-2"}
     headlines = json.loads((report / "metrics" / "rg-2.json").read_text())
     assert headlines["expert"] == metrics["rg"]["2"]["expert"]["mean"]
-    assert headlines["fid"] == metrics["rg"]["2"]["fid"]
+    assert headlines["frechet"] == metrics["rg"]["2"]["frechet"]
     assert any(name.startswith("wins over lcm, ") for name in headlines)
     assert metrics["real"]["expert"]["mean"] == pytest.approx(sum(_scores(report, "real")) / 6, abs=1e-6)
     assert all(json.loads((report / "speed.json").read_text())[who] for who in ("teacher", "lcm", "rg"))

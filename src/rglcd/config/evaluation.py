@@ -16,7 +16,7 @@ class Evaluation(Section):
     prompts: str = "prompts/heldout.txt"
     """One prompt a line, within the source folder; drawn in turn until ``num_images``."""
     reference: str = "reference/index.tsv"
-    """Index of the real images that FID compares with, within the source folder."""
+    """Index of the real images that the Fréchet distance compares with, within the source folder."""
     num_images: Positive = 3_200
     num_steps: Annotated[tuple[Positive, ...], Field(min_length=1), OR_ONE] = (1, 2, 4, 8)
     teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50

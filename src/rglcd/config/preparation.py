@@ -19,7 +19,7 @@ class Model(Section):
 
 
 class Preparation(Section):
-    """Everything frozen beside the teacher: reward models by name, and the network whose features FID compares."""
+    """Everything frozen beside the teacher: reward models by name, and the network whose features the Fréchet distance compares."""
 
     scorers: dict[str, ScorerSource]
     features: FeatureSource

@@ -61,7 +61,7 @@ class WeightsSource(ModelSource):
 
 
 class FeatureSource(Section):
-    """The network whose features FID compares, by the ``kind`` that evaluation knows, with the folder of its weights."""
+    """The network whose features the Fréchet distance compares, by the ``kind`` that evaluation knows, with the folder of its weights."""
 
     kind: str
     source: ModelSource | None = None

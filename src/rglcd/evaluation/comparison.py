@@ -26,8 +26,8 @@ class Summary:
 
     sampler: Sampler
     scores: dict[str, ScoreSummary]
-    fid: float | None
-    fid_to_teacher: float | None
+    frechet: float | None
+    frechet_to_teacher: float | None
     diversity: float | None
     high_frequency: float
     saturation: float
@@ -81,7 +81,7 @@ class Comparison:
         return self.akin if self.trained_on is None else self.akin | {self.trained_on}
 
     @property
-    def fid_has_too_few_images(self) -> bool:
+    def frechet_has_too_few_images(self) -> bool:
         """Whether a covariance is singular, so the distance means nothing: no more images than features leave directions without spread."""
         counts = [count for count in (self.num_images, self.num_reference) if count]
         return self.num_features > 0 and min(counts) <= self.num_features
@@ -128,8 +128,8 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
     return Summary(
         sampler=measurement.sampler,
         scores=scores,
-        fid=measurement.fid,
-        fid_to_teacher=measurement.fid_to_teacher,
+        frechet=measurement.frechet,
+        frechet_to_teacher=measurement.frechet_to_teacher,
         diversity=measurement.diversity,
         high_frequency=_mean(measurement.high_frequency),
         saturation=_mean(measurement.saturation),

@@ -1,4 +1,6 @@
-"""The Fréchet distance between two sets of images: that of Gaussians fitted to their features (FID: Heusel et al., arXiv 1706.08500).
+"""The Fréchet distance between two sets of images: that of Gaussians fitted to their features (Heusel et al., arXiv 1706.08500).
+
+With Inception-v3's pooled features it is called FID; with any others it is not, and its numbers are not comparable.
 
 Shapes: features (B, D)    total (D,)    outer (D, D), everything kept in float64
 """

@@ -51,7 +51,7 @@ class Measurement:
     """What is known of one sampler.
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
-    ``fid`` is the Fréchet distance to the real images (None for these), ``fid_to_teacher`` that to the teacher's (None for
+    ``frechet`` is the Fréchet distance to the real images (None for these), ``frechet_to_teacher`` that to the teacher's (None for
     these too), ``diversity`` how far apart the images of one prompt are. Seconds are stored in a file of their own, which no
     digest covers: an image's to be drawn (None for the real ones) and to be rated, in one process, and those of all processes
     together.
@@ -62,8 +62,8 @@ class Measurement:
     full_marks: dict[str, float]
     high_frequency: list[float]
     saturation: list[float]
-    fid: float | None
-    fid_to_teacher: float | None
+    frechet: float | None
+    frechet_to_teacher: float | None
     diversity: float | None
     seconds_per_image: float | None
     rate_seconds_per_image: float
@@ -91,8 +91,8 @@ def measured(
         full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
         saturation=observed.saturation.tolist(),
-        fid=None if real is None else frechet_distance(real, observed.moments),
-        fid_to_teacher=None if teacher is None else frechet_distance(teacher, observed.moments),
+        frechet=None if real is None else frechet_distance(real, observed.moments),
+        frechet_to_teacher=None if teacher is None else frechet_distance(teacher, observed.moments),
         diversity=diversity(observed.features, captions),
         seconds_per_image=None if real is None else observed.draw_seconds_per_image,
         rate_seconds_per_image=observed.rate_seconds_per_image,

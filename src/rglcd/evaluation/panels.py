@@ -29,10 +29,10 @@ def quality_panels(comparison: Comparison) -> list[Panel]:
     """A panel for each scorer, held-out ones first, and one for the Fréchet distance."""
     training_reward = [name for name in comparison.scorers if name not in comparison.judges]
     panels = [_scorer_panel(comparison, scorer) for scorer in [*comparison.judges, *training_reward]]
-    fid = comparison.teacher.fid
-    if fid is not None:
-        note = "to real images; lower is better" if not comparison.fid_has_too_few_images else "not meaningful: too few images"
-        panels.append(_steps_panel(comparison, "Fréchet distance", note, _exact(fid), lambda summary: _exact(summary.fid)))
+    frechet = comparison.teacher.frechet
+    if frechet is not None:
+        note = "to real images; lower is better" if not comparison.frechet_has_too_few_images else "not meaningful: too few images"
+        panels.append(_steps_panel(comparison, "Fréchet distance", note, _exact(frechet), lambda summary: _exact(summary.frechet)))
     return panels
 
 

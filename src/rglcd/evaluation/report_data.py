@@ -25,6 +25,7 @@ class Provenance:
     """Where the numbers come from: enough to make them again.
 
     ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
+    ``distance`` says what the Fréchet distance compares with, and by which features;
     ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
     """
 
@@ -32,6 +33,7 @@ class Provenance:
     seconds: Mapping[str, float]
     teacher: str
     guidance_scale: float
+    distance: str
     prompts: str
     num_prompts: int
     precision: str
@@ -55,8 +57,8 @@ class Headlines:
 
     student: str
     wins: Mapping[str, Estimate]
-    fid: Against | None
-    fid_has_too_few_images: bool
+    frechet: Against | None
+    frechet_has_too_few_images: bool
     seconds: Against | None
 
 
@@ -183,8 +185,8 @@ def _headlines(comparison: Comparison) -> Headlines:
     return Headlines(
         student=f"{label_of(focus.sampler.who)}, {in_words(num_steps)} {'step' if num_steps == 1 else 'steps'}",
         wins={judge: focus.scores[judge].win_rates[TEACHER] for judge in comparison.judges},
-        fid=None if focus.fid is None or teacher.fid is None else Against(focus.fid, teacher.fid),
-        fid_has_too_few_images=comparison.fid_has_too_few_images,
+        frechet=None if focus.frechet is None or teacher.frechet is None else Against(focus.frechet, teacher.frechet),
+        frechet_has_too_few_images=comparison.frechet_has_too_few_images,
         seconds=_against(focus.seconds_per_image, teacher.seconds_per_image),
     )
 

@@ -13,7 +13,7 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for summary in comparison.summaries:
         numbers: dict[str, Any] = {"high_frequency": summary.high_frequency, "saturation": summary.saturation}
-        optional = {"fid": summary.fid, "fid_to_teacher": summary.fid_to_teacher, "diversity": summary.diversity}
+        optional = {"frechet": summary.frechet, "frechet_to_teacher": summary.frechet_to_teacher, "diversity": summary.diversity}
         numbers |= {name: value for name, value in optional.items() if value is not None}
         for name, score in summary.scores.items():
             numbers[name] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high, "full_marks": score.full_marks}
@@ -33,7 +33,7 @@ def headlines(comparison: Comparison) -> dict[str, dict[str, float]]:
     files: dict[str, dict[str, float]] = {}
     for summary in comparison.summaries:
         figures = {name: score.mean.value for name, score in summary.scores.items()}
-        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        figures |= {} if summary.frechet is None else {"frechet": summary.frechet}
         figures |= {f"wins over {opponent}, {judge}": rate.value for opponent, rate in summary.scores[judge].win_rates.items()}
         files[summary.sampler.name] = _rounded(figures)
     return files
@@ -57,14 +57,14 @@ def _rounded(value: Any) -> Any:
 def quality_csv(comparison: Comparison) -> str:
     """``quality.csv``, for ``dvc plots``: a row for each number of steps, a column for each arm and score.
 
-    A column is called ``<arm> <scorer>`` or ``<arm> fid``; the teacher's figure, of its own many steps, stands in every row.
+    A column is called ``<arm> <scorer>`` or ``<arm> frechet``; the teacher's figure, of its own many steps, stands in every row.
     """
     columns: dict[str, dict[int, float]] = {}
     steps = sorted({summary.sampler.num_steps for arm in comparison.arms for summary in comparison.steps_of(arm)})
     for summary in comparison.summaries:
         who, at = summary.sampler.who, summary.sampler.num_steps
         figures = {name: score.mean.value for name, score in summary.scores.items()}
-        figures |= {} if summary.fid is None else {"fid": summary.fid}
+        figures |= {} if summary.frechet is None else {"frechet": summary.frechet}
         for name, value in figures.items():
             if who != REAL:
                 columns.setdefault(f"{who} {name}", {}).update(dict.fromkeys(steps if who == TEACHER else [at], value))

@@ -91,7 +91,7 @@ def findings(comparison: Comparison) -> list[str]:
         rates = ", ".join(f"{percent(rate.value)} by {name} ({interval_percent(rate)})" for name, rate in against_plain.items())
         sentences.append(f"Against the plain LCM in as many steps it wins {rates}.")
     sentences += _pictures_needed(comparison)
-    if comparison.fid_has_too_few_images:
+    if comparison.frechet_has_too_few_images:
         sentences.append(_singular(comparison))
     if comparison.trained_on is None:
         sentences.append("No reward guided the students of this run.")

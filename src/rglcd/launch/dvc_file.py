@@ -89,7 +89,7 @@ def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
                 "template": "linear",
             }
         }
-        for score in (*config.evaluation.scorers, "fid")
+        for score in (*config.evaluation.scorers, "frechet")
     ]
     shown = {"metrics": [f"{report}/metrics"], "plots": plots}
     return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
+from rglcd.models.loading import read_json, weights_digest
 
 _BICUBIC: Final = 3
 _RESAMPLINGS: Final[Mapping[int, Literal["bilinear", "bicubic"]]] = {2: "bilinear", _BICUBIC: "bicubic"}
@@ -43,6 +44,12 @@ class Preprocessing:
     crop: int | None = None
     resample: Literal["bilinear", "bicubic"] = "bicubic"
 
+    @property
+    def words(self) -> str:
+        """What is done to the shape of a picture."""
+        resized = "pictures as they are" if self.size is None else f"pictures resized to {self.size} pixels ({self.resample})"
+        return resized if self.crop in (None, self.size) else f"{resized}, of which the middle {self.crop}"
+
     def __call__(self, pixels: Tensor) -> Tensor:
         if self.size is not None and pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, size=(self.size, self.size), mode=self.resample, antialias=True).clamp(0, 1)
@@ -53,6 +60,12 @@ class Preprocessing:
             pixels = pixels[..., top : top + self.crop, left : left + self.crop]
         mean, std = (torch.tensor(values, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+def described(folder: Path) -> str:
+    """The feature network of ``folder`` in words: class, digest of its weights, how pictures come to it."""
+    name = next(iter(read_json(folder / "config.json").get("architectures") or []), "a network")
+    return f"{name} (weights {weights_digest(folder)[:12]}), {read_preprocessing(folder).words}"
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:

@@ -66,7 +66,13 @@ def evaluate(
     pretraining = [] if reward_model is None else _curve(reward_model)
     seconds = time.perf_counter() - started
     _write_pages(report.folder, comparison, measurements, context, pretraining, num_processes=world.size, seconds=seconds)
-    return {"verdict": verdict(comparison), "images": comparison.num_images, "arms": context.arms, "samplers": len(measurements)}
+    return {
+        "verdict": verdict(comparison),
+        "images": comparison.num_images,
+        "arms": context.arms,
+        "samplers": len(measurements),
+        "distance": context.distance,
+    }
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -189,6 +195,7 @@ def _provenance(context: EvaluationContext, *, num_processes: int, seconds: floa
         seconds=seconds_by_stage | {"evaluate": seconds},
         teacher=context.model.teacher.uri,
         guidance_scale=context.evaluation.guidance_scale,
+        distance=context.distance,
         prompts=context.evaluation.prompts,
         num_prompts=len(set(context.captions)),
         precision=context.evaluation.precision,

@@ -20,7 +20,7 @@ from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
-from rglcd.models.features import load_features
+from rglcd.models.features import described, load_features
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
@@ -86,6 +86,12 @@ class EvaluationContext:
     @property
     def num_sheet_images(self) -> int:
         return max(_SHEET_IMAGES, self.evaluation.grid_prompts)
+
+    @property
+    def distance(self) -> str:
+        """What the Fréchet distance is to, and by which features: numbers that differ in it cannot be compared."""
+        features = described(self.pretrained.folder / "features")
+        return f"{len(self.reference.images)} real images (digest {self.reference.digest[:12]}), by {features}"
 
     @property
     def drawing_dtype(self) -> torch.dtype:

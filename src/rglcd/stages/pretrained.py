@@ -41,7 +41,7 @@ class Pretrained:
         return open_scorer(name, self._catalogue_with(name), self.folder / "scorers", dtype=dtype, device=device)
 
     def features_kind(self) -> str:
-        """What kind of network gives the features that FID compares."""
+        """What kind of network gives the features that the Fréchet distance compares."""
         return str(read_json(self.folder / "features.json")["kind"])
 
     def catalogue(self) -> Catalogue:
