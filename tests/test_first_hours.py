@@ -136,10 +136,11 @@ def test_files_of_every_stage_are_looked_for_before_the_first_starts(photos: Pat
 
 
 @pytest.mark.parametrize("words", [("submit", "--host", "http://127.0.0.1:9", "--no-plan"), ("run",)])
-def test_kubeflows_ways_in_look_for_the_files_too(photos: Path, capsys, words: tuple[str, ...]) -> None:
+def test_kubeflows_ways_in_look_for_the_files_too(photos: Path, capsys, monkeypatch, words: tuple[str, ...]) -> None:
     Path("params.yaml").write_text(dump(tiny_config(*TINY_EVALUATION)))
     Path("nowhere").mkdir()
     main(["data", "use", str(photos)])
+    monkeypatch.setenv("RGLCD_IMAGE", "rg-lcd@sha256:" + 64 * "1")
     assert "data/prompts/heldout.txt is missing: evaluate reads" in refused(capsys, *words, by=pipelines)
 
 

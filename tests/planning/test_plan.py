@@ -152,7 +152,7 @@ def test_launch_refuses_what_cannot_fit_unless_told_not_to(
     monkeypatch.setattr("rglcd.launch.cluster_job.launch", lambda *args, **kwargs: None)
     params = tmp_path / "params.yaml"
     params.write_text(dump(load_preset("sd21-paper")))
-    command = ["launch", "distill", "--params", str(params), "--image", "rg-lcd@sha256:" + 64 * "0", *words]
+    command = ["launch", "distill", "--params", str(params), "--image", "rg-lcd@sha256:" + 64 * "1", *words]
     if ends_with == 0:
         assert main(command) == 0
         return

@@ -190,7 +190,7 @@ class TestImg2dataset:
 class TestUse:
     def test_a_tsv_is_copied(self, tmp_path: Path) -> None:
         (tmp_path / "cc12m.tsv").write_bytes(b"https://a/b\tcaption\n")
-        assert "20 bytes" in use(str(tmp_path / "cc12m.tsv"), tmp_path / "source")
+        assert "20 bytes" in " ".join(use(str(tmp_path / "cc12m.tsv"), tmp_path / "source"))
         assert (tmp_path / "source" / "index.tsv").read_bytes() == b"https://a/b\tcaption\n"
 
     def test_a_folder_of_images_becomes_an_index_with_them(self, tmp_path: Path) -> None:

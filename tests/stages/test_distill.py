@@ -148,6 +148,15 @@ def test_a_grid_finer_than_the_teachers_schedule_is_refused(own: Path) -> None:
         run(own, tiny_config("distillation.grid={kind: doubling, end: 200}"), "distill")
 
 
+def test_weights_that_leave_out_where_every_picture_begins_are_refused(own: Path) -> None:
+    scheduler = own / "pretrained" / "teacher" / "scheduler" / "scheduler_config.json"
+    declared = json.loads(scheduler.read_text(encoding="utf-8"))
+    scheduler.write_text(json.dumps(declared | {"rescale_betas_zero_snr": True}), encoding="utf-8")
+    publish_again(own / "pretrained")
+    with pytest.raises(InputError, match=r"distillation\.weighting inverse_gap gives no weight to the last timestep"):
+        run(own, tiny_config("distillation.weighting=inverse_gap"), "distill")
+
+
 def test_timesteps_that_are_never_drawn_are_refused(own: Path) -> None:
     with pytest.raises(InputError, match="p_mean 100 and p_std 2 draw none of the teacher's noise levels"):
         run(own, tiny_config("distillation.timesteps={kind: lognormal, p_mean: 100}"), "distill")

@@ -263,12 +263,10 @@ def test_adapter_is_sampled_on_its_teacher(own: Path) -> None:
 def test_a_mixture_that_holds_the_training_reward_is_no_judge_and_six_pictures_decide_nothing(own: Path, monkeypatch, capsys) -> None:
     """Through the command: `expert` guided the student, `both` is made of it."""
     both = {"kind": "mixture", "weights": {"expert": 1.0}, "logit_scale": 1.0}
-    layout = json.loads((own / "pretrained" / "scorers.json").read_text())
-    layout["scorers"]["both"] = both
-    (own / "pretrained" / "scorers.json").write_text(json.dumps(layout))
-    publish(own / "pretrained", stage="prepare")
-    monkeypatch.chdir(own)
+    (own / "pretrained" / "catalogue" / "both.json").write_text(json.dumps(both))
     settings = config(f"preparation.scorers.both={json.dumps(both)}", "evaluation.scorers=[expert, both]")
+    publish(own / "pretrained", stage="prepare", sections={name: settings.section(name) for name in ("model", "preparation")})
+    monkeypatch.chdir(own)
     (own / "params.yaml").write_text(dump(settings))
     words = [f"--artifact={name}={own / ('data' if name == 'source' else name)}" for name in ("source", "pretrained", "student", "report")]
     assert main(["run", "evaluate", *words, f"--artifact=reward_model={own / 'reward_model'}"]) == 0

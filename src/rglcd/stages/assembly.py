@@ -13,7 +13,7 @@ from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.student import AdapterShape, Student
-from rglcd.models.teacher import Teacher
+from rglcd.models.teacher import Teacher, read_schedule
 from rglcd.models.text import TextEncoder
 from rglcd.recipe import DecoderActivations, DoublingGrid, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
 from rglcd.rewards.protocol import DifferentiableReward, Reward, without_text
@@ -55,7 +55,7 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
     frozen = dtype_of(distillation.precision)
     teacher = Teacher.load(folder, dtype=frozen, device=world.device)
     _require_timesteps(materials, teacher.schedule.num_timesteps)
-    if teacher.schedule.has_zero_terminal_snr and distillation.weighting == "inverse_gap":
+    if distillation.weighting == "inverse_gap" and read_schedule(folder / "scheduler")[0].has_zero_terminal_snr:
         raise InputError(
             "distillation.weighting inverse_gap gives no weight to the last timestep of a zero terminal SNR teacher, where every picture "
             "begins: use even"
