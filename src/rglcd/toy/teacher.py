@@ -112,7 +112,7 @@ def train_teacher(
 ) -> tuple[StableDiffusionPipeline, Curve]:
     """Train UNet and text encoder; every so often the curve notes how `watched` captions come out at 20 steps."""
     torch.manual_seed(settings.seed)
-    unet = _build_unet(settings, codec)
+    unet = build_unet(settings, codec)
     text_encoder = build_text_encoder(tokenizer, width=settings.text_width, num_layers=settings.text_layers)
     trained = nn.ModuleList([unet, text_encoder])
     averages = [parameter.detach().clone() for parameter in trained.parameters()]
@@ -123,30 +123,35 @@ def train_teacher(
     pipeline = assemble(codec, unet, text_encoder, tokenizer)
     for step in range(settings.num_steps):
         cosine(optimizer, settings.learning_rate, step=step, total=settings.num_steps)
-        loss = _v_loss(pipeline, ids, examples, settings, draws)
+        loss = v_loss(pipeline, ids, examples, settings, draws)
         descend(loss, optimizer)
         decay = min(settings.ema_decay, (step + 1) / (step + 10))
         torch._foreach_lerp_(averages, [parameter.detach() for parameter in trained.parameters()], 1 - decay)
         curve.add("v-prediction", step, total=settings.num_steps, loss=loss)
         if (step + 1) % settings.watch_every == 0 and step + 1 < settings.num_steps:
-            _swap(trained, averages)
+            swap(trained, averages)
             shares = _watch(pipeline, watched[: settings.watch_images])
             curve.note("exact", step + 1, total=settings.num_steps, **shares)
-            _swap(trained, averages)
-    _swap(trained, averages)
+            swap(trained, averages)
+    swap(trained, averages)
     return pipeline, curve
 
 
 def assemble(
-    codec: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+    codec: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    *,
+    scheduler: DDIMScheduler | None = None,
 ) -> StableDiffusionPipeline:
-    """The parts as a pipeline of diffusers' own."""
+    """The parts as a pipeline of diffusers' own; with the training's scheduler unless another one is given."""
     pipeline = StableDiffusionPipeline(
         vae=codec,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=build_scheduler(),
+        scheduler=scheduler or build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -167,7 +172,7 @@ def sample(pipeline: StableDiffusionPipeline, captions: Sequence[str], *, num_st
     return torch.cat(parts)
 
 
-def _build_unet(settings: TeacherSettings, codec: AutoencoderKL) -> UNet2DConditionModel:
+def build_unet(settings: TeacherSettings, codec: AutoencoderKL) -> UNet2DConditionModel:
     """Cross-attention at both resolutions: with it at the lower one alone, position is not learned."""
     depth = len(settings.channels)
     return UNet2DConditionModel(
@@ -184,7 +189,7 @@ def _build_unet(settings: TeacherSettings, codec: AutoencoderKL) -> UNet2DCondit
     )
 
 
-def _v_loss(
+def v_loss(
     pipeline: StableDiffusionPipeline,
     ids: Tensor,
     examples: Examples,
@@ -207,7 +212,8 @@ def _v_loss(
 
 
 @torch.no_grad()
-def _swap(trained: nn.Module, averages: list[Tensor]) -> None:
+def swap(trained: nn.Module, averages: Sequence[Tensor]) -> None:
+    """Exchange the weights of ``trained`` and their averages; a second call undoes it."""
     for parameter, average in zip(trained.parameters(), averages, strict=True):
         kept = parameter.clone()
         parameter.copy_(average)

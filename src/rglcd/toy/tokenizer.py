@@ -14,9 +14,13 @@ END: Final = "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
+    """The tokenizer of the toy world's captions."""
+    return tokenizer_of({word for scene in all_scenes() for word in caption(scene).split()})
+
+
+def tokenizer_of(words: Iterable[str]) -> CLIPTokenizer:
     """Letters, and the merges that lead from a word's letters to the whole word; other characters are unknown."""
-    words = sorted({word for scene in all_scenes() for word in caption(scene).split()})
-    merges = whole_word_merges(words)
+    merges = whole_word_merges(sorted(words))
     pieces = [*ascii_lowercase, *(f"{letter}</w>" for letter in ascii_lowercase), *("".join(pair) for pair in merges)]
     vocabulary = {piece: number for number, piece in enumerate([*pieces, START, END])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)

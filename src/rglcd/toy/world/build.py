@@ -1,0 +1,244 @@
+"""Trains the frozen models of the toy's web-like world part by part and records how in `build.json`.
+
+The same command goes on after a kill: parts that are whole are kept, the one at work goes on from its last saved step.
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from diffusers import __version__ as diffusers_version
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from rglcd.toy.expert import PREPROCESSOR
+from rglcd.toy.features import FeatureSettings
+from rglcd.toy.teacher import TeacherSettings
+from rglcd.toy.training import Curve
+from rglcd.toy.world import measuring
+from rglcd.toy.world.codec import CodecSettings, train_codec
+from rglcd.toy.world.features import train_features
+from rglcd.toy.world.raters import raters_digest
+from rglcd.toy.world.scene import caption, shuffled, split
+from rglcd.toy.world.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, train_expert, train_judge
+from rglcd.toy.world.shelves import DrawingSettings, fill_shelf
+from rglcd.toy.world.teacher import WEB_TEACHER, build_tokenizer, train_teacher
+from rglcd.toy.world.web import WEB, Mixture, draw_pixels, rows_of, world_digest
+
+LEDGER: Final = "build.json"
+STATES: Final = ".states"
+
+# First seed of each part's pictures: the corpus has smaller ones, the gates larger ones.
+CODEC_PICTURES: Final = 10_000_000
+TEACHER_PICTURES: Final = 15_000_000
+EXPERT_PICTURES: Final = 20_000_000
+JUDGE_PICTURES: Final = 30_000_000
+FEATURE_PICTURES: Final = 40_000_000
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """The whole recipe. `num_gate_pictures` are measured once a part is trained, and written beside its curve."""
+
+    codec: CodecSettings = field(default_factory=CodecSettings)
+    teacher: TeacherSettings = WEB_TEACHER
+    features: FeatureSettings = field(default_factory=lambda: FeatureSettings(num_steps=2000))
+    expert_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=1000))
+    judge_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=2000))
+    expert: ExpertSettings = field(default_factory=ExpertSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    num_gate_pictures: int = 450
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of training one part: how to write it, its curve, its measured quality."""
+
+    write: Callable[[Path], None]
+    curve: Curve
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder of models, and the settings that decide what is in it: its own and those of what it is made from."""
+
+    name: str
+    place: str
+    settings: dict[str, Any]
+    train: Callable[[Path], Trained]
+
+    @property
+    def resolved_settings(self) -> dict[str, Any]:
+        """The settings as JSON gives them back, tuples as lists: what the ledger holds."""
+        return dict(json.loads(json.dumps(self.settings)))
+
+
+def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
+    """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
+
+    A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the weights on a given
+    machine.
+    """
+    torch.set_num_threads(1)
+    recipe = settings or BuildSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts(folder, recipe):
+        ledger = read_ledger(folder)
+        if ledger.get(part.name, {}).get("settings") == part.resolved_settings and (folder / part.place).is_dir():
+            continue
+        states = _states(folder, part)
+        trained = part.train(states)
+        _replace(folder / part.place, trained.write)
+        record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "figures": trained.figures}
+        _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
+        shutil.rmtree(states)
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+
+
+def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
+    """The parts in the order of their making; the codec is the teacher's `vae/` from the first."""
+    world = {"world": world_digest()}
+    codec = asdict(recipe.codec) | world
+    teacher = asdict(recipe.teacher) | {"codec": codec}
+    count = recipe.num_gate_pictures
+    common = {"teacher": teacher, "raters": raters_digest()}
+    scorers = {
+        "expert": asdict(recipe.expert) | {"drawings": asdict(recipe.expert_drawings)} | common,
+        "judge": asdict(recipe.judge) | {"drawings": asdict(recipe.judge_drawings)} | common,
+    }
+    return (
+        Part("codec", "teacher/vae", codec, lambda states: _codec(recipe.codec, count, states)),
+        Part("teacher", "teacher", teacher, lambda states: _teacher(folder, recipe.teacher, count, states)),
+        Part("expert", "expert", scorers["expert"], lambda states: _expert(folder, recipe, count, states)),
+        Part("judge", "judge", scorers["judge"], lambda states: _judge(folder, recipe, count, states)),
+        Part("features", "features", asdict(recipe.features) | world, lambda states: _features(recipe.features, count, states)),
+    )
+
+
+def read_ledger(folder: Path) -> dict[str, Any]:
+    """What `build.json` says of each part made so far; empty before the first."""
+    path = folder / LEDGER
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _codec(settings: CodecSettings, count: int, states: Path) -> Trained:
+    mixture = Mixture(flawed=settings.percent_flawed, wrong=0)
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES, mixture=mixture)
+    codec, curve = train_codec(draw_pixels(rows, first_seed=CODEC_PICTURES), settings, states=states)
+    return Trained(codec.save_pretrained, curve, measuring.codec_figures(codec, count=count))
+
+
+def _teacher(folder: Path, settings: TeacherSettings, count: int, states: Path) -> Trained:
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=TEACHER_PICTURES, mixture=WEB)
+    watched = [caption(scene) for scene in shuffled(split().held_out, "watched")]
+    codec = read_codec(folder)
+    pipeline, curve = train_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=watched, states=states)
+    return Trained(pipeline.save_pretrained, curve, measuring.teacher_figures(pipeline, count=count))
+
+
+def _features(settings: FeatureSettings, count: int, states: Path) -> Trained:
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=FEATURE_PICTURES, mixture=Mixture(50, 0))
+    network, classifier, curve = train_features(draw_pixels(rows, first_seed=FEATURE_PICTURES), rows, settings, states=states)
+
+    def write(folder: Path) -> None:
+        network.save_pretrained(folder)
+        _write_preprocessor(folder, PREPROCESSOR)
+
+    return Trained(write, curve, measuring.feature_figures(network, classifier, count=count))
+
+
+def _expert(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
+    settings, tokenizer = recipe.expert, build_tokenizer()
+    shelf = fill_shelf(
+        read_teacher(folder),
+        recipe.expert_drawings,
+        num_pictures=settings.num_pictures,
+        latent_noise=settings.latent_noise,
+        first_seed=EXPERT_PICTURES,
+        kept=states / "expert-shelf.safetensors",
+    )
+    expert, curve = train_expert(tokenizer, shelf, settings, states=states)
+
+    def write(folder: Path) -> None:
+        expert.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        side = {"shortest_edge": EXPERT_SIDE}
+        _write_preprocessor(folder, PREPROCESSOR | {"size": side, "crop_size": {"height": EXPERT_SIDE, "width": EXPERT_SIDE}})
+
+    return Trained(write, curve, measuring.expert_figures(expert, tokenizer, count=count))
+
+
+def _judge(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
+    settings = recipe.judge
+    shelf = fill_shelf(
+        read_teacher(folder),
+        recipe.judge_drawings,
+        num_pictures=settings.num_pictures,
+        latent_noise=settings.latent_noise,
+        first_seed=JUDGE_PICTURES,
+        kept=states / "judge-shelf.safetensors",
+    )
+    judge, curve = train_judge(shelf, settings, states=states)
+    return Trained(judge.save_pretrained, curve, measuring.judge_figures(judge, read_codec(folder), count=count))
+
+
+def read_codec(folder: Path) -> AutoencoderKL:
+    """The codec as saved; ``from_pretrained`` would write the folder's path into the config of what is saved with it."""
+    place = folder / "teacher" / "vae"
+    codec = AutoencoderKL.from_config(AutoencoderKL.load_config(place))
+    codec.load_state_dict(load_file(place / "diffusion_pytorch_model.safetensors"))
+    return codec.eval().requires_grad_(False)
+
+
+def read_teacher(folder: Path) -> StableDiffusionPipeline:
+    """The teacher as saved, silent."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "teacher", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _states(folder: Path, part: Part) -> Path:
+    """Where a part's training keeps its state: another place for other settings, so that no state of theirs is gone on from."""
+    states = folder / STATES / part.name
+    marker, settings = states / "settings.json", json.dumps(part.resolved_settings) + "\n"
+    if not marker.is_file() or marker.read_text() != settings:
+        shutil.rmtree(states, ignore_errors=True)
+        states.mkdir(parents=True)
+        marker.write_text(settings)
+    return states
+
+
+def _write_preprocessor(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write(staging)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def _write_ledger(folder: Path, ledger: dict[str, Any]) -> None:
+    staging = folder / f".{LEDGER}.partial"
+    staging.write_text(json.dumps(ledger, indent=1) + "\n")
+    staging.rename(folder / LEDGER)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers_version,
+        "transformers": transformers.__version__,
+    }

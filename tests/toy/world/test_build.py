@@ -1,0 +1,91 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from transformers import AutoModel, CLIPModel, ResNetModel
+
+from rglcd.rewards.clip import ClipReward
+from rglcd.toy.features import FeatureSettings
+from rglcd.toy.judge import JudgeShape, ToyJudge
+from rglcd.toy.teacher import TeacherSettings
+from rglcd.toy.world.build import BuildSettings, build, read_ledger
+from rglcd.toy.world.codec import CodecSettings
+from rglcd.toy.world.measuring import expert_scores, held_out, real_pictures
+from rglcd.toy.world.scene import caption
+from rglcd.toy.world.scorers import ExpertSettings, JudgeSettings
+from rglcd.toy.world.shelves import DrawingSettings
+from rglcd.toy.world.teacher import build_tokenizer
+from rglcd.toy.world.web import NEAT, world_digest
+
+DRAWINGS = DrawingSettings(seed=0, few_steps=(1,), few_guidances=(1.0,), many_steps=(), num_real=1)
+TINY = BuildSettings(
+    codec=CodecSettings(num_pictures=16, num_joint_steps=1, num_decoder_steps=1, batch=2, channels=(4, 4, 8)),
+    teacher=TeacherSettings(num_pictures=16, num_steps=1, batch=2, channels=(8, 8), text_width=8, text_layers=1),
+    features=FeatureSettings(num_pictures=16, num_steps=1, batch=2),
+    expert_drawings=DRAWINGS,
+    judge_drawings=replace(DRAWINGS, seed=1),
+    expert=ExpertSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, num_preference_steps=1, width=8, projection=8),
+    judge=JudgeSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, shape=JudgeShape(width=8, text_width=8)),
+    num_gate_pictures=2,
+)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    build(folder, settings=TINY)
+    return folder
+
+
+def test_every_built_model_opens_with_its_librarys_class(built: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(built / "teacher")
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert isinstance(AutoModel.from_pretrained(built / "features"), ResNetModel)
+    assert isinstance(CLIPModel.from_pretrained(built / "expert"), CLIPModel)
+    assert isinstance(ToyJudge.from_pretrained(built / "judge"), ToyJudge)
+
+
+def test_expert_scores_in_training_as_it_scores_as_a_reward(built: Path) -> None:
+    captions = [caption(scene) for scene in held_out(3)]
+    pixels = real_pictures(3, NEAT)
+    reward = ClipReward.load(built / "expert", dtype=torch.float32, device=torch.device("cpu"))
+    ours = expert_scores(CLIPModel.from_pretrained(built / "expert").eval(), build_tokenizer(), pixels, captions)
+    torch.testing.assert_close(reward.score(pixels, reward.encode_text(captions)), ours)
+
+
+def test_build_json_records_how_each_model_was_trained(built: Path) -> None:
+    ledger = read_ledger(built)
+    assert list(ledger) == ["codec", "teacher", "expert", "judge", "features"]
+    for record in ledger.values():
+        assert set(record) == {"settings", "cpu_seconds", "figures", "made_with", "curve"}
+        assert record["figures"]
+    assert ledger["codec"]["settings"]["world"] == world_digest()
+    assert ledger["judge"]["settings"]["teacher"] == ledger["teacher"]["settings"]
+
+
+def test_second_build_trains_only_what_changed(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(built, folder)
+    before = weights(folder)
+    build(folder, settings=replace(TINY, features=replace(TINY.features, seed=1)))
+    after = weights(folder)
+    assert {name for name in before if before[name] != after[name]} == {"features/model.safetensors"}
+
+
+def test_seeds_determine_the_weights_and_no_config_says_where_it_was_made(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "toy", ignore=shutil.ignore_patterns("features", "vae"))
+    ledger = json.loads((built / "build.json").read_text())
+    kept = {name: record for name, record in ledger.items() if name in {"expert", "judge"}}
+    (tmp_path / "toy" / "build.json").write_text(json.dumps(kept))
+    build(tmp_path / "toy", settings=TINY)
+    assert weights(tmp_path / "toy") == weights(built)
+    configs = [path.relative_to(built) for path in built.rglob("*.json") if path.name != "build.json"]
+    assert all((tmp_path / "toy" / name).read_bytes() == (built / name).read_bytes() for name in configs)
