@@ -14,6 +14,7 @@ from rglcd.toy.judge import JudgeShape, ToyJudge
 from rglcd.toy.teacher import TeacherSettings
 from rglcd.toy.world.build import BuildSettings, build, read_ledger
 from rglcd.toy.world.codec import CodecSettings
+from rglcd.toy.world.gates import BOUNDS
 from rglcd.toy.world.measuring import expert_scores, held_out, real_pictures
 from rglcd.toy.world.scene import caption
 from rglcd.toy.world.scorers import ExpertSettings, JudgeSettings
@@ -31,6 +32,8 @@ TINY = BuildSettings(
     expert=ExpertSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, num_preference_steps=1, width=8, projection=8),
     judge=JudgeSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, shape=JudgeShape(width=8, text_width=8)),
     num_gate_pictures=2,
+    num_gate_captions=2,
+    num_gate_steps=1,
 )
 
 
@@ -63,7 +66,10 @@ def test_expert_scores_in_training_as_it_scores_as_a_reward(built: Path) -> None
 
 def test_build_json_records_how_each_model_was_trained(built: Path) -> None:
     ledger = read_ledger(built)
-    assert list(ledger) == ["codec", "teacher", "expert", "judge", "features"]
+    assert list(ledger) == ["codec", "teacher", "expert", "judge", "features", "gates"]
+    gates = ledger.pop("gates")["gates"]
+    assert all(set(record) == {"figure", "low", "high", "met"} for record in gates.values())
+    assert set(gates) < set(BOUNDS)
     for record in ledger.values():
         assert set(record) == {"settings", "cpu_seconds", "figures", "made_with", "curve"}
         assert record["figures"]

@@ -17,14 +17,18 @@ from diffusers import __version__ as diffusers_version
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file
+from transformers import CLIPModel
 
 from rglcd.toy.expert import PREPROCESSOR
 from rglcd.toy.features import FeatureSettings
+from rglcd.toy.judge import ToyJudge
 from rglcd.toy.teacher import TeacherSettings
 from rglcd.toy.training import Curve
 from rglcd.toy.world import measuring
 from rglcd.toy.world.codec import CodecSettings, train_codec
 from rglcd.toy.world.features import train_features
+from rglcd.toy.world.gates import gate
+from rglcd.toy.world.headroom import Models, measure_headroom
 from rglcd.toy.world.raters import raters_digest
 from rglcd.toy.world.scene import caption, shuffled, split
 from rglcd.toy.world.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, train_expert, train_judge
@@ -55,6 +59,8 @@ class BuildSettings:
     expert: ExpertSettings = field(default_factory=ExpertSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     num_gate_pictures: int = 450
+    num_gate_captions: int | None = None  # all held-out ones
+    num_gate_steps: int = 50
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
         _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
         shutil.rmtree(states)
     shutil.rmtree(folder / STATES, ignore_errors=True)
+    _gates(folder, recipe)
 
 
 def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
@@ -121,6 +128,30 @@ def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
         Part("judge", "judge", scorers["judge"], lambda states: _judge(folder, recipe, count, states)),
         Part("features", "features", asdict(recipe.features) | world, lambda states: _features(recipe.features, count, states)),
     )
+
+
+def _gates(folder: Path, recipe: BuildSettings) -> None:
+    """Measure whether the models have what the method's claims need, once for these models."""
+    ledger = read_ledger(folder)
+    of = {part.name: part.resolved_settings for part in parts(folder, recipe)}
+    if ledger.get("gates", {}).get("settings") == of:
+        return
+    models = Models(
+        teacher=read_teacher(folder),
+        expert=CLIPModel.from_pretrained(folder / "expert").eval(),
+        tokenizer=build_tokenizer(),
+        judge=ToyJudge.from_pretrained(folder / "judge"),
+    )
+    found = measure_headroom(models, num_captions=recipe.num_gate_captions, num_steps=recipe.num_gate_steps)
+    codec, judge = ledger["codec"]["figures"], ledger["judge"]["figures"]
+    gates = [
+        gate("codec: neat pictures read right", codec["right"]),
+        gate("codec: neat and flawed pictures told apart", codec["told apart"]),
+        gate("judge: accepts what matches and is neat, refuses the rest", judge["right"]),
+        *found.gates(),
+    ]
+    met = {gate.name: {"figure": gate.figure, "low": gate.low, "high": gate.high, "met": gate.met} for gate in gates}
+    _write_ledger(folder, ledger | {"gates": {"settings": of, "gates": met, "figures": asdict(found)}})
 
 
 def read_ledger(folder: Path) -> dict[str, Any]:
