@@ -205,6 +205,11 @@ DecoderActivations = Literal["kept", "recomputed"]
 """Recomputing the decoder's in the backward pass needs less memory than even a chunk of one, and a third more work."""
 
 
+Ties = Literal["half", "left_out"]
+"""Equal scores: a preference of one half for either image, which the proxy is taught, or no opinion, which it is not taught. Of a
+counting expert nearly all pairs are ties; taught as halves they flatten the proxy until it hardly guides."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SoftLabels(Choice):
     """Of two images the expert prefers one with the probability that a softmax over its scores gives."""
@@ -213,12 +218,18 @@ class SoftLabels(Choice):
     logit_scale: Annotated[float, Gt(0)] | None = None
     """What scores are multiplied by before the softmax: an inverse temperature. Null takes the expert's own."""
 
+    @property
+    def ties(self) -> Ties:
+        """A softmax over equal scores says one half of itself."""
+        return "half"
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardLabels(Choice):
     """The better score wins with certainty and equal scores are a tie: for experts that only rank, or only say yes or no."""
 
     kind: Literal["hard"] = "hard"
+    ties: Ties = "half"
 
 
 Labels = SoftLabels | HardLabels

@@ -82,6 +82,27 @@ def test_equal_expert_logits_are_a_label_of_one_half(tie: float) -> None:
     assert pairwise_preference_kl(column(tie, tie), column(1.0, 1.0)).item() == pytest.approx(0, abs=1e-15)
 
 
+def test_ties_that_do_not_count_leave_the_decided_pairs_and_their_gradient() -> None:
+    proxy = column(0.3, -0.4, 0.8).requires_grad_()
+    # Candidates 0 and 1 are tied; 2 beats both.
+    kl = pairwise_preference_kl(column(1.0, 1.0, 4.0), proxy, ties_count=False)
+    decided = sum(pairwise_preference_kl(column(1.0, 4.0), proxy[[other, 2]]) for other in (0, 1))
+    torch.testing.assert_close(kl, decided)
+    (gradient,) = torch.autograd.grad(kl.sum(), proxy)
+    assert gradient.isfinite().all()
+    (nothing,) = torch.autograd.grad(pairwise_preference_kl(column(INF, INF, INF), proxy, ties_count=False).sum(), proxy)
+    assert not nothing.any()
+
+
+def test_agreement_leaves_out_pairs_that_the_expert_hardly_decides() -> None:
+    # Of three pairs one is decided with .51 : .49; a proxy that is wrong about that one alone agrees entirely.
+    expert = column(0.0, 0.04, 3.0)
+    assert pairwise_agreement(expert, column(1.0, 0.0, 5.0)).item() == 1
+    assert pairwise_agreement(expert, column(1.0, 0.0, 0.5)).item() == 0.5
+    assert pairwise_agreement(column(INF, INF, 0.0), column(2.0, 1.0, 0.0)).item() == 1
+    assert pairwise_agreement(column(1.0, 1.0, 1.0), column(2.0, 1.0, 0.0)).item() == 0.5
+
+
 def test_agreement_counts_pairs_and_halves_the_undecided() -> None:
     expert = column(3.0, 2.0, 1.0)
     assert pairwise_agreement(expert, 5 * expert).item() == 1

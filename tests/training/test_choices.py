@@ -50,6 +50,7 @@ UNIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "labels": (recipe.Labels, lambda chosen: choices.label_function(chosen, Redness())(SCORES)),
     "precision": (recipe.Precision, choices.dtype_of),
     "pairing": (recipe.Pairing, lambda chosen: controls.shuffle(SCORES, chosen, generator=torch.Generator().manual_seed(1))),
+    "ties": (recipe.Ties, choices.ties_count),
     "real_image": (recipe.RealImage, privileged_candidate),
     "trains": (recipe.Trains, restricted),
 }

@@ -3,12 +3,17 @@
 Shapes: image_embeds, text_embeds (B,E)    logits (K,B): K candidate latents for each of B captions    P = K (K - 1) / 2
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 # Apart by this much, a softmax is exactly (1, 0) in float32 and float64.
 _CERTAIN = 1000.0
+
+# Apart by less, the expert prefers one with a probability below .55: nobody can be expected to agree.
+_DECIDED = math.log(0.55 / 0.45)
 
 
 def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, *, group_ids: Tensor | None = None) -> Tensor:
@@ -25,11 +30,14 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Ten
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
-def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privileged: int | None = None) -> Tensor:
+def pairwise_preference_kl(
+    expert_logits: Tensor, proxy_logits: Tensor, *, privileged: int | None = None, ties_count: bool = True
+) -> Tensor:
     """Sum over the P pairs i < j of KL(softmax(e_i, e_j) || softmax(l_i, l_j)), per caption (B,).
 
     Expert logits may be infinite (a certain preference); equal ones, infinite too, are a tie. Candidate `privileged`
-    is the real image: an expert that prefers a generated one to it is taken as undecided.
+    is the real image: an expert that prefers a generated one to it is taken as undecided. A tie is a preference of one half,
+    or, unless `ties_count`, no opinion: its pair is left out.
     """
     num_candidates = len(expert_logits)
     assert privileged is None or 0 <= privileged < num_candidates, "privileged names a candidate"
@@ -45,7 +53,7 @@ def pairwise_preference_kl(expert_logits: Tensor, proxy_logits: Tensor, *, privi
     entropy = torch.special.entr(wins) + torch.special.entr(losses)
     # KL(p || q) = H(p, q) - H(p), summed over the pairs: RG-LCD Algorithm 4
     kl: Tensor = binary_cross_entropy_with_logits(proxy, wins, reduction="none") - entropy
-    return kl.sum(dim=0)
+    return kl.sum(dim=0) if ties_count else kl.masked_fill(expert == 0, 0.0).sum(dim=0)
 
 
 def hard_preferences(scores: Tensor) -> Tensor:
@@ -55,7 +63,13 @@ def hard_preferences(scores: Tensor) -> Tensor:
 
 
 def pairwise_agreement(expert_logits: Tensor, proxy_logits: Tensor) -> Tensor:
-    """How often, over pairs (P,B), both prefer the same candidate: a scalar in [0, 1]; undecided on either side counts half."""
+    """How often both prefer the same candidate, over the pairs that the expert decides: a scalar in [0, 1].
+
+    It decides a pair (of (P,B)) that it prefers one way with a probability of .55 at least. A proxy that is undecided there counts
+    half; so does a batch in which the expert decides nothing.
+    """
     first, second = torch.triu_indices(len(expert_logits), len(expert_logits), offset=1, device=expert_logits.device)
-    expert, proxy = ((logits[first] - logits[second]).sign() for logits in (expert_logits, proxy_logits))
-    return (1 + expert * proxy).mean() / 2
+    expert, proxy = (logits[first] - logits[second] for logits in (expert_logits, proxy_logits))
+    decided = expert.nan_to_num(nan=0.0).abs() >= _DECIDED
+    agreed = (expert.sign() * proxy.sign()).masked_fill(~decided, 0.0).sum()
+    return (1 + agreed / decided.sum().clamp(min=1)) / 2

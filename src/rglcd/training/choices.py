@@ -100,6 +100,17 @@ def label_function(chosen: recipe.Labels, expert: Reward) -> Callable[[Tensor], 
             assert_never(chosen)
 
 
+def ties_count(chosen: recipe.Ties) -> bool:
+    """Whether the proxy is taught that the expert is undecided, where it is."""
+    match chosen:
+        case "half":
+            return True
+        case "left_out":
+            return False
+        case _:
+            assert_never(chosen)
+
+
 def dtype_of(chosen: recipe.Precision) -> torch.dtype:
     """torch's name of a precision."""
     match chosen:

@@ -23,7 +23,7 @@ from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.precision import at_least_float32
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
-from rglcd.training.choices import label_function
+from rglcd.training.choices import label_function, ties_count
 from rglcd.training.controls import LabelScores
 from rglcd.training.distributed import World, accumulated, micro_batches
 from rglcd.training.optimization import adamw, optimise
@@ -172,7 +172,9 @@ class LatentRewardGuidance:
             some = labels[:, rows]
             answers = self._network(torch.cat([candidate[rows] for candidate in latents]), text[rows].repeat(len(latents), 1))
             theirs = answers.logits.view(some.shape)
-            kl = pairwise_preference_kl(some, theirs, privileged=privileged_candidate(tuning.real_image))
+            kl = pairwise_preference_kl(
+                some, theirs, privileged=privileged_candidate(tuning.real_image), ties_count=ties_count(tuning.labels.ties)
+            )
             (len(kl) / len(text) * kl.mean()).backward()
             divergences.append(kl.detach())
             logits.append(theirs.detach())
