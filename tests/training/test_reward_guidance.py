@@ -15,7 +15,7 @@ from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.rewards.protocol import Reward
 from rglcd.stages.assembly import make_reward_guidance
-from rglcd.training.reward_guidance import LatentRewardGuidance
+from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance
 from tests.tiny_line import tiny_config
 from tests.training.conftest import materials_of
 
@@ -162,3 +162,52 @@ def test_the_real_image_may_be_privileged(line: Path, real_image: str, privilege
     )
     torch.testing.assert_close(guidance.learn(0, candidates, texts_of())["lrm_loss"], expected)
     assert not torch.isclose(expected, otherwise)
+
+
+class AsDrawn:
+    """A codec that decodes nothing: pixels are the latents."""
+
+    def decode(self, z0: Tensor) -> Tensor:
+        return z0
+
+
+class LikeTheProxy:
+    """An expert that prefers just what a proxy does, at a temperature of its own."""
+
+    differentiable: Literal[True] = True
+    range = (-1.0, 1.0)
+    text_width = 12
+
+    def __init__(self, model: torch.nn.Module, logit_scale: float) -> None:
+        self.model, self.logit_scale = model, logit_scale
+
+    def weights_sha256(self) -> None:
+        return None
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+    def score(self, pixels: Tensor, text: Tensor) -> Tensor:
+        return self.model(pixels, text).logits / self.logit_scale
+
+
+@pytest.mark.parametrize("tuning", [FrozenProxy(), OnlineProxy(), OnlineProxy(labels=HardLabels())])
+def test_a_weight_means_the_same_for_a_reward_and_for_a_proxy_that_equals_it(line: Path, tuning: FrozenProxy | OnlineProxy) -> None:
+    through_proxy = guidance_of(line, tuning)
+    expert = LikeTheProxy(through_proxy.model, 75.6)
+    latent = LatentRewardGuidance(
+        through_proxy.model,
+        expert=expert,
+        codec=AsDrawn(),
+        expert_scorer="expert",
+        model_scorer="expert",
+        weight=1.0,
+        chunk_size=4,
+        tuning=tuning,
+        world=materials_of(line, tiny_config()).world,
+    )
+    pixel = PixelRewardGuidance(expert=expert, codec=AsDrawn(), scorer="expert", weight=1.0, chunk_size=4)
+    z0, texts = candidates_of(0)[0], texts_of()
+    ours, theirs = latent.gradient(z0, texts), pixel.gradient(z0, texts)
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-6, atol=1e-9)

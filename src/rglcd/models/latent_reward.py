@@ -63,7 +63,7 @@ class Embedded(NamedTuple):
 
 
 class LatentRewardModel(nn.Module):
-    """``model(latents, text)`` embeds both, for training; ``model.score`` is the reward."""
+    """``model(latents, text)`` embeds both and has their logits; ``model.score`` is the cosine alone."""
 
     def __init__(self, shape: LatentRewardShape) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class LatentRewardModel(nn.Module):
         return normalize(self.text_projection(text), dim=-1)
 
     def score(self, latents: Tensor, text: Tensor) -> Tensor:
-        """Cosine (B,) in [-1, 1]: the reward that guides the student."""
+        """Cosine (B,) in [-1, 1]."""
         return (self.embed_latents(latents) * self.embed_text(text)).sum(dim=-1)
 
     def forward(self, latents: Tensor, text: Tensor) -> Embedded:

@@ -92,10 +92,21 @@ def label_function(chosen: recipe.Labels, expert: Reward) -> Callable[[Tensor], 
     """Expert logits (K, B) of the expert's scores (K, B). Any logit scale is read now: on a GPU a step would wait for it."""
     match chosen:
         case recipe.SoftLabels():
-            scale = expert.logit_scale if chosen.logit_scale is None else chosen.logit_scale
+            scale = label_scale(chosen, expert)
             return lambda scores: scale * scores
         case recipe.HardLabels():
             return hard_preferences
+        case _:
+            assert_never(chosen)
+
+
+def label_scale(chosen: recipe.Labels, expert: Reward) -> float:
+    """What an expert's score is worth in the proxy's logits: its own temperature, where labels have none."""
+    match chosen:
+        case recipe.SoftLabels():
+            return expert.logit_scale if chosen.logit_scale is None else chosen.logit_scale
+        case recipe.HardLabels():
+            return expert.logit_scale
         case _:
             assert_never(chosen)
 

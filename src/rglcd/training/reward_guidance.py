@@ -23,7 +23,7 @@ from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.precision import at_least_float32
 from rglcd.rewards.protocol import DifferentiableReward, Reward
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
-from rglcd.training.choices import label_function, ties_count
+from rglcd.training.choices import label_function, label_scale, ties_count
 from rglcd.training.controls import LabelScores
 from rglcd.training.distributed import World, accumulated, micro_batches
 from rglcd.training.optimization import adamw, optimise
@@ -131,6 +131,7 @@ class LatentRewardGuidance:
         self.label_scores = label_scores
         self.micro_batch = micro_batch
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._unit = expert.logit_scale if isinstance(tuning, recipe.FrozenProxy) else label_scale(tuning.labels, expert)
         self._network: nn.Module = model
         if isinstance(tuning, recipe.OnlineProxy):
             self._network = world.wrap(model)
@@ -139,7 +140,10 @@ class LatentRewardGuidance:
 
     def gradient(self, z0_hat: Tensor, texts: Texts) -> RewardGradient:
         text = texts[self.model_scorer]
-        scores, gradient = reward_gradient(z0_hat, lambda z0, rows: self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
+        # In the expert's unit: the proxy learns scale x cosine = the expert's scale x its score, so that a weight means the same
+        # for both kinds of guidance, whatever the two temperatures are.
+        worth = self.model.log_scale.detach().exp() / self._unit
+        scores, gradient = reward_gradient(z0_hat, lambda z0, rows: worth * self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
         return RewardGradient(scores, gradient)
 
     def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
