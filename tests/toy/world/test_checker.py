@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rglcd.errors import InputError
-from rglcd.toy.world.checker import UNDECIDED, check, measure
+from rglcd.rewards.protocol import Reward
+from rglcd.toy.world.checker import UNDECIDED, CheckerReward, check, measure
 from rglcd.toy.world.flaws import EACH, Flaw
 from rglcd.toy.world.measuring import FLAWED, checker_figures, held_out, real_pictures
 from rglcd.toy.world.scene import ATTRIBUTES, SUBJECTS, Scene, caption
@@ -55,3 +56,13 @@ def test_untidiness_tells_flawed_pictures_from_neat_ones_whatever_they_show() ->
 def test_checker_refuses_captions_of_another_world() -> None:
     with pytest.raises(InputError, match="not of the toy world"):
         check(torch.zeros(1, 3, 32, 32), ["a small red circle at the top on a dark background"])
+
+
+def test_checker_as_a_reward_counts_what_holds_of_attributes_and_neatness() -> None:
+    scene = Scene("large", "cat", "left", "blue")
+    neat, pale = (draw_pixels([Row(scene, scene, flaw)], first_seed=0) for flaw in (Flaw.NONE, Flaw.PALE))
+    reward = CheckerReward()
+    assert isinstance(reward, Reward)
+    text = reward.encode_text([caption(scene), caption(Scene("small", "cat", "left", "pink"))])
+    assert reward.score(torch.cat([neat, neat]), text).tolist() == pytest.approx([1.0, 0.6])
+    assert reward.score(torch.cat([pale, pale]), text).tolist() == pytest.approx([0.8, 0.4])

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from rglcd.rewards.protocol import Reward
 from rglcd.toy.world.flaws import Flaw
 from rglcd.toy.world.measuring import held_out
-from rglcd.toy.world.raters import TRAITS, Answer, Group, Question, answer, ask, prefers_first, raters, traits, votes
+from rglcd.toy.world.raters import TRAITS, Answer, Group, Question, VotesReward, answer, ask, prefers_first, raters, traits
 from rglcd.toy.world.scene import caption
 from rglcd.toy.world.web import Row, draw_pixels
 
@@ -53,7 +54,9 @@ def test_the_same_pair_gets_the_same_answer_alone_and_among_others() -> None:
 
 
 def test_votes_count_who_would_show_a_picture_to_others() -> None:
-    neat, flawed, wrong = (votes(CAPTIONS, pixels).mean() for pixels in (NEAT, FLAWED, WRONG))
+    voters = VotesReward()
+    assert isinstance(voters, Reward)
+    neat, flawed, wrong = (voters.score(pixels, voters.encode_text(CAPTIONS)).mean() for pixels in (NEAT, FLAWED, WRONG))
     assert neat > 0.8
     assert flawed < 0.2
     assert wrong < 0.1

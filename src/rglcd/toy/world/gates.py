@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 NUM_RESAMPLES: Final = 2000
-MAX_UNTIDINESS: Final = 0.68  # neat below; settled on real pictures through the codec, before the teacher was trained
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
 from rglcd.toy.judge import ToyJudge
 from rglcd.toy.teacher import sample, tokenize
-from rglcd.toy.world.checker import Measured, measure
+from rglcd.toy.world.checker import MAX_UNTIDINESS, Measured, measure
 from rglcd.toy.world.codec import coded
 from rglcd.toy.world.features import classify, true_values
-from rglcd.toy.world.gates import MAX_UNTIDINESS, balanced_accuracy
+from rglcd.toy.world.gates import balanced_accuracy
 from rglcd.toy.world.scene import ATTRIBUTES, VALUES, Scene, caption, shuffled, split
 from rglcd.toy.world.scorers import seen_by_expert
 from rglcd.toy.world.teacher import GUIDANCE

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -87,11 +88,15 @@ def raters_digest() -> str:
     return hashlib.sha256(f"{NEAT_AT},{SLOPPY_AT},{told}".encode()).hexdigest()
 
 
-@torch.no_grad()
 def traits(pixels: Tensor, captions: Sequence[str]) -> Tensor:
     """What raters see in pictures (B, 3, 32, 32) in [0, 1] of captions: `TRAITS` in [0, 1], (B, 7) float64."""
+    return _traits(pixels, caption_indices(captions))
+
+
+@torch.no_grad()
+def _traits(pixels: Tensor, text: Tensor) -> Tensor:
     seen = measure(pixels)
-    right = seen.values == caption_indices(captions)
+    right = seen.values == text
     neat = ((SLOPPY_AT - seen.untidiness) / (SLOPPY_AT - NEAT_AT)).clamp(0, 1)
     colourful = (pixels.amax(1) - pixels.amin(1)).mean((1, 2))
     looks = torch.stack([neat, colourful, pixels.mean((1, 2, 3))], dim=1)
@@ -132,11 +137,33 @@ def answer(prompt: str, left: Tensor, right: Tensor, question: Question, *, grou
     return ask(group, [prompt], left[None], right[None], question)[0]
 
 
-def votes(prompts: Sequence[str], pixels: Tensor) -> Tensor:
-    """The share of the voters who would show a picture (B, 3, 32, 32) in [0, 1] of its prompt to others: a reward without gradient."""
-    people = raters(Group.VOTERS)
-    worth = traits(pixels, prompts) @ people.weights.T
-    return (worth > _WANTED * people.weights[:, : len(USUAL_WEIGHTS)].sum(1)).double().mean(1)
+class VotesReward:
+    """The share of the voters who would show a picture to others: a reward without gradient, of raters who rate nothing else."""
+
+    differentiable: Literal[False] = False
+    range: tuple[float, float] = (0.0, 1.0)
+    logit_scale: float = 8.0
+    text_width: int = len(ATTRIBUTES)
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "VotesReward":
+        """The voters as a scorer: they have no weights."""
+        return cls()
+
+    def weights_sha256(self) -> None:
+        """They have no weights."""
+        return None
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        """The captions' attribute values by number: int64 (B, 4). Raises InputError for a caption of another world."""
+        return caption_indices(captions)
+
+    def score(self, pixels: Tensor, text: Tensor) -> Tensor:
+        """The share of the voters for whom a picture (B, 3, 32, 32) in [0, 1] has enough of what they want: (B,)."""
+        people = raters(Group.VOTERS)
+        worth = _traits(pixels.float().cpu(), text.cpu()) @ people.weights.T
+        votes = worth > _WANTED * people.weights[:, : len(USUAL_WEIGHTS)].sum(1)
+        return votes.float().mean(1).to(pixels.device)
 
 
 def _verdict(people: Raters, who: Tensor, differences: Tensor, errors: Tensor) -> Tensor:
