@@ -45,3 +45,16 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     again, _ = train(tmp_path / "state.pt", total=30)
     assert torch.equal(whole, again)
     assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_resuming_two_phases_counts_each_second_once(tmp_path: Path) -> None:
+    line, curve = nn.Linear(1, 1), Curve("line")
+    optimizer = torch.optim.SGD(line.parameters(), lr=0.1)
+    loop = Loop(line, optimizer, torch.Generator(), curve)
+    curve.started -= 1000
+    for phase in ("first", "second"):
+        list(loop.steps(1, tmp_path / phase))
+    again = Loop(line, optimizer, torch.Generator(), Curve("line"))
+    for phase in ("first", "second"):
+        assert list(again.steps(1, tmp_path / phase)) == []
+    assert 1000 <= again.curve.cpu_seconds < 1100

@@ -1,6 +1,7 @@
 """Training loops that go on where they stopped: the same bits as without the stop."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,5 +57,5 @@ class Loop:
             average.copy_(value)
         curve = json.loads(kept["curve"])
         self.curve.points[:] = curve["points"]
-        self.curve.started -= curve["cpu_seconds"]
+        self.curve.started = time.process_time() - curve["cpu_seconds"]
         return int(kept["step"])
