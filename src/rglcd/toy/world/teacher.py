@@ -20,7 +20,7 @@ from rglcd.toy.world.scene import ATTRIBUTES, CANVAS, all_scenes, caption
 from rglcd.toy.world.web import Row, draw_pixels
 
 GUIDANCE: Final = 3.0  # diffusers' guidance_scale, 1 + omega; the gates and the comparisons with fifty steps use it
-WEB_TEACHER: Final = TeacherSettings(num_steps=1900, watch_every=800)
+WEB_TEACHER: Final = TeacherSettings(num_steps=5000, watch_every=1000)
 
 
 def build_tokenizer() -> CLIPTokenizer:
