@@ -106,7 +106,7 @@ class PublishedStep:
         if self.mode == "latent":
             for parameter in networks.proxy.parameters():
                 parameter.requires_grad_(False)
-            loss = loss - networks.proxy.score(self.predicted, given.features).mean()
+            loss = loss - networks.proxy(self.predicted, given.features).logits.mean() / LOGIT_SCALE
         loss.backward()
         return loss.detach()
 

@@ -90,8 +90,9 @@ def grid_weights(config, t: Tensor, s: Tensor) -> Tensor:
 
 def reward_of(distiller, config, z0: Tensor, texts: dict[str, Tensor]) -> Tensor:
     if config.reward.kind == "latent":
-        model = distiller.reward_guidance.model
-        return (normalize(model.embed_latents(z0), dim=-1) * normalize(model.embed_text(texts["expert"]), dim=-1)).sum(dim=-1)
+        model, expert = distiller.reward_guidance.model, distiller.reward_guidance.expert
+        cosine = (normalize(model.embed_latents(z0), dim=-1) * normalize(model.embed_text(texts["expert"]), dim=-1)).sum(dim=-1)
+        return model.log_scale.exp() * cosine / expert.logit_scale
     vae, clip = distiller.codec.vae, distiller.reward_guidance.expert.model
     image = (vae.decode(z0 / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
     features = clip.visual_projection(clip.vision_model(pixel_values=(image - 0.5) / 0.25).pooler_output)
