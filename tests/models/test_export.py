@@ -127,6 +127,7 @@ def test_card_holds_the_figures_of_the_run(exported: Path) -> None:
     assert "| 1 to 5.5 |" in card
     assert "guidance_scale=4.25" in card
     assert "between 2 and 6.5" in card
+    assert "no safety checker" in card
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "adapter"])

@@ -162,6 +162,7 @@ FETCH += "from rglcd.launch.boundary import process_boundary\nwith process_bound
         ),
         # A model hub that cannot be reached.
         ({"HF_HUB_OFFLINE": "1"}, "org/model"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "org/model"),
         ({}, "gopher://bucket/prefix"),
     ],
 )

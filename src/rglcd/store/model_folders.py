@@ -22,6 +22,9 @@ UNUSED = (
 )
 """What Stable Diffusion's repositories hold beside the parts of a pipeline: the same weights again, whole or in other precisions."""
 
+_HUB_SECONDS = 30
+"""How long the hub may take to say what a repository is."""
+
 TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
@@ -108,9 +111,18 @@ def _copy_remote(url: str, destination: Path) -> None:
 
 
 def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, patterns: Sequence[str]) -> None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    def refusal(error: Exception) -> InputError:
+        what = f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__})"
+        return InputError(f"{what}. {alternatives_to(repository)}")
+
+    try:
+        # One question, without repetition: a hub that is out of reach would be tried for a minute and a half.
+        HfApi().model_info(repository, revision=revision, timeout=_HUB_SECONDS)
+    except Exception as error:  # what it raises is its HTTP library's, which is another from one major version to the next
+        raise refusal(error) from None
     try:
         snapshot_download(
             repository,
@@ -122,9 +134,7 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if is_disk_full(error):
             raise
-        raise InputError(
-            f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__}). {alternatives_to(repository)}"
-        ) from None
+        raise refusal(error) from None
     shutil.rmtree(destination / ".cache", ignore_errors=True)
 
 
