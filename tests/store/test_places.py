@@ -1,5 +1,7 @@
 """Where results lie: which is found, what is kept of another, and what a reader has of one that moves."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -67,16 +69,28 @@ def test_a_reader_keeps_its_files_when_the_result_moves_or_goes(places: Places) 
     assert not folder.exists()
 
 
-def test_links_beside_what_may_only_be_read_lie_elsewhere(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_work", [False, True])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_links_beside_what_may_only_be_read_lie_elsewhere(
+    places: Places, monkeypatch: pytest.MonkeyPatch, has_work: bool, number: int
+) -> None:
+    """As the kernel refuses it to another user, or on a volume that is mounted read-only."""
     made(places.in_force, "a")
-    make = Path.mkdir
+    work = places.in_force.parent / ".work"
+    if has_work:
+        work.mkdir()
+    refuses = work.parent if not has_work else work
 
-    def refuse(self: Path, *arguments: Any, **named: Any) -> None:
-        if self.name == ".work":
-            raise PermissionError(13, "Permission denied", str(self))
-        make(self, *arguments, **named)
+    def refusing(call: Any) -> Any:
+        def refuse(path: str | Path, *arguments: Any, **named: Any) -> Any:
+            if Path(path).parent == refuses:
+                raise OSError(number, os.strerror(number), str(path))
+            return call(path, *arguments, **named)
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+        return refuse
+
+    for name in ("open", "mkdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     with folder_of_links(beside=places.in_force) as folder, places.at_rest():
         assert places.in_force.parent not in folder.parents
 

@@ -13,6 +13,7 @@ killed in between leaves the name empty and both results whole; the same command
 Whoever reads a result reads its files by links of its own (:func:`folder_of_links`), so what moves meanwhile is still there for it.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ KEPT: Final = ".kept"
 LOCK: Final = ".lock"
 MAKING: Final = ".making"
 _DIGITS: Final = 12
+_READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""How a folder says that it may only be read: another user's, or a volume that is mounted so."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,18 @@ class Places:
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """While no result of this artifact moves."""
-        lock = self.in_force.parent / WORK / f"{self.in_force.name}.moving"
+        lock = exclusive_lock(place := self.in_force.parent / WORK / f"{self.in_force.name}.moving")
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-        except OSError:  # on a disk that may only be read nothing moves
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            # Nothing of this process's moves there; what others move while it makes its links is said by whoever misses it.
+        try:
             yield
-            return
-        with exclusive_lock(lock):
-            yield
+        finally:
+            lock.release()
 
     def _beside_work(self, key: str, suffix: str) -> Path:
         work = self.work(key)
