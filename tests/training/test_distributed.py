@@ -177,7 +177,7 @@ def test_two_processes_make_the_weights_that_one_makes(line: Path, tmp_path: Pat
     for arm in ("lcm", "rg"):
         rows, others = (curve_of(tmp_path / str(number) / "student" / arm) for number in (1, 2))
         assert others == [pytest.approx(row, rel=1e-5) for row in rows]
-    assert not list((tmp_path / "2").glob(".*")), "no staging file is left"
+    assert [path.name for path in (tmp_path / "2" / ".work").iterdir()] == ["student.moving"], "a lock, and nothing else, is left"
 
 
 ICT = (

@@ -160,6 +160,33 @@ class TestRollBack:
         assert set(latest.state) == {"curve"}
 
 
+class Asked(World):
+    """One rank of two whose other never wants to stop; it counts how often they ask one another."""
+
+    num_questions = 0
+
+    def any(self, flag: bool) -> bool:
+        Asked.num_questions += 1
+        return flag
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+    def wait(self) -> None:
+        pass
+
+
+def test_ranks_ask_one_another_every_fourth_step_and_before_a_checkpoint(tmp_path: Path) -> None:
+    """A request is heard at the next of these."""
+    world = Asked(0, 2, torch.device("cpu"))
+    train(Sum(), run(num_steps=20, checkpoint_every=10), checkpointer=Checkpointer(tmp_path / "whole"), world=world)
+    assert Asked.num_questions == len({4, 8, 10, 12, 16, 20}) + 1  # once more behind the last checkpoint
+
+    stopped = Sum(at={5: signal.SIGTERM})
+    with pytest.raises(TryAgain, match="stopped after 8 of 20 steps"):
+        train(stopped, run(num_steps=20, checkpoint_every=10), checkpointer=Checkpointer(tmp_path / "stopped"), world=world)
+
+
 def test_the_handlers_in_force_before_are_put_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     train(Sum(), run(), checkpointer=Checkpointer(tmp_path), world=ALONE)

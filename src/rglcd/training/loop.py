@@ -24,6 +24,9 @@ from rglcd.training.guard import Fault, Watch
 CURVE_POINTS = 100
 """How many rows of the training curve a run keeps."""
 
+_ASK_EVERY = 4
+"""Of several ranks, which ask one another whether to stop: how many steps a request may wait. They then go on without one another."""
+
 _STOP = StopGuard()
 _ADVICE = "Lower the learning rate or the reward's weight"
 
@@ -63,8 +66,8 @@ class Run:
 def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: World) -> list[dict[str, Any]]:
     """Train to ``run.num_steps``, from the latest checkpoint if there is one; returns the curve, a row each few steps.
 
-    Raises :class:`TryAgain` after SIGTERM or SIGINT, the state being saved, and :class:`TrainingDiverged` when a figure
-    stops being finite and ``run.guard`` knows no way on; no such state is ever saved.
+    Raises :class:`TryAgain` after SIGTERM or SIGINT, which several ranks notice within four steps, the state being saved, and
+    :class:`TrainingDiverged` when a figure stops being finite and ``run.guard`` knows no way on; no such state is ever saved.
     """
     watch = Watch(run.guard)
     step, curve = _resume(trainable, run, watch, checkpointer=checkpointer, world=world)
@@ -74,7 +77,8 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 watch.see(step, trainable.step(step))
             done = step + 1
             saves = done % run.checkpoint_every == 0 or done == run.num_steps
-            stopping = world.any(bool(stop))
+            asks = world.size == 1 or saves or done % _ASK_EVERY == 0
+            stopping = asks and world.any(bool(stop))
             row: dict[str, Any] = {}
             if done % run.log_every == 0 or saves or stopping:
                 figures, fault = watch.look(world)

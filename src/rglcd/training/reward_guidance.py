@@ -132,6 +132,7 @@ class LatentRewardGuidance:
         self.micro_batch = micro_batch
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._unit = expert.logit_scale if isinstance(tuning, recipe.FrozenProxy) else label_scale(tuning.labels, expert)
+        self._world = world
         self._network: nn.Module = model
         if isinstance(tuning, recipe.OnlineProxy):
             self._network = world.wrap(model)
@@ -183,8 +184,9 @@ class LatentRewardGuidance:
             divergences.append(kl.detach())
             logits.append(theirs.detach())
         optimise(self._optimizer, rate=tuning.learning_rate)
-        agreement = pairwise_agreement(labels, torch.cat(logits, dim=1))
-        return {"lrm_loss": torch.cat(divergences).mean(), "lrm_agreement": agreement}
+        # Over the pairs of all ranks: how many are decided differs from one to another.
+        theirs, decided = (self._world.gather(each.T.contiguous()).T for each in (torch.cat(logits, dim=1), labels))
+        return {"lrm_loss": torch.cat(divergences).mean(), "lrm_agreement": pairwise_agreement(decided, theirs)}
 
     @torch.no_grad()
     def _judged(self, candidates: Sequence[Tensor], text: Tensor) -> Tensor:
