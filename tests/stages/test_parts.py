@@ -1,5 +1,7 @@
 """A key takes what a stage reads of its inputs: other parts may change, or be missing, and nothing is made again."""
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -94,6 +96,21 @@ def test_a_stage_that_has_nothing_but_its_parts_makes_the_same_result(line: Path
     (output,) = stage.outputs
     shutil.rmtree(own / output)
     made = run(own, config, stage.name)
+    there = read_manifest(line / output, made_by=stage.name)
+    assert (made.was_done, made.manifest.key, made.manifest.digest) == (False, there.key, there.digest)
+
+
+@pytest.mark.parametrize("stage", STAGES_WITH_INPUTS, ids=lambda stage: stage.name)
+def test_inputs_on_another_disk_make_the_same_result(line: Path, own: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
+    """Nor may another user's files be linked to (fs.protected_hardlinks): links are symbolic then."""
+
+    def refuse(source: Path, link: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(link))
+
+    (output,) = stage.outputs
+    shutil.rmtree(own / output)
+    monkeypatch.setattr("rglcd.store.places.os.link", refuse)
+    made = run(own, config_of(line), stage.name)
     there = read_manifest(line / output, made_by=stage.name)
     assert (made.was_done, made.manifest.key, made.manifest.digest) == (False, there.key, there.digest)
 

@@ -82,10 +82,15 @@ def scan(folder: Path) -> dict[str, FileEntry]:
 
     Raises :class:`InputError` on a link: an artifact is made of files.
     """
-    entries: dict[str, FileEntry] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise InputError(f"{path} is a link; an artifact may hold regular files only")
+    return _entries(folder)
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    entries: dict[str, FileEntry] = {}
+    for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST:
             entries[name] = FileEntry(sha256_of(path), path.stat().st_size)
@@ -98,8 +103,8 @@ def results_digest(files: Mapping[str, FileEntry]) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """The digest of a folder that has no manifest (a source, a model folder): names and contents of its files."""
-    return digest_of({name: entry.sha256 for name, entry in scan(folder).items()})
+    """The digest of a folder that has no manifest (a model folder): names and contents of its files, which may be links to such."""
+    return digest_of({name: entry.sha256 for name, entry in _entries(folder).items()})
 
 
 def manifest_text(manifest: Manifest) -> str:
