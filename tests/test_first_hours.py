@@ -230,7 +230,13 @@ def test_config_use_does_not_overwrite_a_file_that_it_does_not_understand(capsys
     Path("params.yaml").write_text(text)
     assert said in refused(capsys, "config", "use", "toy")
     Path("params.yaml").write_text(dump(load_preset("toy")) + "# my own note\n")
-    assert "its comments or its layout" in refused(capsys, "config", "use", "micro")
+    assert "would lose: its comments." in refused(capsys, "config", "use", "micro")
+
+
+def test_a_file_of_an_earlier_version_that_lacks_a_key_was_not_edited() -> None:
+    Path("params.yaml").write_text(dump(load_preset("toy")).replace("  all_reduce: float32\n", ""))
+    assert main(["config", "use", "micro"]) == 0
+    assert load_params(Path("params.yaml")) == load_preset("micro")
 
 
 def test_an_override_of_a_section_that_the_stage_does_not_read_is_refused(capsys) -> None:

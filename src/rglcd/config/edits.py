@@ -71,13 +71,16 @@ def edits_in(text: str, *, where: str) -> list[str]:
         if preset not in preset_names():
             return [f"it is of no preset that there is ({preset})"]
         config = load_preset(preset, overrides=overrides)
+        # A key that is left out has its default: an earlier version wrote the file, which did not know it.
+        filled = resolve(values, where=where).model_dump(mode="json")
     except (yaml.YAMLError, TypeError, KeyError, InputError):
         return ["it cannot be read"]
     if text == dump(config, overrides=overrides):
         return []
     known = config.model_dump(mode="json")
-    differing = [f"{key} is {_flow(_at(values, key))}, was {_flow(_at(known, key))}" for key in _differing(values, known)]
-    return differing or ["its comments or its layout"]
+    differing = [f"{key} is {_flow(_at(filled, key))}, was {_flow(_at(known, key))}" for key in _differing(filled, known)]
+    _, _, written_lines = text.partition("\n")
+    return differing or (["its comments"] if "#" in written_lines else [])
 
 
 def _deepest(root: Any, path: Sequence[str]) -> tuple[list[str], Any]:
