@@ -63,7 +63,7 @@ def double_distiller(
             guidance = replace(guidance, expert=expert)
         else:
             guidance.model.double()
-            guidance.expert, guidance._network = expert, world.wrap(guidance.model)
+            guidance.expert, guidance._network, guidance._world = expert, world.wrap(guidance.model), world
             if guidance.label_scores is not None:
                 guidance.label_scores = replace(guidance.label_scores, world=world)
     return kind(
