@@ -21,8 +21,8 @@ from benchmarks.step_measuring import Clock, hardware, versions
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.evaluation.generation import decoded, student_latents, teacher_latents
-from rglcd.evaluation.tf32 import tf32
 from rglcd.models.chunks import Chunks
+from rglcd.models.precision import tf32
 from rglcd.models.student import Student
 
 PRECISIONS = ("float32", "tf32", "bfloat16")

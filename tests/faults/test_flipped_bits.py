@@ -11,7 +11,7 @@ import torch
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
 from rglcd.sharding.shards import read_shard, shard_entries
-from rglcd.stages.publish import TIMINGS
+from rglcd.stages.computation import TIMINGS
 from rglcd.store.manifest import read_verified
 from rglcd.training.checkpoint import Checkpointer
 from tests.faults.refusals import refusal_of

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rglcd.config import Sharding
-from rglcd.stages.publish import TIMINGS
+from rglcd.stages.computation import TIMINGS
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.store.manifest import MANIFEST, read_manifest
 from rglcd.store.places import KEPT, WORK, Places

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import stage_key
-from rglcd.stages.publish import TIMINGS
+from rglcd.stages.computation import TIMINGS, stage_key
 from rglcd.stages.run import run_stage
 from rglcd.stages.table import STAGES
 from rglcd.store.manifest import MANIFEST, digest_of, read_manifest

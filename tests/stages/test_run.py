@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.stages.computation import digest_of_parts
-from rglcd.stages.publish import TIMINGS
+from rglcd.stages.computation import TIMINGS, digest_of_parts
 from rglcd.stages.run import assist_stage, run_stage
 from rglcd.stages.table import parts_read, stage_named
 from rglcd.store.manifest import MANIFEST, NOT_HASHED, digest_of, read_manifest, results_digest, scan, write_manifest

@@ -12,15 +12,8 @@ from torch import nn
 from rglcd.stages.run import Output
 from rglcd.stages.table import stage_named
 from rglcd.training.distributed import World
-from rglcd.training.execution import Execution, tensor_float32
+from rglcd.training.execution import Execution
 from tests.tiny_line import tiny_config
-
-
-@pytest.mark.parametrize(("device", "within"), [("cuda", "high"), ("cpu", "highest")])
-def test_matrix_products_are_tf32_on_a_gpu_and_only_as_long_as_asked(device: str, within: str) -> None:
-    with tensor_float32(torch.device(device)):
-        assert torch.get_float32_matmul_precision() == within
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 class Layer(nn.Module):

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
+from rglcd.models.precision import dtype_name
 from rglcd.store.disk_space import disk_space_for
 from rglcd.store.manifest import digest_of, write_json
 from rglcd.store.shard_tasks import finish_task, finished_task, task_lock
@@ -68,7 +69,7 @@ class Fingerprint:
     text_encoder: str
     tokenizer: str
     scorers: Mapping[str, str]
-    moments_dtype: str = str(_STORED["latent_mean"]).removeprefix("torch.")
+    moments_dtype: str = dtype_name(_STORED["latent_mean"])
     format_version: int = FORMAT_VERSION
 
     @property
@@ -162,7 +163,7 @@ def to_columns(batch: LatentBatch, keys: Sequence[str]) -> dict[str, Tensor]:
         bad = (~column.isfinite()).reshape(len(column), -1).any(dim=1).nonzero()
         if len(bad):
             raise InputError(
-                f"sample {keys[int(bad[0])]}: {name} is not finite in {str(column.dtype).removeprefix('torch.')}; "
+                f"sample {keys[int(bad[0])]}: {name} is not finite in {dtype_name(column.dtype)}; "
                 "take its row out of the source index, or check the model that made it"
             )
     return stored

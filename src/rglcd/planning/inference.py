@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rglcd.models.precision import drawing_dtype, dtype_name
 from rglcd.planning.costs import Line, frozen_pass
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
@@ -56,8 +57,7 @@ def evaluation_cost(networks: Networks) -> StageCost:
     """Drawing with the teacher and with each student, decoding in chunks, scoring."""
     config = networks.config
     evaluation, arms = config.evaluation, config.distillation.arms
-    dtype = torch.bfloat16 if evaluation.precision == "bfloat16" else torch.float32
-    name = str(dtype).removeprefix("torch.")
+    dtype = drawing_dtype(evaluation.precision)
     teacher = networks.teacher(dtype)
     scoring = Scoring.of(networks, sorted(evaluation.scorers), dtype=torch.float32, vae_dtype=dtype)
 
@@ -67,8 +67,8 @@ def evaluation_cost(networks: Networks) -> StageCost:
 
     drawing, decoding, ratings = frozen_pass(draw), scoring.decoding(), scoring.ratings()
     lasting = (
-        Part(f"network that draws, {name}", Line(num_bytes(teacher.unet))),
-        Part(f"text encoders, {name}", Line(num_bytes(*networks.text_encoders(dtype)))),
+        Part(f"network that draws, {dtype_name(dtype)}", Line(num_bytes(teacher.unet))),
+        Part(f"text encoders, {dtype_name(dtype)}", Line(num_bytes(*networks.text_encoders(dtype)))),
         *scoring.lasting,
         Part("features, float32", Line(FEATURES_BYTES)),
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from rglcd.models.codec import Codec, Moments
+from rglcd.models.precision import dtype_name
 from rglcd.planning.costs import FrozenPass, Line, TrainedPass, frozen_pass, trained_pass
 from rglcd.planning.memory import Part
 from rglcd.planning.networks import META, TOKENS, Captions, Networks, num_bytes
@@ -39,8 +40,8 @@ class Scoring:
         codec = networks.codec(vae_dtype or dtype, recomputes=recomputes)
         built = {name: networks.scorer(name, dtype, captions=captions) for name in scorers}
         experts = {name: expert for name, expert in built.items() if expert is not None}
-        lasting = [Part(f"VAE, {_short(vae_dtype or dtype)}", Line(num_bytes(codec.vae)))]
-        lasting += [Part(f"scorer {name}, {_short(dtype)}", Line(num_bytes(expert))) for name, expert in experts.items()]
+        lasting = [Part(f"VAE, {dtype_name(vae_dtype or dtype)}", Line(num_bytes(codec.vae)))]
+        lasting += [Part(f"scorer {name}, {dtype_name(dtype)}", Line(num_bytes(expert))) for name, expert in experts.items()]
         kinds = networks.config.preparation.scorers
         notes = tuple(f"not counted: scorer {name}, of kind {kinds[name].kind}" for name in sorted(built.keys() - experts.keys()))
         return cls(networks, codec, experts, tuple(lasting), notes)
@@ -100,10 +101,6 @@ class Scoring:
                 expert.text_model(torch.zeros(samples, length, dtype=torch.int64, device=META))
 
         return frozen_pass(run)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _embedded(expert: CLIPModel, pixels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from rglcd.config import AnyReward, LatentReward, NoReward, PixelReward
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.precision import dtype_name
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.planning.costs import Line, TrainedPass, frozen_pass, trained_pass
@@ -90,8 +91,8 @@ def core_cost(networks: Networks) -> Core:
         Part("student, float32" if student.adapter is None else "adapter, float32", weights),
         *average,
         Part("AdamW's two moments, float32", Line(2 * weights.fixed)),
-        Part(f"teacher, {_short(dtype)}", Line(num_bytes(teacher.unet))),
-        Part(f"text encoder{'s' if len(text) > 1 else ''}, {_short(dtype)}", Line(num_bytes(*text))),
+        Part(f"teacher, {dtype_name(dtype)}", Line(num_bytes(teacher.unet))),
+        Part(f"text encoder{'s' if len(text) > 1 else ''}, {dtype_name(dtype)}", Line(num_bytes(*text))),
     )
     solver = frozen_pass(partial(_teach, networks, teacher))
     aimed = student.copy() if isinstance(target, EmaTarget) else student
@@ -218,7 +219,3 @@ def _proxy_logits(networks: Networks, proxy: LatentRewardModel, samples: int) ->
 
 def _text(proxy: LatentRewardModel, samples: int) -> Tensor:
     return torch.empty(samples, proxy.shape.text_dim, device=META)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

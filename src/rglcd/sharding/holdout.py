@@ -11,12 +11,11 @@ from typing import Final
 from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.decoding import decode
-from rglcd.sharding.source import INDEX, parse_row, read_image, read_lines
+from rglcd.sharding.source import IMAGES, INDEX, parse_row, read_image, read_lines
 from rglcd.store.staging import STAGING, publish_folder, write_text
 
 REFERENCE: Final = "reference"
 PROMPTS: Final = "prompts/heldout.txt"
-_IMAGES: Final = "images"
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,10 @@ def write_reference(folder: Path, held: HeldOut) -> None:
     """``reference/index.tsv`` and its images, in place of what was there."""
     staging = folder / f".{REFERENCE}{STAGING}"
     shutil.rmtree(staging, ignore_errors=True)
-    (staging / _IMAGES).mkdir(parents=True)
+    (staging / IMAGES).mkdir(parents=True)
     rows = []
     for number, (url, caption, data) in enumerate(zip(held.urls, held.captions, held.pictures, strict=True)):
-        name = f"{_IMAGES}/{number:05d}{PurePosixPath(url).suffix}"
+        name = f"{IMAGES}/{number:05d}{PurePosixPath(url).suffix}"
         (staging / name).write_bytes(data)
         rows.append(f"{name}\t{caption}\n")
     (staging / INDEX).write_text("".join(rows), encoding="utf-8", newline="")

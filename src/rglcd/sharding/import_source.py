@@ -17,12 +17,10 @@ from braceexpand import braceexpand
 
 from rglcd.errors import InputError
 from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
-from rglcd.sharding.source import INDEX, read_lines
+from rglcd.sharding.source import IMAGES, INDEX, read_lines
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.manifest import sha256_of, write_json
 from rglcd.store.staging import STAGING, remove_stale_staging, staging_file
-
-IMAGES: Final = "images"
 
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _TOY: Final = "corpus.json"

@@ -27,6 +27,7 @@ from rglcd.latents.format import (
 from rglcd.latents.read_ahead import read_ahead
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec, Moments
+from rglcd.models.precision import tf32
 from rglcd.models.text import TextEncoder, text_parts
 from rglcd.rewards.protocol import Reward
 from rglcd.sharding.accounting import RowRejectedError
@@ -40,7 +41,6 @@ from rglcd.store.shard_tasks import Part
 from rglcd.store.staging import remove_stale_staging
 from rglcd.training.choices import dtype_of
 from rglcd.training.distributed import World, join_world, unequal_work
-from rglcd.training.execution import tensor_float32
 
 _TASK = "encode images and captions"
 
@@ -58,7 +58,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     models, folder = Pretrained.open(pretrained), latents.folder
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
-    with join_world() as world, tensor_float32(world.device):
+    with join_world() as world, tf32(world.device):
         remove_stale_staging(folder)
         mine = Part(world.rank, world.size).of(latents.part.of(entries))
         encoder = _Encoder.load(model, caching, models, world=world)

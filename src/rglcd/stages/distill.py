@@ -14,6 +14,7 @@ from rglcd import progress
 from rglcd.config import AnyReward, Distillation, LatentReward, Model, NoReward, PixelReward
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
+from rglcd.models.precision import tf32
 from rglcd.recipe import OnlineProxy
 from rglcd.stages.assembly import Materials, make_distiller
 from rglcd.stages.cache import fingerprint_of
@@ -25,7 +26,6 @@ from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_v
 from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
-from rglcd.training.execution import tensor_float32
 from rglcd.training.loop import Run, train
 from rglcd.training.operations import flops_of_step
 
@@ -45,7 +45,7 @@ def distill(
     An arm whose key equals that of one published before is taken over instead of trained: so a new reward weight leaves
     the ``lcm`` arm alone. Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
     """
-    with join_world() as world, tensor_float32(world.device):
+    with join_world() as world, tf32(world.device):
         models = Pretrained.open(pretrained)
         cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
         cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))

@@ -21,12 +21,12 @@ from rglcd.evaluation.panels import Records
 from rglcd.evaluation.pictures import Pictures, grid_png
 from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
-from rglcd.evaluation.tf32 import tf32
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import PLAIN_ARM
+from rglcd.models.precision import tf32
 from rglcd.rewards.kinship import akin
+from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
-from rglcd.stages.publish import TIMINGS
 from rglcd.stages.run import Output
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json

@@ -21,6 +21,7 @@ from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
 from rglcd.models.features import described, load_features
+from rglcd.models.precision import drawing_dtype
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
@@ -96,7 +97,7 @@ class EvaluationContext:
     @property
     def drawing_dtype(self) -> torch.dtype:
         """Of the weights of the networks that draw; what rates images stays in float32."""
-        return torch.bfloat16 if self.evaluation.precision == "bfloat16" else torch.float32
+        return drawing_dtype(self.evaluation.precision)
 
     @cached_property
     def codec(self) -> Codec:

@@ -13,12 +13,12 @@ from rglcd.latents.order import sample_indices
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import ResNetShape, VitShape
+from rglcd.models.precision import tf32
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
-from rglcd.training.execution import tensor_float32
 from rglcd.training.loop import Run, curve_text, train
 from rglcd.training.optimization import LearningRate
 from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, require_embedding
@@ -30,7 +30,7 @@ _NUM_VALIDATIONS = 10
 def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Path, reward_model: Output) -> Mapping[str, Any]:
     """Write the LRM (``config.json``, ``model.safetensors``) and its learning curve; facts: held-out retrieval accuracy."""
     checkpoints = reward_model.folder / ".checkpoints"
-    with join_world() as world, tensor_float32(world.device):
+    with join_world() as world, tf32(world.device):
         run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
         pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), run=run, world=world)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)

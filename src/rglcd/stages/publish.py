@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import TIMINGS as TIMINGS
-from rglcd.stages.computation import Computation, Input, linked
+from rglcd.stages.computation import TIMINGS, Computation, Input, linked
 from rglcd.stages.table import WHOLE, maker_of
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.local_cache import make_space, pinned

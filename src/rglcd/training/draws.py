@@ -21,7 +21,16 @@ _WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class BatchDraws:
+class _Draws:
+    """Tensors by name."""
+
+    def placed(self, world: World) -> Self:
+        """The same on this process's device."""
+        return type(self)(*(world.to_device(tensor) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class BatchDraws(_Draws):
     """The draws of B samples, float32.
 
     ``posterior`` and ``eps`` (B, C, h, w) are standard normal; ``grid``, ``omega`` and ``caption`` (B,) uniform in [0, 1).
@@ -33,21 +42,13 @@ class BatchDraws:
     omega: Tensor
     caption: Tensor
 
-    def placed(self, world: World) -> Self:
-        """The same on this process's device."""
-        return type(self)(*(world.to_device(tensor) for tensor in vars(self).values()))
-
 
 @dataclass(frozen=True)
-class PredictionDraws:
+class PredictionDraws(_Draws):
     """What a prediction for the reward alone needs: ``eps`` (B, C, h, w) standard normal, ``grid`` (B,) uniform in [0, 1)."""
 
     eps: Tensor
     grid: Tensor
-
-    def placed(self, world: World) -> Self:
-        """The same on this process's device."""
-        return type(self)(*(world.to_device(tensor) for tensor in vars(self).values()))
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:

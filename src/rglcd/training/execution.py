@@ -1,7 +1,6 @@
 """How networks are executed: what changes the speed and the rounding, never the mathematics."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -58,18 +57,3 @@ def _compile(network: nn.Module, mode: ExecutionMode) -> None:
             network.compile(dynamic=False)
         case _:
             assert_never(mode)
-
-
-@contextmanager
-def tensor_float32(device: torch.device) -> Iterator[None]:
-    """Within this context matrix products of float32 on a GPU have TF32's 10 bits of mantissa, as its convolutions have anyway.
-
-    On an A100 they are eight times as fast. A CPU's stay as they are: what they compute is compared bit for bit.
-    """
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rglcd.evaluation.tf32 import tf32
+from rglcd.models.precision import tf32
 
 
 @pytest.mark.parametrize(("device", "within"), [("cuda", "high"), ("cpu", "highest")])
