@@ -5,12 +5,13 @@ import pytest
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import AutoModel, CLIPModel, ResNetModel
 
-from rglcd.toy.build import BuildSettings, build, read_ledger
+from rglcd.toy.build import BuildSettings, build
 from rglcd.toy.codec import CodecSettings
 from rglcd.toy.expert import ExpertSettings
 from rglcd.toy.features import FeatureSettings
 from rglcd.toy.judge import ToyJudge
 from rglcd.toy.judge_training import JudgeSettings
+from rglcd.toy.model_folder import read_ledger
 from rglcd.toy.scene import world_digest
 from rglcd.toy.teacher import TeacherSettings
 

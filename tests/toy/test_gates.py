@@ -8,11 +8,12 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from torch import Tensor
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
-from rglcd.toy.build import BuildSettings, parts, read_ledger
+from rglcd.toy.build import BuildSettings, parts
 from rglcd.toy.checker import check
 from rglcd.toy.expert import normalise
 from rglcd.toy.gates import GATE_SEED, checker_shares, codec_shares, expert_shares, judge_shares, shares
 from rglcd.toy.judge import ToyJudge
+from rglcd.toy.model_folder import read_ledger
 from rglcd.toy.scene import caption, split
 from rglcd.toy.teacher import GUIDANCE, sample
 from rglcd.toy.training import draw_pixels

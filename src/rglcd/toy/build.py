@@ -1,8 +1,6 @@
 """Trains the toy's frozen models part by part and records how in `build.json`."""
 
 import json
-import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -10,12 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import transformers
-from diffusers import __version__ as diffusers_version
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rglcd.toy.checker import check
@@ -31,12 +25,11 @@ from rglcd.toy.gates import (
     teacher_shares,
 )
 from rglcd.toy.judge_training import JudgeSettings, train_judge
+from rglcd.toy.model_folder import read_codec, read_ledger, replace_folder, versions, write_ledger, write_preprocessor
 from rglcd.toy.scene import Turns, all_scenes, caption, shuffled, split, world_digest
 from rglcd.toy.teacher import TeacherSettings, encode_examples, sample, train_teacher
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve, draw_pixels
-
-LEDGER: Final = "build.json"
 
 # First seed of each part's pictures: the corpus has smaller ones, the gates larger ones.
 CODEC_PICTURES: Final = 10_000_000
@@ -95,9 +88,9 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
         if ledger.get(part.name, {}).get("settings") == part.resolved_settings and (folder / part.place).is_dir():
             continue
         trained = part.train()
-        _replace(folder / part.place, trained.write)
+        replace_folder(folder / part.place, trained.write)
         record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "gate": asdict(trained.gate)}
-        _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
+        write_ledger(folder, ledger | {part.name: record | {"made_with": versions(), "curve": trained.curve.points}})
 
 
 def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
@@ -117,12 +110,6 @@ def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
     )
 
 
-def read_ledger(folder: Path) -> dict[str, Any]:
-    """What `build.json` says of each part made so far; empty before the first."""
-    path = folder / LEDGER
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
 def _codec(settings: CodecSettings, num_gate_pictures: int) -> Trained:
     pixels = draw_pixels(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES, turns=Turns.ALL)
     codec, curve = train_codec(pixels, settings)
@@ -130,7 +117,7 @@ def _codec(settings: CodecSettings, num_gate_pictures: int) -> Trained:
 
 
 def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
-    codec, scenes, count = _read_codec(folder), split().train, recipe.teacher.num_pictures
+    codec, scenes, count = read_codec(folder), split().train, recipe.teacher.num_pictures
     pixels = draw_pixels(scenes, count=count, first_seed=CODEC_PICTURES)
     captions = tuple(caption(scene) for scene in scenes)
     examples = encode_examples(codec, pixels, torch.arange(count) % len(scenes), captions)
@@ -148,7 +135,7 @@ def _expert(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trai
     def write(folder: Path) -> None:
         expert.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        _write_preprocessor(folder)
+        write_preprocessor(folder, PREPROCESSOR)
 
     return Trained(write, curve, expert_shares(expert, tokenizer, count=num_gate_pictures))
 
@@ -158,7 +145,7 @@ def _drawn_and_coded(folder: Path, settings: ExpertSettings | JudgeSettings, *, 
     assert settings.num_pictures % len(all_scenes()) == 0, "both halves begin with the first scene"
     pixels = draw_pixels(all_scenes(), count=2 * settings.num_pictures, first_seed=first_seed, turns=Turns.ALL)
     drawn, source = torch.split(pixels, settings.num_pictures)
-    coded = distorted(_read_codec(folder), source, latent_noise=settings.latent_noise, seed=settings.seed)
+    coded = distorted(read_codec(folder), source, latent_noise=settings.latent_noise, seed=settings.seed)
     return torch.cat([drawn, coded])
 
 
@@ -190,42 +177,6 @@ def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
 
     def write(folder: Path) -> None:
         network.save_pretrained(folder)
-        _write_preprocessor(folder)
+        write_preprocessor(folder, PREPROCESSOR)
 
     return Trained(write, curve, feature_shares(network, classifier, count=num_gate_pictures))
-
-
-def _read_codec(folder: Path) -> AutoencoderKL:
-    """The codec as saved; ``from_pretrained`` would write the folder's path into the config of what is saved with it."""
-    place = folder / "teacher" / "vae"
-    codec = AutoencoderKL.from_config(AutoencoderKL.load_config(place))
-    codec.load_state_dict(load_file(place / "diffusion_pytorch_model.safetensors"))
-    return codec.eval().requires_grad_(False)
-
-
-def _write_preprocessor(folder: Path) -> None:
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
-
-
-def _replace(folder: Path, write: Callable[[Path], None]) -> None:
-    staging = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    write(staging)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
-
-
-def _write_ledger(folder: Path, ledger: dict[str, Any]) -> None:
-    staging = folder / f".{LEDGER}.partial"
-    staging.write_text(json.dumps(ledger, indent=1) + "\n")
-    staging.rename(folder / LEDGER)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers_version,
-        "transformers": transformers.__version__,
-    }

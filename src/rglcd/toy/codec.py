@@ -5,7 +5,7 @@ the decoder alone on noisy latents, because a diffusion model's latents are neve
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,19 @@ from rglcd.toy.training import Curve, cosine, descend, draw_indices
 
 # Stable Diffusion's own factor: a pipeline that forgets to scale is wrong by a factor of five, which shows.
 SCALING_FACTOR: Final = 0.18215
+
+
+class CodecShape(Protocol):
+    """What the settings of a codec's training say of its network."""
+
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def log_variance_bias(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,17 @@ class CodecSettings:
 def train_codec(pixels: Tensor, settings: CodecSettings) -> tuple[AutoencoderKL, Curve]:
     """Train on `pixels` (N, 3, 32, 32) in [0, 1]; the codec's scaled latents have about zero mean and unit variance."""
     torch.manual_seed(settings.seed)
+    codec = build_codec(settings, side=pixels.shape[-1])
+    curve = Curve("codec")
+    images = pixels * 2 - 1
+    _train_jointly(codec, images, settings, curve)
+    fold_statistics(codec, images[:2048])
+    _train_decoder(codec, images, settings, curve)
+    return codec.eval(), curve
+
+
+def build_codec(settings: CodecShape, *, side: int) -> AutoencoderKL:
+    """The codec with fresh weights."""
     codec = AutoencoderKL(
         block_out_channels=settings.channels,
         down_block_types=("DownEncoderBlock2D",) * len(settings.channels),
@@ -51,18 +75,13 @@ def train_codec(pixels: Tensor, settings: CodecSettings) -> tuple[AutoencoderKL,
         layers_per_block=1,
         norm_num_groups=settings.groups,
         mid_block_add_attention=False,
-        sample_size=pixels.shape[-1],
+        sample_size=side,
         scaling_factor=SCALING_FACTOR,
     )
     with torch.no_grad():
         # A posterior of unit width at the start drowns the latents, and the decoder settles on grey.
         codec.quant_conv.bias[settings.latent_channels :] += settings.log_variance_bias
-    curve = Curve("codec")
-    images = pixels * 2 - 1
-    _train_jointly(codec, images, settings, curve)
-    fold_statistics(codec, images[:2048])
-    _train_decoder(codec, images, settings, curve)
-    return codec.eval(), curve
+    return codec
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from transformers import AutoModel, CLIPModel, ResNetModel
 from rglcd.rewards.clip import ClipReward
 from rglcd.toy.features import FeatureSettings
 from rglcd.toy.judge import JudgeShape, ToyJudge
+from rglcd.toy.model_folder import read_ledger
 from rglcd.toy.teacher import TeacherSettings
-from rglcd.toy.world.build import BuildSettings, build, read_ledger
+from rglcd.toy.world.build import BuildSettings, build
 from rglcd.toy.world.codec import CodecSettings
 from rglcd.toy.world.gates import BOUNDS
 from rglcd.toy.world.measuring import expert_scores, held_out, real_pictures

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.toy.world.build import BuildSettings, parts, read_codec, read_ledger
+from rglcd.toy.model_folder import read_codec, read_ledger
+from rglcd.toy.world.build import BuildSettings, parts
 from rglcd.toy.world.gates import gate
 from rglcd.toy.world.measuring import codec_figures
 

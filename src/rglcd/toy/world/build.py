@@ -4,7 +4,6 @@ The same command goes on after a kill: parts that are whole are kept, the one at
 """
 
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,16 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import transformers
-from diffusers import __version__ as diffusers_version
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from rglcd.toy.expert import PREPROCESSOR
 from rglcd.toy.features import FeatureSettings
 from rglcd.toy.judge import ToyJudge
+from rglcd.toy.model_folder import read_codec, read_ledger, replace_folder, versions, write_ledger, write_preprocessor
 from rglcd.toy.teacher import TeacherSettings
 from rglcd.toy.training import Curve
 from rglcd.toy.world import measuring
@@ -36,7 +32,6 @@ from rglcd.toy.world.shelves import DrawingSettings, fill_shelf
 from rglcd.toy.world.teacher import WEB_TEACHER, build_tokenizer, train_teacher
 from rglcd.toy.world.web import WEB, Mixture, draw_pixels, rows_of, world_digest
 
-LEDGER: Final = "build.json"
 STATES: Final = ".states"
 
 # First seed of each part's pictures: the corpus has smaller ones, the gates larger ones.
@@ -102,9 +97,9 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
             continue
         states = _states(folder, part)
         trained = part.train(states)
-        _replace(folder / part.place, trained.write)
+        replace_folder(folder / part.place, trained.write)
         record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "figures": trained.figures}
-        _write_ledger(folder, ledger | {part.name: record | {"made_with": _versions(), "curve": trained.curve.points}})
+        write_ledger(folder, ledger | {part.name: record | {"made_with": versions(), "curve": trained.curve.points}})
         shutil.rmtree(states)
     shutil.rmtree(folder / STATES, ignore_errors=True)
     _gates(folder, recipe)
@@ -151,13 +146,7 @@ def _gates(folder: Path, recipe: BuildSettings) -> None:
         *found.gates(),
     ]
     met = {gate.name: {"figure": gate.figure, "low": gate.low, "high": gate.high, "met": gate.met} for gate in gates}
-    _write_ledger(folder, ledger | {"gates": {"settings": of, "gates": met, "figures": asdict(found)}})
-
-
-def read_ledger(folder: Path) -> dict[str, Any]:
-    """What `build.json` says of each part made so far; empty before the first."""
-    path = folder / LEDGER
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    write_ledger(folder, ledger | {"gates": {"settings": of, "gates": met, "figures": asdict(found)}})
 
 
 def _codec(settings: CodecSettings, count: int, states: Path) -> Trained:
@@ -181,7 +170,7 @@ def _features(settings: FeatureSettings, count: int, states: Path) -> Trained:
 
     def write(folder: Path) -> None:
         network.save_pretrained(folder)
-        _write_preprocessor(folder, PREPROCESSOR)
+        write_preprocessor(folder, PREPROCESSOR)
 
     return Trained(write, curve, measuring.feature_figures(network, classifier, count=count))
 
@@ -202,7 +191,7 @@ def _expert(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Tr
         expert.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         side = {"shortest_edge": EXPERT_SIDE}
-        _write_preprocessor(folder, PREPROCESSOR | {"size": side, "crop_size": {"height": EXPERT_SIDE, "width": EXPERT_SIDE}})
+        write_preprocessor(folder, PREPROCESSOR | {"size": side, "crop_size": {"height": EXPERT_SIDE, "width": EXPERT_SIDE}})
 
     return Trained(write, curve, measuring.expert_figures(expert, tokenizer, count=count))
 
@@ -221,14 +210,6 @@ def _judge(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Tra
     return Trained(judge.save_pretrained, curve, measuring.judge_figures(judge, read_codec(folder), count=count))
 
 
-def read_codec(folder: Path) -> AutoencoderKL:
-    """The codec as saved; ``from_pretrained`` would write the folder's path into the config of what is saved with it."""
-    place = folder / "teacher" / "vae"
-    codec = AutoencoderKL.from_config(AutoencoderKL.load_config(place))
-    codec.load_state_dict(load_file(place / "diffusion_pytorch_model.safetensors"))
-    return codec.eval().requires_grad_(False)
-
-
 def read_teacher(folder: Path) -> StableDiffusionPipeline:
     """The teacher as saved, silent."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "teacher", safety_checker=None)
@@ -245,31 +226,3 @@ def _states(folder: Path, part: Part) -> Path:
         states.mkdir(parents=True)
         marker.write_text(settings)
     return states
-
-
-def _write_preprocessor(folder: Path, settings: dict[str, Any]) -> None:
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _replace(folder: Path, write: Callable[[Path], None]) -> None:
-    staging = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    write(staging)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
-
-
-def _write_ledger(folder: Path, ledger: dict[str, Any]) -> None:
-    staging = folder / f".{LEDGER}.partial"
-    staging.write_text(json.dumps(ledger, indent=1) + "\n")
-    staging.rename(folder / LEDGER)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers_version,
-        "transformers": transformers.__version__,
-    }

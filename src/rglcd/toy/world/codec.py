@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from rglcd.toy.codec import SCALING_FACTOR, fold_statistics
+from rglcd.toy.codec import SCALING_FACTOR, build_codec, fold_statistics
 from rglcd.toy.training import Curve, cosine, descend, draw_indices
 from rglcd.toy.world.resuming import Loop
 
@@ -59,25 +59,6 @@ def train_codec(pixels: Tensor, settings: CodecSettings, *, states: Path | None 
     fold_statistics(codec, images[:2048])
     _train_decoder(codec, images, settings, curve, states)
     return codec.eval(), curve
-
-
-def build_codec(settings: CodecSettings, *, side: int) -> AutoencoderKL:
-    """The codec with fresh weights."""
-    codec = AutoencoderKL(
-        block_out_channels=settings.channels,
-        down_block_types=("DownEncoderBlock2D",) * len(settings.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(settings.channels),
-        latent_channels=settings.latent_channels,
-        layers_per_block=1,
-        norm_num_groups=settings.groups,
-        mid_block_add_attention=False,
-        sample_size=side,
-        scaling_factor=SCALING_FACTOR,
-    )
-    with torch.no_grad():
-        # A posterior of unit width at the start drowns the latents, and the decoder settles on grey.
-        codec.quant_conv.bias[settings.latent_channels :] += settings.log_variance_bias
-    return codec
 
 
 @torch.no_grad()

@@ -84,8 +84,8 @@ def raters_digest() -> str:
     """One digest of all raters and of how they see neatness: what was learnt from other ones is learnt anew."""
     people = [raters(group) for group in Group]
     numbers = [values for group in people for values in (group.weights, group.noise, group.indifference)]
-    told = ",".join(f"{value:.6f}" for values in numbers for value in values.flatten().tolist())
-    return hashlib.sha256(f"{NEAT_AT},{SLOPPY_AT},{told}".encode()).hexdigest()
+    answers = ",".join(f"{value:.6f}" for values in numbers for value in values.flatten().tolist())
+    return hashlib.sha256(f"{NEAT_AT},{SLOPPY_AT},{answers}".encode()).hexdigest()
 
 
 def traits(pixels: Tensor, captions: Sequence[str]) -> Tensor:
