@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ class Brightness:
 
 
 def panel(*, most: int = 100) -> ScoringPanel:
-    features = lambda pixels: pixels.flatten(1)[:, :6]  # noqa: E731
+    def features(pixels: Tensor) -> Tensor:
+        return pixels.flatten(1)[:, :6]
+
     return ScoringPanel.of({"brightness": Brightness(most)}, CAPTIONS, features=features, device=CPU, at_once=Chunks("n", 4))
 
 
@@ -117,10 +120,10 @@ def test_killed_in_the_middle_it_goes_on_with_the_batches_that_lack(tmp_path: Pa
 def test_networks_are_not_loaded_for_batches_that_are_there(tmp_path: Path) -> None:
     observed(tmp_path)
 
-    def load() -> None:
+    def load() -> NoReturn:
         raise AssertionError("nothing is to be drawn")
 
-    batches(tmp_path).observe(load, load, task="draw", share=WHOLE)  # type: ignore[arg-type]
+    batches(tmp_path).observe(load, load, task="draw", share=WHOLE)
 
 
 def test_damaged_batch_is_drawn_again(tmp_path: Path) -> None:

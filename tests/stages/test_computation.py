@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import TIMINGS, stage_key
+from rglcd.stages.computation import TIMINGS, source_digest, stage_key
 from rglcd.stages.run import run_stage
-from rglcd.stages.table import STAGES
+from rglcd.stages.table import STAGES, WHOLE
 from rglcd.store.manifest import MANIFEST, digest_of, read_manifest
 from tests.stages.artifact_folders import SHARDING, shard, snapshot
 from tests.tiny_line import run, tiny_config, write_tiny_source
@@ -135,3 +135,11 @@ def test_sections_are_checked_before_anything_is_touched(own: Path, sections, sa
     with pytest.raises(InputError, match=said):
         run_stage("shard", sections, {"source": own / "data", "shards": own / "shards"})
     assert snapshot(own) == before
+
+
+def test_a_link_in_a_source_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "images" / "link").symlink_to("/etc/hostname")
+    for parts in (WHOLE, ("images",)):
+        with pytest.raises(InputError, match="link is a link"):
+            source_digest(tmp_path / "data", parts, memory=tmp_path / ".seen")

@@ -1,4 +1,7 @@
-"""``params.yaml`` as a file that people edit: one value changed in place, and what differs from what `config use` wrote."""
+"""``params.yaml`` as a file that people edit: one value changed in place, and what differs from what `config use` wrote.
+
+PyYAML says where a value stands, and its text alone is replaced: ruamel.yaml keeps comments too, but writes null and long lines anew.
+"""
 
 import re
 import shlex

@@ -18,6 +18,7 @@ import psutil
 
 from rglcd.store.locks import exclusive_lock
 from rglcd.store.manifest import FileEntry, digest_of, verify_file
+from rglcd.store.remembered_files import look_at
 from rglcd.store.staging import write_text
 
 _SETTLED: Final = 0.1
@@ -79,13 +80,13 @@ def _settled_identity(path: Path, entry: FileEntry) -> dict[str, Any] | None:
 def _identity(path: Path, entry: FileEntry) -> dict[str, Any] | None:
     """What tells this file from any other, and from itself once it is changed; None where none is."""
     try:
-        found = path.stat()
+        found = look_at(path)
     except OSError:
         return None
     parent = psutil.Process(os.getppid())
     return {
         "sha256": entry.sha256,
-        "file": [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns],
+        "file": list(found),  # as JSON gives it back
         "ranks": [parent.pid, parent.create_time()],
     }
 

@@ -69,7 +69,9 @@ def findings(api: PatientClient, asked: list[Asked]) -> Iterator[Finding]:
     for name in sorted({priority_of(each.stage, each.placement) for each in asked}):
         yield _seen(f"priority class {name}", partial(client.SchedulingV1Api(api).read_priority_class, name), _APPLY)
     if placement.store is not None:
-        yield _claim(core, namespace, placement.store[1])
+        name = placement.store[1]
+        look = partial(core.read_namespaced_persistent_volume_claim, name, namespace)
+        yield _seen(f"claim {name}", look, f"{_APPLY}; store_claim in cluster.yaml names another", then=_phase)
     for secret in sorted({*placement.pull_secrets, *(each.partition("/")[0] for each in placement.secrets)}):
         yield _seen(f"secret {secret}", partial(core.read_namespaced_secret, secret, namespace), "create it in the namespace")
     yield from _nodes(core, placement)
@@ -77,10 +79,10 @@ def findings(api: PatientClient, asked: list[Asked]) -> Iterator[Finding]:
 
 
 def _version(api: PatientClient) -> Finding:
-    told = client.VersionApi(api).get_code()
-    number = (int(told.major), int("".join(filter(str.isdigit, told.minor))))
+    version = client.VersionApi(api).get_code()
+    number = (int(version.major), int("".join(filter(str.isdigit, version.minor))))
     needed = ".".join(map(str, OLDEST))
-    return Finding(f"Kubernetes {told.git_version}", number >= OLDEST, f"{needed} or later is needed (docs/operations.md)")
+    return Finding(f"Kubernetes {version.git_version}", number >= OLDEST, f"{needed} or later is needed (docs/operations.md)")
 
 
 def _rights(api: PatientClient, namespace: str) -> Iterator[Finding]:
@@ -100,25 +102,20 @@ def _rights(api: PatientClient, namespace: str) -> Iterator[Finding]:
     yield Finding("rights that the launcher uses were asked for one by one", True)
 
 
-def _seen(what: str, look: Callable[[], Any], advice: str) -> Finding:
+def _seen(what: str, look: Callable[[], Any], advice: str, *, then: Callable[[str, Any], Finding] | None = None) -> Finding:
+    """Whether ``look`` finds what it asks for; ``then`` goes on from what it found."""
     try:
-        look()
+        found = look()
     except ApiException as error:
         return Finding(what, False, advice) if error.status == 404 else Finding(what, None, f"{error.status}, {said(error)}")
     except InputError as error:  # no right to look is no fault: the launcher does not look either
         return Finding(what, None, str(error))
-    return Finding(what, True)
+    return Finding(what, True) if then is None else then(what, found)
 
 
-def _claim(core: client.CoreV1Api, namespace: str, name: str) -> Finding:
-    try:
-        claim = core.read_namespaced_persistent_volume_claim(name, namespace)
-    except ApiException:
-        return Finding(f"claim {name}", False, f"{_APPLY}; store_claim in cluster.yaml names another")
-    except InputError as error:
-        return Finding(f"claim {name}", None, str(error))
-    bound = claim.status.phase == "Bound"
-    return Finding(f"claim {name} ({claim.status.phase})", bound or None, "it is bound when a pod mounts it, if its class waits for one")
+def _phase(what: str, claim: client.V1PersistentVolumeClaim) -> Finding:
+    phase = claim.status.phase
+    return Finding(f"{what} ({phase})", phase == "Bound" or None, "it is bound when a pod mounts it, if its class waits for one")
 
 
 def _nodes(core: client.CoreV1Api, placement: Placement) -> Iterator[Finding]:

@@ -199,7 +199,7 @@ class _Waiting:
         say(f"the API server at {self.api.host} does not answer well for {duration(waited)} now ({trouble.what}); {more}")
 
 
-class _NoAnswer(Exception):  # noqa: N818
+class _NoAnswer(Exception):  # noqa: N818 (what came, not what went wrong)
     """An answer of status 200 that no API server gives."""
 
 

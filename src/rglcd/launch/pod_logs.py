@@ -108,7 +108,7 @@ class _Stream:
             at = (timed[1], (timed[2] or "").ljust(9, "0"))
             if at < self.last:
                 continue
-            if at == self.last:  # lines of the same moment are told apart by their number
+            if at == self.last:  # lines of the same moment differ in their number
                 again += 1
                 if again <= self.repeats:
                     continue

@@ -55,6 +55,7 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
     frozen = dtype_of(distillation.precision)
     teacher = Teacher.load(folder, dtype=frozen, device=world.device)
     _require_timesteps(materials, teacher.schedule.num_timesteps)
+    # From its file: a teacher on meta, whose memory is planned, has a schedule without values.
     if distillation.weighting == "inverse_gap" and read_schedule(folder / "scheduler")[0].has_zero_terminal_snr:
         raise InputError(
             "distillation.weighting inverse_gap gives no weight to the last timestep of a zero terminal SNR teacher, where every picture "

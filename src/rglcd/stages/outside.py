@@ -1,43 +1,17 @@
 """What ``prepare`` reads and no stage makes: local model folders and files, and the code of users' own rewards. Each gets a digest."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rglcd.config import EntryPointScorer, Model, ModelSource, Preparation, Scorer, Section, WeightsSource
+from rglcd.config import EntryPointScorer, Model, Preparation, Section
 from rglcd.errors import InputError
 from rglcd.rewards.installed_code import code_of, in_words, offered_reward
+from rglcd.stages.model_roles import ModelRole, model_roles
 from rglcd.store.manifest import Manifest, digest_of, read_manifest
 from rglcd.store.model_folders import TOKENIZER_FILES, local_files, named_local_files
 from rglcd.store.remembered_files import entries_of, memory_beside
-
-
-@dataclass(frozen=True)
-class ModelRole:
-    """One thing that ``prepare`` fetches: where it goes in ``pretrained``, and what it is of."""
-
-    what: str
-    role: str
-    """``source``, ``tokenizer`` or ``head``."""
-    source: ModelSource
-    scorer: Scorer | None = None
-
-    @property
-    def file(self) -> str | None:
-        """The one published file that it is, if it is one."""
-        return self.source.file if isinstance(self.source, WeightsSource) else None
-
-
-def model_roles(model: Model, preparation: Preparation) -> Iterator[ModelRole]:
-    """Everything to fetch, in order; of one scorer, the folder that others add to first."""
-    yield ModelRole("teacher", "source", model.teacher)
-    for name, scorer in preparation.scorers.items():
-        for role, source in scorer.sources().items():
-            yield ModelRole(f"scorers/{name}" if role == "source" else f"scorers/{name}/{role}", role, source, scorer)
-    if preparation.features.source is not None:
-        yield ModelRole("features", "source", preparation.features.source)
 
 
 def reward_code(preparation: Preparation) -> dict[str, dict[str, str]]:

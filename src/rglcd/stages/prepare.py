@@ -18,7 +18,8 @@ from rglcd.models.trial import CAPTION, refuse_weights_that_are_not_finite, try_
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.protocol import Reward
 from rglcd.rewards.registry import Catalogue, open_scorer
-from rglcd.stages.outside import ModelRole, model_roles, reward_code, reward_facts
+from rglcd.stages.model_roles import ModelRole, model_roles
+from rglcd.stages.outside import reward_code, reward_facts
 from rglcd.stages.pretrained import write_catalogue
 from rglcd.stages.run import Output
 from rglcd.store.manifest import folder_digest, sha256_of

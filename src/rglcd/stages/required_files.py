@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rglcd.config import Config, ModelSource
+from rglcd.config import Config
 from rglcd.errors import InputError
+from rglcd.stages.model_roles import model_roles
 from rglcd.stages.table import Stage
 
 INDEX: Final = "index.tsv"
@@ -62,21 +63,13 @@ def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | N
             f"{(source / evaluation.reference).parent}; {_HELD_OUT}",
         )
     if stage.name == "prepare" and (made is None or not (made / "pretrained" / "manifest.json").is_file()):
-        for key, model in _model_sources(config):
-            if model.is_local:
+        for role in model_roles(config.model, config.preparation):
+            if role.source.is_local:
+                uri = role.source.uri
                 toys = "; the toy's models lie in the checkout of rg-lcd, `rglcd toy build` trains them anew (an hour)"
                 yield _Wanted(
-                    Path(model.uri), f"the model folder of {key} (looked in {Path.cwd()}){toys if model.uri.startswith('./toy/') else ''}"
+                    Path(uri), f"the model folder of {role.key} (looked in {Path.cwd()}){toys if uri.startswith('./toy/') else ''}"
                 )
-
-
-def _model_sources(config: Config) -> Iterator[tuple[str, ModelSource]]:
-    yield "model.teacher", config.model.teacher
-    for name, scorer in config.preparation.scorers.items():
-        for role, model in scorer.sources().items():
-            yield f"preparation.scorers.{name}.{role}", model
-    if config.preparation.features.source is not None:
-        yield "preparation.features.source", config.preparation.features.source
 
 
 def source_at_hand(root: Path, location: Path | str | None = None) -> Path | None:

@@ -1,7 +1,7 @@
 """One artifact's folder in an object store: a folder for each result, named by its key.
 
 Everything but the manifest published last is written once and never replaced, so publishers cannot harm one another and a manifest
-that git or DVC remembers leads to its bytes until `rglcd clean` is told to remove its key. ``<uri>`` is the artifact's folder:
+that git or DVC remembers leads to its bytes until `rglcd clean` removes its key. ``<uri>`` is the artifact's folder:
 
     <uri>/<key>/files/<sha256>/<name>    a file, addressed by its content
     <uri>/<key>/manifest.json            what the computation of that key made; creating it is the commit

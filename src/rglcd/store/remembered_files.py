@@ -15,12 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from rglcd.errors import InputError
-from rglcd.store.manifest import FileEntry, digest_of, sha256_of, write_json
+from rglcd.store.manifest import FileEntry, sha256_of, write_json
 
 _RACY: Final = 2_000_000_000  # nanoseconds: the coarsest clock among disks (FAT)
 
-_Look = tuple[int, int, int, int, int]
+Look = tuple[int, int, int, int, int]
 """Device, inode, bytes, time of change and time of status change (ns)."""
 
 
@@ -45,33 +44,23 @@ def entries_of(files: Mapping[str, Path], *, of: Path, memory: Path) -> dict[str
     to_keep: dict[str, list[int | str]] = {}
     for name, path in files.items():
         # The clock is read before the file: what is written while it is read counts as recent.
-        now, look = time.time_ns(), _look_at(path)
+        now, look = time.time_ns(), look_at(path)
         sha256 = known[name][1] if name in known and known[name][0] == look else sha256_of(path)
         entries[name] = FileEntry(sha256, look[2])
-        if max(look[3:]) < now - _RACY and _look_at(path) == look:
+        if max(look[3:]) < now - _RACY and look_at(path) == look:
             to_keep[name] = [*look, sha256]
     if to_keep != {name: [*look, sha256] for name, (look, sha256) in known.items()}:
         _remember(place, {"of": str(of.absolute()), "files": to_keep})
     return entries
 
 
-def folder_digest_of(folder: Path, *, memory: Path) -> str:
-    """What :func:`rglcd.store.manifest.folder_digest` says of ``folder``. Raises :class:`InputError` on a link."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            raise InputError(f"{path} is a link; a source folder may hold regular files only")
-        if path.is_file():
-            files[path.relative_to(folder).as_posix()] = path
-    return digest_of({name: entry.sha256 for name, entry in entries_of(files, of=folder, memory=memory).items()})
-
-
-def _look_at(path: Path) -> _Look:
+def look_at(path: Path) -> Look:
+    """What tells a file from any other, and from itself once it is changed, without reading it. Raises :class:`OSError`."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _recalled(place: Path) -> dict[str, tuple[_Look, str]]:
+def _recalled(place: Path) -> dict[str, tuple[Look, str]]:
     """Nothing where nothing was written, or something that is not as it was written."""
     try:
         files = json.loads(place.read_text(encoding="utf-8"))["files"]

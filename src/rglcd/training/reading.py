@@ -1,9 +1,8 @@
 """What a training step reads: rows of the cache and their draws, gathered on the CPU while the step before is computed."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
 from typing import Generic, Protocol, TypeVar
 
 from rglcd.latents.cache import LatentCache
@@ -57,18 +56,11 @@ class ReadAhead(Generic[Item]):
         ahead, self._ahead = self._ahead, None
         item = self._read(step) if ahead is None or ahead[0] != step else ahead[1].result()
         if step + 1 < self._num_steps:
-            self._ahead = step + 1, _in_a_thread(self._read, step + 1)
+            self._ahead = step + 1, self._begin(step + 1)
         return item
 
-
-def _in_a_thread(read: Callable[[int], Item], step: int) -> Future[Item]:
-    future: Future[Item] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(read(step))
-        except BaseException as error:  # raised where the result is asked for
-            future.set_exception(error)
-
-    Thread(target=work, name="read ahead").start()
-    return future
+    def _begin(self, step: int) -> Future[Item]:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+        future = thread.submit(self._read, step)
+        thread.shutdown(wait=False)  # it ends with this read
+        return future
