@@ -191,12 +191,12 @@ def _rate(decode: object, datas: list[bytes]) -> float:
 
 def write_many_rows(source: Path, num_rows: int) -> Path:
     """An index of so many rows: of 500 one is a picture, one has no tab, and the others lie on hosts that nobody asks."""
-    source.mkdir()
-    (source / "picture.jpg").write_bytes(photograph(256, 256, 0))
+    (source / "images").mkdir(parents=True)
+    (source / "images" / "picture.jpg").write_bytes(photograph(256, 256, 0))
     with (source / "index.tsv").open("w") as index:
         for number in range(num_rows):
             kind = number % 500
-            url = "picture.jpg" if kind == 0 else f"https://host-{number % 70_001}.example/{number}.jpg"
+            url = "images/picture.jpg" if kind == 0 else f"https://host-{number % 70_001}.example/{number}.jpg"
             index.write("no tab in this row\n" if kind == 1 else f"{url}\ta caption of the usual length, number {number}\n")
     return source
 

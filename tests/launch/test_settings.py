@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from rglcd.launch.execute import execute
 from rglcd.launch.placement import Accelerators, CpuStages, EarlierAttempts, Owner, Placement
 from rglcd.launch.resources import Pool
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings, placement_of, variable_of
+from rglcd.stages.run import Outcome
 from rglcd.stages.table import stage_named
 from rglcd.store.environment import cache_limit, store_in_force
 
@@ -285,8 +287,9 @@ def test_stage_runs_with_the_store_of_the_file(tmp_path: Path) -> None:
     write(store="s3://bucket/run", cache="elsewhere", cache_gib=2)
     seen: dict[str, str | None] = {}
 
-    def record(*_: object) -> None:
+    def record(*_: object, **__: object) -> Outcome:
         seen.update({name: os.environ.get(name) for name in ("RGLCD_STORE", "RGLCD_CACHE", "RGLCD_CACHE_GIB")})
+        return Outcome(Mock(), tmp_path, was_done=True, seconds=0.0)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("rglcd.launch.execute.run_stage", record)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -166,11 +166,12 @@ def test_killed_processes_go_on_with_the_batches_that_lack_and_end_in_the_same_b
     shutil.rmtree(own / "report")
     words = command(own, own / "report", config(*MANY), num_processes=num_processes)
     for most in (3, 5):  # batches of one sampler
-        process = subprocess.Popen(words, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while len(list(own.rglob("*.batches/*_stats.json"))) < most and process.poll() is None:
             time.sleep(0.002)
         assert process.poll() is None, "it was done before it was killed"
-        os.killpg(process.pid, signal.SIGKILL)
+        for each in (*psutil.Process(process.pid).children(recursive=True), process):  # as a machine that loses its power
+            each.kill()
         process.wait()
     kept = {path.parent.name.partition("-")[0] for path in own.rglob("*.batches/*_stats.json")}
     log = tmp_path / "progress.jsonl"
@@ -181,3 +182,42 @@ def test_killed_processes_go_on_with_the_batches_that_lack_and_end_in_the_same_b
     assert max(first.values()) >= 4, "what was drawn was not drawn again"
     assert results(own / "report") == results(tmp_path / "unbroken" / "report")
     assert not list((own / "report").rglob(".*"))
+
+
+@pytest.mark.slow
+def test_of_two_runs_at_once_the_second_waits_and_all_its_ranks_find_nothing_to_do(own: Path) -> None:
+    """Only the first rank waits for the other run: its peers, which went ahead, waited for it in their first collective operation."""
+    shutil.rmtree(own / "report")
+    words = command(own, own / "report", config(*MANY), num_processes=2)
+    first = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(own.rglob("*.batches/*_stats.json")) and first.poll() is None:
+        time.sleep(0.002)
+    stopped = psutil.Process(first.pid).children(recursive=True)
+    for rank in stopped:
+        rank.suspend()
+    second = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    assert any("this one waits for it" in line for line in second.stderr)
+    time.sleep(1)  # for its other rank to come as far as it would
+    for rank in stopped:
+        rank.resume()
+    out, err = second.communicate(timeout=300)
+    assert (first.wait(timeout=300), second.returncode) == (0, 0), err
+    assert "evaluate: nothing to do" in out
+
+
+@pytest.mark.slow
+def test_ranks_end_when_what_started_them_is_killed(own: Path) -> None:
+    """As the kernel kills for want of memory. They have sessions of their own, so they went on, and the next run waited for them."""
+    shutil.rmtree(own / "report")
+    words = command(own, own / "report", config(*MANY), num_processes=2)
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(own.rglob("*.batches/*_stats.json")) and process.poll() is None:
+        time.sleep(0.002)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    assert len(ranks) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+    assert not (own / "report").exists()

@@ -14,7 +14,7 @@ from rglcd.stages.table import parts_read, stage_named
 from rglcd.store.manifest import MANIFEST, NOT_HASHED, digest_of, read_manifest, results_digest, scan, write_manifest
 from rglcd.store.places import Places
 from tests.publishing import watch_folder_renames
-from tests.stages.artifact_folders import SHARDING, hidden, results, shard, snapshot, staging_of
+from tests.stages.artifact_folders import SHARDING, hidden, results, shard, snapshot
 from tests.tiny_line import run, tiny_config, write_tiny_source
 
 # --- what is done already ------------------------------------------------------------------------
@@ -139,15 +139,6 @@ def test_an_assisting_rank_publishes_nothing(own: Path) -> None:
     (staging,) = (own / "elsewhere").glob(".work/*/")
     assert not (staging / MANIFEST).exists()
     assert run_stage("shard", {"sharding": SHARDING}, artifacts).manifest.digest == shard(own).manifest.digest
-
-
-@pytest.mark.parametrize("state", ["published", "finished and not yet renamed"])
-def test_a_late_rank_finds_nothing_to_do(own: Path, state: str) -> None:
-    if state != "published":
-        (own / "shards").rename(staging_of(own))
-    before = snapshot(own)
-    assist_stage("shard", {"sharding": SHARDING}, {"source": own / "data", "shards": own / "shards"})
-    assert snapshot(own) == before
 
 
 def test_another_result_of_an_input_changes_the_key(own: Path) -> None:

@@ -2,10 +2,11 @@
 
 Beside :mod:`rglcd.launch.settings`, processes that start one another speak through the environment:
 
-``RGLCD_PREFLIGHT``      what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
-``RGLCD_PROGRESS``       file that receives progress as JSON lines, for the process that started this one
+``RGLCD_PREFLIGHT``       what the machine was promised to be (:mod:`rglcd.launch.preflight`), checked before the stage begins
+``RGLCD_PROGRESS``        file that receives progress as JSON lines, for the process that started this one
 ``TORCHELASTIC_ERROR_FILE``  file that receives the reason of a failure (see :mod:`rglcd.launch.failure`)
-``RANK``                 torchrun's number of this process among those that run the stage together
+``RANK``, ``WORLD_SIZE``  torchrun's number of this process among those that run the stage together, and theirs
+``RGLCD_LAUNCHER``        what started these, which they do not outlive (:mod:`rglcd.launch.rank`)
 """
 
 import os
@@ -27,6 +28,7 @@ from rglcd.errors import TryAgain
 from rglcd.launch.child_processes import PROGRESS, job_progress
 from rglcd.launch.cluster_job import launch
 from rglcd.launch.failure import JobError
+from rglcd.launch.rank import end_with_launcher, first_rank_works, is_first_rank, telling_the_others
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings
 from rglcd.signals import handling_stops
 from rglcd.stages.computation import Artifacts
@@ -65,10 +67,16 @@ def execute(
 def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
     if PREFLIGHT in os.environ:
         _check_machine(ArtifactLocation.of(stage.outputs[0], artifacts[stage.outputs[0]]))
-    if _is_first_rank():
-        return run_stage(stage.name, sections, artifacts)
-    assist_stage(stage.name, sections, artifacts)
-    return None
+    end_with_launcher()
+    if not is_first_rank():
+        if first_rank_works():
+            assist_stage(stage.name, sections, artifacts)
+        return None
+    tell = telling_the_others()
+    outcome = run_stage(stage.name, sections, artifacts, begin=lambda: tell(True))
+    if outcome.was_done:
+        tell(False)
+    return outcome
 
 
 def _execute_as_job(
@@ -113,12 +121,8 @@ def _check_machine(output: ArtifactLocation) -> None:
     from rglcd.launch.preflight import preflight
 
     found = preflight(os.environ[PREFLIGHT], output=output)
-    if _is_first_rank():
+    if is_first_rank():
         print("preflight: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), file=sys.stderr, flush=True)
-
-
-def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -128,7 +132,7 @@ def _reporting_to_file() -> Iterator[None]:
     if path is None:
         yield
         return
-    with progress.reporting_to(progress.json_lines_sink(Path(path)) if _is_first_rank() else _unheard):
+    with progress.reporting_to(progress.json_lines_sink(Path(path)) if is_first_rank() else _unheard):
         yield
 
 

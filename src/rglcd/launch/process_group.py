@@ -15,6 +15,7 @@ from types import FrameType
 import psutil
 
 from rglcd.errors import TryAgain
+from rglcd.launch.rank import LAUNCHER
 from rglcd.signals import handling_stops
 
 
@@ -37,6 +38,7 @@ def run_ranks(arguments: Sequence[str]) -> RankFailure | None:
     from torch.distributed.run import main as torchrun
 
     with _stop_requests() as asked:
+        os.environ[LAUNCHER] = str(os.getpid())
         try:
             torchrun(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])  # the others are ours
         except ChildFailedError as error:

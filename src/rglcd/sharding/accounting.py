@@ -33,7 +33,7 @@ class Reason(StrEnum):
     FORBIDDEN_SCHEME = "forbidden_scheme"
     """A scheme other than http and https (file:, ftp:, data:, s3: ...)."""
     FORBIDDEN_PATH = "forbidden_path"
-    """A path that is absolute, or leads out of the index's folder by ``..`` or by a link."""
+    """A path that does not lie in ``images/`` beside the index, or leads out of the index's folder by ``..`` or by a link."""
     MISSING_FILE = "missing_file"
     """No readable regular file lies at the path."""
 

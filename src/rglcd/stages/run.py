@@ -49,8 +49,8 @@ class Outcome:
     seconds: float
 
 
-def run_stage(name: str, sections: Sections, artifacts: Artifacts) -> Outcome:
-    """Run stage ``name`` unless its output stands already, and publish what it made.
+def run_stage(name: str, sections: Sections, artifacts: Artifacts, *, begin: Callable[[], None] = lambda: None) -> Outcome:
+    """Run stage ``name`` unless its output stands already, and publish what it made. ``begin`` is called before there is work.
 
     ``sections`` holds the configuration sections it reads, ``artifacts`` a location for each artifact it reads or
     writes; an input whose maker does not run is left out. Raises :class:`InputError` for a wrong section, a missing or
@@ -59,7 +59,7 @@ def run_stage(name: str, sections: Sections, artifacts: Artifacts) -> Outcome:
     """
     computation = plan(name, sections, artifacts)
     with disk_space_for(computation.published), computation.location.places.making(computation.key):
-        return _run(computation)
+        return _run(computation, begin)
 
 
 def run_part(name: str, sections: Sections, artifacts: Artifacts, *, index: int) -> None:
@@ -76,11 +76,10 @@ def run_part(name: str, sections: Sections, artifacts: Artifacts, *, index: int)
 
 
 def assist_stage(name: str, sections: Sections, artifacts: Artifacts) -> None:
-    """What every rank but the first does: the same work, nothing published."""
+    """What every rank but the first does once that has begun: the same work, nothing published."""
     computation = plan(name, sections, artifacts)
-    if not is_done(computation):
-        with disk_space_for(computation.published), opened_inputs(computation) as folders:
-            _call(replace(computation, store=None), folders, WHOLE)
+    with disk_space_for(computation.published), opened_inputs(computation) as folders:
+        _call(replace(computation, store=None), folders, WHOLE)
 
 
 def standing_outcome(name: str, sections: Sections, artifacts: Artifacts) -> Outcome | None:
@@ -90,7 +89,7 @@ def standing_outcome(name: str, sections: Sections, artifacts: Artifacts) -> Out
     return None if manifest is None else _outcome(computation, manifest)
 
 
-def _run(computation: Computation) -> Outcome:
+def _run(computation: Computation, begin: Callable[[], None]) -> Outcome:
     if is_finished(computation):  # killed between the last two renames
         return _outcome(computation, publish(computation))
     manifest = standing(computation)
@@ -98,6 +97,7 @@ def _run(computation: Computation) -> Outcome:
         return _outcome(computation, manifest)
     started = time.perf_counter()
     with opened_inputs(computation) as folders:
+        begin()
         facts = _call(computation, folders, WHOLE)
         seconds = time.perf_counter() - started
         finish(computation, facts, read=folders, seconds=seconds)

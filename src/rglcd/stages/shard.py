@@ -17,7 +17,7 @@ from rglcd.sharding.decoding import EXTENSIONS, Fit, Fitting, encode, open_pictu
 from rglcd.sharding.download import Downloader, DownloadLimits
 from rglcd.sharding.duplicates import Seen, difference_hash, digest_hash
 from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_lock, shard_record, write_shard
-from rglcd.sharding.source import INDEX, Candidate, IndexSource, split_rows
+from rglcd.sharding.source import IMAGES, INDEX, Candidate, IndexSource, split_rows
 from rglcd.sharding.survival import previews_per_shard, render, survival_of
 from rglcd.sharding.third_party_tars import LISTING, ReadyShards
 from rglcd.stages.run import Output
@@ -50,7 +50,8 @@ def shard(sharding: Sharding, *, source: Path, shards: Output) -> Mapping[str, A
     if shards.part != WHOLE:
         return {"rows": total.rows, "samples": total.samples}
     if not total.samples:
-        raise InputError(f"{source}: no row became a sample ({total})")
+        hint = f"; pictures of an index lie in {IMAGES}/ beside it" if Reason.FORBIDDEN_PATH in total.reasons else ""
+        raise InputError(f"{source}: no row became a sample ({total}){hint}")
     survival = survival_of(shard_record(folder, number) for number in range(opened.num_shards))
     write_text(folder / SURVIVAL, json.dumps(survival, indent=1))
     write_text(folder / PAGE, render(survival))
