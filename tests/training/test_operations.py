@@ -1,5 +1,8 @@
 """The count of operations that arms are matched by."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -32,3 +35,25 @@ def test_a_fused_attention_counts_as_its_matrix_products() -> None:
 def test_the_backward_pass_of_fused_attention_counts_its_recomputed_scores() -> None:
     assert attend(SDPBackend.MATH, backward=True) == (2 + 4) * PRODUCT
     assert attend(SDPBackend.FLASH_ATTENTION, backward=True) == (2 + 5) * PRODUCT
+
+
+class Squared(torch.nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows @ rows
+
+
+def test_counting_runs_a_compiled_network_eagerly_and_leaves_it_compiled() -> None:
+    """Dynamo takes code that it first meets under a dispatch mode for code that it must never compile, whatever network it runs for."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    network, rows = Squared(), torch.randn(LENGTH, LENGTH)
+    eagerly = count_flops(lambda: network(rows))
+    network.compile(backend=backend)
+    assert count_flops(lambda: network(rows)) == eagerly > 0
+    assert not graphs
+    network(rows)
+    assert len(graphs) == 1
