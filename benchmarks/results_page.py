@@ -127,24 +127,28 @@ def _step_costs(records: Sequence[dict[str, Any]]) -> str:
         device, versions = record["hardware"], record["versions"]
         machine = device.get("gpu") or f"{device['cpu']}, {device['threads']} thread{'s' if device['threads'] > 1 else ''}"
         machine = "nothing: counted" if record["device"] == "meta" else machine
-        setting = f"{record['model']}, {record['resolution']} px, {record['precision']}, {record['batch_size']}"
+        setting = f"{record['model']}, {record['resolution']} px, {record['precision']}, {record['batch_size']}, {record['execution']}"
         for mode, cost in record["modes"].items():
             flops = f"{cost['gflop_per_sample']:,} / {cost['needed_gflop_per_sample']:,}"
             timed = [cost.get("ms_per_step"), cost.get("samples_per_s")]
             ms, rate, peak = ("–" if figure is None else f"{figure:,}" for figure in (*timed, cost.get("memory", {}).get("peak_mib")))
             reached = "–" if cost.get("mfu") is None else f"{100 * cost['mfu']:.0f} %"
-            rows.append(f"| {setting} | {mode} | {ms} | {rate} | {flops} | {peak} | {reached} | {machine}; torch {versions['torch']} |")
+            ratio = f"{cost['baseline']['ratio']:.2f}" if "baseline" in cost else "–"
+            figures = f"{ms} | {rate} | {ratio} | {flops} | {peak} | {reached}"
+            rows.append(f"| {setting} | {mode} | {figures} | {machine}; torch {versions['torch']} |")
     return f"""## What a training step costs
 
-`make bench BENCH=--record`: random weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on
-labels for all of the batch, the real images' too. Milliseconds are medians; operations as counted by torch, and as the networks need by
-themselves; fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta
---record"` only counts, on any machine. MFU is the needed operations over the data sheet's dense bfloat16 peak. A batch of 8 does
-not fill an H200: the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a CPU show that the step runs and how its
-parts compare, not what it costs where it is meant to run.
+`make bench BENCH="--baseline --batch-size 16 --chunk-size 32 --steps 15 --record"`, eager and with `--execution compiled`: random
+weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on labels for all of the batch, the real
+images' too. Milliseconds are medians. `beside`: how many times as fast as the published scripts' step (`benchmarks/baseline.py`: eager,
+images encoded in the step), turn by turn in the same process. Operations as counted by torch, and as the networks need by themselves;
+fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta --record"`
+only counts, on any machine. MFU is the needed operations over the data sheet's dense bfloat16 peak. A batch of 8 does not fill an H200:
+the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a CPU show that the step runs and how its parts compare, not
+what it costs where it is meant to run.
 
-| model, pixels a side, precision, batch | mode | ms a step | samples/s | GFLOP a sample, counted / needed | peak MiB | MFU | on |
-|---|---|--:|--:|--:|--:|--:|---|
+| model, pixels, precision, batch, execution | mode | ms | samples/s | beside | GFLOP a sample, counted / needed | peak MiB | MFU | on |
+|---|---|--:|--:|--:|--:|--:|--:|---|
 {chr(10).join(rows)}"""
 
 
