@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,13 @@ def command(line: Path, report: Path, configuration: Config, *, num_processes: i
     return words + [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
 
 
+def batches_drawn(line: Path, *, of: str = "") -> list[Path]:
+    """The finished batches of the sampler that is under way; none while its folder is being removed."""
+    with suppress(FileNotFoundError):
+        return list(line.glob(f".work/report-*/draws/.{of}*.batches/*_stats.json"))
+    return []
+
+
 def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **variables}
 
@@ -167,13 +175,13 @@ def test_killed_processes_go_on_with_the_batches_that_lack_and_end_in_the_same_b
     words = command(own, own / "report", config(*MANY), num_processes=num_processes)
     for most in (3, 5):  # batches of one sampler
         process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(list(own.rglob("*.batches/*_stats.json"))) < most and process.poll() is None:
+        while len(batches_drawn(own)) < most and process.poll() is None:
             time.sleep(0.002)
         assert process.poll() is None, "it was done before it was killed"
         for each in (*psutil.Process(process.pid).children(recursive=True), process):  # as a machine that loses its power
             each.kill()
         process.wait()
-    kept = {path.parent.name.partition("-")[0] for path in own.rglob("*.batches/*_stats.json")}
+    kept = {path.parent.name.partition("-")[0] for path in batches_drawn(own)}
     log = tmp_path / "progress.jsonl"
     assert subprocess.run(words, env=environment(RGLCD_PROGRESS=str(log)), check=False, timeout=600).returncode == 0
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -190,7 +198,7 @@ def test_of_two_runs_at_once_the_second_waits_and_all_its_ranks_find_nothing_to_
     shutil.rmtree(own / "report")
     words = command(own, own / "report", config(*MANY), num_processes=2)
     first = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(own.rglob("*.batches/*_stats.json")) and first.poll() is None:
+    while not batches_drawn(own) and first.poll() is None:
         time.sleep(0.002)
     stopped = psutil.Process(first.pid).children(recursive=True)
     for rank in stopped:
@@ -212,7 +220,7 @@ def test_ranks_end_when_what_started_them_is_killed(own: Path) -> None:
     shutil.rmtree(own / "report")
     words = command(own, own / "report", config(*MANY), num_processes=2)
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(own.rglob("*.batches/*_stats.json")) and process.poll() is None:
+    while not batches_drawn(own) and process.poll() is None:
         time.sleep(0.002)
     ranks = psutil.Process(process.pid).children(recursive=True)
     assert len(ranks) >= 2
@@ -221,3 +229,20 @@ def test_ranks_end_when_what_started_them_is_killed(own: Path) -> None:
     _, alive = psutil.wait_procs(ranks, timeout=10)
     assert not alive
     assert not (own / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_with_more_to_draw_than_the_others_is_waited_for_longer_than_in_a_step_of_training(own: Path) -> None:
+    shutil.rmtree(own / "report")
+    slow = config(*MANY, "evaluation.teacher_steps=50")
+    words = command(own, own / "report", slow, num_processes=2)
+    variables = environment(RGLCD_COLLECTIVE_TIMEOUT="5")
+    process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not batches_drawn(own, of="teacher-50") and process.poll() is None:
+        time.sleep(0.002)
+    (late,) = [rank for rank in psutil.Process(process.pid).children() if rank.environ().get("RANK") == "1"]
+    late.suspend()
+    time.sleep(8)
+    late.resume()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]

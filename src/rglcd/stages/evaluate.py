@@ -32,7 +32,7 @@ from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
 from rglcd.store.shard_tasks import Part
 from rglcd.store.staging import STAGING
-from rglcd.training.distributed import World, join_world
+from rglcd.training.distributed import World, join_world, unequal_work
 
 METRICS, DRAWS = "metrics", "draws"
 
@@ -90,11 +90,12 @@ def _measurement(sampler: Sampler, context: EvaluationContext, report: Output, w
     if not world.any(found is not None):
         batches = context.batches(sampler, report.folder / DRAWS)
         task = "score the real images" if sampler.who == REAL else f"draw {sampler.name}"
-        batches.observe(lambda: context.draw_fn(sampler), lambda: context.panel, task=task, share=Part(world.rank, world.size))
-        world.wait()
-        if world.is_main:
-            found = _put_together(batches, sampler, context, report.folder / DRAWS)
-            shutil.rmtree(batches.folder)
+        with unequal_work(world):  # what a killed run left may be one rank's batches alone
+            batches.observe(lambda: context.draw_fn(sampler), lambda: context.panel, task=task, share=Part(world.rank, world.size))
+        with unequal_work(world):
+            if world.is_main:
+                found = _put_together(batches, sampler, context, report.folder / DRAWS)
+                shutil.rmtree(batches.folder)
     return None if found is None else found.in_order_of(context.evaluation.scorers)
 
 
