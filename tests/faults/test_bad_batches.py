@@ -73,8 +73,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Lines:
     "F11",
     fault="latents of one sample not a number or infinite, or its text features not a number or ten thousand times too large, at a "
     f"random step of distill (tiny networks; {', '.join(_MODES)})",
-    must="with `guard: {kind: roll_back}` the run ends, its mean loss from there on within 1 % of the run without the fault, all weights finite, and a run "
-    "stopped at random byte-identical; with `stop`, exit code 3 unless all figures are finite, and no bad number in any checkpoint",
+    must="with `guard: {kind: roll_back}` the run ends, its mean loss from there on within 1 % of the run without the fault, all weights "
+    "finite, and a run stopped at random byte-identical; with `stop`, exit code 3 unless all figures are finite, and no bad number in any "
+    "checkpoint",
     unit="runs",
     num_rounds=len(_CASES) * _EACH,
     sample=(0, 1),
