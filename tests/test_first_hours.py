@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from difflib import ndiff
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,21 @@ def test_config_set_writes_a_source_and_a_list_as_the_configuration_holds_them()
     assert values["model"]["teacher"] == {"uri": "../models/sd15", "revision": None, "sha256": None}
     assert values["evaluation"]["num_steps"] == [3]
     assert values == load_params(Path("params.yaml")).model_dump(mode="json")
+
+
+def test_config_set_adds_an_entry_as_lines_of_its_own() -> None:
+    """Not the whole of what it is added to, on one line: people read what `git diff` shows."""
+    main(["config", "use", "toy"])
+    before = Path("params.yaml").read_text().splitlines()
+    main(
+        ["config", "set", "preparation.scorers.another={kind: clip, source: ../models/clip}", "evaluation.scorers=[expert, judge, another]"]
+    )
+    added = [line for line in ndiff(before, Path("params.yaml").read_text().splitlines()) if line[0] in "+-"]
+    assert added == [
+        *("+     another:", "+       kind: clip", "+       source:"),
+        *("+         uri: ../models/clip", "+         revision: null", "+         sha256: null"),
+        *("-   - checker", "+   - another"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,12 @@ def changed_in_place(text: str, override: str, *, where: str) -> str:
     for key in keys:
         value = value[key]
     spelled = [given] if keys == path.split(".") else []
-    for new in (*spelled, _flow(value)):
-        changed = _with_new_key(text, wanted, before) if not keys else _replaced(text, node, new)
+    if not keys:
+        tries = [_with_new_key(text, wanted, before)]
+    else:
+        block = [_replaced_by_lines(text, node, value)] if _is_block(node) and value else []
+        tries = block + [_replaced(text, node, new) for new in (*spelled, _flow(value))]
+    for changed in tries:
         try:
             if yaml.safe_load(changed) == wanted:
                 return changed
@@ -100,10 +104,21 @@ def _deepest(root: Any, path: Sequence[str]) -> tuple[list[str], Any]:
 
 def _replaced(text: str, node: Any, new: str) -> str:
     start, end = node.start_mark.index, _end(node)
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+    if _is_block(node):
         return f"{text[:start].rstrip()} {new}{text[end:]}"
     before = text[:start]
     return f"{before}{'' if before.endswith((' ', '[', '{', chr(10))) else ' '}{new}{text[end:]}"
+
+
+def _is_block(node: Any) -> bool:
+    """Whether the node's entries stand on lines of their own."""
+    return isinstance(node, yaml.CollectionNode) and not node.flow_style
+
+
+def _replaced_by_lines(text: str, node: Any, value: Any) -> str:
+    """The node's entries replaced by those of ``value``, as far in as they stood."""
+    lines = yaml.safe_dump(value, sort_keys=False, width=1 << 20).rstrip().replace("\n", "\n" + " " * node.start_mark.column)
+    return f"{text[: node.start_mark.index]}{lines}{text[_end(node) :]}"
 
 
 def _with_new_key(text: str, wanted: Mapping[str, Any], before: Mapping[str, Any]) -> str:
