@@ -65,6 +65,17 @@ class Rebinding(AbstractResolver):
         pass
 
 
+RAW_LOCATIONS = {
+    "to-latin-1": b"/spelt/caf\xe9.jpg",
+    "to-utf-8": "/spelt/café.jpg".encode(),
+    "to-signed": b"/spelt/a%2Fb?sig=x%2By%3D&w=1%2C2",
+    "to-blank": b"/spelt/a b.jpg",
+    "to-bracket": b"http://[::1",
+    "to-port": b"http://host:notaport/",
+    "to-nothing": b"",
+}
+
+
 class HostileServer:
     """A context manager; ``requests`` counts what was asked for, ``intrusions`` what reached the forbidden listener."""
 
@@ -128,6 +139,14 @@ class HostileServer:
             writer.write(b"\0\1\2 not http at all\r\n\r\n")
         elif asked == "endless-headers":
             writer.write(b"HTTP/1.1 200 OK\r\n" + b"X-Header: value\r\n" * 100_000)
+        elif asked == "long-headers":
+            policy = b"Content-Security-Policy: " + b"img-src 'self'; " * 2_000
+            writer.write(b"HTTP/1.1 200 OK\r\n" + policy + b"\r\n" + b"X-Header: value\r\n" * 300)
+            writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        elif asked.startswith("spelt/"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        elif asked in RAW_LOCATIONS:
+            writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + RAW_LOCATIONS[asked] + b"\r\n\r\n")
         elif asked == "reset":
             writer.transport.abort()
             return

@@ -1,7 +1,11 @@
 import resource
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -106,6 +110,88 @@ def test_answers_that_are_not_http_have_their_reason(server: HostileServer, stor
 @pytest.mark.parametrize("path", ["redirect/3", "tag/googlebot: noai", "cookie", "flaky"])
 def test_redirects_cookies_tags_and_passing_faults_are_no_failure(server: HostileServer, store: ContentStore, path: str) -> None:
     assert reason_of(store, server.url(path)) is None
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "a%2Fb%3A%7E%28.jpg?u=http%3A%2F%2Fx%2Fy&fit=1024%2C768&sig=a%2Bb%3D",
+        "%c3%a9.jpg?x=%c3",
+        "a+b;c=1/(1),2'!*$@:~.jpg?q=[1]|^&r=",
+        "100%.jpg?50%&%zz",
+        "a//b///c.jpg",
+    ],
+)
+def test_a_url_is_asked_for_as_it_is_written(server: HostileServer, store: ContentStore, spelling: str) -> None:
+    """Hosts sign or compare the spelling, as urllib and browsers send it; it was decoded and written anew, and refused with 403."""
+    server.requests.clear()
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/spelt/{spelling}#part") is None
+    assert server.requests == {f"spelt/{spelling}": 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"), [("a b.jpg", "a%20b.jpg"), ("é.jpg?é", "%C3%A9.jpg?%C3%A9"), ('"<>`{}.jpg', "%22%3C%3E%60%7B%7D.jpg")]
+)
+def test_what_no_request_may_hold_is_spelt_as_browsers_do(server: HostileServer, store: ContentStore, written: str, asked: str) -> None:
+    server.requests.clear()
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/spelt/{written}") is None
+    assert server.requests == {f"spelt/{asked}": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("to-latin-1", "spelt/caf%E9.jpg"),
+        ("to-utf-8", "spelt/caf%C3%A9.jpg"),
+        ("to-signed", "spelt/a%2Fb?sig=x%2By%3D&w=1%2C2"),
+        ("to-blank", "spelt/a%20b.jpg"),
+    ],
+)
+def test_a_redirect_is_followed_by_its_own_bytes(server: HostileServer, store: ContentStore, path: str, asked: str) -> None:
+    server.requests.clear()
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/{path}") is None
+    assert server.requests == {path: 1, asked: 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("to-bracket", Reason.MALFORMED_URL),
+        ("to-port", Reason.MALFORMED_URL),
+        ("to-nothing", Reason.TOO_MANY_REDIRECTS),
+    ],
+)
+def test_a_redirect_that_is_no_url_is_its_rows_reason(server: HostileServer, store: ContentStore, path: str, reason: Reason) -> None:
+    """One of them ended the stage: ValueError: Invalid IPv6 URL."""
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/{path}") == reason
+
+
+def test_headers_of_real_hosts_may_be_long_and_many(server: HostileServer, store: ContentStore) -> None:
+    assert reason_of(store, f"http://{OPEN}:{server.raw_port}/long-headers") is None
+
+
+def test_names_that_are_resolved_slowly_hold_up_no_other_and_not_the_end(
+    server: HostileServer, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took the places of a pool of threads, one for each connection, and the process waited for them."""
+    resolve, released = socket.getaddrinfo, threading.Event()
+
+    def slow(host: str, *others: Any, **options: Any) -> Any:
+        if host.startswith("dead"):
+            released.wait(60)
+            raise socket.gaierror("no answer")
+        return resolve(OPEN, *others, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    limits = replace(LIMITS, total_seconds=1.0, num_connections=2)
+    urls = [f"http://dead-{number}.example/x.png" for number in range(4)] + [
+        f"http://alive.example:{server.port}/image/{n}" for n in (1, 2)
+    ]
+    with Downloader(store, limits, POLICY) as downloader:
+        found = [fetched.reason for fetched in downloader.fetch_in_order(urls) if fetched is not None]
+    assert found == [Reason.TIMED_OUT] * 4 + [None] * 2
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "resolve")
+    released.set()
 
 
 def test_cookies_are_not_kept(server: HostileServer, store: ContentStore) -> None:

@@ -5,23 +5,26 @@ store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a fe
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
 from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.addresses import AddressPolicy, ForbiddenAddressError
 from rglcd.sharding.content_store import HEAD_BYTES, ContentStore, Fetched
 from rglcd.sharding.decoding import looks_like_image
+from rglcd.sharding.resolving import SystemResolver
+from rglcd.sharding.urls import host_of, redirected, requested
 from rglcd.store.disk_space import is_disk_full
 
 MAX_REDIRECTS: Final = 3
@@ -38,7 +41,12 @@ _PASSING: Final = frozenset({Reason.UNREACHABLE, Reason.HOST_BUSY, Reason.SERVER
 """Reasons that another attempt may undo."""
 
 _CHUNK_BYTES: Final = 64 << 10
+_LOG: Final = logging.getLogger(__name__)
 _WAITING_PER_CONNECTION: Final = 4
+_RESOLVING_PER_CONNECTION: Final = 8
+"""A name may be looked for several times as long as its fetch may take."""
+_HEADER_BYTES: Final = 64 << 10
+_NUM_HEADERS: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +85,9 @@ class Downloader:
         self.store, self.limits, self.policy, self.round = store, limits, policy, round
         self._resolver = resolver
         self._loop = asyncio.new_event_loop()
-        # Names are resolved in threads; a few slow ones must not hold up every connection.
-        self._resolving = ThreadPoolExecutor(max_workers=limits.num_connections, thread_name_prefix="resolve")
         self._thread = threading.Thread(target=self._loop.run_forever, name="download", daemon=True)
 
     def __enter__(self) -> "Downloader":
-        self._loop.set_default_executor(self._resolving)
         self._thread.start()
         self._submit(self._open()).result()
         return self
@@ -91,7 +96,6 @@ class Downloader:
         self._submit(self._close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._resolving.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
     def fetch_in_order(self, urls: Iterable[str | None]) -> Iterator[Fetched | None]:
@@ -112,7 +116,7 @@ class Downloader:
         connector = aiohttp.TCPConnector(
             limit=0,  # counted here, before a fetch's clock starts
             limit_per_host=self.limits.connections_per_host,
-            resolver=self._resolver,
+            resolver=self._resolver or SystemResolver(num_threads=_RESOLVING_PER_CONNECTION * self.limits.num_connections),
             use_dns_cache=False,  # aiohttp's keeps every host it ever met
             socket_factory=self.policy.open_socket,
         )
@@ -123,6 +127,9 @@ class Downloader:
             auto_decompress=False,  # no image needs it, and a bomb does
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,
+            max_line_size=_HEADER_BYTES,  # policies and redirects of real hosts are longer than aiohttp's 8 KiB
+            max_field_size=_HEADER_BYTES,
+            max_headers=_NUM_HEADERS,
         )
         self._connections = asyncio.Semaphore(self.limits.num_connections)
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -141,7 +148,7 @@ class Downloader:
             known = self.store.recall(url, round=self.round)
             if known is not None:
                 return known
-            host = self._hosts.setdefault(_host(url), asyncio.Semaphore(self.limits.connections_per_host))
+            host = self._hosts.setdefault(host_of(url), asyncio.Semaphore(self.limits.connections_per_host))
             # The host's turn first: rows that wait for a slow host then hold no connection from the others.
             async with host, self._connections:
                 try:
@@ -181,17 +188,23 @@ class Downloader:
             if isinstance(error, TimeoutError) or is_disk_full(error):  # OSErrors too: the clock's and the disk's, not the network's
                 raise
             raise RowRejectedError(Reason.UNREACHABLE) from None
+        except (InputError, TryAgain):
+            raise  # the stage's, not the host's
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            # What one host sends must not end the stage, whatever the libraries between make of it.
+            _LOG.warning("%s: %s: %s", ascii(url), type(error).__name__, ascii(str(error)))
+            raise RowRejectedError(Reason.UNREACHABLE) from None
 
     async def _follow(self, url: str) -> str:
         for _ in range(MAX_REDIRECTS + 1):
-            _check_scheme(url)
-            async with self._session.get(url, allow_redirects=False) as response:
+            asked = requested(url)
+            async with self._session.get(asked, allow_redirects=False) as response:
                 if opted_out(response.headers.getall("X-Robots-Tag", ())):
                     raise RowRejectedError(Reason.OPTED_OUT)
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or location is None:
                     return await self._body(response)
-                url = urljoin(str(response.url), location)
+                url = redirected(asked, location)
         raise RowRejectedError(Reason.TOO_MANY_REDIRECTS)
 
     async def _body(self, response: aiohttp.ClientResponse) -> str:
@@ -235,25 +248,6 @@ def opted_out(tags: Iterable[str]) -> bool:
 
 def _outcome(future: "Future[Fetched] | None") -> Fetched | None:
     return None if future is None else future.result()
-
-
-def _host(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return ""
-
-
-def _check_scheme(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        has_host = bool(parts.hostname)
-    except ValueError:
-        raise RowRejectedError(Reason.MALFORMED_URL) from None
-    if parts.scheme not in ("http", "https"):
-        raise RowRejectedError(Reason.FORBIDDEN_SCHEME)
-    if not has_host:
-        raise RowRejectedError(Reason.MALFORMED_URL)
 
 
 def _reason_of_status(status: int) -> Reason:
