@@ -88,6 +88,20 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
 
 
+def test_a_teacher_that_declares_another_prediction_type_is_said_and_changes_nothing(
+    shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh network gives little: of the three types that is nearest to small latents."""
+    own = shutil.copytree(pretrained, tmp_path / "pretrained")
+    path = own / "teacher" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "epsilon"}))
+    publish(own, stage="prepare")
+    run(shards, own, tmp_path / "latents")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rglcd: ")]
+    assert "says prediction_type epsilon, but what it gives for these pictures is sample by its error" in said
+    assert files_of(tmp_path / "latents") == files_of(unbroken)
+
+
 class TestContent:
     def test_cached_rows_are_the_models_outputs(self, unbroken: Path, pretrained: Path) -> None:
         latents = LatentCache.open(unbroken)

@@ -51,9 +51,14 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
         """Prediction at (B, C, h, w) ``z_t``, (B,) integer ``t``, B rows of ``cond``."""
+        return convert(self.output(z_t, t, cond), z_t, t, schedule=self.schedule, kind=self.kind)
+
+    @torch.no_grad()
+    def output(self, z_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """What the network itself gives (B, C, h, w), of its own prediction type; arguments as for a call."""
         dtype = self.unet.dtype
-        output = self.unet(z_t.to(dtype), t, **unet_kwargs(cond.to(dtype=dtype))).sample.to(z_t.dtype)
-        return convert(output, z_t, t, schedule=self.schedule, kind=self.kind)
+        output: Tensor = self.unet(z_t.to(dtype), t, **unet_kwargs(cond.to(dtype=dtype))).sample
+        return output.to(z_t.dtype)
 
 
 def unet_kwargs(cond: Condition) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def drawn_picture(side: int) -> Tensor:
 
 
 def _try_codec(folder: Path, *, resolution: int) -> tuple[int, int, int]:
-    codec = Codec.load(folder, dtype=_dtype(folder / "vae"), device=_CPU)
+    codec = Codec.load(folder, dtype=dtype_to_try(folder / "vae"), device=_CPU)
     shape = codec.latent_shape(resolution)
     side = 8 * resolution // shape[1]
     with _called(f"{folder}/vae"), torch.no_grad():
@@ -93,7 +93,7 @@ def _try_codec(folder: Path, *, resolution: int) -> tuple[int, int, int]:
 
 
 def _try_text(folder: Path, *, resolution: int) -> Condition:
-    dtype = _dtype(folder / "text_encoder")
+    dtype = dtype_to_try(folder / "text_encoder")
     encoder = TextEncoder.load(folder, dtype=dtype, device=_CPU)
     with _called(f"{folder}/text_encoder"):
         condition = encoder.encode(encoder.tokenise([CAPTION])).with_time_ids(encoder.drawing_sizes(resolution))
@@ -103,7 +103,7 @@ def _try_text(folder: Path, *, resolution: int) -> Condition:
 
 
 def _try_unet(folder: Path, condition: Condition, *, latent_channels: int, num_ddim_steps: int) -> None:
-    teacher = Teacher.load(folder, dtype=_dtype(folder / "unet"), device=_CPU)
+    teacher = Teacher.load(folder, dtype=dtype_to_try(folder / "unet"), device=_CPU)
     where = folder / "unet"
     refuse_other_channels(teacher.unet, latent_channels=latent_channels, where=where)
     width = condition.embeddings.shape[-1]
@@ -127,7 +127,8 @@ def _require_grid(folder: Path, num_timesteps: int, num_ddim_steps: int) -> None
         )
 
 
-def _dtype(folder: Path) -> torch.dtype:
+def dtype_to_try(folder: Path) -> torch.dtype:
+    """In which a network is opened for a trial: bfloat16 if its weights are more than 1 GiB, else float32."""
     num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return torch.bfloat16 if num_bytes > _LARGE else torch.float32
 

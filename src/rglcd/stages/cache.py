@@ -1,5 +1,6 @@
 """Stage ``cache``: encode images and captions once: VAE moments, token ids, and the scorers' text features."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from rglcd import progress
 from rglcd.config import Caching, Model
+from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.latents.format import (
     Fingerprint,
@@ -27,8 +29,11 @@ from rglcd.latents.format import (
 from rglcd.latents.read_ahead import read_ahead
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec, Moments
+from rglcd.models.declared_type import doubt_about, errors_of_x0
 from rglcd.models.precision import tf32
+from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, text_parts
+from rglcd.models.trial import dtype_to_try
 from rglcd.rewards.protocol import Reward
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, to_array
@@ -43,6 +48,8 @@ from rglcd.training.choices import dtype_of
 from rglcd.training.distributed import World, join_world, unequal_work
 
 _TASK = "encode images and captions"
+
+_LOOKED_AT = 64
 
 _BATCHES_AHEAD = 2
 """How many batches of pictures are decoded before they are encoded: one to begin with at once, one being made."""
@@ -64,6 +71,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
         encoder = _Encoder.load(model, caching, models, world=world)
         if encoder.text_encoder.is_xl:
             _require_crops(shards)
+        looked_at = next((entry for entry in entries if entry.num_samples), None)
         num_samples, done = sum(entry.num_samples for entry in mine), 0
         with unequal_work(world):
             for entry in mine:
@@ -73,6 +81,8 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
                     if not finished_latents(folder, name):
                         columns, rows = _encode_shard(encoder, shards, entry, done=done, total=num_samples)
                         write_latents(folder, name, columns, rows=rows, fingerprint=fingerprint)
+                        if entry is looked_at:
+                            _look_at_the_teacher(models, encoder, columns)
                 done += entry.num_samples
             progress.report(_TASK, done=done, total=num_samples, unit="samples")
         if world.is_main:
@@ -174,6 +184,24 @@ class _Encoder:
             wanted = f"model.resolution is {self.resolution}: set sharding.resolution to it"
             raise InputError(f"sample {sample.key} is {width} x {height} pixels and {wanted}")
         return pixels
+
+
+def _look_at_the_teacher(models: Pretrained, encoder: _Encoder, columns: Mapping[str, Tensor]) -> None:
+    """Say it when the first latents show that the teacher does not predict what it declares. Nothing that is stored depends on it."""
+    device = encoder.world.device
+    teacher = Teacher.load(models.teacher, dtype=dtype_to_try(models.teacher / "unet"), device=device)
+    first = {name: column[:_LOOKED_AT].to(device) for name, column in columns.items() if name in ("input_ids", "time_ids")}
+    mean = columns["latent_mean"][:_LOOKED_AT].to(device).float()
+    latents = encoder.codec.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean))
+
+    def condition(rows: slice) -> Condition:
+        return encoder.text_encoder.encode(first["input_ids"][rows].long()).with_time_ids(
+            first["time_ids"][rows] if "time_ids" in first else None
+        )
+
+    doubt = doubt_about(teacher.kind, errors_of_x0(teacher, latents, condition))
+    if doubt is not None:
+        print(f"rglcd: {doubt}", file=sys.stderr)
 
 
 def _pixels(pictures: Tensor) -> Tensor:
