@@ -1,5 +1,6 @@
 """Every process ends with one line and an exit code, whatever went wrong in it."""
 
+import errno
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rglcd.errors import InputError, TrainingDiverged, TryAgain
+from rglcd.errors import UNEXPECTED, InputError, TrainingDiverged, TryAgain
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.failure import JobError, read_failure
 from rglcd.launch.failure_table import Then
@@ -39,6 +40,27 @@ def test_exit_code_of_a_job_is_kept() -> None:
     with pytest.raises(SystemExit) as ended, process_boundary():
         raise JobError("killed", exit_code=137)
     assert ended.value.code == 137
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_this_user_may_not_use_is_said_with_its_owner(capsys, tmp_path: Path, number: int) -> None:
+    """A fresh volume is root's, and Kubeflow mounts it for user 10001: 35 lines of traceback before, tried three times."""
+    tmp_path.chmod(0o755)
+    path = tmp_path / "shards" / ".lock"
+    with pytest.raises(SystemExit) as ended, process_boundary():
+        raise OSError(number, os.strerror(number), str(path))
+    assert ended.value.code == InputError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    owned = f"({tmp_path} is user {os.getuid()}'s, mode 0755)"
+    assert (
+        line == f"rglcd: {path}: {os.strerror(number).lower()} for user {os.getuid()} {owned}; give it to this user, or name another folder"
+    )
+
+
+def test_a_denied_connection_is_no_file() -> None:
+    with pytest.raises(SystemExit) as ended, process_boundary():
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert ended.value.code == UNEXPECTED
 
 
 # --- unexpected errors ---------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """The outermost layer of every ``main``: an error that nothing else has handled ends the process with one line and an exit code."""
 
+import errno
 import io
 import os
 import select
+import stat
 import sys
 import tempfile
 import time
@@ -19,6 +21,8 @@ from rglcd.launch.failure import ERROR_FILE, KNOWN, LINE, Failure, JobError, wri
 _INTERRUPTED = 128 + 2  # as shells count an end by SIGINT
 _PIPE_CLOSED = 128 + 13  # and by SIGPIPE
 
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 _LONGEST = 300
 """Characters of an unexpected error's message in its line; the traceback has all of it."""
 
@@ -27,8 +31,9 @@ _LONGEST = 300
 def process_boundary() -> Iterator[None]:
     """Around a ``main``: an error becomes one line on stderr, the error file if there is one, and an exit code.
 
-    The errors of rglcd have their own codes. Any other is unexpected, a bug: 70, and its traceback is in a file that the line
-    names; in a pod, whose files go with it, in the log too. A reader of our output that goes away (``| head``) is no error.
+    The errors of rglcd have their own codes; a file that this user may not use is a wrong input. Any other is unexpected, a bug: 70, and
+    its traceback is in a file that the line names; in a pod, whose files go with it, in the log too. A reader of our output that goes
+    away (``| head``) is no error.
     """
     try:
         with _flushing_stdout():
@@ -45,6 +50,8 @@ def process_boundary() -> Iterator[None]:
             _end(Failure(missing, InputError.exit_code))
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(_PIPE_CLOSED) from None
+        if isinstance(error, OSError) and error.errno in _DENIED and error.filename is not None:
+            _end(Failure(_denied(Path(os.fsdecode(error.filename)), str(error.strerror)), InputError.exit_code))
         _end(_unexpected(error))
 
 
@@ -75,6 +82,16 @@ def _print_failure(message: str) -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _denied(path: Path, why: str) -> str:
+    """What to say of a file that this user may not read, write or make: a folder of another user's, a fresh volume of root's."""
+    there = next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
+    owner = ""
+    with suppress(OSError):
+        found = there.stat()
+        owner = f" ({there} is user {found.st_uid}'s, mode {stat.S_IMODE(found.st_mode):04o})"
+    return f"{path}: {why.lower()} for user {os.getuid()}{owner}; give it to this user, or name another folder"
 
 
 # --- unexpected errors ---------------------------------------------------------------------------
