@@ -387,6 +387,15 @@ def test_variable_goes_before_the_locked_image(capsys, monkeypatch) -> None:
     assert job(capsys)["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["image"] == IMAGE
 
 
+@pytest.mark.parametrize("store", ["", "artifacts"])
+def test_a_store_that_pods_cannot_have_is_refused_by_its_option(capsys, store: str) -> None:
+    """It was the variable RGLCD_STORE_CLAIM that was blamed, which nobody had set."""
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", "distill", "--store", store, "--dry-run"])
+    assert ended.value.code == 2
+    assert f"--store {store!r} is neither a URL nor a folder of the pods" in capsys.readouterr().err
+
+
 def test_launch_without_a_stage_is_refused(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["launch", "--dry-run"])

@@ -132,6 +132,8 @@ def _given_volume(options: argparse.Namespace, settings: "ClusterSettings") -> s
         return None
     path, claim = settings.volume or (_MOUNT, _CLAIM)
     if options.store is not None and not is_remote(options.store):
+        if not options.store.startswith("/"):
+            raise InputError(f"--store {options.store!r} is neither a URL nor a folder of the pods: those begin with /")
         path = options.store
     return f"{options.claim or claim}={path}"
 
