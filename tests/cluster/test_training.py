@@ -24,7 +24,7 @@ from tests.end_to_end.conftest import Checkout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes", "volcano", "claim")]
 
-IMAGE = "rg-lcd/train@sha256:" + "0" * 64
+IMAGE = "rg-lcd/train@sha256:" + "1" * 64
 
 
 @dataclass(frozen=True)
