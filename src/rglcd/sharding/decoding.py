@@ -51,6 +51,7 @@ _ENCODINGS: Final[dict[str, dict[str, Any]]] = {
 }
 EXTENSIONS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """File extension of each image format, as img2dataset writes it."""
+_MAX_SIDES: Final = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 
 
 class Fit(StrEnum):
@@ -94,8 +95,8 @@ def open_picture(data: bytes, fitting: Fitting) -> Picture:
     with _blaming(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(image, fitting)
         pixels = _decode(image, data)
-    height, width = pixels.shape[:2]
-    return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
+        height, width = pixels.shape[:2]
+        return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -142,9 +143,15 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def encode(image: Image.Image | Pixels, image_format: str) -> bytes:
-    """``image`` as ``png``, ``jpeg`` or ``webp``: the same bytes for the same pixels, and no metadata."""
+    """``image`` as ``png``, ``jpeg`` or ``webp``: the same bytes for the same pixels, and no metadata.
+
+    Raises :class:`RowRejectedError` for a side longer than the format can say.
+    """
+    picture = Image.fromarray(np.asarray(image))
+    if max(picture.size) > _MAX_SIDES[image_format]:
+        raise RowRejectedError(Reason.TOO_LARGE)
     stream = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(stream, image_format, **_ENCODINGS[image_format])
+    picture.save(stream, image_format, **_ENCODINGS[image_format])
     return stream.getvalue()
 
 
@@ -155,7 +162,7 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
 
 @contextmanager
 def _blaming(data: bytes) -> Iterator[None]:
-    """Whatever goes wrong inside is the fault of the image ``data``, and has a reason."""
+    """Whatever goes wrong inside is the fault of the image ``data``, and has a reason; but for what would befall the next image too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -168,8 +175,15 @@ def _blaming(data: bytes) -> Iterator[None]:
         except UnidentifiedImageError:
             is_known = looks_like_image(data[:16])
             raise RowRejectedError(Reason.UNDECODABLE if is_known else Reason.UNKNOWN_FORMAT) from None
-        except Exception:  # Pillow's decoders raise at least eight types on damaged bytes: the image is at fault in each
+        except Exception as error:  # Pillow's decoders raise at least eight types on damaged bytes
+            if _is_of_the_machine(error):
+                raise
             raise RowRejectedError(Reason.UNDECODABLE) from None
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the system (an OSError with a number; Pillow's have none) or torch's allocator (a RuntimeError) refused something."""
+    return (isinstance(error, OSError) and error.errno is not None) or "DefaultCPUAllocator" in str(error)
 
 
 def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
@@ -255,7 +269,9 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
-    writable = pixels if pixels.flags.c_contiguous and pixels.flags.writeable else np.array(pixels)
+    # numpy calls a flipped axis of length one contiguous; torch takes no negative stride.
+    is_usable = pixels.flags.c_contiguous and pixels.flags.writeable and min(pixels.strides) >= 0
+    writable = pixels if is_usable else np.array(pixels)
     # The batch axis goes first: only of a tensor that looks channels-last does torch resize bytes without making planes of them.
     batch = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
