@@ -20,7 +20,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional as F
 
 from rglcd.sharding.accounting import Reason, RowRejectedError
@@ -42,6 +42,9 @@ SRGB_NAMES: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
 
 _JPEG: Final = ("JPEG", "MPO")  # the second is several in one file, as some cameras write
 _MAX_PROFILE_BYTES: Final = 4 << 20
+
+# Text in a PNG is no reason to refuse the picture. Pillow reads 1 MiB of one text (and 64 MiB of all); edit histories are longer.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
 # Quality 95 is img2dataset's default; the other settings are pinned so that an upgrade of Pillow cannot move them unseen.
 _ENCODINGS: Final[dict[str, dict[str, Any]]] = {
