@@ -11,7 +11,6 @@ from PIL import Image, ImageCms, ImageOps
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.decoding import (
     EXTENSIONS,
-    MAX_SCANS,
     SRGB_NAMES,
     Fit,
     Fitting,
@@ -171,13 +170,6 @@ def test_data_of_an_unknown_format_is_refused(data: bytes, reason: Reason) -> No
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_formats_are_recognised_by_their_first_bytes(image_format: str) -> None:
     assert looks_like_image(file_of(picture(8, 8), image_format)[:16])
-
-
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    data = file_of(picture(32, 32), "JPEG", progressive=True)
-    assert decode(data).size == (32, 32)
-    scan = data.rindex(b"\xff\xda")
-    assert reason_of(data[:scan] + data[scan:-2] * (MAX_SCANS + 1) + data[-2:]) == Reason.UNDECODABLE
 
 
 class TestColour:

@@ -5,7 +5,7 @@ A picture that already is RGB and of the wanted size passes through unchanged, p
 - several frames: the first; transparency: laid on white; EXIF orientation: applied, then gone;
 - sixteen bits a channel: the upper eight; grey, palette: as RGB;
 - an ICC profile other than sRGB: converted to sRGB; CMYK without a usable profile: by the plain complement;
-- truncated, damaged, more than :data:`MAX_PIXELS`, more than :data:`MAX_SCANS`, none of :data:`FORMATS`: refused.
+- truncated, damaged, more than :data:`MAX_PIXELS`, more than :data:`jpeg.MAX_SCANS`, none of :data:`FORMATS`: refused.
 """
 
 import io
@@ -17,12 +17,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional as F
 
+from rglcd.sharding import jpeg
 from rglcd.sharding.accounting import Reason, RowRejectedError
 
 Pixels = NDArray[np.uint8]
@@ -31,8 +31,6 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS: Final = 64_000_000
 MAX_COPIED_PIXELS: Final = 32_000_000
 """Of whatever is not a plain JPEG: Pillow holds several copies of it, and a worker is to need less than 1 GiB."""
-MAX_SCANS: Final = 100
-"""Scans of a progressive JPEG: ten are usual; thousands in a small file keep a decoder busy for minutes."""
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is decoded. Pillow knows forty more, some of which start other programs (EPS)."""
@@ -202,31 +200,24 @@ def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
 
 
 def _decode(image: Image.Image, data: bytes) -> Pixels:
-    if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
-        raise RowRejectedError(Reason.UNDECODABLE)
+    pixels = _jpeg_pixels(image, data) if image.format in _JPEG else None
+    if pixels is None:
+        image.load()
+        pixels = np.asarray(_to_rgb(image))
+    return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _jpeg_pixels(image: Image.Image, data: bytes) -> Pixels | None:
+    """Pixels of a plain JPEG; None for another one, or for one with a flaw that is no damage: they are Pillow's to decode."""
+    jpeg.refuse_too_many_scans(data)
     if _is_plain_jpeg(image):
-        pixels = _jpeg_pixels(data, image.size)
-        if pixels is not None:
-            return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # a copy of 64 megapixels is 256 MB
-    return np.asarray(_to_rgb(image))
+        return jpeg.decoded(data, image.size)
+    jpeg.refuse_damaged(data)
+    return None
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
     return image.format in _JPEG and image.mode in ("RGB", "L") and not _is_to_be_converted(image)
-
-
-def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
-    """Pixels of a plain JPEG, a quarter faster than Pillow; None for one with any flaw, of which Pillow is the judge."""
-    try:
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        if (width, height) != size:
-            return None
-        decoded: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
-    return decoded
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
