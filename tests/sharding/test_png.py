@@ -39,3 +39,11 @@ def test_a_png_whose_text_unpacks_to_more_than_memory_should_hold_is_refused() -
     assert reason_of(with_chunks(file_of(picture(9, 7)), TEXT_CHUNKS["zTXt"](zeros + b"0"))) == Reason.UNDECODABLE
     five_texts = [TEXT_CHUNKS["zTXt"](zeros)] * 5
     assert reason_of(with_chunks(file_of(picture(9, 7)), *five_texts)) == Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("name", [b"transparency", b"icc_profile"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_a_text_that_is_called_like_a_property_is_a_text(mode: str, name: bytes) -> None:
+    image = picture(9, 7).convert(mode)
+    named = with_chunks(file_of(image), chunk(b"tEXt", name + b"\0a text"))
+    assert np.array_equal(np.asarray(decode(named)), np.asarray(image.convert("RGB")))

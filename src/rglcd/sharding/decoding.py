@@ -4,8 +4,8 @@ A picture that already is RGB and of the wanted size passes through unchanged, p
 
 - several frames: the first; transparency: laid on white; EXIF orientation: applied, then gone;
 - sixteen bits a channel: the upper eight; grey, palette: as RGB;
-- an ICC profile other than sRGB: converted to sRGB; CMYK without a usable profile: by the plain complement;
-- truncated, damaged, more than :data:`MAX_PIXELS`, more than :data:`jpeg.MAX_SCANS`, none of :data:`FORMATS`: refused.
+- an ICC profile that does not do what sRGB does: converted to sRGB; CMYK without a usable profile: by the plain complement;
+- truncated, damaged, more than :data:`MAX_PIXELS` or :data:`jpeg.MAX_SCANS`, text of more than 16 MiB, none of :data:`FORMATS`: refused.
 """
 
 import io
@@ -19,11 +19,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional as F
 
 from rglcd.sharding import jpeg
 from rglcd.sharding.accounting import Reason, RowRejectedError
+from rglcd.sharding.colour import conversion_of, load, to_rgb
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -35,11 +36,7 @@ MAX_COPIED_PIXELS: Final = 32_000_000
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is decoded. Pillow knows forty more, some of which start other programs (EPS)."""
 
-SRGB_NAMES: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
-"""How a profile that needs no conversion calls itself, in ICC's second and fourth version."""
-
 _JPEG: Final = ("JPEG", "MPO")  # the second is several in one file, as some cameras write
-_MAX_PROFILE_BYTES: Final = 4 << 20
 
 # Text in a PNG is no reason to refuse the picture. Pillow reads 1 MiB of one text (and 64 MiB of all); edit histories are longer.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
@@ -199,11 +196,11 @@ def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
         raise RowRejectedError(Reason.TOO_LONG)
 
 
-def _decode(image: Image.Image, data: bytes) -> Pixels:
+def _decode(image: ImageFile.ImageFile, data: bytes) -> Pixels:
     pixels = _jpeg_pixels(image, data) if image.format in _JPEG else None
     if pixels is None:
-        image.load()
-        pixels = np.asarray(_to_rgb(image))
+        load(image, data)
+        pixels = np.asarray(to_rgb(image))
     return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
@@ -217,7 +214,7 @@ def _jpeg_pixels(image: Image.Image, data: bytes) -> Pixels | None:
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    return image.format in _JPEG and image.mode in ("RGB", "L") and not _is_to_be_converted(image)
+    return image.format in _JPEG and image.mode in ("RGB", "L") and conversion_of(image) is None
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -229,35 +226,6 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Sixteen-bit grey: Pillow's own conversion clips at 255, which leaves a white picture.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return _in_srgb(image) if _is_to_be_converted(image) else image.convert("RGB")
-
-
-def _is_to_be_converted(image: Image.Image) -> bool:
-    profile: bytes = image.info.get("icc_profile") or b""
-    return profile != b"" and image.mode in ("RGB", "L", "CMYK") and not any(name in profile[:4096] for name in SRGB_NAMES)
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    profile: bytes = image.info["icc_profile"]
-    if len(profile) <= _MAX_PROFILE_BYTES:
-        try:
-            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None  # a broken profile, or one for another kind of picture: as if there were none
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
 
 
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
