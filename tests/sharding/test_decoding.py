@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.decoding import (
     EXTENSIONS,
-    MAX_SCANS,
-    SRGB_NAMES,
     Fit,
     Fitting,
     decode,
@@ -171,37 +169,6 @@ def test_data_of_an_unknown_format_is_refused(data: bytes, reason: Reason) -> No
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_formats_are_recognised_by_their_first_bytes(image_format: str) -> None:
     assert looks_like_image(file_of(picture(8, 8), image_format)[:16])
-
-
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    data = file_of(picture(32, 32), "JPEG", progressive=True)
-    assert decode(data).size == (32, 32)
-    scan = data.rindex(b"\xff\xda")
-    assert reason_of(data[:scan] + data[scan:-2] * (MAX_SCANS + 1) + data[-2:]) == Reason.UNDECODABLE
-
-
-class TestColour:
-    def test_another_colour_profile_is_converted_to_srgb(self) -> None:
-        """A profile whose red and green change places: what the file calls red is to be seen as green."""
-        swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-        red, green = (swapped.index(tag, 128) for tag in (b"rXYZ", b"gXYZ"))
-        swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
-        profile = bytes(swapped).replace(SRGB_NAMES[1], "xxxx".encode("utf-16-be")).replace(SRGB_NAMES[0], b"xxxx")
-        for image_format in ("PNG", "JPEG"):
-            red_square = Image.new("RGB", (16, 16), (255, 0, 0))
-            red_, green_, blue_ = decode(file_of(red_square, image_format, icc_profile=profile)).getpixel((8, 8))
-            assert green_ > 240, image_format
-            assert max(red_, blue_) < 40, image_format
-
-    @pytest.mark.parametrize("profile", [b"broken", b"\0" * 200])
-    def test_a_broken_colour_profile_is_ignored(self, profile: bytes) -> None:
-        image = picture(16, 16)
-        assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
-
-    def test_an_srgb_profile_changes_nothing(self) -> None:
-        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-        image = picture(16, 16)
-        assert np.array_equal(np.asarray(decode(file_of(image, icc_profile=profile))), np.asarray(image))
 
 
 def photograph(width: int, height: int, *, seed: int = 0) -> Image.Image:

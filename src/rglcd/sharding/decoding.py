@@ -4,8 +4,8 @@ A picture that already is RGB and of the wanted size passes through unchanged, p
 
 - several frames: the first; transparency: laid on white; EXIF orientation: applied, then gone;
 - sixteen bits a channel: the upper eight; grey, palette: as RGB;
-- an ICC profile other than sRGB: converted to sRGB; CMYK without a usable profile: by the plain complement;
-- truncated, damaged, more than :data:`MAX_PIXELS`, more than :data:`MAX_SCANS`, none of :data:`FORMATS`: refused.
+- an ICC profile that does not do what sRGB does: converted to sRGB; CMYK without a usable profile: by the plain complement;
+- truncated, damaged, more than :data:`MAX_PIXELS` or :data:`jpeg.MAX_SCANS`, text of more than 16 MiB, none of :data:`FORMATS`: refused.
 """
 
 import io
@@ -17,13 +17,14 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from torch.nn import functional as F
 
+from rglcd.sharding import jpeg
 from rglcd.sharding.accounting import Reason, RowRejectedError
+from rglcd.sharding.colour import conversion_of, load, to_rgb
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -31,17 +32,14 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS: Final = 64_000_000
 MAX_COPIED_PIXELS: Final = 32_000_000
 """Of whatever is not a plain JPEG: Pillow holds several copies of it, and a worker is to need less than 1 GiB."""
-MAX_SCANS: Final = 100
-"""Scans of a progressive JPEG: ten are usual; thousands in a small file keep a decoder busy for minutes."""
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is decoded. Pillow knows forty more, some of which start other programs (EPS)."""
 
-SRGB_NAMES: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
-"""How a profile that needs no conversion calls itself, in ICC's second and fourth version."""
-
 _JPEG: Final = ("JPEG", "MPO")  # the second is several in one file, as some cameras write
-_MAX_PROFILE_BYTES: Final = 4 << 20
+
+# Text in a PNG is no reason to refuse the picture. Pillow reads 1 MiB of one text (and 64 MiB of all); edit histories are longer.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
 # Quality 95 is img2dataset's default; the other settings are pinned so that an upgrade of Pillow cannot move them unseen.
 _ENCODINGS: Final[dict[str, dict[str, Any]]] = {
@@ -51,6 +49,7 @@ _ENCODINGS: Final[dict[str, dict[str, Any]]] = {
 }
 EXTENSIONS: Final = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """File extension of each image format, as img2dataset writes it."""
+_MAX_SIDES: Final = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 
 
 class Fit(StrEnum):
@@ -94,8 +93,8 @@ def open_picture(data: bytes, fitting: Fitting) -> Picture:
     with _blaming(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(image, fitting)
         pixels = _decode(image, data)
-    height, width = pixels.shape[:2]
-    return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
+        height, width = pixels.shape[:2]
+        return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -142,9 +141,15 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def encode(image: Image.Image | Pixels, image_format: str) -> bytes:
-    """``image`` as ``png``, ``jpeg`` or ``webp``: the same bytes for the same pixels, and no metadata."""
+    """``image`` as ``png``, ``jpeg`` or ``webp``: the same bytes for the same pixels, and no metadata.
+
+    Raises :class:`RowRejectedError` for a side longer than the format can say.
+    """
+    picture = Image.fromarray(np.asarray(image))
+    if max(picture.size) > _MAX_SIDES[image_format]:
+        raise RowRejectedError(Reason.TOO_LARGE)
     stream = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(stream, image_format, **_ENCODINGS[image_format])
+    picture.save(stream, image_format, **_ENCODINGS[image_format])
     return stream.getvalue()
 
 
@@ -155,7 +160,7 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
 
 @contextmanager
 def _blaming(data: bytes) -> Iterator[None]:
-    """Whatever goes wrong inside is the fault of the image ``data``, and has a reason."""
+    """Whatever goes wrong inside is the fault of the image ``data``, and has a reason; but for what would befall the next image too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -168,8 +173,15 @@ def _blaming(data: bytes) -> Iterator[None]:
         except UnidentifiedImageError:
             is_known = looks_like_image(data[:16])
             raise RowRejectedError(Reason.UNDECODABLE if is_known else Reason.UNKNOWN_FORMAT) from None
-        except Exception:  # Pillow's decoders raise at least eight types on damaged bytes: the image is at fault in each
+        except Exception as error:  # Pillow's decoders raise at least eight types on damaged bytes
+            if _is_of_the_machine(error):
+                raise
             raise RowRejectedError(Reason.UNDECODABLE) from None
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the system (an OSError with a number; Pillow's have none) or torch's allocator (a RuntimeError) refused something."""
+    return (isinstance(error, OSError) and error.errno is not None) or "DefaultCPUAllocator" in str(error)
 
 
 def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
@@ -184,32 +196,25 @@ def _check_size(image: Image.Image, fitting: Fitting | None) -> None:
         raise RowRejectedError(Reason.TOO_LONG)
 
 
-def _decode(image: Image.Image, data: bytes) -> Pixels:
-    if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
-        raise RowRejectedError(Reason.UNDECODABLE)
+def _decode(image: ImageFile.ImageFile, data: bytes) -> Pixels:
+    pixels = _jpeg_pixels(image, data) if image.format in _JPEG else None
+    if pixels is None:
+        load(image, data)
+        pixels = np.asarray(to_rgb(image))
+    return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _jpeg_pixels(image: Image.Image, data: bytes) -> Pixels | None:
+    """Pixels of a plain JPEG; None for another one, or for one with a flaw that is no damage: they are Pillow's to decode."""
+    jpeg.refuse_too_many_scans(data)
     if _is_plain_jpeg(image):
-        pixels = _jpeg_pixels(data, image.size)
-        if pixels is not None:
-            return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # a copy of 64 megapixels is 256 MB
-    return np.asarray(_to_rgb(image))
+        return jpeg.decoded(data, image.size)
+    jpeg.refuse_damaged(data)
+    return None
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    return image.format in _JPEG and image.mode in ("RGB", "L") and not _is_to_be_converted(image)
-
-
-def _jpeg_pixels(data: bytes, size: tuple[int, int]) -> Pixels | None:
-    """Pixels of a plain JPEG, a quarter faster than Pillow; None for one with any flaw, of which Pillow is the judge."""
-    try:
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        if (width, height) != size:
-            return None
-        decoded: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
-    return decoded
+    return image.format in _JPEG and image.mode in ("RGB", "L") and conversion_of(image) is None
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -223,39 +228,12 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Sixteen-bit grey: Pillow's own conversion clips at 255, which leaves a white picture.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return _in_srgb(image) if _is_to_be_converted(image) else image.convert("RGB")
-
-
-def _is_to_be_converted(image: Image.Image) -> bool:
-    profile: bytes = image.info.get("icc_profile") or b""
-    return profile != b"" and image.mode in ("RGB", "L", "CMYK") and not any(name in profile[:4096] for name in SRGB_NAMES)
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    profile: bytes = image.info["icc_profile"]
-    if len(profile) <= _MAX_PROFILE_BYTES:
-        try:
-            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None  # a broken profile, or one for another kind of picture: as if there were none
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
-
-
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
-    writable = pixels if pixels.flags.c_contiguous and pixels.flags.writeable else np.array(pixels)
+    # numpy calls a flipped axis of length one contiguous; torch takes no negative stride.
+    is_usable = pixels.flags.c_contiguous and pixels.flags.writeable and min(pixels.strides) >= 0
+    writable = pixels if is_usable else np.array(pixels)
     # The batch axis goes first: only of a tensor that looks channels-last does torch resize bytes without making planes of them.
     batch = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
