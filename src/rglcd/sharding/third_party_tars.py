@@ -23,7 +23,8 @@ from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.content_store import ContentStore, Fetched
 from rglcd.sharding.shards import BoundedHeader
-from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, Candidate
+from rglcd.sharding.source import MAX_IMAGE_BYTES, Candidate
+from rglcd.sharding.texts import MAX_CAPTION_BYTES
 from rglcd.store.disk_space import is_disk_full
 from rglcd.store.manifest import sha256_of
 
