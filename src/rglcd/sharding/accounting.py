@@ -71,7 +71,11 @@ class Reason(StrEnum):
     FAILED_UPSTREAM = "failed_upstream"
     """The data set read from records the row as one that became no sample."""
     INCOMPLETE_SAMPLE = "incomplete_sample"
-    """A ready-made shard's sample without an image or without a caption."""
+    """A ready-made shard's sample without an image or without a caption, or whose file is a link, a device or sparse."""
+    UNKNOWN_EXTENSION = "unknown_extension"
+    """A ready-made shard's sample whose file is not called as an image is; the url is its name."""
+    REPEATED_MEMBER = "repeated_member"
+    """A ready-made shard holds two files of this name: which caption belongs to which image is not known."""
 
     TOO_LARGE = "too_large"
     """More bytes or more pixels than an image may have."""
@@ -100,7 +104,15 @@ class Reason(StrEnum):
 
 
 _OF_THE_ROW: Final = frozenset(
-    {Reason.MALFORMED_ROW, Reason.EMPTY_CAPTION, Reason.CAPTION_TOO_LONG, Reason.UNREADABLE_CAPTION, Reason.INCOMPLETE_SAMPLE}
+    {
+        Reason.MALFORMED_ROW,
+        Reason.EMPTY_CAPTION,
+        Reason.CAPTION_TOO_LONG,
+        Reason.UNREADABLE_CAPTION,
+        Reason.INCOMPLETE_SAMPLE,
+        Reason.UNKNOWN_EXTENSION,
+        Reason.REPEATED_MEMBER,
+    }
 )
 _OF_THE_IMAGE: Final = frozenset(
     {Reason.TOO_LARGE, Reason.UNKNOWN_FORMAT, Reason.UNDECODABLE, Reason.TOO_SMALL, Reason.TOO_LONG, Reason.DUPLICATE}

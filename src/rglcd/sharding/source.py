@@ -26,6 +26,11 @@ INDEX: Final = "index.tsv"
 IMAGES: Final = "images"
 """The folder beside the index in which images of its rows lie."""
 
+IMAGE_EXTENSIONS: Final = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "jif", "pjpeg", "pjp", "mpo", "jpg_large", "png", "apng", "webp", "gif", "bmp"}
+)
+"""Of the files that are taken for images, in lower case; what a file is, its bytes say. Browsers save .jfif and .jpg_large."""
+
 MAX_ROW_BYTES: Final = 64 << 10
 MAX_IMAGE_BYTES: Final = 20 << 20
 
