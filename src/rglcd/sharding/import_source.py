@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,19 +149,46 @@ def _hold_out_images(index: Path, staging: Path, folder: Path, count: int) -> He
 
 def _shards_of(what: str) -> Iterator[ReadyShard]:
     if what.endswith(".tar"):
-        names = braceexpand(what)
-        for count, name in enumerate(names):
-            if count >= _MAX_SHARDS:
-                raise InputError(f"{what} names more than {_MAX_SHARDS} shards")
+        for name in _expanded(what):
             yield _described(name)
     else:
         filesystem, root = _filesystem(what)
-        found = sorted(filesystem.glob(f"{root.rstrip('/')}/*.tar"))
-        for path in found:
+        for path in _tars_in(filesystem, root.rstrip("/")):
             rows = f"{path.removesuffix('.tar')}.parquet"
             shard = _described(filesystem.unstrip_protocol(path))
             beside = _described(filesystem.unstrip_protocol(rows)) if filesystem.exists(rows) else None
             yield ReadyShard(shard.uri, shard.bytes, shard.version, beside)
+
+
+def _expanded(what: str) -> list[str]:
+    """The names that the braces in ``what`` stand for; a file that is called so, braces and all, is that file."""
+    if "{" not in what or _is_there(what):
+        return [what]
+    try:
+        names = list(islice(braceexpand(what), _MAX_SHARDS + 1))
+    except ValueError as error:  # of braceexpand, and of range() for a step of 0
+        raise InputError(f"{what}: {error}; {{0000..0012}} stands for thirteen numbers, and no file has just this name") from None
+    if len(names) > _MAX_SHARDS:
+        raise InputError(f"{what} names more than {_MAX_SHARDS} shards")
+    return names
+
+
+def _is_there(uri: str) -> bool:
+    if "://" not in uri:
+        return Path(uri).is_file()
+    filesystem, path = _filesystem(uri)
+    try:
+        return bool(filesystem.exists(path))
+    except Exception:  # each of fsspec's file systems raises its own library's errors; what is wrong is said when the file is read
+        return False
+
+
+def _tars_in(filesystem: Any, root: str) -> list[str]:
+    """The tars in the folder or prefix ``root``, which may be a pattern if nothing is called so."""
+    if has_magic(root):
+        with suppress(OSError):  # no such folder
+            return sorted(path for path in filesystem.ls(root, detail=False) if path.endswith(".tar"))
+    return sorted(filesystem.glob(f"{root}/*.tar"))
 
 
 def _described(uri: str) -> ReadyShard:
