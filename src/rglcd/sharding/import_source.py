@@ -20,6 +20,7 @@ from braceexpand import braceexpand
 from rglcd.errors import InputError
 from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
 from rglcd.sharding.image_folder import found_in, index_line, name_in_index
+from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.source import IMAGES, INDEX, read_lines
 from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
@@ -85,10 +86,11 @@ def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None
 def _use_index(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
     with staging_file(folder / INDEX) as staging:
         _copy(what, staging)
+        odd = check_layout(staging, called=what)
         held = None if reference is None else _hold_out(staging, folder, folder, reference)
     _forget(folder, LISTING)
     said = [f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"]
-    return held, said + _said_of(held, folder)
+    return held, [*said, *odd, *_said_of(held, folder)]
 
 
 def _hold_out(index: Path, pictures: Path, folder: Path, count: int) -> HeldOut:
