@@ -110,6 +110,14 @@ class TestTars:
         rows = packed(write_tar(tmp_path / "0.tar", [*sample("a", 1), *sample("a", 2), *sample("a", 3), *BESIDE]), tmp_path)
         assert [row["error_message"] for row in rows] == ["repeated_member", "repeated_member", "repeated_member", None]
 
+    def test_a_size_beyond_any_file_is_a_tar_that_was_cut(self, tmp_path: Path) -> None:
+        header = tarfile.TarInfo("a.jpg")
+        header.pax_headers = {"size": "9" * 30}
+        with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(header, io.BytesIO())
+        with pytest.raises(InputError, match=r"0\.tar was cut"):
+            packed(tmp_path / "0.tar", tmp_path)
+
     @pytest.mark.parametrize("records", [{"size": "-512"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "x"}])
     def test_records_that_lead_tarfile_astray_are_a_refusal_by_name(self, tmp_path: Path, records: dict[str, str]) -> None:
         header = tarfile.TarInfo("a.jpg")

@@ -28,7 +28,7 @@ def test_an_index_of_which_no_row_can_be_read_is_refused_with_the_way_out(tmp_pa
 
 
 @pytest.mark.parametrize(("header", "is_header"), [("url\tcaption", True), ("URL\tTEXT", True), ("images/a.png\tcaption", False)])
-def test_a_header_is_told_of_and_is_a_row_without_an_image(tmp_path: Path, header: str, is_header: bool) -> None:
+def test_a_header_is_mentioned_and_counts_as_a_row_without_an_image(tmp_path: Path, header: str, is_header: bool) -> None:
     source = write_source(tmp_path / "source", num_images=3)
     (tmp_path / "a.tsv").write_text(f"{header}\n" + (source / "index.tsv").read_text())
     said = " ".join(use(str(tmp_path / "a.tsv"), source))

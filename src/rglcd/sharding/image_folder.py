@@ -110,8 +110,8 @@ def _caption_bytes(path: Path) -> bytes:
     except PermissionError:
         return _NO_TEXT
     if is_json:
-        told = facts_in(data).get("caption")
-        text = told if isinstance(told, str) else ""
+        given = facts_in(data).get("caption")
+        text = given if isinstance(given, str) else ""
     else:
         try:
             text = text_of(data)

@@ -91,7 +91,7 @@ def index_of(path: Path) -> TarIndex:
                     raise InputError(f"{path} is not a tar: {error}; get it again, and then: rglcd data use") from None
                 index.problem = f"is damaged behind byte {end:,}: {error}"
                 return index
-            stream.seek(end)
+            stream.seek(min(end, num_bytes))  # a header may say any size
             if stream.read(_BLOCK) != bytes(_BLOCK):
                 is_tar = end > begin or begin == 0
                 index.problem = "was cut: it has no end" if is_tar else f"holds something at byte {begin:,}, behind its end, that is no tar"

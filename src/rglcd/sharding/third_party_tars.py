@@ -208,5 +208,5 @@ def _caption(parts: Parts, facts: Mapping[str, Any], stream: BinaryIO) -> str | 
                 raise RowRejectedError(Reason.CAPTION_TOO_LONG)
             data = _read(parts[extension], stream, MAX_ROW_BYTES)
             return None if data is None else checked_caption(text_of(data))
-    told = _text(facts.get("caption"))
-    return None if told is None else checked_caption(told)
+    given = _text(facts.get("caption"))
+    return None if given is None else checked_caption(given)
