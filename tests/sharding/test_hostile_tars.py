@@ -14,6 +14,7 @@ import pytest
 from rglcd.cli import main
 from rglcd.errors import InputError
 from rglcd.sharding.shards import Sample
+from rglcd.sharding.source import MAX_ROW_BYTES
 from tests.sharding.hostile_server import picture_bytes
 from tests.sharding.test_third_party_tars import Member, sample, write_tar
 from tests.stages.sharding_runs import SHARDING, run, samples_of
@@ -64,6 +65,11 @@ class TestNames:
         pq.write_table(pa.table({"key": text, "url": text, "caption": text, "status": status}), tmp_path / "out" / "0.parquet")
         assert reasons(packed(tmp_path / "out", tmp_path)) == {"beside": None, r"caf\xe9": "failed_upstream"}
 
+    def test_a_url_of_half_a_megabyte_is_cut(self, tmp_path: Path) -> None:
+        facts: Member = ("a.json", json.dumps({"url": "http://x/" + "\ud83d" * (1 << 16)}).encode())
+        (row, _) = packed(write_tar(tmp_path / "0.tar", [*sample("a"), facts, *BESIDE]), tmp_path)
+        assert (row["status"], len(row["url"])) == ("success", MAX_ROW_BYTES)
+
     def test_facts_that_are_no_text_are_not_taken(self, tmp_path: Path) -> None:
         facts: Member = ("a.json", b'{"url": 7, "caption": ["a list"]}')
         rows = packed(write_tar(tmp_path / "0.tar", [*sample("a")[:1], facts, *BESIDE]), tmp_path)
@@ -105,6 +111,9 @@ class TestTars:
     def test_a_sample_of_links_alone_is_counted(self, tmp_path: Path) -> None:
         members = [link("a.jpg", "nowhere", tarfile.SYMTYPE), link("a.txt", "nowhere", tarfile.SYMTYPE), *BESIDE]
         assert reasons(packed(write_tar(tmp_path / "0.tar", members), tmp_path)) == {"0.tar/a": "incomplete_sample", "0.tar/beside": None}
+
+    def test_a_label_of_the_tar_is_no_sample(self, tmp_path: Path) -> None:
+        assert reasons(packed(write_tar(tmp_path / "0.tar", [link("photos 2024", "", b"V"), *BESIDE]), tmp_path)) == {"0.tar/beside": None}
 
     def test_a_member_that_is_there_three_times_is_three_rows_of_one_reason(self, tmp_path: Path) -> None:
         rows = packed(write_tar(tmp_path / "0.tar", [*sample("a", 1), *sample("a", 2), *sample("a", 3), *BESIDE]), tmp_path)

@@ -50,7 +50,8 @@ class Row:
 class Candidate:
     """What a row of any source offers: the bytes of an image, or the ``reason`` there are none.
 
-    Every file that is written of it holds UTF-8, so text that UTF-8 cannot hold ends here, whatever source it came from.
+    Every file that is written of it holds UTF-8, so text that UTF-8 cannot hold ends here, whatever source it came from, and so does
+    text longer than a row of an index: a parquet file of megabytes in each row would not be written.
     """
 
     url: str | None
@@ -61,7 +62,7 @@ class Candidate:
     def __post_init__(self) -> None:
         for name in ("url", "caption"):
             text = getattr(self, name)
-            object.__setattr__(self, name, None if text is None else storable(text))
+            object.__setattr__(self, name, None if text is None else storable(text[:MAX_ROW_BYTES])[:MAX_ROW_BYTES])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rglcd.sharding.shards import BoundedHeader
 MAX_MEMBERS: Final = 1 << 18
 """Of one tar: their places are held in memory. img2dataset makes 10,000 samples of three members each, by default."""
 
+_VOLUME_LABEL: Final = b"V"  # of GNU tar: what the tar is called
 _BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
 
@@ -48,7 +49,7 @@ class TarIndex:
     def add(self, member: tarfile.TarInfo) -> None:
         """Take in the next member."""
         key, extension = split_name(member.name)
-        if member.isdir() or not key:
+        if member.isdir() or member.type == _VOLUME_LABEL or not key:
             return
         parts = self.samples.setdefault(key, {})
         if member.islnk():
