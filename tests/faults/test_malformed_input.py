@@ -18,7 +18,8 @@ from rglcd.latents.cache import LatentCache
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.decoding import MAX_PIXELS
 from rglcd.sharding.shards import Sample, write_shard
-from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES
+from rglcd.sharding.source import MAX_IMAGE_BYTES
+from rglcd.sharding.texts import MAX_CAPTION_BYTES
 from rglcd.stages.run import run_stage
 from tests.faults.rounds import Trial
 from tests.faults.watched_process import run_forked
@@ -48,7 +49,7 @@ def _row(text: str) -> Make:
 
 
 _ROWS: Kinds = {
-    "a NUL": (lambda rng: b"images/good.png\tcap\0tion %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
+    "a NUL": (lambda rng: b"images/good.png\tcap\0tion %d" % rng.randrange(99), _or(Reason.UNREADABLE_CAPTION)),
     "no tab": (lambda rng: b"images/good.png caption %d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
     "two tabs": (_row("images/good.png\tone\ttwo"), _or(Reason.MALFORMED_ROW)),
     "nothing": (_row(""), _or(Reason.MALFORMED_ROW)),
@@ -57,8 +58,8 @@ _ROWS: Kinds = {
     "a caption of a megabyte": (lambda rng: b"images/good.png\t" + b"x" * ((1 << 20) + rng.randrange(99)), _or(Reason.CAPTION_TOO_LONG)),
     "a caption too long by one byte": (lambda rng: b"images/good.png\t" + b"x" * (MAX_CAPTION_BYTES + 1), _or(Reason.CAPTION_TOO_LONG)),
     "a url of a megabyte": (lambda rng: b"u" * (1 << 20) + b"\tcaption", _or(Reason.MALFORMED_ROW, Reason.CAPTION_TOO_LONG)),
-    "bad UTF-8": (lambda rng: b"images/good.png\tcaption \xff%d" % rng.randrange(99), _or(Reason.MALFORMED_ROW)),
-    "a lone surrogate": (lambda rng: b"images/good.png\t\xed\xa0\x80", _or(Reason.MALFORMED_ROW)),
+    "bad UTF-8": (lambda rng: b"images/good.png\tcaption \xff%d" % rng.randrange(99), _or(Reason.UNREADABLE_CAPTION)),
+    "a lone surrogate": (lambda rng: b"images/good.png\t\xed\xa0\x80", _or(Reason.UNREADABLE_CAPTION)),
     "random bytes": (
         lambda rng: rng.randbytes(rng.randrange(1, 200)).replace(b"\n", b" "),
         _or(*(reason.value for reason in Reason)),

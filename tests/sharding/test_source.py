@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.source import (
-    MAX_CAPTION_BYTES,
     MAX_IMAGE_BYTES,
     MAX_ROW_BYTES,
     Row,
@@ -18,6 +17,7 @@ from rglcd.sharding.source import (
     read_lines,
     split_rows,
 )
+from rglcd.sharding.texts import MAX_CAPTION_BYTES
 
 
 def reason_of_line(line: bytes) -> Reason:
@@ -88,6 +88,9 @@ class TestParseRow:
     def test_a_byte_order_mark_is_not_part_of_the_url(self) -> None:
         assert parse_row(b"\xef\xbb\xbfa.png\tcaption") == Row("a.png", "caption")
 
+    def test_a_byte_order_mark_is_not_part_of_the_caption(self) -> None:
+        assert parse_row(b"a.png\t\xef\xbb\xbf caption") == Row("a.png", "caption")
+
     def test_a_caption_like_a_formula_is_plain_text(self) -> None:
         assert parse_row(b'a.png\t=HYPERLINK("http://x")').caption == '=HYPERLINK("http://x")'
 
@@ -98,11 +101,14 @@ class TestParseRow:
             (b"a.png", Reason.MALFORMED_ROW),
             (b"\tcaption without url", Reason.MALFORMED_ROW),
             (b"a.png\tcaption\tmore", Reason.MALFORMED_ROW),
-            (b"a.png\tnul \0 inside", Reason.MALFORMED_ROW),
-            (b"a.png\tnot utf-8 \xff", Reason.MALFORMED_ROW),
-            (b"a.png\t\xed\xa0\x80", Reason.MALFORMED_ROW),
+            (b"a.png\tnul \0 inside", Reason.UNREADABLE_CAPTION),
+            (b"a\0.png\tnul before", Reason.MALFORMED_ROW),
+            (b"caf\xe9.png\ta url that is not UTF-8", Reason.MALFORMED_ROW),
+            (b"a.png\tnot utf-8 \xff", Reason.UNREADABLE_CAPTION),
+            (b"a.png\t\xed\xa0\x80", Reason.UNREADABLE_CAPTION),
             (b"a.png\t", Reason.EMPTY_CAPTION),
             (b"a.png\t \xc2\xa0 ", Reason.EMPTY_CAPTION),
+            (b"a.png\t\xef\xbb\xbf", Reason.EMPTY_CAPTION),
             (b"a.png\t" + b"x" * (MAX_CAPTION_BYTES + 1), Reason.CAPTION_TOO_LONG),
             (b"a.png\t" + b"x" * (1 << 20), Reason.CAPTION_TOO_LONG),
             (b"x" * (1 << 20), Reason.MALFORMED_ROW),

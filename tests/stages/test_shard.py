@@ -4,6 +4,8 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from rglcd import progress
 from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.decoding import decode
+from rglcd.sharding.source import MAX_ROW_BYTES
+from rglcd.sharding.texts import MAX_CAPTION_BYTES
 from rglcd.stages.run import Output, run_stage
 from rglcd.stages.shard import shard
 from rglcd.store.manifest import sha256_of
@@ -213,3 +217,20 @@ def test_a_stage_killed_repeatedly_ends_byte_identical(tmp_path: Path) -> None:
     assert outcome.manifest.digest == json.loads(expected["manifest.json"])["digest"]
     assert files.keys() == expected.keys()
     assert [name for name in files if files[name] != expected[name]] in ([], ["manifest.json", "timings.json"])
+
+
+class TestRowsByTheirReasons:
+    def test_a_row_refused_for_its_caption_keeps_its_url_in_the_parquet_file(self, tmp_path: Path) -> None:
+        rows = {"a": b" ", "b": b"caf\xe9", "c": b"x" * (MAX_CAPTION_BYTES + 1), "d": b"x" * (2 * MAX_ROW_BYTES), "e": b"good"}
+        source = write_source(tmp_path / "source", num_images=3)
+        (source / "images" / "00000.png").rename(source / "images" / "e.png")
+        (source / "index.tsv").write_bytes(b"".join(b"images/%s.png\t%s\n" % (name.encode(), text) for name, text in rows.items()))
+        run(source, tmp_path / "shards")
+        table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "shards").glob("*.parquet")))
+        assert [(row["url"], row["error_message"]) for row in table.to_pylist()] == [
+            ("images/a.png", "empty_caption"),
+            ("images/b.png", "unreadable_caption"),
+            ("images/c.png", "caption_too_long"),
+            ("images/d.png", "caption_too_long"),
+            ("images/e.png", None),
+        ]

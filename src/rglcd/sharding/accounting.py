@@ -27,9 +27,11 @@ class Reason(StrEnum):
     """Why a row became no sample."""
 
     MALFORMED_ROW = "malformed_row"
-    """Not ``url TAB caption`` in UTF-8: blank, too long, no tab, more than one, or a NUL."""
+    """Not ``url TAB caption``: blank, too long, no tab, more than one, or a url that is not UTF-8 or holds a NUL."""
     EMPTY_CAPTION = "empty_caption"
     CAPTION_TOO_LONG = "caption_too_long"
+    UNREADABLE_CAPTION = "unreadable_caption"
+    """Neither UTF-8 nor, in a file of its own, UTF-16 with its byte order mark; or it holds a NUL or half of a surrogate pair."""
     FORBIDDEN_SCHEME = "forbidden_scheme"
     """A scheme other than http and https (file:, ftp:, data:, s3: ...)."""
     FORBIDDEN_PATH = "forbidden_path"
@@ -69,7 +71,11 @@ class Reason(StrEnum):
     FAILED_UPSTREAM = "failed_upstream"
     """The data set read from records the row as one that became no sample."""
     INCOMPLETE_SAMPLE = "incomplete_sample"
-    """A ready-made shard's sample without an image or without a caption."""
+    """A ready-made shard's sample without an image or without a caption, or whose file is a link, a device or sparse."""
+    UNKNOWN_EXTENSION = "unknown_extension"
+    """A ready-made shard's sample whose file is not called as an image is; the url is its name."""
+    REPEATED_MEMBER = "repeated_member"
+    """A ready-made shard holds two files of this name: which caption belongs to which image is not known."""
 
     TOO_LARGE = "too_large"
     """More bytes or more pixels than an image may have."""
@@ -97,18 +103,28 @@ class Reason(StrEnum):
         return Loss.ROW if self in _OF_THE_ROW else Loss.BYTES
 
 
-_OF_THE_ROW: Final = frozenset({Reason.MALFORMED_ROW, Reason.EMPTY_CAPTION, Reason.CAPTION_TOO_LONG, Reason.INCOMPLETE_SAMPLE})
+_OF_THE_ROW: Final = frozenset(
+    {
+        Reason.MALFORMED_ROW,
+        Reason.EMPTY_CAPTION,
+        Reason.CAPTION_TOO_LONG,
+        Reason.UNREADABLE_CAPTION,
+        Reason.INCOMPLETE_SAMPLE,
+        Reason.UNKNOWN_EXTENSION,
+        Reason.REPEATED_MEMBER,
+    }
+)
 _OF_THE_IMAGE: Final = frozenset(
     {Reason.TOO_LARGE, Reason.UNKNOWN_FORMAT, Reason.UNDECODABLE, Reason.TOO_SMALL, Reason.TOO_LONG, Reason.DUPLICATE}
 )
 
 
 class RowRejectedError(Exception):
-    """A row becomes no sample, for ``reason``. Counted by whoever reads rows; never seen by a user."""
+    """A row becomes no sample, for ``reason``. Counted by whoever reads rows; never seen by a user. ``url`` is what is known of it."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, url: str | None = None) -> None:
         super().__init__(reason.value)
-        self.reason = reason
+        self.reason, self.url = reason, url
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ shards are named by size and version.
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from glob import has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +19,14 @@ from braceexpand import braceexpand
 
 from rglcd.errors import InputError
 from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
+from rglcd.sharding.image_folder import found_in, index_line, name_in_index
+from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.source import IMAGES, INDEX, read_lines
+from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.manifest import sha256_of, write_json
 from rglcd.store.staging import STAGING, remove_stale_staging, staging_file
 
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _TOY: Final = "corpus.json"
 _MAX_SHARDS: Final = 1_000_000
 
@@ -53,7 +57,7 @@ def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int 
     missing = [str(path) for path in (folder / PROMPTS, folder / REFERENCE / INDEX) if not path.is_file()]
     if missing:
         said.append(f"evaluate reads {' and '.join(missing)} too: --reference N holds out N rows of an index or a folder for both")
-    return said
+    return [storable(line) for line in said]  # a path may hold bytes that no terminal takes
 
 
 def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
@@ -69,7 +73,11 @@ def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None
     if shards:
         write_json(folder / LISTING, {"shards": [_listed(shard) for shard in shards]})
         _forget(folder, INDEX, IMAGES)
-        return None, [f"{folder} lists {len(shards)} ready-made shards, {sum(shard.bytes for shard in shards):,} bytes"]
+        said = [f"{folder} lists {len(shards)} ready-made shards, {sum(shard.bytes for shard in shards):,} bytes"]
+        num_images = len(found_in(Path(what)).images) if Path(what).is_dir() else 0
+        if num_images:
+            said.append(f"left out: {num_images} images beside the tars of {what}; move the tars away to take the images instead")
+        return None, said
     if "://" not in what and Path(what).is_dir():
         return _use_images(Path(what), folder, reference)
     raise InputError(f"{what} is neither a .tsv, nor .tar files, nor a folder of tars or images")
@@ -78,10 +86,11 @@ def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None
 def _use_index(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
     with staging_file(folder / INDEX) as staging:
         _copy(what, staging)
+        odd = check_layout(staging, called=what)
         held = None if reference is None else _hold_out(staging, folder, folder, reference)
     _forget(folder, LISTING)
     said = [f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"]
-    return held, said + _said_of(held, folder)
+    return held, [*said, *odd, *_said_of(held, folder)]
 
 
 def _hold_out(index: Path, pictures: Path, folder: Path, count: int) -> HeldOut:
@@ -100,33 +109,24 @@ def _said_of(held: HeldOut | None, folder: Path) -> list[str]:
 
 
 def _use_images(images: Path, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
-    """Images by name, each with the caption in the ``.txt`` beside it; one without is a row without a caption."""
-    found = [path for path in sorted(images.rglob("*")) if path.is_file() and not path.is_symlink()]
-    paths = [path for path in found if path.suffix.lower() in _SUFFIXES]
-    skipped = Counter(path.suffix.lower() or "without a suffix" for path in found if path.suffix.lower() not in _SUFFIXES | {".txt"})
-    if not paths:
-        raise InputError(f"{images} holds neither tars nor images ({', '.join(sorted(_SUFFIXES))})")
+    """Images by name, each with the caption in the file beside it; one without is a row without a caption."""
+    found = found_in(images)
+    if not found.images:
+        raise InputError("; ".join([f"{images} holds neither tars nor images", *found.left_out]))
     staging = _staged_images(folder)
     shutil.rmtree(staging, ignore_errors=True)
-    with staging_file(folder / INDEX) as index, index.open("w", encoding="utf-8", newline="") as rows:
-        for path in paths:
-            name = path.relative_to(images).as_posix()
-            if any(character in name for character in "\t\n\r\\"):
-                raise InputError(f"{path}: a file name may not hold a tab, a line end or a backslash")
-            _link(path, staging / name)
-            beside = path.with_suffix(".txt")
-            caption = " ".join(beside.read_text(encoding="utf-8", errors="replace").split()) if beside.is_file() else ""
-            rows.write(f"{IMAGES}/{name}\t{caption}\n")
+    with staging_file(folder / INDEX) as index, index.open("wb") as rows:
+        for image in found.images:
+            name = name_in_index(image.name, staging)
+            _link(image.file, staging / name)
+            rows.write(index_line(f"{IMAGES}/{name}", image.caption))
         rows.flush()
         held = None if reference is None else _hold_out_images(index, staging, folder, reference)
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
         staging.rename(folder / IMAGES)
     _forget(folder, LISTING)
-    said = [f"{folder / INDEX} names {len(paths) - (0 if held is None else len(held.urls))} images of {images}"]
-    if skipped:
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
-        said.append(f"skipped: {counts} (images are {' '.join(sorted(_SUFFIXES))})")
-    return held, said + _said_of(held, folder)
+    said = [f"{folder / INDEX} names {len(found.images) - (0 if held is None else len(held.urls))} images of {images}"]
+    return held, [*said, *found.left_out, *_said_of(held, folder)]
 
 
 def _staged_images(folder: Path) -> Path:
@@ -151,19 +151,46 @@ def _hold_out_images(index: Path, staging: Path, folder: Path, count: int) -> He
 
 def _shards_of(what: str) -> Iterator[ReadyShard]:
     if what.endswith(".tar"):
-        names = braceexpand(what)
-        for count, name in enumerate(names):
-            if count >= _MAX_SHARDS:
-                raise InputError(f"{what} names more than {_MAX_SHARDS} shards")
+        for name in _expanded(what):
             yield _described(name)
     else:
         filesystem, root = _filesystem(what)
-        found = sorted(filesystem.glob(f"{root.rstrip('/')}/*.tar"))
-        for path in found:
+        for path in _tars_in(filesystem, root.rstrip("/")):
             rows = f"{path.removesuffix('.tar')}.parquet"
             shard = _described(filesystem.unstrip_protocol(path))
             beside = _described(filesystem.unstrip_protocol(rows)) if filesystem.exists(rows) else None
             yield ReadyShard(shard.uri, shard.bytes, shard.version, beside)
+
+
+def _expanded(what: str) -> list[str]:
+    """The names that the braces in ``what`` stand for; a file that is called so, braces and all, is that file."""
+    if "{" not in what or _is_there(what):
+        return [what]
+    try:
+        names = list(islice(braceexpand(what), _MAX_SHARDS + 1))
+    except ValueError as error:  # of braceexpand, and of range() for a step of 0
+        raise InputError(f"{what}: {error}; {{0000..0012}} stands for thirteen numbers, and no file has just this name") from None
+    if len(names) > _MAX_SHARDS:
+        raise InputError(f"{what} names more than {_MAX_SHARDS} shards")
+    return names
+
+
+def _is_there(uri: str) -> bool:
+    if "://" not in uri:
+        return Path(uri).is_file()
+    filesystem, path = _filesystem(uri)
+    try:
+        return bool(filesystem.exists(path))
+    except Exception:  # each of fsspec's file systems raises its own library's errors; what is wrong is said when the file is read
+        return False
+
+
+def _tars_in(filesystem: Any, root: str) -> list[str]:
+    """The tars in the folder or prefix ``root``, which may be a pattern if nothing is called so."""
+    if has_magic(root):
+        with suppress(OSError):  # no such folder
+            return sorted(path for path in filesystem.ls(root, detail=False) if path.endswith(".tar"))
+    return sorted(filesystem.glob(f"{root}/*.tar"))
 
 
 def _described(uri: str) -> ReadyShard:
@@ -216,7 +243,8 @@ def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:  # another disk, or one without links
-        shutil.copyfile(path, target)
+        with suppress(PermissionError, FileNotFoundError):  # then shard says so of this row: missing_file
+            shutil.copyfile(path, target)
 
 
 def _forget(folder: Path, *names: str) -> None:

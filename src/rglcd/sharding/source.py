@@ -18,6 +18,7 @@ from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.content_store import Fetched
 from rglcd.sharding.download import Downloader
+from rglcd.sharding.texts import checked_caption, storable
 
 INDEX: Final = "index.tsv"
 """The index of the training images, within the source folder."""
@@ -25,7 +26,11 @@ INDEX: Final = "index.tsv"
 IMAGES: Final = "images"
 """The folder beside the index in which images of its rows lie."""
 
-MAX_CAPTION_BYTES: Final = 16 << 10  # CC12M keeps alt texts of 3 to 256 words (Changpinyo et al. 2021, section 2.1)
+IMAGE_EXTENSIONS: Final = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "jif", "pjpeg", "pjp", "mpo", "jpg_large", "png", "apng", "webp", "gif", "bmp"}
+)
+"""Of the files that are taken for images, in lower case; what a file is, its bytes say. Browsers save .jfif and .jpg_large."""
+
 MAX_ROW_BYTES: Final = 64 << 10
 MAX_IMAGE_BYTES: Final = 20 << 20
 
@@ -43,12 +48,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a row of any source offers: the bytes of an image, or the ``reason`` there are none."""
+    """What a row of any source offers: the bytes of an image, or the ``reason`` there are none.
+
+    Every file that is written of it holds UTF-8, so text that UTF-8 cannot hold ends here, whatever source it came from, and so does
+    text longer than a row of an index: a parquet file of megabytes in each row would not be written.
+    """
 
     url: str | None
     caption: str | None
     image: bytes | None
     reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("url", "caption"):
+            text = getattr(self, name)
+            object.__setattr__(self, name, None if text is None else storable(text[:MAX_ROW_BYTES])[:MAX_ROW_BYTES])
 
 
 @dataclass(frozen=True)
@@ -84,11 +98,11 @@ class IndexSource:
         rows, ahead = tee(lines)
         fetched = self.downloader.fetch_in_order(row.url if isinstance(row, Row) and _is_remote(row.url) else None for row in ahead)
         for row, answer in zip(rows, fetched, strict=True):
-            yield self._at_hand(row) if answer is None or isinstance(row, Reason) else self._from_store(row, answer)
+            yield self._at_hand(row) if answer is None or isinstance(row, Candidate) else self._from_store(row, answer)
 
-    def _at_hand(self, row: Row | Reason) -> Candidate:
-        if isinstance(row, Reason):
-            return Candidate(None, None, None, row)
+    def _at_hand(self, row: Row | Candidate) -> Candidate:
+        if isinstance(row, Candidate):
+            return row
         try:
             if _SCHEME.match(row.url) is None and PurePosixPath(row.url).parts[:1] != (IMAGES,):
                 raise RowRejectedError(Reason.FORBIDDEN_PATH)  # what lies elsewhere does not enter the key
@@ -135,22 +149,23 @@ def read_lines(index: Path, rows: RowRange | None = None) -> Iterator[bytes]:
 
 
 def parse_row(line: bytes) -> Row:
-    """The row that ``line`` holds. Raises :class:`RowRejectedError`."""
-    if len(line) > MAX_ROW_BYTES:
-        # Cut by read_lines: only its length is known for sure, and whether a url stands before it.
-        raise RowRejectedError(Reason.CAPTION_TOO_LONG if b"\t" in line else Reason.MALFORMED_ROW)
+    """The row that ``line`` holds. Raises :class:`RowRejectedError`, with the url if the fault is the caption's."""
+    is_cut = len(line) > MAX_ROW_BYTES  # by read_lines: what follows is not known
+    first, tab, second = line.partition(b"\t")
     try:
-        fields = line.decode("utf-8-sig").split("\t")
+        url = first.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise RowRejectedError(Reason.MALFORMED_ROW) from None
-    if len(fields) != 2 or b"\0" in line or not fields[0].strip():
+    if not url or not tab or "\0" in url or (b"\t" in second and not is_cut):
         raise RowRejectedError(Reason.MALFORMED_ROW)
-    url, caption = fields[0].strip(), fields[1].strip()
-    if not caption:
-        raise RowRejectedError(Reason.EMPTY_CAPTION)
-    if len(caption.encode()) > MAX_CAPTION_BYTES:
-        raise RowRejectedError(Reason.CAPTION_TOO_LONG)
-    return Row(url, caption)
+    if is_cut:
+        raise RowRejectedError(Reason.CAPTION_TOO_LONG, url)
+    try:
+        return Row(url, checked_caption(second.decode()))
+    except UnicodeDecodeError:
+        raise RowRejectedError(Reason.UNREADABLE_CAPTION, url) from None
+    except RowRejectedError as rejected:
+        raise RowRejectedError(rejected.reason, url) from None
 
 
 def read_image(url: str, folder: Path) -> bytes:
@@ -189,11 +204,11 @@ def _read_within(path: Path, folder: Path) -> bytes:
     return data
 
 
-def _parsed(line: bytes) -> Row | Reason:
+def _parsed(line: bytes) -> Row | Candidate:
     try:
         return parse_row(line)
     except RowRejectedError as rejected:
-        return rejected.reason
+        return Candidate(rejected.url, None, None, rejected.reason)
 
 
 def _is_remote(url: str) -> bool:

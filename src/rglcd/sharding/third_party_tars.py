@@ -4,37 +4,32 @@
 
     {"shards": [{"uri": "s3://bucket/00000.tar", "bytes": 1, "version": "etag or sha256", "rows": null}, ...]}
 
-Third-party tars are untrusted: nothing is extracted, so member names cannot escape; links and devices are no samples; a tar
-without its end was cut, and webdataset would read what is left of it without an error. Where img2dataset's ``.parquet`` lies
-beside a tar, every row that it knows of is accounted for, whether the tar holds it or not.
+Third-party tars are untrusted: nothing is extracted, so member names cannot escape; a tar without its end was cut, and webdataset
+would read what is left of it without an error. Where img2dataset's ``.parquet`` lies beside a tar, every row that it knows of is
+accounted for, whether the tar holds it or not, and every sample of the tar that it does not know of.
 """
 
 import json
-import posixpath
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rglcd.errors import InputError
-from rglcd.sharding.accounting import Reason
+from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.content_store import ContentStore, Fetched
-from rglcd.sharding.shards import BoundedHeader
-from rglcd.sharding.source import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES, Candidate
+from rglcd.sharding.source import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, MAX_ROW_BYTES, Candidate
+from rglcd.sharding.tar_index import Extent, Parts, index_of
+from rglcd.sharding.texts import CAPTION_EXTENSIONS, MAX_JSON_BYTES, checked_caption, facts_in, text_of
 from rglcd.store.disk_space import is_disk_full
 from rglcd.store.manifest import sha256_of
 
 LISTING: Final = "shards.json"
 
-_IMAGES: Final = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
-_CAPTIONS: Final = ("txt", "text", "caption")
-_MAX_JSON_BYTES: Final = 1 << 20
-_BLOCK: Final = 512
-MAX_MEMBERS: Final = 1 << 18
-"""Of one tar: their places are held in memory. img2dataset makes 10,000 samples of three members each, by default."""
 _AGAIN: Final = "get it again, and then: rglcd data use"
 
 
@@ -87,16 +82,20 @@ class ReadyShards:
         """What each sample of tar ``number`` offers, by key; with a parquet file, what each of its rows does."""
         shard = self.shards[number]
         path = self._local(shard)
-        samples, is_whole = _indexed(path)
-        if shard.rows is None:
-            if not is_whole:
-                raise InputError(f"{shard.uri} was cut: it has no end; {_AGAIN}")
-            rows: Mapping[str, Mapping[str, Any] | None] = dict.fromkeys(samples)
-        else:
-            rows = _rows(self._local(shard.rows))
+        index = index_of(path)
+        if shard.rows is None and index.problem is not None:
+            raise InputError(f"{shard.uri} {index.problem}; {_AGAIN}")
+        rows: list[tuple[str, Mapping[str, Any] | None]] = [] if shard.rows is None else _rows(self._local(shard.rows))
+        known = frozenset(key for key, _ in rows)
+        rows += [(key, None) for key in index.samples if key not in known]
         with path.open("rb") as stream:
-            for key in sorted(rows):
-                yield _candidate(rows[key], samples.get(key), stream, label=f"{Path(shard.uri).name}/{key}")
+            for key, row in sorted(rows, key=itemgetter(0)):
+                label, parts = f"{Path(shard.uri).name}/{key}", index.samples.pop(key, None)  # a second row of one key finds none
+                if parts is None or key not in index.num_copies:
+                    yield _candidate(row, parts, stream, label=label)
+                else:
+                    url = _text((row or {}).get("url")) or label
+                    yield from [Candidate(url, None, None, Reason.REPEATED_MEMBER)] * (1 + index.num_copies[key])
 
     def _local(self, shard: ReadyShard) -> Path:
         """Where ``shard`` lies on this machine, as it was when it was listed."""
@@ -145,85 +144,69 @@ def _fetch(shard: ReadyShard, store: ContentStore) -> str:
     return incoming.state.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Extent:
-    offset: int
-    bytes: int
-
-
-def _indexed(path: Path) -> tuple[dict[str, dict[str, _Extent]], bool]:
-    """Where the parts of each sample lie, by key and extension; and whether the tar has its end."""
-    samples: dict[str, dict[str, _Extent]] = {}
-    end = 0
-    try:
-        with tarfile.open(path, mode="r:", tarinfo=BoundedHeader) as tar:
-            num_members = 0
-            while (member := tar.next()) is not None:
-                num_members += 1
-                if num_members > MAX_MEMBERS:
-                    raise InputError(f"{path} holds more than {MAX_MEMBERS:,} members, {member.name[:80]!r} the first too many; split it")
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps one for each of however many there are
-                key, extension = _split(member.name)
-                if member.type == tarfile.REGTYPE and key:
-                    parts = samples.setdefault(key, {})
-                    if extension in parts:
-                        raise InputError(f"{path} holds {member.name[:80]!r} twice: one of two samples would be lost; {_AGAIN}")
-                    parts[extension] = _Extent(member.offset_data, member.size)
-            end = tar.offset
-    except tarfile.ReadError as error:
-        if not samples:
-            raise InputError(f"{path} is not a tar: {error}; {_AGAIN}") from None
-        return samples, False
-    with path.open("rb") as stream:
-        stream.seek(end)
-        return samples, stream.read(_BLOCK) == bytes(_BLOCK)
-
-
-def _split(name: str) -> tuple[str, str]:
-    """A member's key and extension, as webdataset has them: the key ends at the name's first dot, and its folder is part of it."""
-    folder, _, name = name.rpartition("/")
-    stem, _, extension = name.partition(".")
-    return (posixpath.normpath(f"{folder}/{stem}") if folder and stem else stem), extension.lower()
-
-
-def _rows(path: Path) -> dict[str, Mapping[str, Any] | None]:
-    """The rows of img2dataset's parquet file, by key. Raises :class:`InputError`."""
+def _rows(path: Path) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """The rows of img2dataset's parquet file, each with its key. Raises :class:`InputError`."""
     try:
         table = pq.read_table(path, columns=["key", "url", "caption", "status"])
+        columns = {name: _values(table.column(name)) for name in table.column_names}
     except Exception as error:  # pyarrow's own types, and ValueError, KeyError and OSError
         raise InputError(f"{path} is not img2dataset's: {' '.join(str(error).split())[:200]}; {_AGAIN}") from None
-    return {str(row["key"]): row for row in table.to_pylist()}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [(str(row["key"]), row) for row in rows]
 
 
-def _candidate(row: Mapping[str, Any] | None, parts: Mapping[str, _Extent] | None, stream: Any, *, label: str) -> Candidate:
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column, those that are text as such, although nobody has made sure that they are UTF-8."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [value.decode(errors="backslashreplace") if isinstance(value, bytes) else value for value in column.to_pylist()]
+
+
+def _candidate(row: Mapping[str, Any] | None, parts: Parts | None, stream: BinaryIO, *, label: str) -> Candidate:
     known = row or {}
+    url, caption = _text(known.get("url")), _text(known.get("caption"))
     if parts is None:
-        reason = Reason.LOST_UPSTREAM if known.get("status") == "success" else Reason.FAILED_UPSTREAM
-        return Candidate(known.get("url"), known.get("caption"), None, reason)
-
-    def read(extensions: tuple[str, ...] | frozenset[str], limit: int) -> bytes | None:
-        extents = [parts[extension] for extension in sorted(parts) if extension in extensions]
-        if not extents or extents[0].bytes > limit:
-            return None
-        stream.seek(extents[0].offset)
-        data: bytes = stream.read(extents[0].bytes)
-        return data if len(data) == extents[0].bytes else None
-
-    facts = _facts(read(("json",), _MAX_JSON_BYTES))
-    url = known.get("url") or facts.get("url")
-    url = url if isinstance(url, str) else label
-    caption = (read(_CAPTIONS, MAX_CAPTION_BYTES) or b"").decode(errors="replace").replace("\0", "").strip()
-    if any(parts[extension].bytes > MAX_IMAGE_BYTES for extension in parts if extension in _IMAGES):
-        return Candidate(url, caption, None, Reason.TOO_LARGE)
-    image = read(_IMAGES, MAX_IMAGE_BYTES)
-    if image is None or not (caption or any(extension in parts for extension in _CAPTIONS)):
-        return Candidate(url, caption or None, None, Reason.INCOMPLETE_SAMPLE if row is None else Reason.LOST_UPSTREAM)
-    return Candidate(url, caption, image) if caption else Candidate(url, None, None, Reason.EMPTY_CAPTION)
-
-
-def _facts(data: bytes | None) -> Mapping[str, Any]:
+        return Candidate(url, caption, None, Reason.LOST_UPSTREAM if known.get("status") == "success" else Reason.FAILED_UPSTREAM)
+    facts = facts_in(_read(parts.get("json"), stream, MAX_JSON_BYTES) or b"")
+    url, caption = url or _text(facts.get("url")), None
     try:
-        facts = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        caption = _caption(parts, facts, stream)
+        if any(parts[extension].bytes > MAX_IMAGE_BYTES for extension in parts if extension in IMAGE_EXTENSIONS):
+            raise RowRejectedError(Reason.TOO_LARGE)
+        image = _read(
+            next((parts[extension] for extension in sorted(parts) if extension in IMAGE_EXTENSIONS), None), stream, MAX_IMAGE_BYTES
+        )
+        unknown = sorted(parts.keys() - IMAGE_EXTENSIONS - {*CAPTION_EXTENSIONS, "json"})
+        if image is None and unknown:
+            label = f"{label}.{unknown[0]}".rstrip(".")
+            raise RowRejectedError(Reason.UNKNOWN_EXTENSION)
+        if image is None or caption is None:
+            raise RowRejectedError(Reason.INCOMPLETE_SAMPLE if row is None else Reason.LOST_UPSTREAM)
+    except RowRejectedError as rejected:
+        return Candidate(url or label, caption, None, rejected.reason)
+    return Candidate(url or label, caption, image)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _read(extent: Extent | None, stream: BinaryIO, max_bytes: int) -> bytes | None:
+    """The bytes of a member; None if there is none, if it is larger, and if the tar ends before it does."""
+    if extent is None or extent.bytes > max_bytes:
+        return None
+    stream.seek(extent.offset)
+    data = stream.read(extent.bytes)
+    return data if len(data) == extent.bytes else None
+
+
+def _caption(parts: Parts, facts: Mapping[str, Any], stream: BinaryIO) -> str | None:
+    """A sample's caption; None if no member holds one. Raises :class:`RowRejectedError`."""
+    for extension in CAPTION_EXTENSIONS:
+        if extension in parts:
+            if parts[extension].bytes > MAX_ROW_BYTES:
+                raise RowRejectedError(Reason.CAPTION_TOO_LONG)
+            data = _read(parts[extension], stream, MAX_ROW_BYTES)
+            return None if data is None else checked_caption(text_of(data))
+    given = _text(facts.get("caption"))
+    return None if given is None else checked_caption(given)

@@ -248,7 +248,10 @@ def source_digest(folder: Path, parts: Parts, *, memory: Path) -> str:
         place, files = folder / part, dict[str, Path]()
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_symlink():
-                raise InputError(f"{path} is a link; a source folder may hold regular files only")
+                raise InputError(
+                    f"{path} is a link; a source folder may hold regular files only (if DVC made it: dvc config cache.type hardlink,copy, "
+                    "then dvc checkout --relink)"
+                )
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = path
         digests |= {name: entry.sha256 for name, entry in entries_of(files, of=place, memory=memory).items()}

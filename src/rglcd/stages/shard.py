@@ -16,6 +16,7 @@ from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.decoding import EXTENSIONS, Fit, Fitting, encode, open_picture
 from rglcd.sharding.download import Downloader, DownloadLimits
 from rglcd.sharding.duplicates import Seen, difference_hash, digest_hash
+from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_lock, shard_record, write_shard
 from rglcd.sharding.source import IMAGES, INDEX, Candidate, IndexSource, split_rows
 from rglcd.sharding.survival import previews_per_shard, render, survival_of
@@ -70,6 +71,7 @@ def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
         if sharding.max_rows is not None:
             raise InputError("sharding.max_rows reads the first rows of an index; ready-made shards are read whole: set it to null")
         return ReadyShards.open(source / LISTING, store)
+    check_layout(source / INDEX, called=str(source / INDEX))
     ranges = split_rows(source / INDEX, sharding.samples_per_shard, max_rows=sharding.max_rows)
     if isinstance(download, NoDownload) or store is None:
         return IndexSource(source / INDEX, ranges, None)

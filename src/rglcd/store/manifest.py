@@ -84,7 +84,10 @@ def scan(folder: Path) -> dict[str, FileEntry]:
     """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise InputError(f"{path} is a link; an artifact may hold regular files only")
+            raise InputError(
+                f"{path} is a link; an artifact may hold regular files only (if DVC made it: dvc config cache.type hardlink,copy, "
+                "then dvc checkout --relink)"
+            )
     return _entries(folder)
 
 
