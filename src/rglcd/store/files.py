@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from rglcd.errors import InputError, TryAgain
-from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, is_local, is_s3, make_parent, open_url, with_retries
+from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, found_below, is_local, is_s3, make_parent, open_url, with_retries
 from rglcd.store.manifest import FileEntry, verify_file
 from rglcd.store.staging import STAGING, flush, rename_flushed
 
@@ -69,17 +69,11 @@ def list_folder(uri: str) -> dict[str, str]:
 
     Raises :class:`InputError` when nothing does, or when a name climbs out of the folder.
     """
-    filesystem, root = open_url(uri)
-    try:
-        found = with_retries(lambda: filesystem.find(root, detail=True), what=uri)
-    except FileNotFoundError:
-        found = {}
     listing = {}
-    for path, details in sorted(found.items()):
-        name = PurePosixPath(path).relative_to(root)
-        if ".." in name.parts:
+    for name, details in found_below(uri).items():
+        if ".." in PurePosixPath(name).parts:
             raise InputError(f"{uri} holds {name}, which climbs out of the folder")
-        listing[name.as_posix()] = f"{details['size']} {str(details.get('ETag', '')).strip(chr(34))}".strip()
+        listing[name] = f"{details['size']} {str(details.get('ETag', '')).strip(chr(34))}".strip()
     if not listing:
         raise InputError(f"{uri} holds no files")
     return listing

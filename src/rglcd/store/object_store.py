@@ -7,12 +7,12 @@ Whatever is written is read back and compared before anyone relies on it: stores
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from rglcd.errors import TryAgain
-from rglcd.store.connection import attempts, is_local, make_parent, open_url, with_retries
+from rglcd.store.connection import attempts, found_below, is_local, make_parent, open_url, with_retries
 from rglcd.store.staging import STAGING, flush, staging_file
 
 
@@ -61,12 +61,7 @@ def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]
 
 def list_objects(uri: str) -> list[str]:
     """Names of the objects below ``uri``, relative to it, in order; none where nothing lies."""
-    filesystem, root = open_url(uri)
-    try:
-        found = with_retries(lambda: filesystem.find(root), what=uri)
-    except FileNotFoundError:
-        return []
-    return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in found if name != root)
+    return list(found_below(uri))
 
 
 def _replace(filesystem: Any, path: str, content: bytes) -> None:

@@ -1,0 +1,159 @@
+"""Stores and buckets that differ from the one that the other tests have, as their documentation says that they may."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
+
+from rglcd.cli import main
+from rglcd.config import dump
+from rglcd.errors import InputError, TryAgain
+from rglcd.store.artifact_store import ArtifactStore
+from rglcd.store.connection import require_bucket, with_retries
+from rglcd.store.manifest import read_manifest
+from rglcd.store.model_folders import fetch_model_folder, fetch_named_files
+from rglcd.store.stored_results import results_of
+from tests.object_store import put_folder
+from tests.other_stores import Difference, OtherStore
+from tests.tiny_line import tiny_config, write_tiny_source
+
+Run = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def rglcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in a project with a source folder: the exit code, and the lines of stderr."""
+    monkeypatch.chdir(tmp_path)
+    write_tiny_source(tmp_path / "data")
+    Path("params.yaml").write_text(dump(tiny_config("sharding.samples_per_shard=12")))
+
+    def run(*words: str) -> tuple[int, list[str]]:
+        code: object = 0
+        try:
+            code = main(words)
+        except SystemExit as ended:
+            code = ended.code
+        lines = capsys.readouterr().err.splitlines()
+        return int(str(code or 0)), [line for line in lines if line.startswith("rglcd: ")]
+
+    return run
+
+
+def put(bucket: str, *keys: str, content: bytes = b"") -> None:
+    client = boto3.client("s3")
+    for key in keys:
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=content)
+
+
+# --- objects that stand for folders --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("markers", [("src/",), ("src/images/",), ("src/", "src/images/", "src/empty/")])
+def test_empty_objects_that_stand_for_folders_change_nothing_of_a_source(markers: tuple[str, ...], bucket: str, rglcd: Run) -> None:
+    put_folder(Path("data"), f"{bucket}/src")
+    put(bucket, *markers)
+    assert rglcd("run", "shard", "--artifact", f"source={bucket}/src") == (0, [])
+    assert len(read_manifest(Path("artifacts/shards"), made_by="?").files) > 2
+
+
+def test_empty_objects_that_stand_for_folders_are_left_out_of_models_results_and_records(bucket: str, tmp_path: Path) -> None:
+    put(bucket, "sd/model_index.json", "sd/unet/config.json", content=b"{}")
+    put(bucket, "sd/", "sd/unet/", "sd/looks-like.json/", f"run/shards/{'0' * 64}/parts/")
+    fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    found = {path.relative_to(tmp_path / "fetched").as_posix() for path in (tmp_path / "fetched").rglob("*") if path.is_file()}
+    assert found == {"model_index.json", "unet/config.json"}
+    assert results_of(f"{bucket}/run/shards") == []
+    assert ArtifactStore(f"{bucket}/run/shards").finished_tasks("0" * 64) == {}
+
+
+# --- buckets that do not exist -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["store", "source"])
+def test_a_bucket_that_does_not_exist_is_one_line_before_any_work(
+    what: str, bucket: str, rglcd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--artifact", "source=s3://bucket-typo/src") if what == "source" else ()
+    if what == "store":
+        monkeypatch.setenv("RGLCD_STORE", "s3://bucket-typo/run")
+    code, (line,) = rglcd("run", "shard", *words)
+    assert code == 2
+    assert line.endswith("there is no bucket bucket-typo; mend its name, or create it")
+    assert not list(Path("artifacts").glob("**/*.tar"))
+
+
+def test_a_model_folder_in_a_bucket_that_does_not_exist_is_refused_by_the_buckets_name(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no bucket bucket-typo"):
+        fetch_model_folder("s3://bucket-typo/sd", tmp_path / "fetched", revision=None)
+    with pytest.raises(InputError, match="there is no bucket bucket-typo"):
+        fetch_named_files("s3://bucket-typo/sd", ("vocab.json",), tmp_path / "fetched", revision=None)
+
+
+def test_only_a_bucket_of_an_object_store_is_required_to_exist(bucket: str) -> None:
+    for there in (bucket, f"{bucket}/nothing/below", "https://host/x", "data", "/data"):
+        require_bucket(there)
+    for missing in ("s3://bucket-typo", "s3://bucket-typo/sh [1]/{0..3}.tar"):
+        with pytest.raises(InputError, match="there is no bucket bucket-typo"):
+            require_bucket(missing)
+
+
+# --- what a store refuses ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("difference", [Difference.REDIRECTED])
+def test_what_a_store_refuses_for_good_is_one_line_and_no_reason_to_run_again(
+    difference: Difference, other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, store = other_store
+    store.differences = {difference}
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    code, lines = rglcd("run", "shard")
+    assert (code, len(lines)) == (2, 1)
+    assert not list(Path("artifacts").glob("**/*.tar"))
+
+
+def _answer(status: int, code: str) -> Exception:
+    response = {"Error": {"Code": code, "Message": "?"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error: Exception = translate_boto_error(ClientError(response, "PutObject"))  # type: ignore[arg-type]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "num_attempts"),
+    [
+        (400, "InvalidArgument", 1),
+        (403, "Unheard", 1),
+        (405, "MethodNotAllowed", 1),
+        (501, "NotImplemented", 1),
+        (400, "RequestTimeout", 2),
+        (400, "BadDigest", 2),
+        (404, "NoSuchUpload", 2),
+        (408, "Slow", 2),
+        (409, "ConditionalRequestConflict", 2),
+        (429, "TooManyRequests", 2),
+        (500, "InternalError", 2),
+        (503, "SlowDown", 2),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(status: int, code: str, num_attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
+    attempts = []
+
+    def act() -> None:
+        attempts.append(1)
+        raise _answer(status, code)
+
+    with pytest.raises(InputError if num_attempts == 1 else TryAgain):
+        with_retries(act, what="s3://bucket/object")
+    assert len(attempts) == num_attempts
+
+
+def test_a_refused_condition_is_an_object_that_is_there_already_however_a_store_words_it() -> None:
+    def act() -> None:
+        raise _answer(412, "PreconditionFailed")
+
+    with pytest.raises(FileExistsError):
+        with_retries(act, what="s3://bucket/object")
