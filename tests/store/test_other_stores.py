@@ -8,13 +8,16 @@ import pytest
 from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 
+from rglcd import progress
 from rglcd.cli import main
 from rglcd.config import dump
 from rglcd.errors import InputError, TryAgain
 from rglcd.store.artifact_store import ArtifactStore
-from rglcd.store.connection import require_bucket, with_retries
+from rglcd.store.connection import open_url, require_bucket, with_retries
+from rglcd.store.listed_objects import damage_in
 from rglcd.store.manifest import read_manifest
 from rglcd.store.model_folders import fetch_model_folder, fetch_named_files
+from rglcd.store.object_store import read_object
 from rglcd.store.stored_results import results_of
 from tests.object_store import put_folder
 from tests.other_stores import Difference, OtherStore
@@ -46,6 +49,60 @@ def put(bucket: str, *keys: str, content: bytes = b"") -> None:
     client = boto3.client("s3")
     for key in keys:
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=content)
+
+
+def gets_of(store: OtherStore, name: str) -> int:
+    return sum(count for asked, count in store.asked.items() if asked.startswith("GET") and asked.endswith(name))
+
+
+# --- ETags ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [set(), {Difference.NO_CHECKSUMS_GIVEN}])
+def test_a_source_encrypted_with_a_key_of_its_own_is_read(given: set[Difference], other_store: tuple[str, OtherStore], rglcd: Run) -> None:
+    bucket, store = other_store
+    put_folder(Path("data"), f"{bucket}/src")
+    assert rglcd("run", "shard") == (0, [])
+    here = read_manifest(Path("artifacts/shards"), made_by="?").digest
+    store.differences = {Difference.KMS_ETAGS} | given
+    assert rglcd("run", "shard", "--artifact", f"source={bucket}/src") == (0, [])
+    assert read_manifest(Path("artifacts/shards"), made_by="?").digest == here
+
+
+def test_damage_of_an_encrypted_object_is_found_by_the_checksum_that_the_store_keeps(
+    other_store: tuple[str, OtherStore], tmp_path: Path
+) -> None:
+    bucket, store = other_store
+    put(bucket, "sd/model_index.json", content=b'{"a": 1}')
+    store.differences = {Difference.KMS_ETAGS, Difference.DAMAGED}
+    with pytest.raises(InputError, match=r"model_index\.json has ChecksumCRC32 .*: it is damaged there"):
+        fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    assert not [path for path in (tmp_path / "fetched").rglob("*") if path.is_file()]
+
+
+def test_damage_that_can_be_believed_is_downloaded_twice_and_no_more(other_store: tuple[str, OtherStore], tmp_path: Path) -> None:
+    bucket, store = other_store
+    put(bucket, "sd/model_index.json", content=b'{"a": 1}')
+    store.differences = {Difference.FALSE_ETAGS, Difference.NO_CHECKSUMS_GIVEN}
+    with pytest.raises(InputError, match=r"model_index\.json has md5 .*, and the store lists .*: it is damaged there"):
+        fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    assert gets_of(store, "model_index.json") == 2
+
+
+def test_a_checksum_that_agrees_is_believed_before_an_etag_that_does_not(other_store: tuple[str, OtherStore], tmp_path: Path) -> None:
+    bucket, store = other_store
+    put(bucket, "sd/model_index.json", content=b"{}")
+    store.differences = {Difference.FALSE_ETAGS}
+    fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    assert (tmp_path / "fetched" / "model_index.json").read_bytes() == b"{}"
+
+
+def test_an_object_replaced_while_its_folder_is_read_asks_to_try_again(bucket: str, tmp_path: Path) -> None:
+    put(bucket, "sd/model_index.json", content=b"new")
+    (tmp_path / "copy").write_bytes(b"new")
+    filesystem, path = open_url(f"{bucket}/sd/model_index.json")
+    with pytest.raises(TryAgain, match="changed while its folder was read"):
+        damage_in(tmp_path / "copy", filesystem, path, etag="0" * 32)
 
 
 # --- objects that stand for folders --------------------------------------------------------------
@@ -157,3 +214,17 @@ def test_a_refused_condition_is_an_object_that_is_there_already_however_a_store_
 
     with pytest.raises(FileExistsError):
         with_retries(act, what="s3://bucket/object")
+
+
+# --- many small objects --------------------------------------------------------------------------
+
+
+def test_a_source_folder_is_fetched_several_objects_at_a_time_with_progress(other_store: tuple[str, OtherStore], tmp_path: Path) -> None:
+    bucket, store = other_store
+    put(bucket, *(f"sd/{number}.json" for number in range(24)), content=b"{}")
+    store.seconds, events = 0.05, list[progress.Event]()
+    with progress.reporting_to(events.append):
+        fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    assert store.most_at_once == 8
+    assert (events[-1].task, events[-1].done, events[-1].total) == ("fetch", 24, 24)
+    assert read_object(f"{bucket}/sd/0.json") == b"{}"

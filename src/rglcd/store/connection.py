@@ -16,9 +16,15 @@ _CHUNK: Final = 16 << 20  # bytes of one read: what a broken connection costs
 _LONGEST_PAUSE: Final = 10.0  # seconds
 _S3: Final = ("s3://", "s3a://")
 
-# Connections that say nothing are given up and tried again; the library's own default is to wait a minute for each.
+# Connections that say nothing are given up and tried again; the library's own default is to wait a minute for each. It need not ask for
+# checksums, which some stores refuse: whatever is read is compared here.
 _S3_OPTIONS: Final[dict[str, Any]] = {
-    "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3, "mode": "standard"}},
+    "config_kwargs": {
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"max_attempts": 3, "mode": "standard"},
+        "response_checksum_validation": "when_required",
+    },
     "use_listings_cache": False,
 }
 
