@@ -1,5 +1,6 @@
 """Stores and buckets that differ from the one that the other tests have, as their documentation says that they may."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from rglcd import progress
 from rglcd.cli import main
 from rglcd.config import dump
 from rglcd.errors import InputError, TryAgain
-from rglcd.store.artifact_store import ArtifactStore
+from rglcd.store.artifact_store import ArtifactStore, check_before_work
 from rglcd.store.connection import open_url, require_bucket, with_retries
 from rglcd.store.listed_objects import damage_in
 from rglcd.store.manifest import read_manifest
 from rglcd.store.model_folders import fetch_model_folder, fetch_named_files
-from rglcd.store.object_store import read_object
+from rglcd.store.object_store import create_object, read_object
+from rglcd.store.shard_tasks import Part
 from rglcd.store.stored_results import results_of
 from tests.object_store import put_folder
 from tests.other_stores import Difference, OtherStore
@@ -157,10 +159,45 @@ def test_only_a_bucket_of_an_object_store_is_required_to_exist(bucket: str) -> N
             require_bucket(missing)
 
 
-# --- what a store refuses ----------------------------------------------------------------
+# --- stores that lack parts of S3 ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("difference", [Difference.REDIRECTED])
+@pytest.mark.parametrize("difference", [Difference.NO_CONDITIONAL_PUT, Difference.CONDITIONS_IGNORED])
+def test_a_stage_run_whole_goes_on_without_conditional_put_and_says_so_once(
+    difference: Difference, other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, store = other_store
+    store.differences = {difference}
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    code, (line,) = rglcd("run", "shard")
+    assert code == 0
+    assert line.endswith("the store has no conditional put (If-None-Match): one process at a time may write there, and no parts")
+    made = read_manifest(Path("artifacts/shards"), made_by="?")
+    assert ArtifactStore(f"{bucket}/run/shards").made(made.key) == made
+    with pytest.raises(InputError, match=r"no conditional put .* 2 parts would write there; run the stage whole"):
+        check_before_work(ArtifactStore(f"{bucket}/run/shards"), Part(0, 2))
+
+
+def test_without_conditional_put_what_is_there_is_not_replaced(other_store: tuple[str, OtherStore]) -> None:
+    bucket, store = other_store
+    store.differences = {Difference.NO_CONDITIONAL_PUT}
+    created = [create_object(f"{bucket}/a/record", content, is_whole=lambda _: True) for content in (b"first", b"second")]
+    assert created == [b"first", b"first"]
+
+
+def test_a_store_that_takes_no_checksums_is_sent_none(
+    other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, store = other_store
+    store.differences = {Difference.NO_CHECKSUMS_TAKEN}
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    code, (line,) = rglcd("run", "shard")
+    assert code == 0
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in line
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ
+
+
+@pytest.mark.parametrize("difference", [Difference.REDIRECTED, Difference.READ_ONLY])
 def test_what_a_store_refuses_for_good_is_one_line_and_no_reason_to_run_again(
     difference: Difference, other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Connections to object stores and other remote folders through fsspec, and the retries that each request is given."""
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ _S3_OPTIONS: Final[dict[str, Any]] = {
     "use_listings_cache": False,
 }
 
+_takes_no_checksums: Final = set[tuple[str, str]]()
+"""Buckets of stores that refuse requests with checksums, as :func:`rglcd.store.probe.probe` found out."""
+
 Result = TypeVar("Result")
 
 
@@ -36,11 +40,24 @@ def open_url(uri: str) -> tuple[Any, str]:
     import fsspec
 
     options = _S3_OPTIONS if uri.startswith(_S3) else {}
+    if options and store_of(uri) in _takes_no_checksums:
+        options = options | {"config_kwargs": options["config_kwargs"] | {"request_checksum_calculation": "when_required"}}
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
         raise InputError(f"{uri} cannot be opened: {one_line(error)}") from None
     return filesystem, path.rstrip("/")
+
+
+def store_of(uri: str) -> tuple[str, str]:
+    """What all folders of one bucket of one store have in common: the endpoint that the environment names, and the bucket."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return endpoint, uri.partition("://")[2].partition("/")[0]
+
+
+def send_checksums(uri: str, *, wanted: bool) -> None:
+    """Whether this process's requests to the store of ``uri`` carry checksums of their own (``x-amz-checksum-*``)."""
+    (_takes_no_checksums.discard if wanted else _takes_no_checksums.add)(store_of(uri))
 
 
 def require_bucket(uri: str) -> None:

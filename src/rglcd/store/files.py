@@ -12,9 +12,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from rglcd.errors import InputError, TryAgain
-from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, found_below, is_local, is_s3, make_parent, open_url, with_retries
+from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, found_below, is_local, is_s3, open_url, with_retries
 from rglcd.store.listed_objects import damage_in
 from rglcd.store.manifest import FileEntry, verify_file
+from rglcd.store.probe import open_to_write
 from rglcd.store.staging import STAGING, flush, rename_flushed
 from rglcd.store.transfers import for_each_file
 
@@ -31,8 +32,7 @@ def upload(path: Path, uri: str, entry: FileEntry) -> None:
 
     Raises :class:`TryAgain` when the store keeps failing: nothing local is lost, and the same command goes on.
     """
-    filesystem, target = open_url(uri)
-    make_parent(filesystem, target)
+    filesystem, target, _ = open_to_write(uri)
     for _ in attempts():
         if _holds(filesystem, target, entry):
             return
