@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests.object_store import CREDENTIALS, FaultProxy, open_bucket, start_object_store
+from tests.other_stores import OtherStore
 
 # The control plane is shared: tests of the launcher and of the manifests ask for it by name. Fault rows have options of their own.
 pytest_plugins = ["tests.cluster.fixtures", "tests.faults.rounds"]
@@ -65,3 +66,11 @@ def _open_bucket(endpoint: str, upstream: str, monkeypatch: pytest.MonkeyPatch) 
     for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": endpoint}).items():
         monkeypatch.setenv(name, value)
     return open_bucket(upstream)
+
+
+@pytest.fixture
+def other_store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, OtherStore]]:
+    """The same behind a proxy that answers as another kind of store would: give it its differences."""
+    store = OtherStore(s3_endpoint)
+    yield _open_bucket(store.endpoint, s3_endpoint, monkeypatch), store
+    store.close()

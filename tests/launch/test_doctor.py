@@ -1,4 +1,4 @@
-"""``rglcd doctor --cluster``: what is missing is said with what to do, before a job is submitted."""
+"""``rglcd doctor``: what a cluster or a store lacks is said with what to do, before a job is submitted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from tests.launch.conftest import IMAGE, Ended
 from tests.launch.scripted_api import Answer, ScriptedApi, refusal
+from tests.other_stores import Difference, OtherStore
 
 
 class Parts:
@@ -139,3 +140,76 @@ def test_what_one_may_not_look_at_is_unknown_and_no_fault(parts: Parts, doctor, 
     ended = doctor()
     assert ended.code == 0, ended.lines
     assert sum(line.startswith("unknown ") for line in ended.lines) == 3
+
+
+# --- object stores -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def look_at_store(tmp_path: Path, monkeypatch, capsys) -> Callable[..., Ended]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Ended:
+        code = 0
+        try:
+            code = main(["doctor", "--store", *words])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return Ended(code, (said.out + said.err).splitlines())
+
+    return run
+
+
+def test_a_store_that_has_everything_is_well_and_nothing_is_left_in_it(other_store: tuple[str, OtherStore], look_at_store) -> None:
+    bucket, store = other_store
+    ended = look_at_store(f"{bucket}/run")
+    assert ended.code == 0, ended.lines
+    assert all(line.startswith("ok ") for line in ended.lines), ended.lines
+    put, deleted = ({path.split()[1] for path in store.asked if path.startswith(method)} for method in ("PUT", "DELETE"))
+    assert len(put) == 1
+    assert put == deleted
+
+
+@pytest.mark.parametrize("difference", [Difference.NO_CONDITIONAL_PUT, Difference.CONDITIONS_IGNORED])
+def test_a_store_without_conditional_put_is_said_to_be_for_one_process(
+    difference: Difference, other_store: tuple[str, OtherStore], look_at_store, monkeypatch
+) -> None:
+    bucket, store = other_store
+    store.differences = {difference}
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    ended = look_at_store()
+    assert ended.code == 2
+    assert ended.has("MISSING  conditional put (If-None-Match)"), ended.lines
+    assert ended.has("one process at a time may write there, and no parts")
+
+
+def test_a_store_that_refuses_checksums_or_deletion_is_noted_and_no_fault(other_store: tuple[str, OtherStore], look_at_store) -> None:
+    bucket, store = other_store
+    store.differences = {Difference.NO_CHECKSUMS_TAKEN, Difference.DELETES_NOTHING}
+    ended = look_at_store(bucket)
+    assert ended.code == 0, ended.lines
+    assert ended.has("note     checksums with what is sent (x-amz-checksum-*) are refused")
+    assert ended.has("AWS_REQUEST_CHECKSUM_CALCULATION=when_required")
+    assert ended.has("note     no deleting, which `rglcd clean --store` needs")
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [(Difference.READ_ONLY, "may not be touched with these credentials"), (Difference.REDIRECTED, "set AWS_DEFAULT_REGION")],
+)
+def test_a_store_that_refuses_every_write_is_one_line(
+    difference: Difference, words: str, other_store: tuple[str, OtherStore], look_at_store
+) -> None:
+    bucket, store = other_store
+    store.differences = {difference}
+    ended = look_at_store(f"{bucket}/run")
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert words in ended.last
+
+
+def test_a_missing_bucket_and_a_store_that_nobody_named_are_one_line(bucket: str, look_at_store) -> None:
+    missing, unnamed = look_at_store("s3://bucket-typo/run"), look_at_store()
+    assert (missing.code, unnamed.code) == (2, 2)
+    assert "there is no bucket bucket-typo" in missing.last
+    assert "set RGLCD_STORE" in unnamed.last

@@ -1,4 +1,4 @@
-"""``rglcd doctor --cluster``: whether a cluster has what the first job needs."""
+"""``rglcd doctor``: whether a cluster, or an object store, has what the first job needs."""
 
 import argparse
 from pathlib import Path
@@ -12,15 +12,49 @@ def add_verb(verbs: Any) -> None:
     """``rglcd doctor``."""
     doctor = verbs.add_parser(
         "doctor",
-        help="check a cluster before the first job",
-        description="Look for what a job needs, create nothing, say what to do about what is missing; ends with 2 if something is.",
+        help="check a cluster or an object store before the first job",
+        description="Look for what a job needs, say what to do about what is missing; ends with 2 if something is. Nothing is created in a "
+        "cluster; in a store, one small object, which is removed again.",
     )
     add_params_option(doctor)
-    doctor.add_argument("--cluster", action="store_true", required=True, help="the cluster that KUBECONFIG names, as cluster.yaml uses it")
+    looked_at = doctor.add_mutually_exclusive_group(required=True)
+    looked_at.add_argument("--cluster", action="store_true", help="the cluster that KUBECONFIG names, as cluster.yaml uses it")
+    looked_at.add_argument(
+        "--store", nargs="?", const="", metavar="URL", help="an object store (s3://bucket/prefix; default: RGLCD_STORE, or cluster.yaml's)"
+    )
     doctor.set_defaults(act=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> None:
+    if options.cluster:
+        _look_at_cluster(options)
+    else:
+        _look_at_store(options.store)
+
+
+def _look_at_store(named: str) -> None:
+    from rglcd.launch.settings import exporting_store, load_settings
+    from rglcd.store.environment import store_in_force
+    from rglcd.store.probe import probe
+
+    with exporting_store(load_settings()):
+        store = named or store_in_force()
+    if not store or not store.startswith("s3://"):
+        raise InputError("--store looks at an object store: name it (s3://bucket/prefix), or set RGLCD_STORE")
+    able = probe(store)
+    print(f"ok       {store} can be written to, and gives back what was written")
+    print("ok       conditional put (If-None-Match)" if able.conditional_put else "MISSING  conditional put (If-None-Match)")
+    print(
+        f"{'ok' if able.checksums else 'note':8} checksums with what is sent (x-amz-checksum-*){'' if able.checksums else ' are refused'}"
+    )
+    print(f"{'ok' if able.deletes else 'note':8} {'' if able.deletes else 'no '}deleting, which `rglcd clean --store` needs")
+    for line in able.shortcomings():
+        print(f"         {line}")
+    if not able.conditional_put:
+        raise InputError(f"{store}: conditional put is missing, without which one process at a time may write there")
+
+
+def _look_at_cluster(options: argparse.Namespace) -> None:
     from rglcd.cli.launch import completed
     from rglcd.config import load_params
     from rglcd.launch.cluster_checks import Asked, findings

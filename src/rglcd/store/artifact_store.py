@@ -11,21 +11,20 @@ that git or DVC remembers leads to its bytes until `rglcd clean` removes its key
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from rglcd import progress
 from rglcd.errors import InputError, TryAgain
+from rglcd.store import probe
 from rglcd.store.files import download, upload
 from rglcd.store.manifest import MANIFEST, FileEntry, Manifest, manifest_text, parse_manifest
 from rglcd.store.object_store import create_object, list_objects, read_object, write_object
-from rglcd.store.shard_tasks import RECORDS, files_of, finished_task, is_record, record_elsewhere
+from rglcd.store.shard_tasks import RECORDS, WHOLE, Part, files_of, finished_task, is_record, record_elsewhere
+from rglcd.store.transfers import for_each_file
 
-_TRANSFERS: Final = 8  # at a time
 _LOOK_EVERY: Final = 1.0  # seconds between looks for tasks that a stage has finished
 
 
@@ -95,6 +94,12 @@ def _address(result: str, name: str, entry: FileEntry) -> str:
     return f"{result}/files/{entry.sha256}/{PurePosixPath(name).name}"
 
 
+def check_before_work(store: ArtifactStore | None, part: Part = WHOLE) -> None:
+    """Raise :class:`InputError` if ``store`` cannot take what ``part`` of a computation makes, :class:`TryAgain` if it does not answer."""
+    if store is not None:
+        probe.check_before_work(store.uri, num_writers=part.count)
+
+
 @contextmanager
 def uploading_tasks(store: ArtifactStore | None, key: str, folder: Path) -> Iterator[None]:
     """While the computation ``key`` works in ``folder``, upload each shard task that it finishes to ``store``, in the background.
@@ -105,6 +110,7 @@ def uploading_tasks(store: ArtifactStore | None, key: str, folder: Path) -> Iter
     if store is None:
         yield
         return
+    check_before_work(store)
     for name, content in store.finished_tasks(key).items():
         if finished_task(folder / name) is None:
             record_elsewhere(folder / name, content)
@@ -129,16 +135,6 @@ def uploading_tasks(store: ArtifactStore | None, key: str, folder: Path) -> Iter
         stop.set()
         watcher.join()
     upload_finished()
-
-
-def for_each_file(act: Callable[[str], object], names: Iterable[str], *, task: str) -> None:
-    """``act`` on each name, several at a time; the first failure is raised when those in flight have ended."""
-    todo = list(names)
-    if not todo:
-        return
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in progress.track(pool.map(act, todo), task=task, unit="files", total=len(todo)):
-            pass
 
 
 def _upload_task(store: ArtifactStore, key: str, record: Path) -> None:

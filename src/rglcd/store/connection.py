@@ -1,5 +1,6 @@
 """Connections to object stores and other remote folders through fsspec, and the retries that each request is given."""
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -9,16 +10,27 @@ from typing import Any, Final, TypeVar
 
 from rglcd.errors import InputError, TryAgain
 from rglcd.store.disk_space import is_disk_full
+from rglcd.store.refusals import NO_BUCKET, RefusedError, one_line, raise_for_good
 
 NUM_ATTEMPTS: Final = 8
 _CHUNK: Final = 16 << 20  # bytes of one read: what a broken connection costs
 _LONGEST_PAUSE: Final = 10.0  # seconds
+_S3: Final = ("s3://", "s3a://")
 
-# Connections that say nothing are given up and tried again; the library's own default is to wait a minute for each.
+# Connections that say nothing are given up and tried again; the library's own default is to wait a minute for each. It need not ask for
+# checksums, which some stores refuse: whatever is read is compared here.
 _S3_OPTIONS: Final[dict[str, Any]] = {
-    "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3, "mode": "standard"}},
+    "config_kwargs": {
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"max_attempts": 3, "mode": "standard"},
+        "response_checksum_validation": "when_required",
+    },
     "use_listings_cache": False,
 }
+
+_takes_no_checksums: Final = set[tuple[str, str]]()
+"""Buckets of stores that refuse requests with checksums, as :func:`rglcd.store.probe.probe` found out."""
 
 Result = TypeVar("Result")
 
@@ -27,12 +39,56 @@ def open_url(uri: str) -> tuple[Any, str]:
     """fsspec's file system for ``uri``, and the path in it. Raises :class:`InputError` for a URL that no library knows."""
     import fsspec
 
-    options = _S3_OPTIONS if uri.startswith("s3://") else {}
+    options = _S3_OPTIONS if uri.startswith(_S3) else {}
+    if options and store_of(uri) in _takes_no_checksums:
+        options = options | {"config_kwargs": options["config_kwargs"] | {"request_checksum_calculation": "when_required"}}
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
-        raise InputError(f"{uri} cannot be opened: {_one_line(error)}") from None
+        raise InputError(f"{uri} cannot be opened: {one_line(error)}") from None
     return filesystem, path.rstrip("/")
+
+
+def store_of(uri: str) -> tuple[str, str]:
+    """What all folders of one bucket of one store have in common: the endpoint that the environment names, and the bucket."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return endpoint, uri.partition("://")[2].partition("/")[0]
+
+
+def send_checksums(uri: str, *, wanted: bool) -> None:
+    """Whether this process's requests to the store of ``uri`` carry checksums of their own (``x-amz-checksum-*``)."""
+    (_takes_no_checksums.discard if wanted else _takes_no_checksums.add)(store_of(uri))
+
+
+def require_bucket(uri: str) -> None:
+    """Raise :class:`InputError` if ``uri`` lies in a bucket that does not exist; :class:`TryAgain` when the store does not answer.
+
+    What these credentials may not see counts as being there, and so does what lies in no object store.
+    """
+    if not uri.startswith(_S3):
+        return
+    filesystem, path = open_url(uri)
+    try:
+        with_retries(lambda: filesystem.info(f"{path}/-"), what=uri)  # a bucket's own HEAD has no body to say what is missing
+    except FileNotFoundError:
+        pass
+    except RefusedError as refused:
+        if refused.code == NO_BUCKET:
+            raise
+
+
+def found_below(uri: str) -> dict[str, dict[str, Any]]:
+    """What fsspec says of each file below ``uri``, by name relative to it, in order; none where nothing lies.
+
+    The empty objects that stand for folders (``src/``, ``src/images/``: consoles and sync tools make them) are left out.
+    """
+    filesystem, root = open_url(uri)
+    try:
+        found: dict[str, dict[str, Any]] = with_retries(lambda: filesystem.find(root, detail=True), what=uri)
+    except FileNotFoundError:
+        return {}
+    files = {path: details for path, details in sorted(found.items()) if path != root and not path.endswith("/")}
+    return {PurePosixPath(path).relative_to(root).as_posix(): details for path, details in files.items()}
 
 
 def is_s3(filesystem: Any) -> bool:
@@ -63,22 +119,18 @@ def attempts() -> Iterator[int]:
 def with_retries(act: Callable[[], Result], *, what: str) -> Result:
     """``act`` until it succeeds: a store's 500, a reset or a cut answer is no reason to lose a run.
 
-    What cannot come right by waiting is raised at once: no such object, no permission, no credentials.
+    What cannot come right by waiting is raised at once (:func:`~rglcd.store.refusals.raise_for_good`): no such object, no such bucket,
+    no permission, no credentials, nothing that the store knows.
     """
     for _ in attempts():
         try:
             return act()
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except PermissionError as error:
-            raise InputError(f"{what} may not be touched with these credentials: {_one_line(error)}") from None
         except Exception as error:  # each of fsspec's file systems raises its own library's errors
             if is_disk_full(error):  # this machine's: waiting frees nothing
                 raise
-            if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-                raise InputError(f"{what} cannot be reached: {_one_line(error)}") from None
+            raise_for_good(error, what=what)
             failure = error
-    said = f"{NUM_ATTEMPTS} attempts, the last: {_one_line(failure)}"
+    said = f"{NUM_ATTEMPTS} attempts, the last: {one_line(failure)}"
     raise TryAgain(f"{what} cannot be reached ({said}); what is finished is kept, run the same command again")
 
 
@@ -101,7 +153,3 @@ def _read_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -5,7 +5,6 @@ Whatever is uploaded is read back and compared before anyone relies on it: store
 """
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -13,12 +12,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 from rglcd.errors import InputError, TryAgain
-from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, is_local, is_s3, make_parent, open_url, with_retries
+from rglcd.store.connection import NUM_ATTEMPTS, attempts, chunks, found_below, is_local, is_s3, open_url, with_retries
+from rglcd.store.listed_objects import damage_in
 from rglcd.store.manifest import FileEntry, verify_file
+from rglcd.store.probe import open_to_write
 from rglcd.store.staging import STAGING, flush, rename_flushed
+from rglcd.store.transfers import for_each_file
 
 _PART: Final = 32 << 20  # bytes of one part of an upload
-_MD5: Final = re.compile(r"[0-9a-f]{32}")  # the ETag of an object put in one piece; that of one put in parts holds a dash
 
 
 def is_remote(place: str | Path) -> bool:
@@ -31,8 +32,7 @@ def upload(path: Path, uri: str, entry: FileEntry) -> None:
 
     Raises :class:`TryAgain` when the store keeps failing: nothing local is lost, and the same command goes on.
     """
-    filesystem, target = open_url(uri)
-    make_parent(filesystem, target)
+    filesystem, target, _ = open_to_write(uri)
     for _ in attempts():
         if _holds(filesystem, target, entry):
             return
@@ -47,21 +47,12 @@ def download(uri: str, path: Path, entry: FileEntry) -> None:
     Raises :class:`InputError` when it is missing or is not what ``entry`` says, :class:`TryAgain` when the store keeps failing.
     """
     filesystem, source = open_url(uri)
-    staging = _staging_of(path)
     try:
-        for _ in attempts():
-            with staging.open("wb") as stream:
-                for chunk in chunks(filesystem, source, entry.bytes):
-                    stream.write(chunk)
-            flush(staging)
-            if verify_file(staging, entry) is None:
-                rename_flushed(staging, path)
-                return
-        raise InputError(f"{uri} {verify_file(staging, entry)}: the store's copy is damaged; delete it there and make it again")
+        problem = _fetch(filesystem, source, path, entry.bytes, problem_in=lambda copy: verify_file(copy, entry))
     except FileNotFoundError:
         raise InputError(f"{uri} is missing from the store, and a manifest names it; make it again") from None
-    finally:
-        staging.unlink(missing_ok=True)
+    if problem is not None:
+        raise InputError(f"{uri} {problem}: the store's copy is damaged; delete it there and make it again")
 
 
 def list_folder(uri: str) -> dict[str, str]:
@@ -69,17 +60,11 @@ def list_folder(uri: str) -> dict[str, str]:
 
     Raises :class:`InputError` when nothing does, or when a name climbs out of the folder.
     """
-    filesystem, root = open_url(uri)
-    try:
-        found = with_retries(lambda: filesystem.find(root, detail=True), what=uri)
-    except FileNotFoundError:
-        found = {}
     listing = {}
-    for path, details in sorted(found.items()):
-        name = PurePosixPath(path).relative_to(root)
-        if ".." in name.parts:
+    for name, details in found_below(uri).items():
+        if ".." in PurePosixPath(name).parts:
             raise InputError(f"{uri} holds {name}, which climbs out of the folder")
-        listing[name.as_posix()] = f"{details['size']} {str(details.get('ETag', '')).strip(chr(34))}".strip()
+        listing[name] = f"{details['size']} {str(details.get('ETag', '')).strip(chr(34))}".strip()
     if not listing:
         raise InputError(f"{uri} holds no files")
     return listing
@@ -88,31 +73,47 @@ def list_folder(uri: str) -> dict[str, str]:
 def fetch_folder(uri: str, destination: Path, *, keep: Callable[[str], bool]) -> list[str]:
     """Copy the files below ``uri`` whose names ``keep`` wants to ``destination``, and return the names.
 
-    Nothing says what these files must be but the store's listing: sizes are compared, and MD5 where the store's ETag is one.
+    Nothing says what these files must be but the store: sizes are compared, and what else it says (:mod:`rglcd.store.listed_objects`).
+    Raises :class:`InputError` for a file that is damaged there, :class:`TryAgain` for one that changes meanwhile, and when the store
+    keeps failing.
     """
     filesystem, root = open_url(uri)
-    names = []
-    for name, version in list_folder(uri).items():
-        if keep(name):
-            _fetch_listed(filesystem, f"{root}/{name}", destination / name, version)
-            names.append(name)
-    return names
+    listing = {name: version for name, version in list_folder(uri).items() if keep(name)}
+    for_each_file(lambda name: _fetch_listed(filesystem, f"{root}/{name}", destination / name, listing[name]), listing, task="fetch")
+    return list(listing)
 
 
 def _fetch_listed(filesystem: Any, source: str, path: Path, version: str) -> None:
     size, _, etag = version.partition(" ")
-    staging = _staging_of(path)
-    for _ in attempts():
-        state = hashlib.md5(usedforsecurity=False)
-        with staging.open("wb") as stream:
-            for chunk in chunks(filesystem, source, int(size)):
-                state.update(chunk)
-                stream.write(chunk)
-        if not _MD5.fullmatch(etag) or state.hexdigest() == etag:
-            flush(staging)
-            rename_flushed(staging, path)
-            return
-    raise InputError(f"{source} has md5 {state.hexdigest()}, and the store lists {etag}: it is damaged there")
+    try:
+        problem = _fetch(filesystem, source, path, int(size), problem_in=lambda copy: damage_in(copy, filesystem, source, etag=etag))
+    except FileNotFoundError:
+        raise TryAgain(f"{source} was removed while its folder was read; run the same command again") from None
+    if problem is not None:
+        raise InputError(f"{source} {problem}: it is damaged there")
+
+
+def _fetch(filesystem: Any, source: str, path: Path, size: int, *, problem_in: Callable[[Path], str | None]) -> str | None:
+    """Bring the object at ``source`` to ``path``: staged, looked at, then renamed. Returns what is wrong with it in the store.
+
+    Two copies that are wrong in the same way are as the store has it; one may have been damaged on its way.
+    """
+    staging, problem = _staging_of(path), None
+    try:
+        for _ in attempts():
+            with staging.open("wb") as stream:
+                for chunk in chunks(filesystem, source, size):
+                    stream.write(chunk)
+            before, problem = problem, problem_in(staging)
+            if problem is None:
+                flush(staging)
+                rename_flushed(staging, path)
+                return None
+            if problem == before:
+                break
+        return problem
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def _holds(filesystem: Any, path: str, entry: FileEntry) -> bool:

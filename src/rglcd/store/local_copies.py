@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rglcd.store.artifact_store import fetch_file, for_each_file
+from rglcd.store.artifact_store import fetch_file
 from rglcd.store.environment import cache_folder
 from rglcd.store.files import fetch_folder, list_folder
 from rglcd.store.local_cache import COMPLETE, read_once, reserve
 from rglcd.store.locks import exclusive_lock
 from rglcd.store.manifest import MANIFEST, Manifest, digest_of, verify_file, write_manifest
+from rglcd.store.transfers import for_each_file
 
 
 def fetch_files(copy: Path, manifest: Manifest, *, wanted: Callable[[str], bool]) -> None:

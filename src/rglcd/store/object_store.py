@@ -7,12 +7,13 @@ Whatever is written is read back and compared before anyone relies on it: stores
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from rglcd.errors import TryAgain
-from rglcd.store.connection import attempts, is_local, make_parent, open_url, with_retries
+from rglcd.store.connection import attempts, found_below, is_local, open_url, with_retries
+from rglcd.store.probe import open_to_write
 from rglcd.store.staging import STAGING, flush, staging_file
 
 
@@ -28,8 +29,7 @@ def read_object(uri: str) -> bytes | None:
 
 def write_object(uri: str, content: bytes) -> None:
     """Put a small object at ``uri``, in place of what is there. Raises :class:`TryAgain` when it never reads as it was written."""
-    filesystem, path = open_url(uri)
-    make_parent(filesystem, path)
+    filesystem, path, _ = open_to_write(uri)
     found: bytes | None = None
     for _ in attempts():
         with_retries(lambda: _replace(filesystem, path, content), what=uri)
@@ -44,13 +44,13 @@ def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]
 
     On S3 this is one conditional request (``If-None-Match: *``): of any number of writers exactly one wins, and all
     get the same answer. A writer whose answer was lost on the way finds its own content there. What a store has damaged
-    is of no use to anybody, and would stand in the way for ever: it is replaced.
+    is of no use to anybody, and would stand in the way for ever: it is replaced. Where a store has no such request
+    (:mod:`rglcd.store.probe`), it is looked first, which is as good for one writer.
     """
-    filesystem, path = open_url(uri)
-    make_parent(filesystem, path)
+    filesystem, path, abilities = open_to_write(uri)
     for _ in attempts():
         with suppress(FileExistsError):
-            with_retries(lambda: _create(filesystem, path, content), what=uri)
+            with_retries(lambda: _create(filesystem, path, content, is_conditional=abilities.conditional_put), what=uri)
         standing = read_object(uri)
         if standing is not None and is_whole(standing):
             return standing
@@ -61,12 +61,7 @@ def create_object(uri: str, content: bytes, *, is_whole: Callable[[bytes], bool]
 
 def list_objects(uri: str) -> list[str]:
     """Names of the objects below ``uri``, relative to it, in order; none where nothing lies."""
-    filesystem, root = open_url(uri)
-    try:
-        found = with_retries(lambda: filesystem.find(root), what=uri)
-    except FileNotFoundError:
-        return []
-    return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in found if name != root)
+    return list(found_below(uri))
 
 
 def _replace(filesystem: Any, path: str, content: bytes) -> None:
@@ -77,10 +72,12 @@ def _replace(filesystem: Any, path: str, content: bytes) -> None:
         staging.write_bytes(content)
 
 
-def _create(filesystem: Any, path: str, content: bytes) -> None:
+def _create(filesystem: Any, path: str, content: bytes, *, is_conditional: bool) -> None:
     """Raises ``FileExistsError`` when something lies at ``path``."""
     if not is_local(filesystem):
-        filesystem.pipe_file(path, content, mode="create")
+        if not is_conditional and filesystem.exists(path):
+            raise FileExistsError(path)
+        filesystem.pipe_file(path, content, mode="create" if is_conditional else "overwrite")
         return
     staging = Path(f"{path}.{uuid4().hex[:8]}{STAGING}")
     staging.write_bytes(content)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rglcd.store.artifact_store import ArtifactStore
-from rglcd.store.connection import open_url, with_retries
+from rglcd.store.connection import found_below, open_url, with_retries
 from rglcd.store.manifest import MANIFEST
 
 
@@ -29,14 +29,9 @@ class StoredResult:
 
 def results_of(uri: str) -> list[StoredResult]:
     """The results in the artifact's folder ``uri``. Raises :class:`~rglcd.errors.TryAgain` when the store does not answer."""
-    filesystem, root = open_url(uri)
-    try:
-        listed: dict[str, dict[str, Any]] = with_retries(lambda: filesystem.find(root, detail=True), what=uri)
-    except FileNotFoundError:
-        return []
     by_key: dict[str, list[dict[str, Any]]] = {}
-    for path, details in listed.items():
-        parts = PurePosixPath(path).relative_to(root).parts
+    for name, details in found_below(uri).items():
+        parts = PurePosixPath(name).parts
         if len(parts) > 1 and len(parts[0]) == 64:
             by_key.setdefault(parts[0], []).append(details)
     return [
