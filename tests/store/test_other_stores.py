@@ -151,6 +151,13 @@ def test_a_model_folder_in_a_bucket_that_does_not_exist_is_refused_by_the_bucket
         fetch_named_files("s3://bucket-typo/sd", ("vocab.json",), tmp_path / "fetched", revision=None)
 
 
+def test_data_use_says_that_the_bucket_does_not_exist(bucket: str, rglcd: Run) -> None:
+    """Before: 'is neither a .tsv, nor .tar files, nor a folder of tars or images'."""
+    code, (line,) = rglcd("data", "use", f"{bucket}-typo/x", "--folder", "other")
+    assert code == 2
+    assert "there is no bucket" in line
+
+
 def test_only_a_bucket_of_an_object_store_is_required_to_exist(bucket: str) -> None:
     for there in (bucket, f"{bucket}/nothing/below", "https://host/x", "data", "/data"):
         require_bucket(there)
@@ -176,6 +183,18 @@ def test_a_stage_run_whole_goes_on_without_conditional_put_and_says_so_once(
     assert ArtifactStore(f"{bucket}/run/shards").made(made.key) == made
     with pytest.raises(InputError, match=r"no conditional put .* 2 parts would write there; run the stage whole"):
         check_before_work(ArtifactStore(f"{bucket}/run/shards"), Part(0, 2))
+
+
+def test_parts_are_refused_before_any_work_where_conditional_put_is_missing(
+    other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, store = other_store
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    store.differences = {Difference.NO_CONDITIONAL_PUT}
+    code, (_, line) = rglcd("run", "shard", "--set", "sharding.parts=2", "--part", "0")
+    assert code == 2
+    assert line.endswith("and 2 parts would write there; run the stage whole, in one process, or use a store that has it")
+    assert not list(Path("artifacts").glob("**/*.tar"))
 
 
 def test_without_conditional_put_what_is_there_is_not_replaced(other_store: tuple[str, OtherStore]) -> None:

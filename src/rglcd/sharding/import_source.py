@@ -24,6 +24,7 @@ from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.source import IMAGES, INDEX, read_lines
 from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
+from rglcd.store.connection import require_bucket
 from rglcd.store.manifest import sha256_of, write_json
 from rglcd.store.staging import STAGING, remove_stale_staging, staging_file
 
@@ -61,6 +62,7 @@ def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int 
 
 
 def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
+    require_bucket(what)
     folder.mkdir(parents=True, exist_ok=True)
     if what.endswith(".tsv"):
         return _use_index(what, folder, reference)

@@ -16,7 +16,7 @@ from typing import Any
 from rglcd.errors import InputError
 from rglcd.stages.computation import Artifacts, Computation, Sections, opened_inputs, plan
 from rglcd.stages.publish import finish, is_done, is_finished, previous_result, publish, standing
-from rglcd.store.artifact_store import uploading_tasks
+from rglcd.store.artifact_store import check_before_work, uploading_tasks
 from rglcd.store.disk_space import disk_space_for
 from rglcd.store.manifest import Manifest, write_json
 from rglcd.store.places import description_of
@@ -71,6 +71,7 @@ def run_part(name: str, sections: Sections, artifacts: Artifacts, *, index: int)
     computation = plan(name, sections, artifacts)
     part = _part(computation, index)
     if not is_done(computation):
+        check_before_work(computation.store, part)
         with disk_space_for(computation.published), opened_inputs(computation) as folders:
             _call(computation, folders, part)
 
@@ -95,6 +96,7 @@ def _run(computation: Computation, begin: Callable[[], None]) -> Outcome:
     manifest = standing(computation)
     if manifest is not None:
         return _outcome(computation, manifest)
+    check_before_work(computation.store)
     started = time.perf_counter()
     with opened_inputs(computation) as folders:
         begin()
