@@ -31,8 +31,25 @@ class Fault(StrEnum):
     """An upload is acknowledged and its middle third is zeros: of full size, and silent."""
 
 
+class Proxy:
+    """A server on loopback, each of whose requests ``handler`` answers in a thread of its own."""
+
+    def serve(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @dataclass
-class FaultProxy:
+class FaultProxy(Proxy):
     """Forwards to ``upstream``; of all requests ``rate`` meet a fault, of uploads ``loss_rate`` lose a part. Seeded."""
 
     upstream: str
@@ -47,16 +64,10 @@ class FaultProxy:
         self._lock = threading.Lock()
         proxy = self
 
-        class Handler(_Handler):
-            faults = proxy
+        class Handler(_FaultyHandler):
+            faults, upstream = proxy, proxy.upstream
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        self.serve(Handler)
 
     def restart(self, seed: int) -> None:
         """Draw anew from ``seed``, and count from nought."""
@@ -77,39 +88,12 @@ class FaultProxy:
                 self.seen[fault.value] += 1
             return fault
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
+class ForwardingHandler(BaseHTTPRequestHandler):
+    """What forwards a request to ``upstream``, as it came or changed, and answers it."""
 
-class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    faults: FaultProxy
-
-    def _forward(self) -> None:
-        body = self._body()
-        fault = self.faults.draw(is_upload=self.command == "PUT" and len(body) > 0)
-        headers = dict(self.headers.items())
-        if fault is Fault.SLOW:
-            time.sleep(self.faults.slow_seconds)
-        if fault in (Fault.ERROR, Fault.BUSY):
-            self._answer(int(fault.value), {}, b"")
-            return
-        if fault is Fault.RESET:
-            self._reset()
-            return
-        if fault is Fault.LOST_PART:
-            third = len(body) // 3
-            body = body[:third] + bytes(len(body) - 2 * third) + body[len(body) - third :]
-            headers = {name: value for name, value in headers.items() if "checksum" not in name.lower() and name.lower() != "content-md5"}
-        status, answered, content = self._upstream(headers, body)
-        if fault is Fault.TRUNCATED and content:
-            self._answer(status, answered, content[: len(content) // 2], claimed=len(content))
-            self._reset()
-        else:
-            self._answer(status, answered, content)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (http.server's names)
+    upstream: str
 
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
@@ -122,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _upstream(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        address = urlsplit(self.faults.upstream)
+        address = urlsplit(self.upstream)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
         dropped = {"transfer-encoding", "content-length", "connection", "expect"}
         kept = {name: value for name, value in headers.items() if name.lower() not in dropped}
@@ -159,6 +143,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+class _FaultyHandler(ForwardingHandler):
+    faults: FaultProxy
+
+    def _forward(self) -> None:
+        body = self._body()
+        fault = self.faults.draw(is_upload=self.command == "PUT" and len(body) > 0)
+        headers = dict(self.headers.items())
+        if fault is Fault.SLOW:
+            time.sleep(self.faults.slow_seconds)
+        if fault in (Fault.ERROR, Fault.BUSY):
+            self._answer(int(fault.value), {}, b"")
+            return
+        if fault is Fault.RESET:
+            self._reset()
+            return
+        if fault is Fault.LOST_PART:
+            third = len(body) // 3
+            body = body[:third] + bytes(len(body) - 2 * third) + body[len(body) - third :]
+            headers = {name: value for name, value in headers.items() if "checksum" not in name.lower() and name.lower() != "content-md5"}
+        status, answered, content = self._upstream(headers, body)
+        if fault is Fault.TRUNCATED and content:
+            self._answer(status, answered, content[: len(content) // 2], claimed=len(content))
+            self._reset()
+        else:
+            self._answer(status, answered, content)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 (http.server's names)
 
 
 def open_bucket(upstream: str) -> str:

@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.server import ThreadingHTTPServer
 from typing import Final
 
-from tests.object_store import FaultProxy, _Handler
+from tests.object_store import ForwardingHandler, Proxy
 
 _ETAG: Final = re.compile(rb"(<ETag>(?:&quot;|\")?)([0-9a-f]{32})")
 
@@ -30,7 +29,7 @@ class Difference(StrEnum):
 
 
 @dataclass
-class OtherStore:
+class OtherStore(Proxy):
     """Forwards to ``upstream`` but for its ``differences``; counts what it was asked, by method and path, and how much at a time."""
 
     upstream: str
@@ -42,26 +41,15 @@ class OtherStore:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        other, proxy = self, FaultProxy(self.upstream)
-        proxy.close()  # its handler's forwarding is what is wanted
+        other = self
 
         class Handler(_OtherHandler):
-            faults, store = proxy, other
+            store, upstream = other, other.upstream
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.serve(Handler)
 
 
-class _OtherHandler(_Handler):
+class _OtherHandler(ForwardingHandler):
     store: OtherStore
 
     def _forward(self) -> None:

@@ -48,8 +48,8 @@ class TestNames:
         ],
     )
     def test_a_name_that_an_index_cannot_hold_is_written_with_percent_signs(self, tmp_path: Path, name: str, held: str) -> None:
-        photos = fill(tmp_path / "photos", {name: PICTURE, name.replace(".png", ".txt"): b"told"})
-        assert [(row["url"], row["caption"], row["status"]) for row in packed(photos, tmp_path)] == [(f"images/{held}", "told", "success")]
+        photos = fill(tmp_path / "photos", {name: PICTURE, name.replace(".png", ".txt"): b"fox"})
+        assert [(row["url"], row["caption"], row["status"]) for row in packed(photos, tmp_path)] == [(f"images/{held}", "fox", "success")]
 
     def test_two_names_never_become_one(self, tmp_path: Path) -> None:
         names = ["caf\udce9", "caf%E9", "a\tb", "a%09b", "\udce9" * 200]
@@ -66,14 +66,14 @@ class TestNames:
 
 class TestLinks:
     def test_links_within_the_folder_are_followed(self, tmp_path: Path) -> None:
-        photos = fill(tmp_path / "photos", {"store/1": PICTURE, "store/2": b"told"})
+        photos = fill(tmp_path / "photos", {"store/1": PICTURE, "store/2": b"fox"})
         (photos / "a.png").symlink_to("store/1")
         (photos / "a.txt").symlink_to("store/2")
-        assert [(row["url"], row["caption"]) for row in packed(photos, tmp_path)] == [("images/a.png", "told")]
+        assert [(row["url"], row["caption"]) for row in packed(photos, tmp_path)] == [("images/a.png", "fox")]
         assert not (tmp_path / "source" / "images" / "a.png").is_symlink()
 
     def test_links_that_lead_elsewhere_are_counted(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": b"told", "more/b.md": b""})
+        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": b"fox", "more/b.md": b""})
         fill(tmp_path, {"outside.png": PICTURE})
         for name, target in [("out.png", "../outside.png"), ("gone.png", "none"), ("circle.png", "circle.png"), ("folder", "more")]:
             (photos / name).symlink_to(target)
@@ -88,12 +88,12 @@ class TestLinks:
         assert "left out: 1 links that lead out" in capsys.readouterr().err
 
     def test_a_revision_in_the_hubs_cache_is_the_files_it_links_to(self, tmp_path: Path) -> None:
-        repository = fill(tmp_path / "datasets--a--b", {"blobs/1": PICTURE, "blobs/2": b"told"})
+        repository = fill(tmp_path / "datasets--a--b", {"blobs/1": PICTURE, "blobs/2": b"fox"})
         revision = repository / "snapshots" / "abc"
         revision.mkdir(parents=True)
         for name, blob in [("a.png", "1"), ("a.txt", "2")]:
             (revision / name).symlink_to(f"../../blobs/{blob}")
-        assert [(row["url"], row["caption"]) for row in packed(revision, tmp_path)] == [("images/a.png", "told")]
+        assert [(row["url"], row["caption"]) for row in packed(revision, tmp_path)] == [("images/a.png", "fox")]
 
 
 class TestFiles:
@@ -102,7 +102,7 @@ class TestFiles:
     ) -> None:
         names = ["a.jfif", "b.jpe", "c.JPG", "d.JPG_large", "e.heic", "f.heic", "g", "a.txt", "orphan.txt"]
         photos = fill(tmp_path / "photos", dict.fromkeys(names, PICTURE))
-        fill(photos, {"a.txt": b"told"})
+        fill(photos, {"a.txt": b"fox"})
         main(["data", "use", str(photos), "--folder", str(tmp_path / "source")])
         said = capsys.readouterr().out
         assert "names 4 images" in said
@@ -116,7 +116,7 @@ class TestFiles:
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_a_caption_that_may_not_be_read_is_a_row_without(self, tmp_path: Path) -> None:
-        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": b"told", "b.png": PICTURE, "b.txt": b"told"})
+        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": b"fox", "b.png": PICTURE, "b.txt": b"fox"})
         (photos / "a.txt").chmod(0)
         assert [row["error_message"] for row in packed(photos, tmp_path)] == ["unreadable_caption", None]
 
@@ -125,32 +125,32 @@ class TestCaptions:
     @pytest.mark.parametrize("kind", CAPTIONS)
     def test_a_caption_is_what_it_is_in_a_tar(self, tmp_path: Path, kind: str) -> None:
         data, expected = CAPTIONS[kind]
-        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": data, "b.png": PICTURE, "b.txt": b"told"})
+        photos = fill(tmp_path / "photos", {"a.png": PICTURE, "a.txt": data, "b.png": PICTURE, "b.txt": b"fox"})
         rows = packed(photos, tmp_path)
         assert [row["url"] for row in rows] == ["images/a.png", "images/b.png"]
-        assert [row["error_message"] or row["caption"] for row in rows] == [expected, "told"]
+        assert [row["error_message"] or row["caption"] for row in rows] == [expected, "fox"]
 
     @pytest.mark.parametrize(
         ("name", "data", "expected"),
         [
-            ("a.caption", b"told", "told"),
-            ("a.TXT", b"told", "told"),
-            ("a.json", b'{"caption": "told"}', "told"),
+            ("a.caption", b"fox", "fox"),
+            ("a.TXT", b"fox", "fox"),
+            ("a.json", b'{"caption": "fox"}', "fox"),
             ("a.json", b'{"caption": 7}', "empty_caption"),
             ("a.json", b"no json", "empty_caption"),
             ("a.json", rb'{"caption": "\ud83d"}', "unreadable_caption"),
         ],
     )
     def test_a_caption_in_a_file_of_another_kind_is_read(self, tmp_path: Path, name: str, data: bytes, expected: str) -> None:
-        photos = fill(tmp_path / "photos", {"a.png": PICTURE, name: data, "b.png": PICTURE, "b.txt": b"told"})
-        assert [row["error_message"] or row["caption"] for row in packed(photos, tmp_path)] == [expected, "told"]
+        photos = fill(tmp_path / "photos", {"a.png": PICTURE, name: data, "b.png": PICTURE, "b.txt": b"fox"})
+        assert [row["error_message"] or row["caption"] for row in packed(photos, tmp_path)] == [expected, "fox"]
 
     def test_rows_held_out_are_chosen_among_those_that_can_be_read(self, tmp_path: Path) -> None:
         files = {f"{number}.png": picture_bytes(number) for number in range(6)} | {
-            f"{number}.txt": b"told %d" % number for number in range(6)
+            f"{number}.txt": b"fox %d" % number for number in range(6)
         }
         photos = fill(tmp_path / "photos", files | {"0.txt": b"caf\xe9", "1.txt": "UTF-16".encode("utf-16")})
         use(str(photos), tmp_path / "source", reference=4)
         prompts = (tmp_path / "source" / "prompts" / "heldout.txt").read_text(encoding="utf-8").splitlines()
         assert len(prompts) == 4
-        assert set(prompts) <= {"UTF-16", "told 2", "told 3", "told 4", "told 5"}
+        assert set(prompts) <= {"UTF-16", "fox 2", "fox 3", "fox 4", "fox 5"}

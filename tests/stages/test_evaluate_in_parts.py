@@ -145,6 +145,15 @@ def batches_drawn(line: Path, *, of: str = "") -> list[Path]:
     return []
 
 
+def started(line: Path, words: list[str], *, until: str = "", **variables: str) -> subprocess.Popen[str]:
+    """The command, running in ``line``, once a batch (of the sampler ``until``) has been drawn."""
+    shutil.rmtree(line / "report")
+    process = subprocess.Popen(words, env=environment(**variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not batches_drawn(line, of=until) and process.poll() is None:
+        time.sleep(0.002)
+    return process
+
+
 def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **variables}
 
@@ -195,11 +204,8 @@ def test_killed_processes_go_on_with_the_batches_that_lack_and_end_in_the_same_b
 @pytest.mark.slow
 def test_of_two_runs_at_once_the_second_waits_and_all_its_ranks_find_nothing_to_do(own: Path) -> None:
     """Only the first rank waits for the other run: its peers, which went ahead, waited for it in their first collective operation."""
-    shutil.rmtree(own / "report")
     words = command(own, own / "report", config(*MANY), num_processes=2)
-    first = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not batches_drawn(own) and first.poll() is None:
-        time.sleep(0.002)
+    first = started(own, words)
     stopped = psutil.Process(first.pid).children(recursive=True)
     for rank in stopped:
         rank.suspend()
@@ -210,18 +216,15 @@ def test_of_two_runs_at_once_the_second_waits_and_all_its_ranks_find_nothing_to_
     for rank in stopped:
         rank.resume()
     out, err = second.communicate(timeout=300)
-    assert (first.wait(timeout=300), second.returncode) == (0, 0), err
+    _, err_of_first = first.communicate(timeout=300)
+    assert (first.returncode, second.returncode) == (0, 0), err_of_first + err
     assert "evaluate: nothing to do" in out
 
 
 @pytest.mark.slow
 def test_ranks_end_when_what_started_them_is_killed(own: Path) -> None:
     """As the kernel kills for want of memory. They have sessions of their own, so they went on, and the next run waited for them."""
-    shutil.rmtree(own / "report")
-    words = command(own, own / "report", config(*MANY), num_processes=2)
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not batches_drawn(own) and process.poll() is None:
-        time.sleep(0.002)
+    process = started(own, command(own, own / "report", config(*MANY), num_processes=2))
     ranks = psutil.Process(process.pid).children(recursive=True)
     assert len(ranks) >= 2
     process.kill()
@@ -233,13 +236,8 @@ def test_ranks_end_when_what_started_them_is_killed(own: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_with_more_to_draw_than_the_others_is_waited_for_longer_than_in_a_step_of_training(own: Path) -> None:
-    shutil.rmtree(own / "report")
-    slow = config(*MANY, "evaluation.teacher_steps=50")
-    words = command(own, own / "report", slow, num_processes=2)
-    variables = environment(RGLCD_COLLECTIVE_TIMEOUT="5")
-    process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not batches_drawn(own, of="teacher-50") and process.poll() is None:
-        time.sleep(0.002)
+    words = command(own, own / "report", config(*MANY, "evaluation.teacher_steps=50"), num_processes=2)
+    process = started(own, words, until="teacher-50", RGLCD_COLLECTIVE_TIMEOUT="5")
     (late,) = [rank for rank in psutil.Process(process.pid).children() if rank.environ().get("RANK") == "1"]
     late.suspend()
     time.sleep(8)

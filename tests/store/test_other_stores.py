@@ -47,6 +47,13 @@ def rglcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
+@pytest.fixture
+def store_in_force(other_store: tuple[str, OtherStore], monkeypatch: pytest.MonkeyPatch) -> tuple[str, OtherStore]:
+    """A bucket of another kind of store, in which runs keep their artifacts."""
+    monkeypatch.setenv("RGLCD_STORE", f"{other_store[0]}/run")
+    return other_store
+
+
 def put(bucket: str, *keys: str, content: bytes = b"") -> None:
     client = boto3.client("s3")
     for key in keys:
@@ -171,11 +178,10 @@ def test_only_a_bucket_of_an_object_store_is_required_to_exist(bucket: str) -> N
 
 @pytest.mark.parametrize("difference", [Difference.NO_CONDITIONAL_PUT, Difference.CONDITIONS_IGNORED])
 def test_a_stage_run_whole_goes_on_without_conditional_put_and_says_so_once(
-    difference: Difference, other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+    difference: Difference, store_in_force: tuple[str, OtherStore], rglcd: Run
 ) -> None:
-    bucket, store = other_store
+    bucket, store = store_in_force
     store.differences = {difference}
-    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     code, (line,) = rglcd("run", "shard")
     assert code == 0
     assert line.endswith("the store has no conditional put (If-None-Match): one process at a time may write there, and no parts")
@@ -185,11 +191,8 @@ def test_a_stage_run_whole_goes_on_without_conditional_put_and_says_so_once(
         check_before_work(ArtifactStore(f"{bucket}/run/shards"), Part(0, 2))
 
 
-def test_parts_are_refused_before_any_work_where_conditional_put_is_missing(
-    other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket, store = other_store
-    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+def test_parts_are_refused_before_any_work_where_conditional_put_is_missing(store_in_force: tuple[str, OtherStore], rglcd: Run) -> None:
+    _, store = store_in_force
     store.differences = {Difference.NO_CONDITIONAL_PUT}
     code, (_, line) = rglcd("run", "shard", "--set", "sharding.parts=2", "--part", "0")
     assert code == 2
@@ -204,12 +207,9 @@ def test_without_conditional_put_what_is_there_is_not_replaced(other_store: tupl
     assert created == [b"first", b"first"]
 
 
-def test_a_store_that_takes_no_checksums_is_sent_none(
-    other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket, store = other_store
+def test_a_store_that_takes_no_checksums_is_sent_none(store_in_force: tuple[str, OtherStore], rglcd: Run) -> None:
+    _, store = store_in_force
     store.differences = {Difference.NO_CHECKSUMS_TAKEN}
-    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     code, (line,) = rglcd("run", "shard")
     assert code == 0
     assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in line
@@ -218,11 +218,10 @@ def test_a_store_that_takes_no_checksums_is_sent_none(
 
 @pytest.mark.parametrize("difference", [Difference.REDIRECTED, Difference.READ_ONLY])
 def test_what_a_store_refuses_for_good_is_one_line_and_no_reason_to_run_again(
-    difference: Difference, other_store: tuple[str, OtherStore], rglcd: Run, monkeypatch: pytest.MonkeyPatch
+    difference: Difference, store_in_force: tuple[str, OtherStore], rglcd: Run
 ) -> None:
-    bucket, store = other_store
+    _, store = store_in_force
     store.differences = {difference}
-    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     code, lines = rglcd("run", "shard")
     assert (code, len(lines)) == (2, 1)
     assert not list(Path("artifacts").glob("**/*.tar"))
@@ -230,7 +229,7 @@ def test_what_a_store_refuses_for_good_is_one_line_and_no_reason_to_run_again(
 
 def _answer(status: int, code: str) -> Exception:
     response = {"Error": {"Code": code, "Message": "?"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    error: Exception = translate_boto_error(ClientError(response, "PutObject"))  # type: ignore[arg-type]
+    error: Exception = translate_boto_error(ClientError(response, "PutObject"))  # type: ignore[arg-type]  # a response has more keys, which nobody reads
     return error
 
 

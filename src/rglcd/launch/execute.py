@@ -65,9 +65,9 @@ def execute(
 
 
 def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
+    end_with_launcher()
     if PREFLIGHT in os.environ:
         _check_machine(ArtifactLocation.of(stage.outputs[0], artifacts[stage.outputs[0]]))
-    end_with_launcher()
     if not is_first_rank():
         if first_rank_works():
             assist_stage(stage.name, sections, artifacts)

@@ -24,7 +24,7 @@ from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
 from rglcd.store.local_cache import pinned
 from rglcd.store.local_copies import fetch_files, fetch_source, source_copy
-from rglcd.store.manifest import Manifest, digest_of, results_digest, write_manifest
+from rglcd.store.manifest import Manifest, digest_of, link_refused, results_digest, write_manifest
 from rglcd.store.places import Places, folder_of_links, link_file
 from rglcd.store.remembered_files import entries_of, memory_beside
 
@@ -248,10 +248,7 @@ def source_digest(folder: Path, parts: Parts, *, memory: Path) -> str:
         place, files = folder / part, dict[str, Path]()
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_symlink():
-                raise InputError(
-                    f"{path} is a link; a source folder may hold regular files only (if DVC made it: dvc config cache.type hardlink,copy, "
-                    "then dvc checkout --relink)"
-                )
+                raise link_refused(path, "a source folder")
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = path
         digests |= {name: entry.sha256 for name, entry in entries_of(files, of=place, memory=memory).items()}

@@ -84,11 +84,14 @@ def scan(folder: Path) -> dict[str, FileEntry]:
     """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise InputError(
-                f"{path} is a link; an artifact may hold regular files only (if DVC made it: dvc config cache.type hardlink,copy, "
-                "then dvc checkout --relink)"
-            )
+            raise link_refused(path, "an artifact")
     return _entries(folder)
+
+
+def link_refused(path: Path, of: str) -> InputError:
+    """What to raise for a link at ``path`` within ``of``, which consists of files."""
+    way_out = "if DVC made it: dvc config cache.type hardlink,copy, then dvc checkout --relink"
+    return InputError(f"{path} is a link; {of} may hold regular files only ({way_out})")
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:

@@ -81,18 +81,8 @@ def probe(folder: str) -> Abilities:
         checksums, conditional_put = _put_as_it_is_taken(uri)
         if conditional_put and _put(uri, is_conditional=True):  # a store that does not look at the condition puts it again
             conditional_put = False
-        filesystem, path = open_url(uri)
-        try:
-            is_whole = with_retries(lambda: filesystem.cat_file(path), what=uri) == _CONTENT  # noqa: B023
-        except FileNotFoundError:
-            is_whole = False
-        deletes = True
-        try:
-            with_retries(lambda: filesystem.rm_file(path), what=uri)  # noqa: B023
-        except FileNotFoundError:
-            pass
-        except RefusedError:
-            deletes = False
+        is_whole = _reads_back(uri)
+        deletes = _delete(uri)
         if is_whole:
             return Abilities(conditional_put, checksums, deletes)
     raise TryAgain(f"{folder} does not give back what is written to it; run the same command again")
@@ -125,6 +115,26 @@ def _put(uri: str, *, is_conditional: bool) -> bool:
     try:
         with_retries(lambda: filesystem.pipe_file(path, _CONTENT, mode="create" if is_conditional else "overwrite"), what=uri)
     except FileExistsError:  # of the first put: it was answered, and the answer was lost
+        return False
+    return True
+
+
+def _reads_back(uri: str) -> bool:
+    filesystem, path = open_url(uri)
+    try:
+        return bool(with_retries(lambda: filesystem.cat_file(path), what=uri) == _CONTENT)
+    except FileNotFoundError:
+        return False
+
+
+def _delete(uri: str) -> bool:
+    """Whether the object may be deleted; it is gone then."""
+    filesystem, path = open_url(uri)
+    try:
+        with_retries(lambda: filesystem.rm_file(path), what=uri)
+    except FileNotFoundError:
+        pass
+    except RefusedError:
         return False
     return True
 
