@@ -13,7 +13,7 @@ from rglcd.config import dump
 from rglcd.errors import InputError
 from rglcd.store.artifacts import ArtifactLocation, at_key
 from rglcd.store.manifest import read_manifest
-from rglcd.store.places import Places
+from rglcd.store.places import Places, folder_of_links
 from tests.tiny_line import (
     TINY_EVALUATION,
     tiny_config,
@@ -162,6 +162,13 @@ class TestRunsAndClean:
         assert work.is_dir()
         rglcd("clean", "--yes")
         assert not work.exists()
+
+    def test_what_a_stage_reads_its_inputs_by_is_not_listed_as_work(self, project: Path, rglcd: Command) -> None:
+        with folder_of_links(beside=project / "artifacts" / "student"):
+            said = rglcd("runs")
+            assert re.search(r"^student +- +being read +0 B$", said, re.MULTILINE)
+            assert "being worked on" not in said
+            assert rglcd("clean", "--yes") == "nothing to remove\n"
 
     def test_clean_takes_keys_and_ages(self, project: Path, rglcd: Command) -> None:
         before = read_manifest(project / "artifacts" / "student", made_by="distill").key

@@ -46,8 +46,7 @@ def _runs(options: argparse.Namespace) -> None:
 
     config = load_params(options.params)
     for found in results_in(options.artifacts):
-        state = "being worked on" if found.is_held else found.state.value
-        print(f"{found.artifact:14}{found.key or '-':14}{state:17}{in_words(found.num_bytes):>9}")
+        print(f"{found.artifact:14}{found.key or '-':14}{found.in_words:17}{in_words(found.num_bytes):>9}")
         for line in differences(found, config):
             print(f"{'':14}{line}")
 

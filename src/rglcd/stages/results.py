@@ -51,6 +51,13 @@ class Found:
             return False
         return any(_is_locked(lock) for lock in _locks_of(self.folder))
 
+    @property
+    def in_words(self) -> str:
+        """What it is, and whether a process uses it: `.work` holds the links too by which stages read their inputs."""
+        if not self.is_held:
+            return self.state.value
+        return "being worked on" if self.state is State.UNDER_WAY else "being read"
+
 
 def results_in(artifacts: Path) -> list[Found]:
     """Everything that stages have put in the folder ``artifacts``: results in force first, then by artifact."""
