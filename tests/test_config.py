@@ -1,5 +1,6 @@
 """The door of the configuration: what it lets in, what it refuses, and in which words."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd import recipe
-from rglcd.config import SECTIONS, dump, load_params, load_preset, preset_names, validate_section
+from rglcd.config import SECTIONS, NoReward, dump, load_params, load_preset, preset_names, validate_section
 from rglcd.config.synonyms import SYNONYMS
 from rglcd.errors import InputError
+from rglcd.stages.table import stages_of
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -182,3 +184,44 @@ def test_a_string_is_a_source_and_a_number_a_list_of_one() -> None:
     assert config.evaluation.scorers == ("judge",)
     with pytest.raises(InputError, match="name the revision"):
         load_preset("toy", overrides=["model.teacher=org/name"])
+
+
+class TestArms:
+    """Students by names of the user's own, each with what it changes."""
+
+    def test_each_arm_has_the_sections_with_its_own_changes(self) -> None:
+        arms = "{lcm: {reward: {kind: none}}, strong: {reward.weight: 3}, early: {distillation.num_steps: 7}}"
+        config = load_preset("toy", overrides=[f"distillation.arms={arms}"])
+        plain, strong, early = config.arms
+        assert plain.reward == NoReward()
+        assert strong.reward.model_dump() == config.reward.model_dump() | {"weight": 3.0}
+        assert (early.distillation.num_steps, early.has_own_length, strong.has_own_length) == (7, True, False)
+
+    def test_two_names_need_no_more_than_their_names(self) -> None:
+        named = load_preset("toy", overrides=["distillation.arms={lcm: {reward: {kind: none}}, rg: {}}"])
+        listed = load_preset("toy", overrides=["distillation.arms=[lcm, rg]"])
+        assert [(arm.name, arm.reward) for arm in named.arms] == [(arm.name, arm.reward) for arm in listed.arms]
+
+    @pytest.mark.parametrize(
+        ("arms", "words"),
+        [
+            ("[foo]", "distillation.arms.0: Input should be 'lcm' or 'rg' (found 'foo')"),
+            ("{}", "arms must name at least one arm"),
+            ("{a: {reward.weigth: 3}}", "distillation.arms.a: unknown key reward.weigth (did you mean 'weight'?)"),
+            ("{a: {reward.weight: x}}", "distillation.arms.a: reward.weight: Input should be a valid number"),
+            ("{a: {model.resolution: 64}}", "distillation.arms.a changes 'model.resolution': an arm may change reward"),
+            ("{a: {distillation.arms: [rg]}}", "distillation.arms.a changes 'distillation.arms'"),
+            ("{a: {distillation.batch_size: 15}}", "distillation.arms.a: reward.tuning.label_every 2 does not divide"),
+            ("{a: {reward.expert: judge}}", "distillation.arms.a: reward.expert is 'judge'; add it to caching.scorers"),
+            ("{teacher: {}}", "teacher is what the report calls something else"),
+            ("{../up: {}}", "arms: '../up' names a folder"),
+        ],
+    )
+    def test_what_is_refused_names_arm_and_key(self, arms: str, words: str) -> None:
+        with pytest.raises(InputError, match=re.escape(words)):
+            load_preset("toy", overrides=[f"distillation.arms={arms}"])
+
+    def test_a_proxy_is_pretrained_when_any_arm_asks_for_one(self) -> None:
+        arms = "distillation.arms={lcm: {}, late: {reward: {kind: latent}}}"
+        stages = [stage.name for stage in stages_of(load_preset("toy", overrides=["reward={kind: none}", arms]))]
+        assert "pretrain" in stages

@@ -58,6 +58,18 @@ def test_distill_makes_the_same_bytes_from_the_same_inputs(own: Path) -> None:
     assert second.digest == first.digest
 
 
+def test_arms_of_other_names_are_the_students_that_their_own_sections_make(own: Path) -> None:
+    one = run(own, tiny_config("reward.weight=3.0"), "distill").manifest.facts["arms"]
+    named = "{lcm: {reward: {kind: none}}, rg: {}, strong: {reward.weight: 3.0}, short: {distillation.num_steps: 2}}"
+    many = run(own, tiny_config(f"distillation.arms={named}"), "distill").manifest.facts["arms"]
+    assert many["strong"] == one["rg"], "the computation is the same, whatever it is called"
+    assert many["lcm"] == one["lcm"]
+    assert (many["short"]["num_steps"], many["rg"]["num_steps"]) == (2, 4)
+    record = json.loads((own / "student" / "strong" / "rglcd.json").read_text())
+    assert record["config"]["reward"]["weight"] == 3.0
+    assert sorted(path.parent.name for path in (own / "student").glob("*/model_index.json")) == sorted(many)
+
+
 def test_a_new_reward_weight_retrains_the_rg_arm_and_reuses_the_lcm_arm(own: Path) -> None:
     plain = own / "student" / "lcm" / "unet" / "diffusion_pytorch_model.safetensors"
     before, written = run(own, tiny_config(), "distill").manifest, plain.read_bytes()

@@ -7,6 +7,7 @@ changed. This package imports no torch, so a laptop, CI and the pipeline compile
 tagged unions (``kind: ...``), not booleans; those of a training step are :mod:`rglcd.recipe`'s.
 """
 
+from rglcd.config.arms import ArmSettings, arms_of, has_reward
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.edits import edits_in, with_values
@@ -59,6 +60,7 @@ __all__ = [
     "SECTIONS",
     "AestheticScorer",
     "AnyReward",
+    "ArmSettings",
     "Caching",
     "Cauchy",
     "ClipScorer",
@@ -110,8 +112,10 @@ __all__ = [
     "WebDownload",
     "WeightsSource",
     "WholeProxy",
+    "arms_of",
     "dump",
     "edits_in",
+    "has_reward",
     "load_params",
     "load_preset",
     "preset_hardware",

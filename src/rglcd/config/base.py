@@ -1,5 +1,6 @@
 """What every section of the configuration is: frozen, closed to unknown keys, and of finite numbers."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -21,3 +22,12 @@ def _listed(value: Any) -> Any:
 
 OR_ONE = BeforeValidator(_listed)
 """Of a list's annotation: its only item may stand by itself."""
+
+
+def placed(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """``values`` with ``value`` at the nested ``keys``; ``values`` itself stays. What is no mapping on the way becomes one."""
+    first, *rest = keys
+    if rest:
+        child = values.get(first)
+        value = placed(child if isinstance(child, Mapping) else {}, rest, value)
+    return {**values, first: value}

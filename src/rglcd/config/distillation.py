@@ -1,8 +1,10 @@
 """The section ``distillation``: the training run of the student."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from rglcd.config.base import Section, Seed
 from rglcd.recipe import (
@@ -29,14 +31,37 @@ from rglcd.recipe import (
     Weighting,
 )
 
+LISTED, NAMED = "listed", "named"
+"""By which pydantic tells the two ways apart to say which arms there are."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+
+Changes = Mapping[str, JsonValue]
+"""Values of the sections ``reward`` and ``distillation`` by their keys, ``reward.weight`` say; ``reward`` alone is the whole section."""
+
+
+Arms = Annotated[
+    Annotated[tuple[Literal["lcm", "rg"], ...], Tag(LISTED)] | Annotated[dict[str, dict[str, JsonValue]], Tag(NAMED)],
+    Discriminator(lambda value: NAMED if isinstance(value, Mapping) else LISTED),
+]
+
+_TAKEN = frozenset({"real", "teacher", "lrm"})
+
 
 class Distillation(Section):
     """The distillation run. Each arm is a student: ``rg`` as the reward section says, ``lcm`` with no reward."""
 
-    arms: tuple[Literal["lcm", "rg"], ...] = ("rg",)
+    arms: Arms = ("rg",)
+    """Or any number of arms by names of your own, each with what it changes: ``{lcm: {reward: {kind: none}}, strong: {reward.weight: 3}}``.
+
+    The report is about ``rg``, or else the last by name; ``lcm`` is what each is compared with, where there is one.
+    """
     student: Annotated[Student, Field(discriminator="kind")] = FullStudent()
     match_compute: bool = False
-    """Give the ``lcm`` arm as many more steps as the reward costs, counted in floating point operations."""
+    """Give arms without a reward as many more steps as the reward costs, counted in floating point operations.
+
+    That is the reward section's reward; an arm that says its own ``distillation.num_steps`` has those.
+    """
     num_steps: Positive = 10_000
     batch_size: Positive = 16
     """Over all ranks together: the world size changes the speed, not the run."""
@@ -76,6 +101,11 @@ class Distillation(Section):
     def _sound(self) -> "Distillation":
         if not self.arms or len(set(self.arms)) != len(self.arms):
             raise ValueError("arms must name at least one arm, each once")
+        for name in self.arms:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"arms: {name!r} names a folder: small letters, digits, '.', '_' and '-', at most 40")
+        if taken := _TAKEN.intersection(self.arms):
+            raise ValueError(f"arms: {', '.join(sorted(taken))} is what the report calls something else; choose another name")
         if self.omega[0] > self.omega[1]:
             raise ValueError(f"omega runs from low to high, not {list(self.omega)}")
         if self.micro_batch is not None and self.batch_size % self.micro_batch:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rglcd.config.base import Section
+from rglcd.config.base import Section, placed
 from rglcd.config.explanation import explain, nearest
 from rglcd.config.hardware import RUNS_ON, Hardware
 from rglcd.config.root import SECTIONS, Config
@@ -104,15 +104,7 @@ def overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, separator, text = override.partition("=")
     if not separator:
         raise InputError(f"--set takes section.key=value, not {override!r}")
-    keys = path.split(".")
-    root: dict[str, Any] = dict(values)
-    node = root
-    for key in keys[:-1]:
-        child = node.get(key)
-        node[key] = dict(child) if isinstance(child, Mapping) else {}
-        node = node[key]
     try:
-        node[keys[-1]] = yaml.safe_load(text)
+        return placed(values, path.split("."), yaml.safe_load(text))
     except yaml.YAMLError:
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
-    return root

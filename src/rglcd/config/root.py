@@ -4,12 +4,13 @@ from typing import Any
 
 from pydantic import model_validator
 
+from rglcd.config.arms import ArmSettings, arms_of
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.evaluation import Evaluation
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining
-from rglcd.config.reward import Reward
+from rglcd.config.reward import AnyReward, NoReward, Reward
 from rglcd.config.sharding import Sharding
 
 
@@ -30,10 +31,27 @@ class Config(Section):
     def _sections_agree(self) -> "Config":
         self._check_sizes()
         self._check_scorers()
-        if "rg" in self.distillation.arms or self.distillation.match_compute:
-            self._check_shares()
-            self._check_micro_batch()
+        for arm in self.arms:
+            where = f"distillation.arms.{arm.name}: " if isinstance(self.distillation.arms, dict) else ""
+            _check_expert(arm.reward, self, where)
+            _check_shares(arm, where)
+            _check_micro_batch(arm, where)
+        if self.distillation.match_compute:
+            # What a step costs is counted of the reward section's reward, whichever arm has it.
+            counted = ArmSettings("", self.reward, self.distillation, False)
+            _check_shares(counted, "")
+            _check_micro_batch(counted, "")
         return self
+
+    @property
+    def arms(self) -> tuple[ArmSettings, ...]:
+        """The students that are made, each with its own sections."""
+        return arms_of(self.reward, self.distillation)
+
+    @property
+    def rewards(self) -> tuple[AnyReward, ...]:
+        """The reward section's, and those of arms that have another."""
+        return (self.reward, *(arm.reward for arm in self.arms if arm.reward not in (self.reward, NoReward())))
 
     def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
@@ -52,36 +70,16 @@ class Config(Section):
         for name in self.caching.scores:
             if name not in self.caching.scorers:
                 raise ValueError(f"caching.scores names {name!r}, which scores pictures for captions; add it to caching.scorers")
-        if self.reward.kind == "latent" and self.pretraining.scorer not in self.caching.scorers:
+        is_latent = any(reward.kind == "latent" for reward in self.rewards)
+        if is_latent and self.pretraining.scorer not in self.caching.scorers:
             raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
         proxy = self.preparation.scorers[self.pretraining.scorer]
-        if self.reward.kind == "latent" and proxy.text != "vector":
+        if is_latent and proxy.text != "vector":
             raise ValueError(
                 f"pretraining.scorer is {self.pretraining.scorer!r}, of kind {proxy.kind}, which makes no vector of a caption: "
                 "name one that does (clip, hpsv2, clipscore, pickscore)"
             )
-        if self.reward.kind != "none" and self.reward.expert not in self.caching.scorers:
-            raise ValueError(f"reward.expert is {self.reward.expert!r}; add it to caching.scorers")
-
-    def _check_micro_batch(self) -> None:
-        """Each micro-batch has as many rewarded samples as another."""
-        micro_batch = self.distillation.micro_batch
-        if micro_batch is None or self.reward.kind == "none":
-            return
-        every = self.reward.prediction.every
-        if micro_batch % every:
-            raise ValueError(f"reward.prediction.every {every} does not divide distillation.micro_batch {micro_batch}")
-
-    def _check_shares(self) -> None:
-        """Every n-th sample is rewarded, and of a batch every n-th labelled: all ranks must find as many."""
-        batch_size, shares = self.distillation.batch_size, {}
-        if self.reward.kind != "none":
-            shares["reward.prediction.every"] = self.reward.prediction.every
-        if self.reward.kind == "latent" and self.reward.tuning.kind == "online":
-            shares["reward.tuning.label_every"] = self.reward.tuning.label_every
-        for key, every in shares.items():
-            if batch_size % every:
-                raise ValueError(f"{key} {every} does not divide distillation.batch_size {batch_size}")
+        _check_expert(self.reward, self, "")
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
@@ -92,6 +90,33 @@ class Config(Section):
         section = getattr(self, name)
         assert isinstance(section, Section), name
         return section
+
+
+def _check_expert(reward: AnyReward, config: Config, where: str) -> None:
+    if not isinstance(reward, NoReward) and reward.expert not in config.caching.scorers:
+        raise ValueError(f"{where}reward.expert is {reward.expert!r}; add it to caching.scorers")
+
+
+def _check_micro_batch(arm: ArmSettings, where: str) -> None:
+    """Each micro-batch has as many rewarded samples as another."""
+    micro_batch = arm.distillation.micro_batch
+    if micro_batch is None or isinstance(arm.reward, NoReward):
+        return
+    every = arm.reward.prediction.every
+    if micro_batch % every:
+        raise ValueError(f"{where}reward.prediction.every {every} does not divide distillation.micro_batch {micro_batch}")
+
+
+def _check_shares(arm: ArmSettings, where: str) -> None:
+    """Every n-th sample is rewarded, and of a batch every n-th labelled: all ranks must find as many."""
+    reward, batch_size, shares = arm.reward, arm.distillation.batch_size, dict[str, int]()
+    if not isinstance(reward, NoReward):
+        shares["reward.prediction.every"] = reward.prediction.every
+    if reward.kind == "latent" and reward.tuning.kind == "online":
+        shares["reward.tuning.label_every"] = reward.tuning.label_every
+    for key, every in shares.items():
+        if batch_size % every:
+            raise ValueError(f"{where}{key} {every} does not divide distillation.batch_size {batch_size}")
 
 
 SECTIONS: dict[str, Any] = {name: field for name, field in Config.model_fields.items() if name != "preset"}

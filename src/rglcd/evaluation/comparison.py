@@ -8,7 +8,7 @@ import torch
 
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
-from rglcd.evaluation.wording import PLAIN_ARM
+from rglcd.evaluation.wording import PLAIN_ARM, in_report_order
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Comparison:
 
     @property
     def arms(self) -> list[str]:
-        """In the order they were measured; the guided one, if any, last."""
-        arms = [summary.sampler.who for summary in self.summaries if summary.sampler.who not in (TEACHER, REAL)]
-        return sorted(dict.fromkeys(arms), key=lambda arm: arm != PLAIN_ARM)
+        """The one that the report is about last."""
+        return in_report_order(summary.sampler.who for summary in self.summaries if summary.sampler.who not in (TEACHER, REAL))
 
     @property
     def scorers(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Names of models and numbers as the report writes them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.statistics import Estimate
@@ -9,10 +9,13 @@ from rglcd.evaluation.statistics import Estimate
 PLAIN_ARM = "lcm"
 """The arm trained without a reward: guided arms are compared with it, as well as with the teacher."""
 
+GUIDED_ARM = "rg"
+"""The arm as the reward section says: where there is one, the report is about it; else about the last by name."""
+
 LRM = "lrm"
 """The latent reward model: not an arm, but its training is plotted as theirs is."""
 
-_LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", "rg": "RG-LCM", LRM: "LRM"}
+_LABELS = {REAL: "Real images", TEACHER: "Teacher", PLAIN_ARM: "LCM", GUIDED_ARM: "RG-LCM", LRM: "LRM"}
 
 _NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 10: "ten", 20: "twenty", 50: "fifty"}
 
@@ -20,6 +23,11 @@ _NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: 
 def label_of(who: str) -> str:
     """The name of a model as readers know it; an arm of another name keeps its own."""
     return _LABELS.get(who, who)
+
+
+def in_report_order(arms: Iterable[str]) -> list[str]:
+    """The arms, each once: the plain one first, then by name, and last the one that the report is about."""
+    return sorted(set(arms), key=lambda arm: (arm != PLAIN_ARM, arm == GUIDED_ARM, arm))
 
 
 def css_class(who: str) -> str:

@@ -1,18 +1,17 @@
 """The plan of a run: does each stage fit, what would fit, and how long it takes."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rglcd.config import Config
 from rglcd.errors import InputError
+from rglcd.planning.arms import costs_of_arms
 from rglcd.planning.counting import GIB
 from rglcd.planning.gpus import GPUS, Gpu
 from rglcd.planning.inference import caching_cost, evaluation_cost
 from rglcd.planning.memory import TO_SPARE, StageMemory, largest
 from rglcd.planning.networks import Networks
-from rglcd.planning.training import TrainingCost, training_cost
 
 UTILISATION: Final = 0.28
 UTILISATION_PIXEL: Final = 0.19
@@ -85,14 +84,15 @@ class Plan:
 def plan(config: Config, gpu: Gpu, count: int, *, pretrained: Path | None = None) -> Plan:
     """The plan of ``config`` on ``count`` cards ``gpu``. Raises :class:`InputError` for networks of unknown shapes."""
     networks = Networks(config, pretrained)
-    training, caching, evaluation = training_cost(networks, count=count), caching_cost(networks), evaluation_cost(networks)
-    stages = tuple(_stage_plan(memory, gpu) for memory in (training.memory, caching.memory, evaluation.memory))
-    used = UTILISATION_PIXEL if config.reward.kind == "pixel" and "rg" in config.distillation.arms else UTILISATION
+    training, training_flops = costs_of_arms(config, pretrained, count=count)
+    caching, evaluation = caching_cost(networks), evaluation_cost(networks)
+    stages = tuple(_stage_plan(memory, gpu) for memory in (training, caching.memory, evaluation.memory))
+    used = UTILISATION_PIXEL if any(arm.reward.kind == "pixel" for arm in config.arms) else UTILISATION
     hour = 3600e12 * gpu.bf16_tflops
     bf16_hour, tf32_hour = UTILISATION * hour, UTILISATION * hour / 2
     evaluation_cards = min(count, CARDS_OF_A_NODE)
     hours = Hours(
-        training=_training_flops(config, training) / (count * used * hour / (1 if config.distillation.precision == "bfloat16" else 2)),
+        training=training_flops / (count * used * hour / (1 if config.distillation.precision == "bfloat16" else 2)),
         caching_million=1e6 * caching.flops / tf32_hour,
         evaluation=(evaluation.flops / tf32_hour + evaluation.bf16_flops / bf16_hour) / evaluation_cards,
         evaluation_cards=evaluation_cards,
@@ -127,11 +127,3 @@ def _stage_plan(memory: StageMemory, gpu: Gpu) -> StagePlan:
         found = max((size for size in range(1, found + 1) if memory.whole % size == 0), default=0)
     cards = [next((card for card in GPUS if fits(card, samples)), None) for samples in (memory.samples, 1)]
     return StagePlan(memory, gpu, found, cards[0], cards[1])
-
-
-def _training_flops(config: Config, cost: TrainingCost) -> float:
-    """Of all arms; the plain one is given as much compute as the guided one where the configuration says so."""
-    distillation = config.distillation
-    seen = distillation.num_steps * distillation.batch_size
-    plain = cost.guided_flops if distillation.match_compute else cost.plain_flops
-    return math.fsum(seen * (cost.guided_flops if arm == "rg" else plain) for arm in distillation.arms)

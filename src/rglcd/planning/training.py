@@ -48,15 +48,14 @@ class Core:
 
 
 def training_cost(networks: Networks, *, count: int) -> TrainingCost:
-    """Of the arm that costs most, on ``count`` GPUs. Raises :class:`InputError` for a batch that does not divide among them."""
+    """Of a run guided by the reward section, on ``count`` GPUs. Raises :class:`InputError` for a batch that does not divide among them."""
     distillation = networks.config.distillation
     share, rest = divmod(distillation.batch_size, count)
     if rest:
         raise InputError(f"distillation.batch_size {distillation.batch_size} does not divide among {count} GPUs; choose another --count")
     rows = min(distillation.micro_batch or share, share)
     core = core_cost(networks)
-    reward: AnyReward = networks.config.reward if "rg" in distillation.arms else NoReward()
-    guidance = Guidance.of(networks, reward, core)
+    guidance = Guidance.of(networks, networks.config.reward, core)
     gradients = Part("gradients, float32", core.gradients)
     # In DDP's buckets they last; otherwise they come as activations go. From one micro-batch to the next they are added up, and
     # DDP keeps that sum beside its buckets until it averages, in the last one's backward pass.

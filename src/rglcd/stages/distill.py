@@ -11,7 +11,7 @@ from typing import Any, assert_never
 import torch
 
 from rglcd import progress
-from rglcd.config import AnyReward, Distillation, LatentReward, Model, NoReward, PixelReward
+from rglcd.config import AnyReward, ArmSettings, Distillation, LatentReward, Model, NoReward, PixelReward, arms_of, has_reward
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
 from rglcd.models.precision import tf32
@@ -53,7 +53,7 @@ def distill(
         arms = _arms(materials, reward)
         for arm in arms:
             if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
-                _train_arm(arm, materials, student.folder)
+                _train_arm(arm, student.folder)
             if world.is_main:
                 # Here, not where the arm is trained: a kill may have come between its publication and this.
                 shutil.rmtree(_checkpoints(student.folder, arm), ignore_errors=True)
@@ -65,13 +65,22 @@ def distill(
 
 
 def _arms(materials: Materials, reward: AnyReward) -> list[Arm]:
-    """The arms in the order asked for; ``lcm`` is given the compute that ``rg``'s reward costs, if asked to match it."""
-    distillation = materials.distillation
-    num_steps = dict.fromkeys(distillation.arms, distillation.num_steps)
-    if "lcm" in num_steps and distillation.match_compute and reward.kind != "none":
-        num_steps["lcm"] = math.ceil(distillation.num_steps * _relative_cost(materials, reward))
-    rewards: dict[str, AnyReward] = {"lcm": NoReward(), "rg": reward}
-    return [Arm(name, rewards[name], num_steps[name], _arm_key(materials, rewards[name], num_steps[name])) for name in distillation.arms]
+    """The arms in the order asked for; those without a reward are given the compute that the reward costs, if asked to match it."""
+    matched = 1.0
+    settings = arms_of(reward, materials.distillation)
+    if materials.distillation.match_compute and reward.kind != "none" and any(_is_matched(arm) for arm in settings):
+        matched = _relative_cost(materials, reward)
+    return [_arm(arm, materials, longer=matched if _is_matched(arm) else 1.0) for arm in settings]
+
+
+def _is_matched(settings: ArmSettings) -> bool:
+    return not (has_reward(settings) or settings.has_own_length)
+
+
+def _arm(settings: ArmSettings, materials: Materials, *, longer: float) -> Arm:
+    own = replace(materials, distillation=settings.distillation)
+    num_steps = math.ceil(settings.distillation.num_steps * longer)
+    return Arm(settings.name, own, settings.reward, num_steps, _arm_key(own, settings.reward, num_steps))
 
 
 def _relative_cost(materials: Materials, reward: AnyReward) -> float:
@@ -155,13 +164,13 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
 # --- training ------------------------------------------------------------------------------------
 
 
-def _train_arm(arm: Arm, materials: Materials, folder: Path) -> None:
-    distillation, world = materials.distillation, materials.world
-    distiller = make_distiller(materials, arm.reward, num_steps=arm.num_steps, world=world)
+def _train_arm(arm: Arm, folder: Path) -> None:
+    distillation, world = arm.materials.distillation, arm.materials.world
+    distiller = make_distiller(arm.materials, arm.reward, num_steps=arm.num_steps, world=world)
     run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every, distillation.guard)
     curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world)
     if world.is_main:
-        export_arm(arm, materials, distiller, curve=curve, folder=folder / arm.name)
+        export_arm(arm, distiller, curve=curve, folder=folder / arm.name)
 
 
 def _checkpoints(folder: Path, arm: Arm) -> Path:

@@ -22,12 +22,13 @@ from rglcd.evaluation.pictures import Pictures, grid_png
 from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
 from rglcd.evaluation.verdict import verdict
-from rglcd.evaluation.wording import PLAIN_ARM
+from rglcd.evaluation.wording import in_report_order
 from rglcd.models.precision import tf32
 from rglcd.rewards.kinship import akin
 from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
 from rglcd.stages.run import Output
+from rglcd.stages.student_export import RECORD
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
 from rglcd.store.shard_tasks import Part
@@ -130,12 +131,15 @@ def _sweep(folder: Path) -> None:
 
 
 def _trained_on(student: Path, context: EvaluationContext) -> tuple[str | None, frozenset[str]]:
-    """The scorer that guided the arms, None if no reward did; and all scorers that have something in common with the reward."""
+    """The scorer that guided the last arm that one did, None if no reward did; and all that have something in common with a reward."""
     manifest = read_manifest(student, made_by="distill")
-    reward = manifest.sections["reward"]
-    if reward["kind"] == "none" or set(context.arms) == {PLAIN_ARM}:
+    rewards = [
+        json.loads((student / arm / RECORD).read_text(encoding="utf-8"))["config"]["reward"] for arm in in_report_order(context.arms)
+    ]
+    scorers = [str(reward["expert"]) for reward in rewards if reward["kind"] != "none"]
+    if not scorers:
         return None, frozenset()
-    expert, scorers = str(reward["expert"]), [str(reward["expert"])]
+    expert = scorers[-1]
     if "pretrain" in manifest.lineage:  # the proxy reads captions as this scorer does
         scorers.append(str(manifest.lineage["pretrain"]["sections"]["pretraining"]["scorer"]))
     pretrained = context.pretrained

@@ -24,25 +24,26 @@ _NOT_THE_ARMS = {"arms", "match_compute", "num_steps", "checkpoint_every"}
 
 @dataclass(frozen=True)
 class Arm:
-    """One student to make: its name, its reward, how long it trains, and the key that names the computation."""
+    """One student to make: its name, what it is made from, its reward, how long it trains, and the key that names the computation."""
 
     name: str
+    materials: Materials
     reward: AnyReward
     num_steps: int
     key: str
 
 
-def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
+def export_arm(arm: Arm, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
     """Write the weights to evaluate into a staging folder beside ``folder``, then rename it."""
     staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
-    model = materials.model
+    materials, model = arm.materials, arm.materials.model
     grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
-    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm, materials))
+    export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
         distiller.reward_guidance.model.save(staging / "reward_model")
     (staging / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
-    write_json(staging / RECORD, _record(arm, materials))
+    write_json(staging / RECORD, _record(arm))
     # Not left to publish_folder, which renames what it replaces within the artifact: a kill in between would publish that too.
     shutil.rmtree(folder, ignore_errors=True)
     publish_folder(staging, folder)
@@ -57,14 +58,14 @@ def arm_sections(materials: Materials, reward: AnyReward) -> dict[str, Any]:
     }
 
 
-def _record(arm: Arm, materials: Materials) -> dict[str, Any]:
-    images_seen = arm.num_steps * materials.distillation.batch_size
-    config = arm_sections(materials, arm.reward)
+def _record(arm: Arm) -> dict[str, Any]:
+    images_seen = arm.num_steps * arm.materials.distillation.batch_size
+    config = arm_sections(arm.materials, arm.reward)
     return {"arm": arm.name, "key": arm.key, "num_steps": arm.num_steps, "images_seen": images_seen, "config": config}
 
 
-def _card(arm: Arm, materials: Materials) -> CardFacts:
-    distillation, teacher = materials.distillation, materials.model.teacher.uri
+def _card(arm: Arm) -> CardFacts:
+    distillation, teacher = arm.materials.distillation, arm.materials.model.teacher.uri
     low, high = distillation.omega
     return CardFacts(
         title=f"{Path(teacher).name} · {arm.name}",

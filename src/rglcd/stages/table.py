@@ -42,6 +42,10 @@ def _always(config: Config) -> bool:
     return True
 
 
+def _has_proxy(config: Config) -> bool:
+    return any(reward.kind == "latent" for reward in config.rewards)
+
+
 def _all_of_it(config: Config) -> Mapping[str, Parts]:
     return {}
 
@@ -59,10 +63,10 @@ def _models(config: Config, scorers: Iterable[str]) -> Parts:
 
 
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
-    evaluation, reward = config.evaluation, config.reward
+    evaluation = config.evaluation
     # Those that trained the student too: what they have in common with a judge is said on the page.
-    scorers = [*evaluation.scorers, *(() if reward.kind == "none" else (reward.expert,))]
-    scorers += [config.pretraining.scorer] if reward.kind == "latent" else []
+    scorers = [*evaluation.scorers, *(reward.expert for reward in config.rewards if reward.kind != "none")]
+    scorers += [config.pretraining.scorer] if _has_proxy(config) else []
     return {
         SOURCE: (str(PurePosixPath(evaluation.prompts)), str(PurePosixPath(evaluation.reference).parent)),
         "pretrained": (*_models(config, scorers), "features", "features.json"),
@@ -151,7 +155,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("reward_model",),
         profile=Profile.GPU_NODE,
         version=3,  # 3: draws by sample
-        when=lambda config: config.reward.kind == "latent",
+        when=_has_proxy,
         reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
         streams=("latents",),
     ),
