@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rglcd.study.records import Pair, Question, Study
 
@@ -57,11 +58,13 @@ def _turn(study: Study, number: int) -> tuple[Pair, bool]:
     return study.pairs[deck[place]], swapped[place] ^ (round_ % 2 == 1)
 
 
-def _deck(seed: int, size: int) -> tuple[list[int], list[bool]]:
+@lru_cache(maxsize=4)
+def _deck(seed: int, size: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The order in which pairs are dealt, and at each place whether the second picture stands on the left in the first round."""
     order, swapped = list(range(size)), [number % 2 == 1 for number in range(size)]
     random.Random(f"{seed}/deck").shuffle(order)  # noqa: S311
     random.Random(f"{seed}/sides").shuffle(swapped)  # noqa: S311
-    return order, swapped
+    return tuple(order), tuple(swapped)
 
 
 def _places(study: Study, num_pairs: int, rng: random.Random) -> list[tuple[int, Pair]]:
@@ -69,7 +72,7 @@ def _places(study: Study, num_pairs: int, rng: random.Random) -> list[tuple[int,
     checks = list(study.checks)
     rng.shuffle(checks)
     stretch = num_pairs / max(1, len(checks))
-    places = [int((number + rng.random()) * stretch) for number in range(len(checks))]
+    places = [max(1, int((number + rng.random()) * stretch)) for number in range(len(checks))]  # nobody begins with a check
     return sorted(zip(places, checks, strict=True), key=lambda placed: placed[0], reverse=True)
 
 

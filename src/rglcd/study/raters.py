@@ -32,10 +32,11 @@ def read_raters(folder: Path) -> list[Rater]:
     if not path.is_file():
         return []
     try:
-        raters = [Rater(int(one["number"]), str(one["token"]), bool(one["simulated"])) for one in json.loads(path.read_text("utf-8"))]
+        listed = list(json.loads(path.read_text("utf-8")))
+        raters = [Rater(int(one["number"]), str(one["token"]), bool(one["simulated"])) for one in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
-    if [rater.number for rater in raters] != list(range(len(raters))):
+    if not raters or [rater.number for rater in raters] != list(range(len(raters))):
         raise InputError(f"{path}: raters must be numbered from 0 on, in order")
     return raters
 

@@ -112,7 +112,7 @@
     say("where", task ? `${done.length + 1} of ${tasks.length}` : `${done.length} of ${tasks.length}`);
     shownAt = null;
     if (!task) {
-      say("farewell", offline ? "Please download your answers and send the file back." : "Your answers are recorded as they are saved; you may close this page.");
+      say("farewell", offline ? "Please download your answers and send the file back." : "You may close this page once it says “Saved” above.");
       return;
     }
     say("question", task.question);
