@@ -111,6 +111,8 @@ def test_one_rater_alone_is_said_to_say_nothing_of_others(tmp_path: Path) -> Non
     found = scored(tmp_path / "study")
     assert found.asked[0].alpha is None
     assert "One rater: the intervals are about this rater" in as_text(found)
+    cast(tmp_path / "study", study, 3, mostly(ARMS[0], every=4))
+    assert "3 raters are few: the intervals are somewhat too narrow" in as_text(scored(tmp_path / "study"))
 
 
 def test_every_figure_is_in_the_json(tmp_path: Path) -> None:

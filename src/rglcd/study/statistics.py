@@ -64,7 +64,8 @@ def resampled_weights(votes: Votes, *, seed: int, num_resamples: int = NUM_RESAM
     """Weights (rows, N) of the votes in each resample: the pigeonhole bootstrap (Owen 2007, Ann. Appl. Stat. 1(2), 386-411).
 
     Prompts and raters are drawn anew, each with replacement, and a vote counts as often as its prompt was drawn times its rater. Its
-    variance is a little too large rather than too small. With one rater (or prompt) the interval is about this one alone.
+    variance is a little too large rather than too small; percentiles of a handful of raters are too narrow all the same. With one
+    rater (or prompt) the interval is about this one alone.
     """
     rng = np.random.default_rng(seed)
     prompts, raters = (np.unique(values, return_inverse=True)[1] for values in (votes.prompt, votes.rater))

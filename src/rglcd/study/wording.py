@@ -6,6 +6,9 @@ from typing import Any
 from rglcd.study.score import RULE, Comparison, Score
 from rglcd.study.statistics import Interval
 
+FEW_RATERS = 5
+"""Up to so many the percentiles of the bootstrap cover less than they say."""
+
 SIMULATED = "SIMULATED: programs that stand for raters voted; no person was asked"
 
 
@@ -73,6 +76,8 @@ def _notes(score: Score) -> list[str]:
     notes = ["Intervals: 95 %, prompts and raters drawn anew together (pigeonhole bootstrap, Owen 2007); a tie is half a win."]
     if score.num_raters == 1:
         notes.append("One rater: the intervals are about this rater, and say nothing of others.")
+    elif score.num_raters <= FEW_RATERS:
+        notes.append(f"{score.num_raters} raters are few: the intervals are somewhat too narrow.")
     if score.left_share is not None:
         notes.append(f"The left picture was chosen in {100 * score.left_share:.0f} % of the votes that were no tie.")
     if score.median_seconds is not None:
