@@ -91,6 +91,18 @@ def test_score_prints_a_table_or_every_figure(capsys: pytest.CaptureFixture[str]
     assert '"half_width": 0.02' in capsys.readouterr().out
 
 
+def test_serving_and_scoring_need_no_torch() -> None:
+    cast(Path("s"), small_study(Path("s")), 1, mostly(ARMS[0], every=4))
+    hidden = "import sys; [sys.modules.__setitem__(name, None) for name in ('torch', 'safetensors', 'simplejpeg', 'fsspec', 'psutil')]; "
+    code = (
+        hidden
+        + "import rglcd.study.server; from rglcd.cli import main; main(['ab', 'export', 's', 't', '--static']); main(['ab', 'score', 's'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{ARMS[0]} over {ARMS[1]}" in ran.stdout
+
+
 def test_serve_prints_a_link_a_rater_serves_it_and_ends_well_when_asked_to() -> None:
     small_study(Path("s"))
     command = [sys.executable, "-m", "rglcd", "ab", "serve", "s", "--raters", "2", "--port", "0"]
