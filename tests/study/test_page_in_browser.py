@@ -239,6 +239,7 @@ def test_a_static_study_opens_from_disk_keeps_answers_and_gives_them_as_a_file(l
         page.wait_for(SHOWN)
         page.press("2")
     page.wait_for("!document.querySelector('#end').hidden")
+    assert "harmed" not in page.evaluate("Object.keys(window).join()")
     page.screenshot("study-static-end")
     page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.click("#download")

@@ -187,7 +187,9 @@ def test_a_body_that_is_no_vote_is_refused(served: Served, words: dict[str, Any]
     served.run(scenario)
 
 
-def test_a_program_that_answers_and_undoes_for_ever_is_stopped(served: Served) -> None:
+def test_a_program_that_answers_and_undoes_for_ever_is_stopped(tmp_path: Path) -> None:
+    served = Served(tmp_path / "study", small_study(tmp_path / "study", num_prompts=1, num_checks=1))
+
     async def scenario(client: TestClient) -> None:
         rater, task = served.raters[0], served.tasks()[0]
         limit = ENTRIES_PER_TASK * len(served.tasks())

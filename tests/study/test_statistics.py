@@ -94,10 +94,16 @@ def test_the_interval_covers_the_true_rate_where_prompts_and_raters_differ() -> 
 
 
 def test_a_tie_is_half_a_win_and_the_same_seed_gives_the_same_interval() -> None:
-    votes = crossed(4, 3, np.full((4, 3), 0.5))
-    assert win_rate(votes, seed=1) == Interval(0.5, 0.5, 0.5)
-    mixed = crossed(4, 3, np.arange(12).reshape(4, 3) % 2)
+    mixed = crossed(4, 3, np.arange(12).reshape(4, 3) % 3 / 2)
+    assert win_rate(mixed, seed=1).value == 0.5
     assert win_rate(mixed, seed=1) == win_rate(mixed, seed=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_votes_that_are_all_alike_are_no_certainty(share: float) -> None:
+    rate = win_rate(crossed(10, 3, np.full((10, 3), share)), seed=0)
+    wilson = binomtest(round(10 * share), 10).proportion_ci(method="wilson")
+    assert (rate.value, rate.low, rate.high) == pytest.approx((share, wilson.low, wilson.high), abs=1e-6)
 
 
 def between(wins: np.ndarray) -> Votes:

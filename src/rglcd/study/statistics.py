@@ -80,8 +80,11 @@ def resampled_weights(votes: Votes, *, seed: int, num_resamples: int = NUM_RESAM
 def win_rate(votes: Votes, *, seed: int) -> Interval:
     """How often the first arm was preferred to the second, a tie being half a win; all votes between the same two arms.
 
-    A resample without any vote (possible where few raters saw few prompts each) is left out.
+    A resample without any vote (possible where few raters saw few prompts each) is left out. Votes that are all alike have no spread to
+    resample, and are no proof that the next one is like them: their interval is Wilson's (1927), each prompt one vote.
     """
+    if np.ptp(votes.share) == 0:
+        return _wilson(float(votes.share[0]), votes.num_prompts)
     rates = list[Floats]()
     for weights in resampled_weights(votes, seed=seed):
         total = weights.sum(axis=1)
@@ -192,6 +195,12 @@ def needed(rate: Interval, votes: Votes, *, half_width: float) -> Needed:
 def independent_votes(half_width: float) -> int:
     """Votes without ties, each of another prompt and rater, for an interval of ``half_width`` either way around one half: at the least."""
     return math.ceil((_Z / half_width) ** 2 / 4)
+
+
+def _wilson(rate: float, count: int) -> Interval:
+    centre = (rate + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    spread = _Z / (1 + _Z**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2))
+    return Interval(rate, max(0.0, centre - spread), min(1.0, centre + spread))
 
 
 def _with_quantiles(value: float, drawn: Floats) -> Interval:

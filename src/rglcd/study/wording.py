@@ -68,7 +68,8 @@ def _attention(score: Score) -> str:
 
 def _agreement(alpha: float | None, num_rated_twice: int) -> str:
     if alpha is None:
-        return f"Krippendorff's alpha: not defined ({num_rated_twice} pairs were rated twice or more, all alike)"
+        why = f"{num_rated_twice} pairs were rated twice or more, all alike" if num_rated_twice else "no pair was rated twice"
+        return f"Krippendorff's alpha: not defined ({why})"
     return f"Krippendorff's alpha: {alpha:.2f} (nominal, {num_rated_twice} pairs rated twice or more; 1 full agreement, 0 chance)"
 
 
@@ -76,7 +77,7 @@ def _notes(score: Score) -> list[str]:
     notes = ["Intervals: 95 %, prompts and raters drawn anew together (pigeonhole bootstrap, Owen 2007); a tie is half a win."]
     if score.num_raters == 1:
         notes.append("One rater: the intervals are about this rater, and say nothing of others.")
-    elif score.num_raters <= FEW_RATERS:
+    elif 1 < score.num_raters <= FEW_RATERS:
         notes.append(f"{score.num_raters} raters are few: the intervals are somewhat too narrow.")
     if score.left_share is not None:
         notes.append(f"The left picture was chosen in {100 * score.left_share:.0f} % of the votes that were no tie.")

@@ -113,9 +113,7 @@ def prefers_first(group: Raters, first: Tensor, second: Tensor, draws: torch.Gen
     return _verdict(group, who, (first - second) * group.weights[who], errors)
 
 
-def ask(
-    group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, question: Question, *, rater: int | None = None
-) -> list[Answer]:
+def ask(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, question: Question, *, rater: int | None = None) -> list[Answer]:
     """One rater's answer to each pair of pictures (B, 3, 32, 32) in [0, 1] of a prompt.
 
     Which rater of the group answers (``rater`` by number, if it is given), and how it errs, is settled by the prompt, the pictures as
@@ -135,9 +133,7 @@ def ask(
     return [Answer.LEFT if value == 1 else Answer.RIGHT if value == 0 else Answer.TIE for value in verdict.tolist()]
 
 
-def answer(
-    prompt: str, left: Tensor, right: Tensor, question: Question, *, group: Group = Group.PANEL, rater: int | None = None
-) -> Answer:
+def answer(prompt: str, left: Tensor, right: Tensor, question: Question, *, group: Group = Group.PANEL, rater: int | None = None) -> Answer:
     """The panel's answer, or that of one of its raters, on one pair of pictures (3, 32, 32) in [0, 1] of a prompt."""
     return ask(group, [prompt], left[None], right[None], question, rater=rater)[0]
 
