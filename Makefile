@@ -83,7 +83,7 @@ image-requirements: install ## write what each image installs, from pyproject.to
 	$(BIN)/uv pip compile -q --no-annotate --no-header -c requirements.lock --extra kfp --extra torchx pyproject.toml | grep -xFf requirements.lock > images/step/requirements.txt
 	{ $(BIN)/uv pip compile -q --no-annotate --no-header -c requirements.lock --extra train pyproject.toml | grep -xFf requirements.lock; grep '^kfp==' requirements.lock; } | sort > images/train/requirements.txt
 
-test-debian: install ## build, publish and run the images; run the alerts (root and Debian's packages: it says which; 4 minutes of CPU)
+test-debian: install ## build, publish and run the images; run the alerts; drive the study's page (root and Debian's packages: it says which; 4 minutes of CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m debian
 
 golden: install ## write the golden files anew; read the diff before committing it

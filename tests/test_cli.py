@@ -42,6 +42,12 @@ VERBS = [
     "show",
     "runs",
     "clean",
+    "ab",
+    "ab build",
+    "ab serve",
+    "ab export",
+    "ab simulate",
+    "ab score",
 ]
 
 

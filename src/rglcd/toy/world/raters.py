@@ -113,17 +113,18 @@ def prefers_first(group: Raters, first: Tensor, second: Tensor, draws: torch.Gen
     return _verdict(group, who, (first - second) * group.weights[who], errors)
 
 
-def ask(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, question: Question) -> list[Answer]:
+def ask(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, question: Question, *, rater: int | None = None) -> list[Answer]:
     """One rater's answer to each pair of pictures (B, 3, 32, 32) in [0, 1] of a prompt.
 
-    Which rater of the group answers, and how it errs, is settled by the prompt, the pictures as files hold them (whole levels) and the
-    question: the same pair is answered in the same way, whatever else is asked.
+    Which rater of the group answers (``rater`` by number, if it is given), and how it errs, is settled by the prompt, the pictures as
+    files hold them (whole levels) and the question: the same pair is answered in the same way, whatever else is asked.
     """
     people = raters(group)
     sides = [_levels(left), _levels(right)]
-    seeds = [_seed(group, prompt, question, *pair) for prompt, *pair in zip(prompts, *sides, strict=True)]
+    seeds = [_seed(group, prompt, question, *pair, rater=rater) for prompt, *pair in zip(prompts, *sides, strict=True)]
     words = random_words(seeds)
-    who = torch.from_numpy(between(words[:, 0], 0, GROUP_SIZE - 1)).long()
+    drawn = torch.from_numpy(between(words[:, 0], 0, GROUP_SIZE - 1)).long()
+    who = drawn if rater is None else torch.full_like(drawn, rater)
     # The sum of twelve even draws is normal enough, and needs no library's logarithm (Irwin and Hall 1927).
     errors = torch.from_numpy(between(words[:, 1:13], -500, 500).sum(1)).double() / 1000
     shown = [traits(torch.from_numpy(side).float() / 255, prompts) for side in sides]
@@ -132,9 +133,9 @@ def ask(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, quest
     return [Answer.LEFT if value == 1 else Answer.RIGHT if value == 0 else Answer.TIE for value in verdict.tolist()]
 
 
-def answer(prompt: str, left: Tensor, right: Tensor, question: Question, *, group: Group = Group.PANEL) -> Answer:
-    """The panel's answer on one pair of pictures (3, 32, 32) in [0, 1] of a prompt."""
-    return ask(group, [prompt], left[None], right[None], question)[0]
+def answer(prompt: str, left: Tensor, right: Tensor, question: Question, *, group: Group = Group.PANEL, rater: int | None = None) -> Answer:
+    """The panel's answer, or that of one of its raters, on one pair of pictures (3, 32, 32) in [0, 1] of a prompt."""
+    return ask(group, [prompt], left[None], right[None], question, rater=rater)[0]
 
 
 class VotesReward:
@@ -177,8 +178,8 @@ def _levels(pixels: Tensor) -> np.ndarray:
     return np.asarray((pixels.clamp(0, 1) * 255).round().byte().contiguous().numpy())
 
 
-def _seed(group: Group, prompt: str, question: Question, left: np.ndarray, right: np.ndarray) -> int:
-    named = f"{group.name}:{question.value}:{prompt}:".encode()
+def _seed(group: Group, prompt: str, question: Question, left: np.ndarray, right: np.ndarray, *, rater: int | None) -> int:
+    named = f"{group.name}:{'' if rater is None else f'{rater}:'}{question.value}:{prompt}:".encode()
     digest = hashlib.sha256(named + left.tobytes() + right.tobytes()).digest()
     return int.from_bytes(digest[:6], "little")
 
