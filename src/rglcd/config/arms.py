@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rglcd.config.base import placed
 from rglcd.config.distillation import Changes, Distillation
+from rglcd.config.explanation import explain
 from rglcd.config.reward import AnyReward, NoReward, Reward
 
 KNOWN_ARMS: Final[Mapping[str, Changes]] = {"lcm": {"reward": {"kind": "none"}}, "rg": {}}
@@ -54,9 +55,6 @@ def _arm(name: str, own: Changes, reward: AnyReward, distillation: Distillation)
 
 
 def _explained(name: str, error: ValidationError, values: Mapping[str, Any]) -> str:
-    # Here, because it knows all sections, and they know the arms.
-    from rglcd.config.explanation import explain
-
     section = "distillation" if error.title == Distillation.__name__ else "reward"
     return f"distillation.arms.{name}: {explain(error, values, within=(section,))}"
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from rglcd.config.distillation import LISTED, NAMED
-from rglcd.config.root import Config
+from rglcd.config.sections import Sections
 from rglcd.config.synonyms import meant_by
 
 # As pydantic calls it for a section, and for a choice of the recipe.
@@ -70,7 +70,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 def _types_at(location: tuple[Any, ...]) -> list[type]:
     """The sections or choices that may stand at ``location``."""
-    types: list[type] = [Config]
+    types: list[type] = [Sections]
     for part in location:
         types = [child for parent in types for child in _types_in(_keys(parent).get(str(part)))] or types
     return types

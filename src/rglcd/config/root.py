@@ -6,26 +6,12 @@ from pydantic import model_validator
 
 from rglcd.config.arms import ArmSettings, arms_of
 from rglcd.config.base import Section
-from rglcd.config.distillation import Distillation
-from rglcd.config.evaluation import Evaluation
-from rglcd.config.preparation import Caching, Model, Preparation
-from rglcd.config.pretraining import Pretraining
-from rglcd.config.reward import AnyReward, NoReward, Reward
-from rglcd.config.sharding import Sharding
+from rglcd.config.reward import AnyReward, NoReward
+from rglcd.config.sections import Sections
 
 
-class Config(Section):
-    """Everything that a run computes. Sections only; where a stage runs is the environment's business."""
-
-    preset: str
-    sharding: Sharding
-    model: Model
-    preparation: Preparation
-    caching: Caching
-    pretraining: Pretraining
-    reward: Reward
-    distillation: Distillation
-    evaluation: Evaluation
+class Config(Sections):
+    """The sections, which agree."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
