@@ -33,6 +33,7 @@ VERBS = [
     "config show",
     "data",
     "data use",
+    "data prompts",
     "dvc",
     "dvc render",
     "adopt",

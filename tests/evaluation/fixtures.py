@@ -74,6 +74,7 @@ def provenance(**changes: object) -> Provenance:
         "distance": "12 real images (digest 0123456789ab), by ResNetModel",
         "prompts": "prompts/heldout.txt",
         "num_prompts": 108,
+        "protocol": "",
         "precision": "float32",
         "device": "CPU",
         "has_gpu": False,

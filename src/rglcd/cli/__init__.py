@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import doctor, launch, plan, project, run, runs, toy
+from rglcd.cli import data, doctor, launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         project.add_config,
         plan.add_verb,
         project.add_dvc,
-        project.add_data,
+        data.add_data,
         toy.add_verb,
         project.add_show,
         runs.add_runs,

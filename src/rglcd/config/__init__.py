@@ -31,7 +31,7 @@ from rglcd.config.scorers import (
     ToyJudgeScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
-from rglcd.config.sources import FeatureSource, ModelSource, WeightsSource
+from rglcd.config.sources import FeatureSource, ModelSource, PromptSource, WeightsSource
 from rglcd.recipe import (
     Cauchy,
     ConstantGrid,
@@ -91,6 +91,7 @@ __all__ = [
     "PixelReward",
     "Preparation",
     "Pretraining",
+    "PromptSource",
     "PseudoHuber",
     "PublishedClipScorer",
     "ResNetTower",

@@ -1,8 +1,9 @@
 """What every section of the configuration is: frozen, closed to unknown keys, and of finite numbers."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
 
 class Section(BaseModel):
@@ -21,3 +22,15 @@ def _listed(value: Any) -> Any:
 
 OR_ONE = BeforeValidator(_listed)
 """Of a list's annotation: its only item may stand by itself."""
+
+
+SHORT, SPELLED_OUT = "in short", "spelled out"
+"""Tags of a value that may be a plain one or a mapping. No key has a blank, so an error's location tells them from keys."""
+
+
+def _form_of(value: Any) -> str:
+    return SPELLED_OUT if isinstance(value, Mapping | BaseModel) else SHORT
+
+
+SHORT_OR_SPELLED_OUT = Discriminator(_form_of)
+"""Of a union with these two tags: one form is validated, so that an error is about the form that was used."""

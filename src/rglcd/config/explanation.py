@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from rglcd.config.base import SHORT, SPELLED_OUT
 from rglcd.config.root import Config
 from rglcd.config.synonyms import meant_by
 
@@ -49,7 +50,9 @@ def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[s
 
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
-    """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart."""
+    """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart, or its form."""
+    if location[position] in (SHORT, SPELLED_OUT):
+        return True
     node = values
     for step in location[:position]:
         node = node.get(step, node) if isinstance(node, Mapping) else node

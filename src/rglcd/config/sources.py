@@ -1,11 +1,12 @@
 """Where model folders and published files come from, and how to know that they are the ones meant."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rglcd.config.base import Section
+from rglcd.recipe import Positive
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -65,3 +66,19 @@ class FeatureSource(Section):
 
     kind: str
     source: ModelSource | None = None
+
+
+PromptKind = Literal["lines", "hpsv2", "parti", "geneval", "dpg", "compbench"]
+
+
+class PromptSource(Section):
+    """A published set of prompts, or lines of one's own, within the source folder; each prompt carries the groups of its set.
+
+    ``sha256`` pins what ``rglcd data prompts`` prints. With ``per_prompt`` the number of images must be that many of each prompt;
+    left out, prompts are drawn in turn until ``num_images``.
+    """
+
+    kind: PromptKind
+    source: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    per_prompt: Positive | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
 from rglcd.evaluation.wording import PLAIN_ARM
@@ -41,7 +42,8 @@ class Comparison:
     """All samplers side by side. ``trained_on`` is the scorer that guided the arms (None: no reward did).
 
     ``akin`` are the scorers that have weights or parts in common with it. ``num_features`` is the width of the features that the
-    Fréchet distance compares and ``num_reference`` the number of real images (0: not known).
+    Fréchet distance compares and ``num_reference`` the number of real images (0: not known). ``groupings`` are the scores by groups
+    of prompts, where these have groups.
     """
 
     summaries: tuple[Summary, ...]
@@ -50,6 +52,7 @@ class Comparison:
     akin: frozenset[str] = frozenset()
     num_features: int = 0
     num_reference: int = 0
+    groupings: tuple[Grouping, ...] = ()
 
     @property
     def teacher(self) -> Summary:
@@ -103,8 +106,12 @@ def compare(
     trained_on: str | None,
     akin: frozenset[str] = frozenset(),
     num_features: int = 0,
+    labels: Sequence[Mapping[str, str]] = (),
 ) -> Comparison:
-    """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps."""
+    """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps.
+
+    ``labels`` are each drawn image's groups, by grouping.
+    """
     by_sampler = {measurement.sampler: measurement for measurement in measurements}
     (teacher,) = (measurement for measurement in measurements if measurement.sampler.who == TEACHER)
     summaries = []
@@ -116,7 +123,8 @@ def compare(
             opponents[PLAIN_ARM] = plain
         summaries.append(_summary(measurement, opponents, seed=seed))
     num_reference = sum(len(measurement.saturation) for measurement in measurements if measurement.sampler.who == REAL)
-    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference)
+    groupings = grouped(measurements, labels, seed=seed)
+    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference, groupings)
 
 
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:

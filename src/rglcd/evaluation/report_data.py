@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.groups import Grouping, GroupScore
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
@@ -25,7 +26,8 @@ class Provenance:
     """Where the numbers come from: enough to make them again.
 
     ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
-    ``distance`` says what the Fréchet distance compares with, and by which features;
+    ``distance`` says what the Fréchet distance compares with, and by which features; ``protocol`` what a reader must know of a
+    published set of prompts (empty: nothing);
     ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
     """
 
@@ -36,6 +38,7 @@ class Provenance:
     distance: str
     prompts: str
     num_prompts: int
+    protocol: str
     precision: str
     device: str
     has_gpu: bool
@@ -98,6 +101,26 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class GroupRow:
+    """One sampler's scores by group."""
+
+    label: str
+    num_steps: int
+    cells: tuple[GroupScore, ...]
+    mean_of_groups: float
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """One scorer's means by the groups of one grouping; ``columns`` are the groups with their numbers of images."""
+
+    grouping: str
+    scorer: str
+    columns: tuple[tuple[str, int], ...]
+    rows: tuple[GroupRow, ...]
+
+
+@dataclass(frozen=True)
 class ThroughputRow:
     """Images a second of one process: drawn (None for the real ones) and rated; hours of all processes together."""
 
@@ -145,6 +168,7 @@ class Report:
     grid: PictureGrid
     quality: tuple[Layout, ...]
     table: ScoreTable
+    groups: tuple[GroupTable, ...]
     training: tuple[Layout, ...]
     throughput: Throughput
     provenance: Provenance
@@ -171,6 +195,7 @@ def report_data(
         grid=picture_grid(pictures),
         quality=tuple(map(layout, quality_panels(comparison))),
         table=_table(comparison),
+        groups=tuple(_group_table(comparison, grouping, name) for grouping in comparison.groupings for name in comparison.scorers),
         training=tuple(map(layout, training_panels(curves, pretraining))),
         throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
         provenance=provenance,
@@ -220,6 +245,20 @@ def _row(comparison: Comparison, summary: Summary) -> TableRow:
         wins={name: score.win_rates[TEACHER] for name, score in summary.scores.items() if TEACHER in score.win_rates},
         summary=summary,
     )
+
+
+def _group_table(comparison: Comparison, grouping: Grouping, scorer: str) -> GroupTable:
+    rows = tuple(
+        GroupRow(
+            label=label_of(summary.sampler.who),
+            num_steps=summary.sampler.num_steps,
+            cells=tuple(grouping.scores[summary.sampler][scorer].values()),
+            mean_of_groups=grouping.mean_of_groups(summary.sampler, scorer),
+        )
+        for summary in comparison.summaries
+        if summary.sampler in grouping.scores
+    )
+    return GroupTable(grouping.name, scorer, tuple(grouping.num_images.items()), rows)
 
 
 def _throughput(comparison: Comparison, *, has_gpu: bool) -> Throughput:

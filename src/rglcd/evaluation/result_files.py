@@ -5,7 +5,8 @@ import io
 from typing import Any
 
 from rglcd.evaluation.comparison import Comparison
-from rglcd.evaluation.measurement import REAL, TEACHER
+from rglcd.evaluation.groups import Grouping
+from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -19,12 +20,25 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
             numbers[name] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high, "full_marks": score.full_marks}
             for opponent, rate in score.win_rates.items():
                 numbers[name][f"win_rate_{opponent}"] = {"value": rate.value, "low": rate.low, "high": rate.high}
+        if comparison.groupings and summary.sampler.who != REAL:
+            numbers["groups"] = {grouping.name: _groups(grouping, summary.sampler) for grouping in comparison.groupings}
         if summary.sampler.num_steps:
             nested.setdefault(summary.sampler.who, {})[str(summary.sampler.num_steps)] = numbers
         else:
             nested[summary.sampler.who] = numbers
     rounded: dict[str, Any] = _rounded(nested)
     return rounded
+
+
+def _groups(grouping: Grouping, sampler: Sampler) -> dict[str, Any]:
+    """Each group's mean by scorer, and the mean of these means, in which every group counts as much."""
+    found: dict[str, Any] = {group: {"images": count} for group, count in grouping.num_images.items()}
+    for scorer, groups in grouping.scores[sampler].items():
+        for group, score in groups.items():
+            found[group][scorer] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high}
+            if score.block_deviation is not None:
+                found[group][scorer]["deviation_of_ten_blocks"] = score.block_deviation
+    return {"by_group": found, "mean_of_groups": {name: grouping.mean_of_groups(sampler, name) for name in grouping.scores[sampler]}}
 
 
 def headlines(comparison: Comparison) -> dict[str, dict[str, float]]:

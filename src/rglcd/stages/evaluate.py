@@ -27,6 +27,7 @@ from rglcd.models.precision import tf32
 from rglcd.rewards.kinship import akin
 from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
+from rglcd.stages.prompts import protocol_of
 from rglcd.stages.run import Output
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
@@ -61,7 +62,9 @@ def evaluate(
         shutil.rmtree(batches)
     trained_on, akin = _trained_on(student, context)
     num_features = len(load_moments(report.folder / DRAWS / context.baselines[1].name).total)
-    comparison = compare(measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features)
+    comparison = compare(
+        measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features, labels=context.labels
+    )
     _write_numbers(report.folder, comparison)
     pretraining = [] if reward_model is None else _curve(reward_model)
     seconds = time.perf_counter() - started
@@ -197,8 +200,9 @@ def _provenance(context: EvaluationContext, *, num_processes: int, seconds: floa
         teacher=context.model.teacher.uri,
         guidance_scale=context.evaluation.guidance_scale,
         distance=context.distance,
-        prompts=context.evaluation.prompts,
+        prompts=context.evaluation.prompt_source.source,
         num_prompts=len(set(context.captions)),
+        protocol=protocol_of(context.evaluation, context.prompt_set),
         precision=context.evaluation.precision,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} torch threads",
         has_gpu=device.type == "cuda",

@@ -1,7 +1,7 @@
 """What stage ``evaluate`` works on: the models and their samplers, prompts and reference images, and the key of each measurement."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from rglcd.errors import InputError
 from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
 from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
+from rglcd.evaluation.prompt_sets import PromptSet
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
@@ -30,6 +31,7 @@ from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
 from rglcd.stages.assembly import adapter_shape
 from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.prompts import prompts_to_draw
 from rglcd.stages.student_export import RECORD
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
 
@@ -65,9 +67,21 @@ class EvaluationContext:
     pretrained: Pretrained
     student: Path
     arms: list[str]
-    prompts: list[str]
+    prompt_set: PromptSet
     reference: Reference
     device: torch.device
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        return self.prompt_set.texts
+
+    @property
+    def labels(self) -> list[Mapping[str, str]]:
+        """The groups of each image's prompt; empty where no prompt has any."""
+        prompts = self.prompt_set.prompts
+        if not self.prompt_set.groupings:
+            return []
+        return [prompts[index % len(prompts)].groups for index in range(self.evaluation.num_images)]
 
     @property
     def captions(self) -> list[str]:
@@ -228,22 +242,9 @@ def open_context(
     if not arms:
         raise InputError(f"{student} holds no student; make one with: rglcd run distill")
     read_verified(student, made_by="distill")
-    prompts = _read_prompts(source / evaluation.prompts)
+    prompts = prompts_to_draw(evaluation, source)
     reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
     return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
-
-
-def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: the prompts to draw, one a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise InputError(f"{path} holds no prompt: write one a line")
-    return prompts
 
 
 def _read_reference(path: Path, *, limit: int) -> Reference:

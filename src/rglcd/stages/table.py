@@ -64,7 +64,7 @@ def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     scorers = [*evaluation.scorers, *(() if reward.kind == "none" else (reward.expert,))]
     scorers += [config.pretraining.scorer] if reward.kind == "latent" else []
     return {
-        SOURCE: (str(PurePosixPath(evaluation.prompts)), str(PurePosixPath(evaluation.reference).parent)),
+        SOURCE: (str(PurePosixPath(evaluation.prompt_source.source)), str(PurePosixPath(evaluation.reference).parent)),
         "pretrained": (*_models(config, scorers), "features", "features.json"),
         "reward_model": ("curves.jsonl",),
     }
