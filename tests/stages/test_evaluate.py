@@ -106,7 +106,7 @@ def test_same_inputs_give_the_same_bytes(own: Path) -> None:
 def test_measurements_of_a_killed_run_give_the_same_tables(own: Path) -> None:
     """With scorers that are not in alphabetical order, as JSON is."""
     shutil.copytree(own / "pretrained" / "scorers" / "expert", own / "pretrained" / "scorers" / "another")
-    write_catalogue(own / "pretrained", {"another": {"kind": "clip"}}, features="auto")
+    write_catalogue(own / "pretrained", {"another": {"kind": "clip"}}, features={"kind": "auto"})
     scorer = "{kind: clip, source: {uri: ./nowhere}}"
     two = ("evaluation.scorers=[expert,another]", f"preparation.scorers={{expert: {scorer}, another: {scorer}}}")
     publish(own / "pretrained", stage="prepare", sections={"preparation": config(*two).preparation})

@@ -31,7 +31,7 @@ from rglcd.config.scorers import (
     ToyJudgeScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
-from rglcd.config.sources import FeatureSource, ModelSource, PromptSource, WeightsSource
+from rglcd.config.sources import FeatureSource, InceptionSource, ModelSource, PromptSource, WeightsSource
 from rglcd.recipe import (
     Cauchy,
     ConstantGrid,
@@ -77,6 +77,7 @@ __all__ = [
     "Hpsv2ProcessScorer",
     "Huber",
     "ImageRewardScorer",
+    "InceptionSource",
     "LastBlocks",
     "LatentReward",
     "LognormalTimesteps",

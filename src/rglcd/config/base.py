@@ -25,7 +25,7 @@ OR_ONE = BeforeValidator(_listed)
 
 
 SHORT, SPELLED_OUT = "in short", "spelled out"
-"""Tags of a value that may be a plain one or a mapping. No key has a blank, so an error's location tells them from keys."""
+"""Tags of a value that may be a plain one or a mapping. No key has a blank, so an error's location tells tags from keys."""
 
 
 def _form_of(value: Any) -> str:

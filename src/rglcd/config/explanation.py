@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from rglcd.config.base import SHORT, SPELLED_OUT
 from rglcd.config.root import Config
 from rglcd.config.synonyms import meant_by
 
@@ -51,7 +50,7 @@ def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[s
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
     """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart, or its form."""
-    if location[position] in (SHORT, SPELLED_OUT):
+    if " " in str(location[position]):  # a tag of a union that has no `kind`: rglcd.config.base
         return True
     node = values
     for step in location[:position]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rglcd.evaluation.distances import Distances, refuse_other_basis
 from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
@@ -27,7 +28,8 @@ class Summary:
 
     sampler: Sampler
     scores: dict[str, ScoreSummary]
-    frechet: float | None
+    distances: Distances
+    basis: Mapping[str, str]
     frechet_to_teacher: float | None
     diversity: float | None
     high_frequency: float
@@ -53,6 +55,15 @@ class Comparison:
     num_features: int = 0
     num_reference: int = 0
     groupings: tuple[Grouping, ...] = ()
+
+    @property
+    def frechet_name(self) -> str | None:
+        """What the Fréchet distance of plots and headlines is called: ``frechet``, ``fid`` or ``fd_dinov2``; None if there is none."""
+        return next(iter(self.teacher.distances.frechet), None)
+
+    def frechet_of(self, summary: Summary) -> float | None:
+        """That distance of ``summary``; None for the real images."""
+        return None if self.frechet_name is None else summary.distances.frechet.get(self.frechet_name)
 
     @property
     def teacher(self) -> Summary:
@@ -110,8 +121,10 @@ def compare(
 ) -> Comparison:
     """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps.
 
-    ``labels`` are each drawn image's groups, by grouping.
+    ``labels`` are each drawn image's groups, by grouping. Raises :class:`InputError` for distances that were measured differently.
     """
+    for measurement in measurements:
+        refuse_other_basis(measurements[0].basis, measurement.basis)
     by_sampler = {measurement.sampler: measurement for measurement in measurements}
     (teacher,) = (measurement for measurement in measurements if measurement.sampler.who == TEACHER)
     summaries = []
@@ -136,7 +149,8 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
     return Summary(
         sampler=measurement.sampler,
         scores=scores,
-        frechet=measurement.frechet,
+        distances=measurement.distances,
+        basis=measurement.basis,
         frechet_to_teacher=measurement.frechet_to_teacher,
         diversity=measurement.diversity,
         high_frequency=_mean(measurement.high_frequency),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.groups import Grouping, GroupScore
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
@@ -56,10 +57,14 @@ class Against:
 
 @dataclass(frozen=True)
 class Headlines:
-    """The figures under the verdict, of ``student``: win rates over the teacher by judge, Fréchet distances, seconds an image."""
+    """The figures under the verdict, of ``student``: win rates over the teacher by judge, Fréchet distances, seconds an image.
+
+    ``frechet_label`` is what the distance is called: FID by Inception's features alone.
+    """
 
     student: str
     wins: Mapping[str, Estimate]
+    frechet_label: str
     frechet: Against | None
     frechet_has_too_few_images: bool
     seconds: Against | None
@@ -80,6 +85,14 @@ class ScorerColumn:
 
 
 @dataclass(frozen=True)
+class DistanceColumn:
+    """A distance to the real images: its name in ``metrics.json``, and as the page writes it."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
 class TableRow:
     """One sampler in the table; ``is_first`` of its model, ``is_focus`` if the verdict is about it."""
 
@@ -94,10 +107,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Every number: a row for each sampler, columns for each scorer."""
+    """Every number: a row for each sampler, columns for each scorer and each distance to the real images."""
 
     scorers: tuple[ScorerColumn, ...]
     rows: tuple[TableRow, ...]
+    frechet: tuple[DistanceColumn, ...]
+    kernel: tuple[DistanceColumn, ...]
 
 
 @dataclass(frozen=True)
@@ -210,14 +225,15 @@ def _headlines(comparison: Comparison) -> Headlines:
     return Headlines(
         student=f"{label_of(focus.sampler.who)}, {in_words(num_steps)} {'step' if num_steps == 1 else 'steps'}",
         wins={judge: focus.scores[judge].win_rates[TEACHER] for judge in comparison.judges},
-        frechet=None if focus.frechet is None or teacher.frechet is None else Against(focus.frechet, teacher.frechet),
+        frechet_label=LABELS[comparison.frechet_name or "frechet"],
+        frechet=_against(comparison.frechet_of(focus), comparison.frechet_of(teacher)),
         frechet_has_too_few_images=comparison.frechet_has_too_few_images,
-        seconds=_against(focus.seconds_per_image, teacher.seconds_per_image),
+        seconds=_against(focus.seconds_per_image or None, teacher.seconds_per_image or None),
     )
 
 
 def _against(student: float | None, teacher: float | None) -> Against | None:
-    return Against(student, teacher) if student and teacher else None
+    return None if student is None or teacher is None else Against(student, teacher)
 
 
 def _table(comparison: Comparison) -> ScoreTable:
@@ -231,7 +247,10 @@ def _table(comparison: Comparison) -> ScoreTable:
         )
         for name in comparison.scorers
     )
-    return ScoreTable(columns, tuple(_row(comparison, summary) for summary in comparison.summaries))
+    rows = tuple(_row(comparison, summary) for summary in comparison.summaries)
+    found = comparison.teacher.distances
+    frechet, kernel = (tuple(DistanceColumn(name, LABELS[name]) for name in names) for names in (found.frechet, found.kernel))
+    return ScoreTable(columns, rows, frechet, kernel)
 
 
 def _row(comparison: Comparison, summary: Summary) -> TableRow:

@@ -15,6 +15,7 @@ from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
 from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.kernel_distance import KERNEL_IMAGES
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
 from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
 from rglcd.evaluation.prompt_sets import PromptSet
@@ -104,9 +105,25 @@ class EvaluationContext:
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance is to, and by which features: numbers that differ in it cannot be compared."""
-        features = described(self.pretrained.folder / "features")
+        """What distances are to, and by which features."""
+        features = "; ".join(described(folder) for _, folder in self.pretrained.feature_folders())
         return f"{len(self.reference.images)} real images (digest {self.reference.digest[:12]}), by {features}"
+
+    @cached_property
+    def feature_kinds(self) -> list[str]:
+        """The kinds of feature networks, in the order of the configuration."""
+        return [kind for kind, _ in self.pretrained.feature_folders()]
+
+    @cached_property
+    def basis(self) -> dict[str, str]:
+        """What distances are measured with: numbers that differ in any of it are not compared."""
+        return {
+            "images": str(self.evaluation.num_images),
+            "real images": str(len(self.reference.images)),
+            "reference": self.reference.digest[:16],
+            "pictures": f"the middle square, resized to {self.model.resolution} pixels (bicubic, antialiased)",
+            "kernel distances": f"of at most the first {KERNEL_IMAGES} images of each",
+        } | {f"features ({kind})": described(folder) for kind, folder in self.pretrained.feature_folders()}
 
     @property
     def drawing_dtype(self) -> torch.dtype:
@@ -124,7 +141,7 @@ class EvaluationContext:
     @cached_property
     def panel(self) -> ScoringPanel:
         scorers = {name: self.pretrained.scorer(name, dtype=torch.float32, device=self.device) for name in self.evaluation.scorers}
-        features = load_features(self.pretrained.features_kind(), self.pretrained.folder / "features", device=self.device)
+        features = {kind: load_features(kind, folder, device=self.device) for kind, folder in self.pretrained.feature_folders()}
         return ScoringPanel.of(
             scorers,
             [*self.captions, *self.reference.captions],

@@ -176,7 +176,9 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
         profile=Profile.GPU_NODE,
-        version=4,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables
+        # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables; 5: kernel distances, and
+        # what distances are measured with beside them
+        version=5,
         reads=_read_by_evaluate,
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "draws/*/scores.csv", "index.html", "report.md"),
