@@ -34,6 +34,7 @@ VERBS = [
     "data",
     "data use",
     "data prompts",
+    "export-images",
     "dvc",
     "dvc render",
     "adopt",

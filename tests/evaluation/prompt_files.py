@@ -74,5 +74,5 @@ def write_dpg_csv(folder: Path) -> Path:
 
 def write_compbench(folder: Path) -> Path:
     for category in ("color", "3d_spatial"):
-        (folder / f"{category}_val.txt").write_text("".join(f"a {category} bench and a bowl {index}\n" for index in range(3)))
+        (folder / f"{category}_val.txt").write_text("".join(f"a bench of {category[:2]} and a bowl {index}\n" for index in range(3)))
     return folder

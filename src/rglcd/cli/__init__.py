@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import data, doctor, launch, plan, project, run, runs, toy
+from rglcd.cli import data, doctor, export, launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         data.add_data,
         toy.add_verb,
         project.add_show,
+        export.add_verb,
         runs.add_runs,
         runs.add_clean,
     )

@@ -253,15 +253,29 @@ def open_context(
     model: Model, evaluation: Evaluation, *, source: Path, pretrained: Path, student: Path, device: torch.device
 ) -> EvaluationContext:
     """Check and read what is evaluated. Raises :class:`InputError` for students, prompts or reference images that cannot be used."""
+    arms = _arms(model, evaluation, student)
+    prompts = prompts_to_draw(evaluation, source)
+    reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
+
+
+def context_for_drawing(
+    model: Model, evaluation: Evaluation, *, pretrained: Path, student: Path, prompts: PromptSet, device: torch.device
+) -> EvaluationContext:
+    """What draws ``prompts``, and compares with nothing. Raises :class:`InputError` for students that cannot be used."""
+    arms = _arms(model, evaluation, student)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, Reference((), ()), device)
+
+
+def _arms(model: Model, evaluation: Evaluation, student: Path) -> list[str]:
+    """The students in ``student``. Raises :class:`InputError` where there is none, or they cannot draw in so many steps."""
     if max(evaluation.num_steps) > model.num_ddim_steps:
         raise InputError(f"evaluation.num_steps asks for {max(evaluation.num_steps)} steps of a grid of {model.num_ddim_steps}")
     arms = sorted(path.parent.name for path in student.glob(f"[!.]*/{RECORD}"))
     if not arms:
         raise InputError(f"{student} holds no student; make one with: rglcd run distill")
     read_verified(student, made_by="distill")
-    prompts = prompts_to_draw(evaluation, source)
-    reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
-    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
+    return arms
 
 
 def _read_reference(path: Path, *, limit: int) -> Reference:
