@@ -34,6 +34,7 @@ VERBS = [
     "data",
     "data use",
     "data prompts",
+    "data coco",
     "export-images",
     "dvc",
     "dvc render",

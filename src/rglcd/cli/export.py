@@ -18,7 +18,7 @@ def add_verb(verbs: Any) -> None:
     export = verbs.add_parser(
         "export-images",
         help="draw images and lay them out for the scripts of HPSv2, GenEval, DPG-Bench or T2I-CompBench",
-        description="Draw one sampler's images of evaluation.prompts, and lay them out as official scripts read them; a killed export goes on.",
+        description="Draw one sampler's images of evaluation.prompts as official scripts read them; a killed export goes on.",
     )
     export.add_argument("--layout", required=True, choices=LAYOUTS, help="whose script reads them; flat: numbered files and metadata.jsonl")
     export.add_argument("--sampler", required=True, metavar="NAME", help="who draws, in how many steps: teacher-50, rg-2, ...")

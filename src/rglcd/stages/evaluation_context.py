@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -49,14 +50,20 @@ _LatentsFn = Callable[[Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that the Fréchet distance compares with: bytes, captions, and a digest of both."""
+    """The real images that distances compare with: their urls below ``folder``, sha256 and captions. Files are read as they are needed."""
 
-    images: tuple[bytes, ...]
+    folder: Path
+    urls: tuple[str, ...]
+    sha256: tuple[str, ...]
     captions: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        return digest_of([[hashlib.sha256(data).hexdigest() for data in self.images], self.captions])
+        return digest_of([self.sha256, self.captions])
+
+
+NO_REFERENCE: Final = Reference(Path(), (), (), ())
+"""Of what is drawn and compared with nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class EvaluationContext:
     def distance(self) -> str:
         """What distances are to, and by which features."""
         features = "; ".join(described(folder) for _, folder in self.pretrained.feature_folders())
-        return f"{len(self.reference.images)} real images (digest {self.reference.digest[:12]}), by {features}"
+        return f"{len(self.reference.urls)} real images (digest {self.reference.digest[:12]}), by {features}"
 
     @cached_property
     def feature_kinds(self) -> list[str]:
@@ -119,7 +126,7 @@ class EvaluationContext:
         """What distances are measured with: numbers that differ in any of it are not compared."""
         return {
             "images": str(self.evaluation.num_images),
-            "real images": str(len(self.reference.images)),
+            "real images": str(len(self.reference.urls)),
             "reference": self.reference.digest[:16],
             "pictures": f"the middle square, resized to {self.model.resolution} pixels (bicubic, antialiased)",
             "kernel distances": f"of at most the first {KERNEL_IMAGES} images of each",
@@ -236,7 +243,8 @@ class EvaluationContext:
         return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
 
     def _real(self, indices: Sequence[int]) -> Tensor:
-        pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]
+        data = [read_image(self.reference.urls[index], self.reference.folder) for index in indices]
+        pictures = [square(decode(image), self.model.resolution) for image in data]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
 
     def _cond(self, indices: Sequence[int]) -> Condition:
@@ -264,7 +272,7 @@ def context_for_drawing(
 ) -> EvaluationContext:
     """What draws ``prompts``, and compares with nothing. Raises :class:`InputError` for students that cannot be used."""
     arms = _arms(model, evaluation, student)
-    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, Reference((), ()), device)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, NO_REFERENCE, device)
 
 
 def _arms(model: Model, evaluation: Evaluation, student: Path) -> list[str]:
@@ -279,10 +287,9 @@ def _arms(model: Model, evaluation: Evaluation, student: Path) -> list[str]:
 
 
 def _read_reference(path: Path, *, limit: int) -> Reference:
-    images: list[bytes] = []
-    captions: list[str] = []
+    urls, digests, captions = list[str](), list[str](), list[str]()
     for number, line in enumerate(read_lines(path), start=1):
-        if len(images) == limit:
+        if len(urls) == limit:
             break
         try:
             row = parse_row(line)
@@ -290,8 +297,9 @@ def _read_reference(path: Path, *, limit: int) -> Reference:
             decode(data)
         except RowRejectedError as error:
             raise InputError(f"{path} line {number}: {error.reason}; every reference image must be readable") from None
-        images.append(data)
+        urls.append(row.url)
+        digests.append(hashlib.sha256(data).hexdigest())
         captions.append(row.caption)
-    if len(images) < 2:
-        raise InputError(f"{path} lists {len(images)} images; a Fréchet distance needs at least two")
-    return Reference(tuple(images), tuple(captions))
+    if len(urls) < 2:
+        raise InputError(f"{path} lists {len(urls)} images; a Fréchet distance needs at least two")
+    return Reference(path.parent, tuple(urls), tuple(digests), tuple(captions))
