@@ -128,7 +128,7 @@ def write_tiny_pretrained(folder: Path, *, seed: int = 0, xl: bool = False) -> N
     """The layout of the artifact ``pretrained`` with a tiny teacher and one scorer, ``expert``; no feature network."""
     (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher", seed=seed)
     write_tiny_clip(folder / "scorers" / "expert", seed=seed)
-    write_catalogue(folder, {"expert": {"kind": "clip"}}, features="auto")
+    write_catalogue(folder, {"expert": {"kind": "clip"}}, features={"kind": "auto"})
 
 
 def _tokenizer(**special: str) -> CLIPTokenizer:

@@ -32,7 +32,7 @@ from rglcd.config.scorers import (
     ToyJudgeScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
-from rglcd.config.sources import FeatureSource, ModelSource, WeightsSource
+from rglcd.config.sources import FeatureSource, InceptionSource, ModelSource, PromptSource, WeightsSource
 from rglcd.recipe import (
     Cauchy,
     ConstantGrid,
@@ -79,6 +79,7 @@ __all__ = [
     "Hpsv2ProcessScorer",
     "Huber",
     "ImageRewardScorer",
+    "InceptionSource",
     "LastBlocks",
     "LatentReward",
     "LognormalTimesteps",
@@ -93,6 +94,7 @@ __all__ = [
     "PixelReward",
     "Preparation",
     "Pretraining",
+    "PromptSource",
     "PseudoHuber",
     "PublishedClipScorer",
     "ResNetTower",

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from rglcd.config.base import OR_ONE, Section
+from rglcd.config.base import OR_ONE, SHORT, SHORT_OR_SPELLED_OUT, SPELLED_OUT, Section
+from rglcd.config.sources import PromptSource
 from rglcd.recipe import NUM_TIMESTEPS, Positive
 
 DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
@@ -13,8 +14,8 @@ DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
 class Evaluation(Section):
     """What is drawn, with how many steps, and who scores it."""
 
-    prompts: str = "prompts/heldout.txt"
-    """One prompt a line, within the source folder; drawn in turn until ``num_images``."""
+    prompts: Annotated[Annotated[str, Tag(SHORT)] | Annotated[PromptSource, Tag(SPELLED_OUT)], SHORT_OR_SPELLED_OUT] = "prompts/heldout.txt"
+    """One prompt a line, within the source folder; drawn in turn until ``num_images``. Or a set of a published kind."""
     reference: str = "reference/index.tsv"
     """Index of the real images that the Fréchet distance compares with, within the source folder."""
     num_images: Positive = 3_200
@@ -32,3 +33,8 @@ class Evaluation(Section):
     in TF32, as ``tf32`` does; a CPU knows no TF32."""
     grid_prompts: Positive = 8
     seed: int = 0
+
+    @property
+    def prompt_source(self) -> PromptSource:
+        """``prompts`` spelled out."""
+        return self.prompts if isinstance(self.prompts, PromptSource) else PromptSource(kind="lines", source=self.prompts)

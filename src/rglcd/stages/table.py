@@ -68,7 +68,7 @@ def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     scorers = [*evaluation.scorers, *(reward.expert for reward in config.rewards if reward.kind != "none")]
     scorers += [config.pretraining.scorer] if _has_proxy(config) else []
     return {
-        SOURCE: (str(PurePosixPath(evaluation.prompts)), str(PurePosixPath(evaluation.reference).parent)),
+        SOURCE: (str(PurePosixPath(evaluation.prompt_source.source)), str(PurePosixPath(evaluation.reference).parent)),
         "pretrained": (*_models(config, scorers), "features", "features.json"),
         "reward_model": ("curves.jsonl",),
     }
@@ -180,7 +180,9 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
         profile=Profile.GPU_NODE,
-        version=4,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables
+        # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables; 5: kernel distances, and
+        # what distances are measured with beside them
+        version=5,
         reads=_read_by_evaluate,
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "draws/*/scores.csv", "index.html", "report.md"),
