@@ -7,6 +7,7 @@ from pydantic import model_validator
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.evaluation import Evaluation
+from rglcd.config.monitoring import Monitoring, NoMonitoring
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining
 from rglcd.config.reward import Reward
@@ -24,6 +25,7 @@ class Config(Section):
     pretraining: Pretraining
     reward: Reward
     distillation: Distillation
+    monitoring: Monitoring = NoMonitoring()
     evaluation: Evaluation
 
     @model_validator(mode="after")
@@ -40,9 +42,13 @@ class Config(Section):
             raise ValueError(
                 f"sharding.resolution is {self.sharding.resolution} and model.resolution {self.model.resolution}: they must be equal"
             )
-        most = max(self.evaluation.num_steps)
-        if most > self.model.num_ddim_steps:
-            raise ValueError(f"evaluation.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)")
+        asked = {"evaluation": max(self.evaluation.num_steps)}
+        asked |= {"monitoring": self.monitoring.num_steps} if self.monitoring.kind == "panel" else {}
+        for section, most in asked.items():
+            if most > self.model.num_ddim_steps:
+                raise ValueError(
+                    f"{section}.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)"
+                )
 
     def _check_scorers(self) -> None:
         for where, names in self._scorers_named().items():
@@ -85,6 +91,7 @@ class Config(Section):
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
+        named |= {"monitoring.scorers": self.monitoring.scorers} if self.monitoring.kind == "panel" else {}
         return named | {"caching.scores": self.caching.scores, "pretraining.scorer": (self.pretraining.scorer,)}
 
     def section(self, name: str) -> Section:

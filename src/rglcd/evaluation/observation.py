@@ -66,6 +66,10 @@ class ScoringPanel:
         parts = list(self.at_once.calls(rate, range(len(png))))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def scores(self, ratings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of :meth:`ratings`, those of the scorers, by their names."""
+        return {name: ratings[_SCORES + name] for name in self.scorers}
+
     def _ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         pixels, rows = from_png(png), [self.rows[caption] for caption in captions]
         scores = {_SCORES + name: scorer.score(pixels, self.text[name][rows]) for name, scorer in self.scorers.items()}
