@@ -32,7 +32,7 @@ from rglcd.training.distributed import World
 from rglcd.training.loop import Run
 from rglcd.training.operations import count_flops, flops_of_step
 from tests.publishing import publish
-from tests.tiny_line import run, tiny_config, up_to_latents, write_tiny_features
+from tests.tiny_line import TINY_EVALUATION, run, tiny_config, up_to_latents, write_tiny_evaluation_data, write_tiny_features
 from tests.tiny_models import write_tiny_clip
 from tests.training.test_distributed import launch
 
@@ -98,6 +98,9 @@ def test_every_kind_of_student_may_be_looked_at(tmp_path: Path, overrides: tuple
     watched = run(root, panel_config(*overrides), "distill").manifest
     assert (watched.key, watched.digest) == (plain.key, plain.digest)
     assert len(looks_of(root / "student")) == 2
+    write_tiny_evaluation_data(root / "data")
+    run(root, panel_config(*overrides, *TINY_EVALUATION), "evaluate")
+    assert "RG-LCM: 2 looks, one every 2 steps" in (root / "report" / "index.html").read_text()
 
 
 @pytest.mark.slow

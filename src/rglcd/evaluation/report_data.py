@@ -6,11 +6,14 @@ Numbers stay numbers, so that a template decides how they are written; sentences
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.look_report import LookReport, look_report
+from rglcd.evaluation.looks import Record
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
@@ -146,6 +149,7 @@ class Report:
     quality: tuple[Layout, ...]
     table: ScoreTable
     training: tuple[Layout, ...]
+    looks: LookReport | None
     throughput: Throughput
     provenance: Provenance
     stages: tuple[StageRow, ...]
@@ -159,8 +163,9 @@ def report_data(
     provenance: Provenance,
     curves: Mapping[str, Records],
     pretraining: Records = (),
+    looks: Mapping[str, Record] = MappingProxyType({}),
 ) -> Report:
-    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model."""
+    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model, ``looks`` what was seen."""
     return Report(
         verdict=verdict(comparison),
         findings=tuple(findings(comparison)),
@@ -172,6 +177,7 @@ def report_data(
         quality=tuple(map(layout, quality_panels(comparison))),
         table=_table(comparison),
         training=tuple(map(layout, training_panels(curves, pretraining))),
+        looks=look_report(looks),
         throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
         provenance=provenance,
         stages=_stage_rows(provenance),
