@@ -89,8 +89,7 @@ def test_a_student_that_is_looked_at_has_the_key_and_the_bits_of_one_that_is_not
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("xl", [False, True], ids=["sd", "sdxl"])
-@pytest.mark.parametrize("overrides", [(), (LORA,)], ids=["whole", "adapter"])
+@pytest.mark.parametrize(("overrides", "xl"), [((), True), ((LORA,), False)], ids=["sdxl", "adapter"])
 def test_every_kind_of_student_may_be_looked_at(tmp_path: Path, overrides: tuple[str, ...], xl: bool) -> None:
     root = make_line(tmp_path / "line", xl=xl)
     plain = run(root, panel_config("monitoring={kind: none}", *overrides), "distill").manifest
