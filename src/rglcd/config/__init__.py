@@ -14,6 +14,7 @@ from rglcd.config.edits import edits_in, with_values
 from rglcd.config.evaluation import Evaluation
 from rglcd.config.hardware import Hardware
 from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, validate_section
+from rglcd.config.monitoring import Monitoring, NoMonitoring, PanelMonitoring
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining, ResNetTower, VitTower
 from rglcd.config.reward import AnyReward, LatentReward, NoReward, PixelReward, Reward
@@ -87,10 +88,13 @@ __all__ = [
     "MixtureScorer",
     "Model",
     "ModelSource",
+    "Monitoring",
     "NoDownload",
+    "NoMonitoring",
     "NoReward",
     "OnlineProxy",
     "OwnPrediction",
+    "PanelMonitoring",
     "PixelReward",
     "Preparation",
     "Pretraining",

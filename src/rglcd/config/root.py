@@ -44,9 +44,13 @@ class Config(Sections):
             raise ValueError(
                 f"sharding.resolution is {self.sharding.resolution} and model.resolution {self.model.resolution}: they must be equal"
             )
-        most = max(self.evaluation.num_steps)
-        if most > self.model.num_ddim_steps:
-            raise ValueError(f"evaluation.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)")
+        asked = {"evaluation": max(self.evaluation.num_steps)}
+        asked |= {"monitoring": self.monitoring.num_steps} if self.monitoring.kind == "panel" else {}
+        for section, most in asked.items():
+            if most > self.model.num_ddim_steps:
+                raise ValueError(
+                    f"{section}.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)"
+                )
 
     def _check_scorers(self) -> None:
         for where, names in self._scorers_named().items():
@@ -69,6 +73,7 @@ class Config(Sections):
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
+        named |= {"monitoring.scorers": self.monitoring.scorers} if self.monitoring.kind == "panel" else {}
         return named | {"caching.scores": self.caching.scores, "pretraining.scorer": (self.pretraining.scorer,)}
 
     def section(self, name: str) -> Section:

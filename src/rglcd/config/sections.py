@@ -3,6 +3,7 @@
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.evaluation import Evaluation
+from rglcd.config.monitoring import Monitoring, NoMonitoring
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining
 from rglcd.config.reward import Reward
@@ -20,4 +21,5 @@ class Sections(Section):
     pretraining: Pretraining
     reward: Reward
     distillation: Distillation
+    monitoring: Monitoring = NoMonitoring()
     evaluation: Evaluation

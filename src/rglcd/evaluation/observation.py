@@ -74,6 +74,14 @@ class ScoringPanel:
         parts = list(self.at_once.calls(rate, range(len(png))))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def scores(self, ratings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of :meth:`ratings`, those of the scorers, by their names."""
+        return {name: ratings[_SCORES + name] for name in self.scorers}
+
+    def compared_features(self, ratings: Mapping[str, Tensor]) -> Tensor:
+        """Of :meth:`ratings`, the features (B, D) that say how far apart images of one prompt are."""
+        return ratings[_FEATURES + next(iter(self.features))]
+
     def _ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         pixels, rows = from_png(png), [self.rows[caption] for caption in captions]
         scores = {_SCORES + name: scorer.score(pixels, self.text[name][rows]) for name, scorer in self.scorers.items()}

@@ -6,6 +6,7 @@ Numbers stay numbers, so that a template decides how they are written; sentences
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -13,6 +14,8 @@ import yaml
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.groups import Grouping, GroupScore
+from rglcd.evaluation.look_report import LookReport, look_report
+from rglcd.evaluation.looks import Record
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
@@ -185,6 +188,7 @@ class Report:
     table: ScoreTable
     groups: tuple[GroupTable, ...]
     training: tuple[Layout, ...]
+    looks: LookReport | None
     throughput: Throughput
     provenance: Provenance
     stages: tuple[StageRow, ...]
@@ -198,8 +202,9 @@ def report_data(
     provenance: Provenance,
     curves: Mapping[str, Records],
     pretraining: Records = (),
+    looks: Mapping[str, Record] = MappingProxyType({}),
 ) -> Report:
-    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model."""
+    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model, ``looks`` what was seen."""
     return Report(
         verdict=verdict(comparison),
         findings=tuple(findings(comparison)),
@@ -212,6 +217,7 @@ def report_data(
         table=_table(comparison),
         groups=tuple(_group_table(comparison, grouping, name) for grouping in comparison.groupings for name in comparison.scorers),
         training=tuple(map(layout, training_panels(curves, pretraining))),
+        looks=look_report(looks),
         throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
         provenance=provenance,
         stages=_stage_rows(provenance),

@@ -140,7 +140,7 @@ def _stage(stage: Stage, config: Config, source: Path | str) -> dict[str, Any]:
     deps = [dep for name in inputs_of(stage, config) for dep in _deps(name, parts[name], source)]
     if deps:
         entry["deps"] = deps
-    entry["params"] = list(stage.sections)
+    entry["params"] = list(stage.keyed)
     entry["outs"] = [{str(_folder(name)): {"persist": True}} for name in stage.outputs]
     return entry
 

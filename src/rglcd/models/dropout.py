@@ -46,6 +46,13 @@ class SampleDropout(nn.Module):
         return hidden * keep_mask(seeds, hidden, layer=self.layer, rate=self.rate) / (1 - self.rate)
 
 
+def drop_nothing(network: nn.Module) -> None:
+    """Take this moment's seeds from the dropouts of ``network``: they are the identity until it is given some."""
+    for module in network.modules():
+        if isinstance(module, SampleDropout):
+            module.seeds.now = None
+
+
 def drop_in(networks: Sequence[nn.Module], *, rate: float) -> SampleSeeds | None:
     """Put a :class:`SampleDropout` into every residual block of each network, where iCT has its dropout; none for rate 0.
 

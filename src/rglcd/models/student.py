@@ -28,6 +28,7 @@ from rglcd.core.guidance import guidance_embedding
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
+from rglcd.models.dropout import drop_nothing
 from rglcd.models.loading import load_weights
 from rglcd.models.teacher import Teacher, read_schedule, unet_kwargs
 
@@ -156,6 +157,15 @@ class Student:
         own = self.trainable_parameters
         shared = {name: parameter for name, parameter in self.unet.named_parameters() if name not in own}
         return Student(_twin(self.unet, shared=shared), self.schedule, self.kind, adapter=self.adapter)._frozen()
+
+    def at_rest(self) -> "Student":
+        """A twin that shares every weight, to draw with while this one trains: not compiled, dropping nothing, without any wrapper.
+
+        Nothing is copied but the modules' structure, and no weight's ``requires_grad`` is changed: call it without gradient.
+        """
+        twin = _twin(self.unet, shared=dict(self.unet.named_parameters()))
+        drop_nothing(twin.eval())
+        return Student(twin, self.schedule, self.kind, adapter=self.adapter)
 
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapter as :data:`ADAPTER_FILE` holds it, by the names that diffusers and peft know.

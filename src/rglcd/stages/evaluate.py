@@ -16,6 +16,8 @@ from rglcd.config import Evaluation, Model
 from rglcd.evaluation.comparison import Comparison, compare
 from rglcd.evaluation.distance_names import main_kind
 from rglcd.evaluation.distances import load_records
+from rglcd.evaluation.looks import FOLDER as LOOKS
+from rglcd.evaluation.looks import read_record
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, measured, reuse, save
 from rglcd.evaluation.observation import Batches
 from rglcd.evaluation.pages import report_html, report_markdown
@@ -197,6 +199,7 @@ def _write_pages(
         provenance=_provenance(context, num_processes=num_processes, seconds=seconds),
         curves={arm: _curve(context.student / arm) for arm in context.arms},
         pretraining=pretraining,
+        looks={arm: seen for arm in context.arms if (seen := read_record(context.student / arm / LOOKS)) is not None},
     )
     (folder / "index.html").write_text(report_html(data), encoding="utf-8")
     (folder / "report.md").write_text(report_markdown(data), encoding="utf-8")
