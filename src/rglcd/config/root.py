@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rglcd.config.arms import ArmSettings, arms_of
+from rglcd.config.arms import ArmSettings, arms_of, rewards_of
 from rglcd.config.base import Section
 from rglcd.config.reward import AnyReward, NoReward
 from rglcd.config.sections import Sections
@@ -37,7 +37,7 @@ class Config(Sections):
     @property
     def rewards(self) -> tuple[AnyReward, ...]:
         """The reward section's, and those of arms that have another."""
-        return (self.reward, *(arm.reward for arm in self.arms if arm.reward not in (self.reward, NoReward())))
+        return rewards_of(self.reward, self.distillation)
 
     def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
