@@ -45,6 +45,7 @@ VERBS = [
     "show",
     "runs",
     "clean",
+    "draw",
     "ab",
     "ab build",
     "ab serve",
