@@ -46,6 +46,7 @@ VERBS = [
     "runs",
     "clean",
     "draw",
+    "compare",
     "ab",
     "ab build",
     "ab serve",

@@ -7,6 +7,8 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from PIL import Image
@@ -19,6 +21,21 @@ from rglcd.stages.studio import Painter, Studio
 _MOST_STEPS: Final = 8
 _LONGEST_PROMPT: Final = 1_000
 _LARGEST_SEED: Final = 2**31 - 1
+_SMALLEST_SHOWN: Final = 384
+"""Pixels: smaller pictures are shown enlarged, without blur."""
+
+_CLOSED: Final[dict[str, Any]] = {
+    "share": False,
+    "run_history": False,
+    "enable_monitoring": False,
+    "mcp_server": False,
+    "pwa": False,
+    "ssr_mode": False,
+    "strict_cors": True,
+    "footer_links": [],
+    "quiet": True,
+}
+"""No link for the public, no record of what was drawn, no second server."""
 
 
 def serve(studio: Studio, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
@@ -27,21 +44,21 @@ def serve(studio: Studio, *, host: str, port: int, on_ready: Callable[[str], Non
     Raises :class:`InputError` if there is no student, or the port is taken, and ``ModuleNotFoundError`` without Gradio.
     """
     port = _free_port(host) if port == 0 else port
-    page = make_page(studio)
-    try:
-        _, url, _ = page.launch(
-            server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, enable_monitoring=False, strict_cors=True
-        )
-    except OSError as error:
-        raise InputError(f"{host}:{port} cannot be listened on ({' '.join(str(error).split())}): name another --port, 0 for any") from None
-    on_ready(url)
-    page.block_thread()
+    with TemporaryDirectory(prefix="rglcd-page-") as kept:  # Gradio's own place for pictures is one that all users share and nobody clears
+        os.environ["GRADIO_TEMP_DIR"] = kept
+        page = make_page(studio)
+        try:
+            _, url, _ = page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **_CLOSED)
+        except OSError as error:
+            said = " ".join(str(error).split())
+            raise InputError(f"{host}:{port} cannot be listened on ({said}): name another --port, 0 for any") from None
+        on_ready(url)
+        page.block_thread()
 
 
 def make_page(studio: Studio) -> Any:
     """The page as Gradio's ``Blocks``, not yet served."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     import gradio
 
     evaluation = studio.evaluation
@@ -52,17 +69,20 @@ def make_page(studio: Studio) -> Any:
         with gradio.Row():
             arm = gradio.Dropdown(names, value=names[-1], label="Student", interactive=len(names) > 1)
             num_steps = gradio.Slider(1, max(_MOST_STEPS, steps), value=steps, step=1, label="Steps")
-            seed = gradio.Number(value=evaluation.seed, precision=0, minimum=0, maximum=_LARGEST_SEED, label="Seed")
-            guidance = gradio.Slider(1.1, 15, value=evaluation.guidance_scale, step=0.1, label="Guidance (omega + 1)")
+            seed = gradio.Number(value=evaluation.seed, precision=0, minimum=-_LARGEST_SEED, maximum=_LARGEST_SEED, label="Seed")
+            scale = evaluation.guidance_scale
+            guidance = gradio.Slider(1.1, max(15, scale), value=scale, step=0.1, label="Guidance")
             teacher = gradio.Checkbox(value=True, label=f"The teacher too, in {evaluation.teacher_steps} steps")
         button = gradio.Button("Draw", variant="primary")
         with gradio.Row():
-            ours, theirs = (gradio.Image(label=label, format="png", interactive=False) for label in ("Student", "Teacher"))
+            # No button to share: that uploads the picture to a server of others.
+            image = partial(gradio.Image, format="png", interactive=False, height=440, min_width=300, buttons=["download", "fullscreen"])
+            ours, theirs = image(label="Student"), image(label="Teacher")
         said = gradio.Textbox(label="Latency", interactive=False)
         asked = [prompt, arm, num_steps, seed, guidance, teacher]
         gradio.on(
             [button.click, prompt.submit],
-            _handler(studio, error=gradio.Error),
+            _handler(studio, error=partial(gradio.Error, print_exception=False)),
             asked,
             [ours, theirs, said],
             api_name="draw",
@@ -75,7 +95,7 @@ Shown = tuple[Image.Image, Image.Image | None, str]
 """The student's picture, the teacher's, and what to say of them."""
 
 
-def _handler(studio: Studio, *, error: type[Exception]) -> Callable[[str, str, float, float, float, bool], Shown]:
+def _handler(studio: Studio, *, error: Callable[[str], Exception]) -> Callable[[str, str, float, float, float, bool], Shown]:
     """What the button does; what a person can put right is raised as ``error``, which the page shows."""
 
     def draw(prompt: str, arm: str, steps: float, seed: float, guidance: float, teacher: bool) -> Shown:
@@ -93,8 +113,8 @@ def _asked(prompt: str, *, steps: float, seed: float, guidance: float) -> Asked:
         raise InputError(f"say what to draw, in at most {_LONGEST_PROMPT} characters")
     if not isinstance(steps, int | float) or not 1 <= steps <= 1000 or steps != int(steps):
         raise InputError(f"{steps!r} is no number of steps")
-    if not isinstance(seed, int | float) or not 0 <= seed <= _LARGEST_SEED or seed != int(seed):
-        raise InputError(f"{seed!r} is no seed: a whole number from 0 on")
+    if not isinstance(seed, int | float) or not abs(seed) <= _LARGEST_SEED or seed != int(seed):
+        raise InputError(f"{seed!r} is no seed: a whole number")
     if not isinstance(guidance, int | float) or not 1 < guidance <= 100:
         raise InputError(f"{guidance!r} is no guidance scale: a number above 1, 100 at most")
     return Asked(prompt, int(seed), 0, int(steps), float(guidance))
@@ -113,7 +133,12 @@ def drawn_for_page(studio: Studio, asked: Asked, *, arm: str, beside_teacher: bo
 def _drawn(painter: Painter, asked: Asked) -> tuple[Image.Image, str]:
     picture, seconds = painter.timed(asked)
     guided = "" if painter.is_guided else " (an adapter: guidance is part of it)"
-    return as_image(picture), f"{painter.name}, {asked.num_steps} steps: {1000 * seconds:.4g} ms{guided}"
+    return _enlarged(as_image(picture)), f"{painter.name}, {asked.num_steps} steps: {1000 * seconds:.4g} ms{guided}"
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    times = -(-_SMALLEST_SHOWN // image.width)
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
 def _free_port(host: str) -> int:

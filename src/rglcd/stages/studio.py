@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,9 @@ from rglcd.models.precision import drawing_dtype, tf32
 from rglcd.models.student import ADAPTER_FILE, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from rglcd.stages.opened_artifact import opened_artifact
 from rglcd.stages.student_export import RECORD
-from rglcd.store.artifacts import ArtifactLocation
-from rglcd.store.local_cache import pinned
-from rglcd.store.local_copies import fetch_files
-from rglcd.store.manifest import Manifest, altered_files
+from rglcd.store.manifest import Manifest
 
 _LCM_SCHEDULER = "LCMScheduler"
 _INDEX = "model_index.json"
@@ -170,19 +168,8 @@ class Studio:
         with self._artifact("pretrained", made_by="prepare", wanted=lambda name: name.startswith("teacher/")) as (folder, _):
             yield folder / "teacher"
 
-    @contextmanager
-    def _artifact(self, artifact: str, *, made_by: str, wanted: Callable[[str], bool]) -> Iterator[tuple[Path, Manifest]]:
-        """The folder of ``artifact`` with the files that are ``wanted``, each as its manifest says, and the manifest."""
-        folder, manifest = ArtifactLocation.of(artifact, self.artifacts / artifact).read(made_by=made_by)
-        if manifest.store is not None:
-            with pinned(folder):
-                fetch_files(folder, manifest, wanted=wanted)
-                yield folder, manifest
-            return
-        altered = altered_files(folder, manifest, names=filter(wanted, manifest.files))
-        if altered:
-            raise InputError(f"{folder}: {altered[0]}; make it again: rglcd run {made_by}")
-        yield folder, manifest
+    def _artifact(self, artifact: str, *, made_by: str, wanted: Callable[[str], bool]) -> AbstractContextManager[tuple[Path, Manifest]]:
+        return opened_artifact(artifact, self.artifacts / artifact, made_by=made_by, wanted=wanted)
 
 
 def _no_file(_name: str) -> bool:
