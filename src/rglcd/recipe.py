@@ -151,11 +151,12 @@ Distance = Huber | SquaredL2 | PseudoHuber | Cauchy
 
 @dataclass(frozen=True, kw_only=True)
 class FullStudent(Choice):
-    """A whole UNet of its own, which is also conditioned on the guidance weight omega."""
+    """A whole network of its own. A UNet's is also conditioned on the guidance weight omega."""
 
     kind: Literal["full"] = "full"
-    omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] = 256
-    """Sines and cosines of at least two frequencies."""
+    omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] | None = 256
+    """Sines and cosines of at least two frequencies. Null for a transformer, which has no input of that kind: one that its teacher
+    guides through an input of its own keeps that, others learn the mean over the range of omega."""
 
 
 @dataclass(frozen=True, kw_only=True)

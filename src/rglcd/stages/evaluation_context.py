@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
 from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
@@ -20,6 +19,7 @@ from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
+from rglcd.models.families.protocol import Family
 from rglcd.models.features import described, load_features
 from rglcd.models.precision import drawing_dtype
 from rglcd.models.student import Student
@@ -28,7 +28,7 @@ from rglcd.models.text import TextEncoder
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
-from rglcd.stages.assembly import adapter_shape
+from rglcd.stages.assembly import adapter_shape, boundary_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.student_export import RECORD
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
@@ -167,16 +167,16 @@ class EvaluationContext:
         return lambda indices: decoded(self.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
 
     def _teacher_fn(self, sampler: Sampler) -> _LatentsFn:
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
+        teacher = self._teacher
         uncond = self.text_encoder.null()
         return lambda indices: teacher_latents(
-            teacher,
+            teacher.guided,
             self._cond(indices),
             uncond,
             self._noises(indices, 1)[0],
             schedule=teacher.schedule,
             num_steps=sampler.num_steps,
-            omega=self._omega,
+            omega=self._omega(teacher.family, teacher.unet.config),
         )
 
     def _student_fn(self, sampler: Sampler) -> _LatentsFn:
@@ -186,14 +186,19 @@ class EvaluationContext:
             self._cond(indices),
             self._noises(indices, sampler.num_steps),
             schedule=student.schedule,
-            scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
-            omega=self._omega,
+            scalings=boundary_of(self.model, student.schedule),
+            omega=self._omega(student.family, student.unet.config),
             original_steps=self.model.num_ddim_steps,
         )
 
     @property
-    def _omega(self) -> float:
-        return self.evaluation.guidance_scale - 1
+    def _teacher(self) -> Teacher:
+        resolution = self.model.resolution
+        return Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device, resolution=resolution)
+
+    def _omega(self, family: Family, config: object) -> float:
+        """Of diffusers' ``guidance_scale``: a network that guides itself is given that, others a share of the difference it makes."""
+        return self.evaluation.guidance_scale if family.guides_itself(config) else self.evaluation.guidance_scale - 1
 
     def _student(self, arm: str) -> Student:
         """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
@@ -201,8 +206,7 @@ class EvaluationContext:
         assert isinstance(made, Distillation)
         if isinstance(made.student, FullStudent):
             return Student.load(self.student / arm, dtype=self.drawing_dtype, device=self.device)
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
-        return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
+        return Student.load_adapter(self.student / arm, self._teacher, adapter_shape(made.student))
 
     def _real(self, indices: Sequence[int]) -> Tensor:
         pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]

@@ -37,7 +37,7 @@ def export_arm(arm: Arm, materials: Materials, distiller: Distiller, *, curve: l
     staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
     model = materials.model
-    grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
+    grid = SamplingGrid(model.num_ddim_steps, model.timestep_scaling, model.resolution)
     export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm, materials))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
         distiller.reward_guidance.model.save(staging / "reward_model")
