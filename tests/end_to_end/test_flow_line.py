@@ -1,6 +1,7 @@
 """The whole line on a tiny flow-matching teacher with random weights: from pictures to a folder that the stock pipeline opens."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchLCMScheduler
 
 from rglcd.config import Config
-from tests.tiny_flows import write_tiny_sd3
+from tests.tiny_flows import write_tiny_flux, write_tiny_lumina2, write_tiny_pixart, write_tiny_sana, write_tiny_sd3
 from tests.tiny_line import (
     TINY_EVALUATION,
     published_model_settings,
@@ -26,12 +27,12 @@ LORA = "distillation.student={kind: lora, rank: 2, alpha: 2, targets: [attn.to_q
 STAGES = ("prepare", "shard", "cache", "pretrain", "distill", "evaluate")
 
 
-def line(root: Path, *overrides: str) -> Config:
+def line(root: Path, *overrides: str, stages: Sequence[str] = STAGES) -> Config:
     """Every stage, on a teacher in ``root/models/teacher``."""
     config = tiny_config(*published_model_settings(root / "models"), *TINY_EVALUATION, "evaluation.scorers=[expert]", *overrides)
     write_tiny_source(root / "data")
     write_tiny_evaluation_data(root / "data")
-    for stage in STAGES:
+    for stage in stages:
         run(root, config, stage)
     return config
 
@@ -59,6 +60,24 @@ def test_sd3_from_pictures_to_an_adapter_that_the_stock_pipeline_loads(tmp_path:
     pipeline.scheduler = FlowMatchLCMScheduler.from_pretrained(tmp_path / "student" / "rg", subfolder="scheduler")
     pipeline.load_lora_weights(tmp_path / "student" / "rg")
     assert_draws(pipeline)
+
+
+OTHERS = {
+    "pixart": write_tiny_pixart,
+    "sana": write_tiny_sana,
+    "lumina2": write_tiny_lumina2,
+    "flux-dev": write_tiny_flux,
+}
+
+
+@pytest.mark.parametrize("family", list(OTHERS))
+def test_other_families_from_pictures_to_a_student_that_is_evaluated(tmp_path: Path, family: str) -> None:
+    write: Callable[[Path], None] = OTHERS[family]
+    write_published_models(tmp_path / "models", teacher=write)
+    once = ("prepare", "shard", "cache", "distill", "evaluate")
+    line(tmp_path, UNTOLD, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert (tmp_path / "student" / "lcm" / "transformer").is_dir()
 
 
 def assert_draws(pipeline: DiffusionPipeline) -> None:

@@ -65,9 +65,10 @@ class SamplingGrid:
 
 
 @dataclass(frozen=True)
-class FlowDrawing:
-    """How a stock pipeline draws with a flow student: ``sigmas`` by number of steps, and arguments as Python writes them."""
+class StockDrawing:
+    """How the family's own pipeline draws with a student: a flow's ``sigmas`` by number of steps, and arguments as Python writes them."""
 
+    scheduler: str
     sigmas: Mapping[int, list[float]]
     loading: str
     calling: str
@@ -94,8 +95,8 @@ def export_student(student: Student, *, teacher: Path, folder: Path, grid: Sampl
         save_file(tensors, str(folder / ADAPTER_FILE), metadata={"format": "pt"})
         if student.family is STABLE_DIFFUSION:
             save_file(kohya_tensors(tensors), str(folder / KOHYA_FILE), metadata={"format": "pt"})
-    flow = _flow_drawing(student, teacher, grid, card) if student.family.is_flow else None
-    text = model_card(card, kind="pipeline" if student.adapter is None else "adapter", flow=flow)
+    stock = None if student.family is STABLE_DIFFUSION else _stock_drawing(student, teacher, grid, card)
+    text = model_card(card, kind="pipeline" if student.adapter is None else "adapter", stock=stock)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -142,13 +143,16 @@ def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
         shutil.copytree(teacher / part, folder / part, dirs_exist_ok=True)
     student.unet.save_pretrained(str(folder / student.family.folder), safe_serialization=True)
     index = read_json(teacher / "model_index.json")
-    written = _index(index, parts, teacher) if student.family is STABLE_DIFFUSION else _same_index(index, is_flow=student.family.is_flow)
+    written = (
+        _index(index, parts, teacher)
+        if student.family is STABLE_DIFFUSION
+        else {**index, "scheduler": ["diffusers", _scheduler_name(student)]}
+    )
     (folder / "model_index.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _same_index(index: Mapping[str, Any], *, is_flow: bool) -> dict[str, Any]:
-    """The teacher's, with the student's scheduler: the pipeline is the same."""
-    return {**index, "scheduler": ["diffusers", "FlowMatchLCMScheduler" if is_flow else "LCMScheduler"]}
+def _scheduler_name(student: Student) -> str:
+    return "FlowMatchLCMScheduler" if student.family.is_flow else "LCMScheduler"
 
 
 def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dict[str, Any]:
@@ -168,22 +172,24 @@ def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dic
     return head | entries
 
 
-def _flow_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: CardFacts) -> FlowDrawing:
-    counts = [count for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps]
+def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: CardFacts) -> StockDrawing:
+    counts = [count for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps and student.family.is_flow]
     index = read_json(teacher / "model_index.json")
     # Not all pipelines take a part for optional that a folder may lack: SD3's third text encoder.
     absent = sorted(name for name, entry in index.items() if entry == [None, None] and name in student.family.required_parts)
     side = [f"height={grid.resolution}", f"width={grid.resolution}"] if grid.resolution is not None else []
-    guidance = card.guidance_scale if student.takes_omega else 1
-    return FlowDrawing(
+    # In the scale of the network's own input.
+    guidance = sum(card.omega) / 2 if student.takes_omega else 1
+    return StockDrawing(
+        _scheduler_name(student),
         {count: grid.sigmas(count, num_timesteps=student.schedule.num_timesteps) for count in counts},
         loading="".join(f", {name}=None" for name in absent),
-        calling=", ".join([f"guidance_scale={guidance:g}", *side]),
+        calling=", ".join([f"guidance_scale={guidance:g}", *side, *filter(None, [student.family.calling])]),
         is_seeded=student.family.seeds_scheduler,
     )
 
 
-def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"], flow: FlowDrawing | None = None) -> str:
+def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"], stock: StockDrawing | None = None) -> str:
     """The README of an export: what the student is, and how diffusers samples it."""
-    template = "card.md" if flow is None else "flow_card.md"
-    return markdown_environment("rglcd.models").get_template(template).render(card=card, kind=kind, flow=flow)
+    template = "card.md" if stock is None else "stock_card.md"
+    return markdown_environment("rglcd.models").get_template(template).render(card=card, kind=kind, stock=stock)

@@ -60,6 +60,8 @@ def load_tower(part: TextPart, folder: Path, *, dtype: torch.dtype, device: torc
     """The encoder and tokenizer of ``part`` of the pipeline in ``folder``. Raises :class:`InputError`."""
     model = load_weights(part.kind, folder / part.encoder, dtype=dtype).to(device)
     tower = TextTower(model, load_tokenizer(folder / part.tokenizer), part.num_tokens)
+    # Gemma's pads on the left, and diffusers' pipelines tell it not to; all others do not anyway.
+    tower.tokenizer.padding_side = "right"
     _require_fit(tower, encoder=folder / part.encoder, tokenizer=folder / part.tokenizer)
     return tower
 

@@ -4,23 +4,29 @@ from pathlib import Path
 from typing import Final
 
 from rglcd.errors import InputError
+from rglcd.models.families.flux import Flux
+from rglcd.models.families.lumina2 import Lumina2
+from rglcd.models.families.pixart import PixArtSigma
 from rglcd.models.families.protocol import Family
+from rglcd.models.families.sana import Sana
 from rglcd.models.families.sd3 import StableDiffusion3
 from rglcd.models.families.stable_diffusion import StableDiffusion
 from rglcd.models.loading import read_json
 
 STABLE_DIFFUSION: Final = StableDiffusion()
 
-FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, StableDiffusion3())
+FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, StableDiffusion3(), PixArtSigma(), Sana(), Lumina2(), Flux())
 
 _OTHERS: Final = {
-    "Flux": "FLUX (flow matching, a transformer)",
+    "StableDiffusion3": "another pipeline of Stable Diffusion 3 (this needs text to image: StableDiffusion3Pipeline)",
+    "Flux": "another pipeline of FLUX (this needs text to image: FluxPipeline)",
     "StableCascade": "Stable Cascade",
     "Wuerstchen": "Würstchen",
     "Kandinsky": "Kandinsky",
-    "PixArt": "PixArt (a transformer)",
+    "PixArt": "PixArt-Alpha (a transformer)",
     "HunyuanDiT": "Hunyuan-DiT (a transformer)",
-    "Sana": "Sana (flow matching, a transformer)",
+    "SanaSprint": "SANA-Sprint: it is a student already",
+    "Sana": "another pipeline of SANA",
     "AuraFlow": "AuraFlow (flow matching, a transformer)",
     "LatentConsistencyModel": "a latent consistency model: it is a student already",
     "IFPipeline": "DeepFloyd IF (it draws pixels)",

@@ -54,6 +54,12 @@ class Family(ABC):
     is_flow: ClassVar[bool] = True
     seeds_scheduler: ClassVar[bool] = False
     """Whether the pipeline hands the caller's generator to the scheduler, which draws noise at each step of a student."""
+    calling: ClassVar[str] = ""
+    """What else the pipeline is given to draw as here, in Python."""
+    loads_adapters: ClassVar[bool] = True
+    """Whether the pipeline has diffusers' ``load_lora_weights``."""
+    is_planned: ClassVar[bool] = True
+    """Whether the network runs without values, which is how memory is planned."""
     required_parts: ClassVar[tuple[str, ...]] = ()
     """Parts that a folder may lack, and the pipeline then wants to be told so."""
     text_kinds: ClassVar[tuple[Any, ...]]
