@@ -151,12 +151,21 @@ Distance = Huber | SquaredL2 | PseudoHuber | Cauchy
 
 @dataclass(frozen=True, kw_only=True)
 class FullStudent(Choice):
-    """A whole network of its own. A UNet's is also conditioned on the guidance weight omega."""
+    """A whole UNet of its own, which is also conditioned on the guidance weight omega."""
 
     kind: Literal["full"] = "full"
-    omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] | None = 256
-    """Sines and cosines of at least two frequencies. Null for a transformer, which has no input of that kind: one that its teacher
-    guides through an input of its own keeps that, others learn the mean over the range of omega."""
+    omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] = 256
+    """Sines and cosines of at least two frequencies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameInputsStudent(Choice):
+    """A whole network of its own with its teacher's inputs and no other: what families of transformers take.
+
+    One whose teacher is given the guidance scale is given it too; others learn the mean over the range of omega.
+    """
+
+    kind: Literal["same_inputs"] = "same_inputs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +184,7 @@ class LoraStudent(Choice):
     )
 
 
-Student = FullStudent | LoraStudent
+Student = FullStudent | SameInputsStudent | LoraStudent
 
 
 # --- the reward ----------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """The whole line on a tiny flow-matching teacher with random weights: from pictures to a folder that the stock pipeline opens."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchLCMScheduler
+from safetensors.torch import load_file
 
 from rglcd.config import Config
 from tests.tiny_flows import write_tiny_flux, write_tiny_lumina2, write_tiny_pixart, write_tiny_sana, write_tiny_sd3
@@ -22,7 +24,7 @@ from tests.tiny_line import (
 from tests.tiny_models import RESOLUTION
 
 pytestmark = pytest.mark.slow
-UNTOLD = "distillation.student={kind: full, omega_embedding_dim: null}"
+UNTOLD = "distillation.student={kind: same_inputs}"
 LORA = "distillation.student={kind: lora, rank: 2, alpha: 2, targets: [attn.to_q, attn.add_q_proj]}"
 STAGES = ("prepare", "shard", "cache", "pretrain", "distill", "evaluate")
 
@@ -78,6 +80,20 @@ def test_other_families_from_pictures_to_a_student_that_is_evaluated(tmp_path: P
     line(tmp_path, UNTOLD, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (tmp_path / "student" / "lcm" / "transformer").is_dir()
+
+
+def test_a_second_run_starts_from_the_student_of_the_first(tmp_path: Path) -> None:
+    write_published_models(tmp_path / "models")
+    once, lcm = ("prepare", "shard", "cache", "distill"), ("distillation.arms=[lcm]", "reward={kind: none}")
+    line(tmp_path, *lcm, stages=once)
+    first = tmp_path / "models" / "few-step"
+    shutil.copytree(tmp_path / "student" / "lcm", first)
+    still = ("distillation.num_steps=1", "distillation.learning_rate=1e-12")
+    config = tiny_config(*published_model_settings(tmp_path / "models"), *lcm, *still, f"preparation.initial.uri={first}")
+    for stage in once:
+        run(tmp_path, config, stage)
+    mine, theirs = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (tmp_path / "student" / "lcm", first))
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-9) for name in theirs)
 
 
 def assert_draws(pipeline: DiffusionPipeline) -> None:

@@ -228,5 +228,5 @@ def test_a_student_of_a_guided_teacher_is_given_the_scale_and_others_are_not(fam
     teacher, _ = load(family[1])
     student = Student.of_teacher(teacher, omega_embedding_dim=None)
     assert student.takes_omega == teacher.guides_itself
-    with pytest.raises(InputError, match=r"omega_embedding_dim.* set it to null"):
+    with pytest.raises(InputError, match=r"distillation\.student: .* set kind to same_inputs"):
         Student.of_teacher(teacher, omega_embedding_dim=256)

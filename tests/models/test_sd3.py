@@ -222,7 +222,7 @@ def test_every_target_that_the_family_names_is_a_layer_of_its_network(folder: Pa
 
 def test_what_the_network_cannot_do_is_refused_with_the_way_out(folder: Path) -> None:
     teacher, _ = load(folder)
-    with pytest.raises(InputError, match="has no input for omega; set it to null"):
+    with pytest.raises(InputError, match="has no input for omega that a UNet's student gets; set kind to same_inputs"):
         Student.of_teacher(teacher, omega_embedding_dim=256)
     with pytest.raises(InputError, match="a SD3Transformer2DModel has no residual blocks"):
         drop_in([teacher.unet], rate=0.1)

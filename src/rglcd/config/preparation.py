@@ -19,10 +19,13 @@ class Model(Section):
 
 
 class Preparation(Section):
-    """Everything frozen beside the teacher: reward models by name, and the network whose features the Fréchet distance compares."""
+    """What is fetched beside the teacher: reward models by name, the network whose features the Fréchet distance compares, a start."""
 
     scorers: dict[str, ScorerSource]
     features: FeatureSource
+    # Left out where it is not given, so that results made before it was there keep their keys.
+    initial: ModelSource | None = Field(default=None, exclude_if=lambda source: source is None)
+    """A few-step model that whole students start from instead of the teacher: a folder of its kind, or of an LCM-LoRA, which is merged."""
 
     @model_validator(mode="after")
     def _mixtures_have_parts(self) -> "Preparation":

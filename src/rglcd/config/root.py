@@ -30,6 +30,8 @@ class Config(Section):
     def _sections_agree(self) -> "Config":
         self._check_sizes()
         self._check_scorers()
+        if self.preparation.initial is not None and self.distillation.student.kind == "lora":
+            raise ValueError("preparation.initial is where a whole student starts: choose one of another kind than lora")
         if "rg" in self.distillation.arms or self.distillation.match_compute:
             self._check_shares()
             self._check_micro_batch()

@@ -100,9 +100,7 @@ class Student:
         ``seed`` draws the first factor; :class:`InputError` when one of ``targets`` names no layer.
         """
         if not teacher.family.loads_adapters:
-            raise InputError(
-                f"distillation.student: diffusers' {teacher.family.pipelines[0]} loads no LoRA; train a whole student, kind full"
-            )
+            raise InputError(f"distillation.student: diffusers' {teacher.family.pipelines[0]} loads no LoRA; train a whole student")
         unet = _twin(teacher.unet, shared=dict(teacher.unet.named_parameters()))
         _require_layers(unet, adapter.targets, family=teacher.family)
         config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.targets))

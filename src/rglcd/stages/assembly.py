@@ -12,12 +12,23 @@ from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
+from rglcd.models.initial import start_from
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.schedules import read_schedule
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.recipe import DecoderActivations, DoublingGrid, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
+from rglcd.recipe import (
+    DecoderActivations,
+    DoublingGrid,
+    FrozenProxy,
+    FullStudent,
+    LoraStudent,
+    OnlineProxy,
+    Prediction,
+    SameInputsStudent,
+    SharedPrediction,
+)
 from rglcd.rewards.protocol import DifferentiableReward, Reward, without_text
 from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import read_manifest
@@ -74,7 +85,7 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
         start = Teacher.load(folder, dtype=torch.float32, device=world.device, resolution=resolution)
     return Distiller(
         recipe=make_recipe(materials, reward, num_steps=num_steps, scalings=boundary_of(materials.model, teacher.schedule)),
-        student=make_student(distillation, teacher=teacher, start=start),
+        student=make_student(distillation, teacher=teacher, start=start, initial=materials.pretrained.initial),
         teacher=teacher,
         codec=codec,
         text_encoder=TextEncoder.load(folder, dtype=frozen, device=world.device),
@@ -96,13 +107,21 @@ def _require_timesteps(materials: Materials, num_timesteps: int) -> None:
             )
 
 
-def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher) -> Student:
-    """Untrained: a copy of ``start``, the teacher in float32, or an adapter on ``teacher`` as it is."""
+def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher, initial: Path | None = None) -> Student:
+    """Untrained: a copy of ``start``, the teacher in float32, with the weights of ``initial`` if given, or an adapter on ``teacher``."""
     chosen = distillation.student
     match chosen:
-        case FullStudent():
-            return Student.of_teacher(start, omega_embedding_dim=chosen.omega_embedding_dim)
+        case FullStudent() | SameInputsStudent():
+            dim = chosen.omega_embedding_dim if isinstance(chosen, FullStudent) else None
+            student = Student.of_teacher(start, omega_embedding_dim=dim)
+            if initial is not None and start.unet.device.type != "meta":
+                start_from(student, initial)
+            return student
         case LoraStudent():
+            if initial is not None:
+                raise InputError(
+                    "preparation.initial is where a whole student starts; distillation.student is an adapter: choose a whole one"
+                )
             return Student.adapting(teacher, adapter_shape(chosen), seed=distillation.seed)
         case _:
             assert_never(chosen)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
+from rglcd.config import Distillation, Evaluation, LoraStudent, Model, validate_section
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
@@ -204,7 +204,7 @@ class EvaluationContext:
         """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
         made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
         assert isinstance(made, Distillation)
-        if isinstance(made.student, FullStudent):
+        if not isinstance(made.student, LoraStudent):
             return Student.load(self.student / arm, dtype=self.drawing_dtype, device=self.device)
         return Student.load_adapter(self.student / arm, self._teacher, adapter_shape(made.student))
 

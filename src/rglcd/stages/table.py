@@ -58,6 +58,11 @@ def _models(config: Config, scorers: Iterable[str]) -> Parts:
     return tuple(parts)
 
 
+def _read_by_distill(config: Config) -> Mapping[str, Parts]:
+    initial = () if config.preparation.initial is None else ("initial",)
+    return {"pretrained": (*_models(config, config.caching.scorers), *initial)}
+
+
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     evaluation, reward = config.evaluation, config.reward
     # Those that trained the student too: what they have in common with a judge is said on the page.
@@ -164,7 +169,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("student",),
         profile=Profile.GPU_GANG,
         version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
-        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
+        reads=_read_by_distill,
         streams=("latents",),
         reuses=("student",),
     ),

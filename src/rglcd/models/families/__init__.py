@@ -28,7 +28,6 @@ _OTHERS: Final = {
     "SanaSprint": "SANA-Sprint: it is a student already",
     "Sana": "another pipeline of SANA",
     "AuraFlow": "AuraFlow (flow matching, a transformer)",
-    "LatentConsistencyModel": "a latent consistency model: it is a student already",
     "IFPipeline": "DeepFloyd IF (it draws pixels)",
 }
 """By the beginning of a pipeline's ``_class_name``."""
@@ -46,7 +45,8 @@ def family_of(folder: Path) -> Family:
             raise InputError(f"{folder} is a {named}, {title}: {ours}")
     if "unet" not in index and "transformer" in index:
         raise InputError(f"{folder} is a {named or 'pipeline'} whose network is a transformer: {ours}")
-    # Any pipeline of a UNet and CLIP: community pipelines have names of their own, and indexes made by hand none.
+    # Any pipeline of a UNet and CLIP: a student's, which is refused as a teacher; community pipelines have names of their own, and indexes
+    # made by hand none.
     return STABLE_DIFFUSION
 
 

@@ -55,8 +55,8 @@ class Flux(Family):
     def student_config(self, config: Mapping[str, Any], *, omega_embedding_dim: int | None) -> dict[str, Any]:
         if omega_embedding_dim is not None:
             raise InputError(
-                "distillation.student.omega_embedding_dim: a student of FLUX.1 has its teacher's input for guidance, if that has one; "
-                "set it to null, and distillation.omega in the scale of diffusers' guidance_scale, [3.5, 3.5]"
+                "distillation.student: a student of FLUX.1 has its teacher's input for guidance, if that has one; set kind to same_inputs, "
+                "and distillation.omega in the scale of diffusers' guidance_scale, [3.5, 3.5]"
             )
         return dict(config)
 

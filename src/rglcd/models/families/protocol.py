@@ -85,8 +85,8 @@ class Family(ABC):
         """The configuration of a whole student; :class:`InputError` if it cannot be given omega as asked."""
         if omega_embedding_dim is not None:
             raise InputError(
-                f"distillation.student.omega_embedding_dim: a network of {self.title} has no input for omega; set it to null: the student "
-                "then learns the mean over distillation.omega, which may be one value, [4, 4]"
+                f"distillation.student: a network of {self.title} has no input for omega that a UNet's student gets; set kind to "
+                "same_inputs: the student then learns the mean over distillation.omega, which may be one value, [4, 4]"
             )
         return dict(config)
 

@@ -49,8 +49,8 @@ class StableDiffusion(Family):
     def student_config(self, config: Mapping[str, Any], *, omega_embedding_dim: int | None) -> dict[str, Any]:
         if omega_embedding_dim is None:
             raise InputError(
-                f"distillation.student.omega_embedding_dim is null, and a whole student of {self.title} is given omega: diffusers' "
-                "LatentConsistencyModelPipeline asks for it; give a width such as 256"
+                f"distillation.student of kind same_inputs: a whole student of {self.title} is given omega, which diffusers' "
+                "LatentConsistencyModelPipeline asks for; set kind to full"
             )
         return {**config, "time_cond_proj_dim": omega_embedding_dim}
 
