@@ -20,6 +20,8 @@ class Config(Sections):
         for arm in self.arms:
             where = f"distillation.arms.{arm.name}: " if isinstance(self.distillation.arms, dict) else ""
             _check_expert(arm.reward, self, where)
+            if self.preparation.initial is not None and arm.distillation.student.kind == "lora":
+                raise ValueError(f"{where}preparation.initial is where a whole student starts: choose one of another kind than lora")
             _check_shares(arm, where)
             _check_micro_batch(arm, where)
         if self.distillation.match_compute:

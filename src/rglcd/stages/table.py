@@ -66,6 +66,11 @@ def _models(config: Config, scorers: Iterable[str]) -> Parts:
     return tuple(parts)
 
 
+def _read_by_distill(config: Config) -> Mapping[str, Parts]:
+    initial = () if config.preparation.initial is None else ("initial",)
+    return {"pretrained": (*_models(config, config.caching.scorers), *initial)}
+
+
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     evaluation = config.evaluation
     # Those that trained the student too: what they have in common with a judge is said on the page.
@@ -189,7 +194,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("student",),
         profile=Profile.GPU_GANG,
         version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
-        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
+        reads=_read_by_distill,
         unkeyed=("monitoring",),
         reads_unkeyed=_looked_at_by_distill,
         streams=("latents",),
