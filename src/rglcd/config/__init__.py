@@ -7,7 +7,7 @@ changed. This package imports no torch, so a laptop, CI and the pipeline compile
 tagged unions (``kind: ...``), not booleans; those of a training step are :mod:`rglcd.recipe`'s.
 """
 
-from rglcd.config.arms import ArmSettings, arms_of, has_reward
+from rglcd.config.arms import ArmSettings, arms_of, has_reward, rewards_of
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.edits import edits_in, with_values
@@ -127,6 +127,7 @@ __all__ = [
     "preset_hardware",
     "preset_names",
     "resolve",
+    "rewards_of",
     "validate_section",
     "with_values",
 ]

@@ -38,6 +38,11 @@ def arms_of(reward: AnyReward, distillation: Distillation) -> tuple[ArmSettings,
     return tuple(_arm(name, own, reward, distillation) for name, own in changes.items())
 
 
+def rewards_of(reward: AnyReward, distillation: Distillation) -> tuple[AnyReward, ...]:
+    """The reward section's, and those of arms that have another."""
+    return (reward, *(arm.reward for arm in arms_of(reward, distillation) if arm.reward not in (reward, NoReward())))
+
+
 def _arm(name: str, own: Changes, reward: AnyReward, distillation: Distillation) -> ArmSettings:
     values: dict[str, Any] = {"reward": reward.model_dump(mode="json"), "distillation": distillation.model_dump(mode="json")}
     for path, value in own.items():

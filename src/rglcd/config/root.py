@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rglcd.config.arms import ArmSettings, arms_of
+from rglcd.config.arms import ArmSettings, arms_of, rewards_of
 from rglcd.config.base import Section
 from rglcd.config.reward import AnyReward, NoReward
 from rglcd.config.sections import Sections
@@ -36,11 +36,6 @@ class Config(Sections):
         """The students that are made, each with its own sections."""
         return arms_of(self.reward, self.distillation)
 
-    @property
-    def rewards(self) -> tuple[AnyReward, ...]:
-        """The reward section's, and those of arms that have another."""
-        return (self.reward, *(arm.reward for arm in self.arms if arm.reward not in (self.reward, NoReward())))
-
     def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
             raise ValueError(
@@ -62,7 +57,7 @@ class Config(Sections):
         for name in self.caching.scores:
             if name not in self.caching.scorers:
                 raise ValueError(f"caching.scores names {name!r}, which scores pictures for captions; add it to caching.scorers")
-        is_latent = any(reward.kind == "latent" for reward in self.rewards)
+        is_latent = any(reward.kind == "latent" for reward in rewards_of(self.reward, self.distillation))
         if is_latent and self.pretraining.scorer not in self.caching.scorers:
             raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
         proxy = self.preparation.scorers[self.pretraining.scorer]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from rglcd.config import Config, MixtureScorer
+from rglcd.config import Config, MixtureScorer, rewards_of
 from rglcd.errors import InputError
 
 SOURCE = "source"
@@ -43,7 +43,7 @@ def _always(config: Config) -> bool:
 
 
 def _has_proxy(config: Config) -> bool:
-    return any(reward.kind == "latent" for reward in config.rewards)
+    return any(reward.kind == "latent" for reward in rewards_of(config.reward, config.distillation))
 
 
 def _all_of_it(config: Config) -> Mapping[str, Parts]:
@@ -74,7 +74,7 @@ def _read_by_distill(config: Config) -> Mapping[str, Parts]:
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     evaluation = config.evaluation
     # Those that trained the student too: what they have in common with a judge is said on the page.
-    scorers = [*evaluation.scorers, *(reward.expert for reward in config.rewards if reward.kind != "none")]
+    scorers = [*evaluation.scorers, *(reward.expert for reward in rewards_of(config.reward, config.distillation) if reward.kind != "none")]
     scorers += [config.pretraining.scorer] if _has_proxy(config) else []
     return {
         SOURCE: (str(PurePosixPath(evaluation.prompt_source.source)), str(PurePosixPath(evaluation.reference).parent)),
