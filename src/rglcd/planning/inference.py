@@ -81,8 +81,8 @@ def evaluation_cost(networks: Networks) -> StageCost:
         Moment("decoding", _decoding_parts(decoding.peak, evaluation.decode_chunk, Line(0.0, 2 * values * dtype.itemsize))),
         Moment("scores", (Part("scorers", ratings.peak), Part("the batch's images", Line(0.0, values)))),
     )
-    calls = passes * evaluation.teacher_steps + len(arms) * sum(evaluation.num_steps)
-    pictures = 1 + len(arms) * len(evaluation.num_steps)
+    calls = passes * sum(evaluation.all_teacher_steps) + len(arms) * sum(evaluation.num_steps)
+    pictures = len(evaluation.all_teacher_steps) + len(arms) * len(evaluation.num_steps)
     memory = StageMemory(
         "evaluation",
         evaluation.batch_size,

@@ -99,12 +99,13 @@ class EvaluationContext:
     @property
     def baselines(self) -> tuple[Sampler, Sampler]:
         """The real images and the teacher: every other sampler is compared with them."""
-        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.teacher_steps)
+        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.all_teacher_steps[0])
 
     @property
     def samplers(self) -> list[Sampler]:
         """In the order of measuring: baselines first."""
-        return [*self.baselines, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
+        teachers = (Sampler(TEACHER, steps) for steps in self.evaluation.all_teacher_steps[1:])
+        return [*self.baselines, *teachers, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
 
     @property
     def num_sheet_images(self) -> int:
