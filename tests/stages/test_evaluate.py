@@ -131,6 +131,19 @@ class KilledError(Exception):
     pass
 
 
+def test_a_second_number_of_teacher_steps_is_drawn_beside_the_first_and_changes_nothing_else(own: Path) -> None:
+    before = results(own / "report")
+    assert drawn_again(own, "evaluation.teacher_steps=[3, 2]") == {"teacher-2"}
+    after = results(own / "report")
+    assert all(after[name] == content for name, content in before.items() if name.startswith(("draws/", "quality.csv", "metrics/")))
+    metrics = json.loads((own / "report" / "metrics.json").read_text())
+    assert list(metrics["teacher"]) == ["2", "3"]
+    assert "win_rate_teacher" in metrics["teacher"]["2"]["expert"]
+    assert "win_rate_teacher" not in metrics["teacher"]["3"]["expert"]
+    assert set(json.loads((own / "report" / "speed.json").read_text())["teacher"]) == {"2", "3"}
+    assert "| Teacher | 2 |" in (own / "report" / "report.md").read_text()
+
+
 @pytest.mark.parametrize(("task", "again"), [("score the real images", 6), ("draw teacher-3", 5), ("draw rg-1", 2)])
 def test_killed_run_resumes_and_ends_in_the_same_bytes(own: Path, task: str, again: int) -> None:
     before = results(own / "report")

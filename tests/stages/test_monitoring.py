@@ -228,7 +228,7 @@ def test_a_look_costs_what_it_was_counted_to_cost(line: Path, tmp_path: Path) ->
     assert isinstance(settings, PanelMonitoring)
     distiller = make_distiller(materials, reward, num_steps=4, world=materials.world)
     watching = Watching(settings, reward, StepCosts(materials), tmp_path)
-    monitor = watching.monitor(Arm("rg", reward, 4, "key"), distiller, Run("distill rg", 4, 4, 2))
+    monitor = watching.monitor(Arm("rg", materials, reward, 4, "key"), distiller, Run("distill rg", 4, 4, 2))
     assert isinstance(monitor, monitoring.PanelMonitor)
     costs = StepCosts(materials)
     counted = counted_cost(settings, costs, reward, monitor.open_scoring)

@@ -463,11 +463,14 @@ UNUSABLE = {
         lambda root: another_unet(root, cross_attention_dim=24),
         "reads captions of width 24, and the text encoder gives 16",
     ),
-    "Stable Diffusion 3": (
-        lambda root: edit_json(root / INDEX, _class_name="StableDiffusion3Pipeline"),
-        "is a StableDiffusion3Pipeline, Stable Diffusion 3 (flow matching, a transformer)",
+    "AuraFlow": (
+        lambda root: edit_json(root / INDEX, _class_name="AuraFlowPipeline"),
+        "is a AuraFlowPipeline, AuraFlow (flow matching, a transformer): name a teacher of Stable Diffusion 1.x, 2.x or XL, ",
     ),
-    "FLUX": (lambda root: edit_json(root / INDEX, _class_name="FluxPipeline"), "FLUX (flow matching, a transformer)"),
+    "a pipeline that is not what its index says": (
+        lambda root: edit_json(root / INDEX, _class_name="StableDiffusion3Pipeline"),
+        "teacher/text_encoder/config.json describes a CLIPTextModel, not a CLIPTextModelWithProjection",
+    ),
     "another transformer": (
         lambda root: edit_json(root / INDEX, _class_name="NewPipeline", unet=None, transformer=["diffusers", "X"]),
         "NewPipeline whose network is a transformer",

@@ -32,7 +32,9 @@ def add_verb(verbs: Any) -> None:
     draw.add_argument("--seed", type=int, metavar="S", help="of the noise (default: evaluation.seed)")
     draw.add_argument("--count", type=_positive, default=1, metavar="K", help="pictures, each from other noise (default: 1)")
     draw.add_argument("--guidance", type=_guidance, metavar="G", help="as diffusers counts it (default: evaluation.guidance_scale)")
-    draw.add_argument("--teacher", action="store_true", help="the teacher too, in evaluation.teacher_steps, and one sheet of both")
+    draw.add_argument(
+        "--teacher", action="store_true", help="the teacher too, in evaluation.teacher_steps (the first), and one sheet of both"
+    )
     draw.add_argument("--out", type=Path, default=_OUT, metavar="DIR", help=f"where the PNG files go (default: {_OUT})")
     draw.add_argument("--artifacts", type=Path, default=ARTIFACTS, metavar="DIR", help="where the artifacts are (default: artifacts)")
     add_params_option(draw)
@@ -59,7 +61,7 @@ def _draw(options: argparse.Namespace) -> None:
     studio = _studio(options, evaluation)
     arm = studio.names[-1] if options.arm is None else options.arm
     asked = Asked(options.prompt, evaluation.seed, 0, min(evaluation.num_steps, key=_from_two), evaluation.guidance_scale)
-    teacher_steps = evaluation.teacher_steps if options.teacher else None
+    teacher_steps = evaluation.all_teacher_steps[0] if options.teacher else None
     made = draw(studio, asked, arm=arm, count=options.count, teacher_steps=teacher_steps, out=options.out, on_drawn=_print_picture)
     for who, steps in dict.fromkeys((one.who, one.num_steps) for one in made.pictures):
         print(f"{who}, {steps} steps, guidance {asked.guidance_scale:g}, seed {asked.seed}: {1000 * made.seconds_of(who):.4g} ms a picture")

@@ -39,7 +39,7 @@ def arms_of(reward: AnyReward, distillation: Distillation) -> tuple[ArmSettings,
 
 
 def rewards_of(reward: AnyReward, distillation: Distillation) -> tuple[AnyReward, ...]:
-    """The reward section's ``reward``, and those of arms that have another."""
+    """The reward section's, and those of arms that have another."""
     return (reward, *(arm.reward for arm in arms_of(reward, distillation) if arm.reward not in (reward, NoReward())))
 
 

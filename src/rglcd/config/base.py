@@ -43,3 +43,8 @@ def _form_of(value: Any) -> str:
 
 SHORT_OR_SPELLED_OUT = Discriminator(_form_of)
 """Of a union with these two tags: one form is validated, so that an error is about the form that was used."""
+
+SEVERAL = "a list"
+"""Tag of a value that may be one or several; :data:`SHORT` is that of one."""
+
+ONE_OR_SEVERAL = Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else SHORT)

@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from rglcd.config.base import OR_ONE, SHORT, SHORT_OR_SPELLED_OUT, SPELLED_OUT, Section
+from rglcd.config.base import ONE_OR_SEVERAL, OR_ONE, SEVERAL, SHORT, SHORT_OR_SPELLED_OUT, SPELLED_OUT, Section
 from rglcd.config.sources import PromptSource
 from rglcd.recipe import NUM_TIMESTEPS, Positive
 
 DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
+
+
+_Steps = Annotated[Positive, Field(le=NUM_TIMESTEPS)]
 
 
 class Evaluation(Section):
@@ -20,7 +23,10 @@ class Evaluation(Section):
     """Index of the real images that the Fréchet distance compares with, within the source folder."""
     num_images: Positive = 3_200
     num_steps: Annotated[tuple[Positive, ...], Field(min_length=1), OR_ONE] = (1, 2, 4, 8)
-    teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50
+    teacher_steps: Annotated[
+        Annotated[_Steps, Tag(SHORT)] | Annotated[tuple[_Steps, ...], Field(min_length=1), Tag(SEVERAL)], ONE_OR_SEVERAL
+    ] = 50
+    """The first is what students are compared with; others are drawn beside it, from the same noise."""
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
     scorers: Annotated[tuple[str, ...], OR_ONE] = ("expert",)
@@ -33,6 +39,11 @@ class Evaluation(Section):
     in TF32, as ``tf32`` does; a CPU knows no TF32."""
     grid_prompts: Positive = 8
     seed: int = 0
+
+    @property
+    def all_teacher_steps(self) -> tuple[int, ...]:
+        """``teacher_steps`` as a list, each once."""
+        return tuple(dict.fromkeys(self.teacher_steps if isinstance(self.teacher_steps, tuple) else (self.teacher_steps,)))
 
     @property
     def prompt_source(self) -> PromptSource:

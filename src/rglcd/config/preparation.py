@@ -19,10 +19,13 @@ class Model(Section):
 
 
 class Preparation(Section):
-    """Everything frozen beside the teacher: reward models by name, and the networks whose features distances compare."""
+    """What is fetched beside the teacher: reward models by name, the networks whose features distances compare, a start."""
 
     scorers: dict[str, ScorerSource]
     features: FeatureSources
+    # Left out where it is not given, so that results made before it was there keep their keys.
+    initial: ModelSource | None = Field(default=None, exclude_if=lambda source: source is None)
+    """A few-step model that whole students start from instead of the teacher: a folder of its kind, or of an LCM-LoRA, which is merged."""
 
     @property
     def feature_networks(self) -> tuple[FeatureSource | InceptionSource, ...]:

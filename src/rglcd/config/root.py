@@ -20,6 +20,8 @@ class Config(Sections):
         for arm in self.arms:
             where = f"distillation.arms.{arm.name}: " if isinstance(self.distillation.arms, dict) else ""
             _check_expert(arm.reward, self, where)
+            if self.preparation.initial is not None and arm.distillation.student.kind == "lora":
+                raise ValueError(f"{where}preparation.initial is where a whole student starts: choose one of another kind than lora")
             _check_shares(arm, where)
             _check_micro_batch(arm, where)
         if self.distillation.match_compute:
@@ -33,11 +35,6 @@ class Config(Sections):
     def arms(self) -> tuple[ArmSettings, ...]:
         """The students that are made, each with its own sections."""
         return arms_of(self.reward, self.distillation)
-
-    @property
-    def rewards(self) -> tuple[AnyReward, ...]:
-        """The reward section's, and those of arms that have another."""
-        return rewards_of(self.reward, self.distillation)
 
     def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
@@ -60,7 +57,7 @@ class Config(Sections):
         for name in self.caching.scores:
             if name not in self.caching.scorers:
                 raise ValueError(f"caching.scores names {name!r}, which scores pictures for captions; add it to caching.scorers")
-        is_latent = any(reward.kind == "latent" for reward in self.rewards)
+        is_latent = any(reward.kind == "latent" for reward in rewards_of(self.reward, self.distillation))
         if is_latent and self.pretraining.scorer not in self.caching.scorers:
             raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
         proxy = self.preparation.scorers[self.pretraining.scorer]

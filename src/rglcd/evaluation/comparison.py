@@ -67,8 +67,8 @@ class Comparison:
 
     @property
     def teacher(self) -> Summary:
-        (found,) = (summary for summary in self.summaries if summary.sampler.who == TEACHER)
-        return found
+        """The first: in the number of steps that students are compared with."""
+        return next(summary for summary in self.summaries if summary.sampler.who == TEACHER)
 
     @property
     def arms(self) -> list[str]:
@@ -125,13 +125,13 @@ def compare(
     for measurement in measurements:
         refuse_other_basis(measurements[0].basis, measurement.basis)
     by_sampler = {measurement.sampler: measurement for measurement in measurements}
-    (teacher,) = (measurement for measurement in measurements if measurement.sampler.who == TEACHER)
+    teacher = next(measurement for measurement in measurements if measurement.sampler.who == TEACHER)
     summaries = []
     for measurement in measurements:
         sampler = measurement.sampler
-        opponents = {} if sampler.who in (TEACHER, REAL) else {TEACHER: teacher}
+        opponents = {} if measurement is teacher or sampler.who == REAL else {TEACHER: teacher}
         plain = by_sampler.get(Sampler(PLAIN_ARM, sampler.num_steps))
-        if opponents and plain is not None and sampler.who != PLAIN_ARM:
+        if opponents and plain is not None and sampler.who not in (PLAIN_ARM, TEACHER):
             opponents[PLAIN_ARM] = plain
         summaries.append(_summary(measurement, opponents, seed=seed))
     num_reference = sum(len(measurement.saturation) for measurement in measurements if measurement.sampler.who == REAL)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.consistency import Boundary
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import as_png, decoded, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import as_png, decoded, omega_of, seeded_noises, student_latents, teacher_latents
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.student import Student
@@ -45,7 +45,7 @@ class Canvas:
     resolution: int
     device: torch.device
 
-    def by_student(self, student: Student, *, scalings: BoundaryScalings, original_steps: int) -> DrawPicture:
+    def by_student(self, student: Student, *, scalings: Boundary, original_steps: int) -> DrawPicture:
         """Multistep consistency sampling on a grid of ``original_steps``. Raises :class:`InputError` for more steps than it has."""
 
         def draw(asked: Asked) -> Tensor:
@@ -59,7 +59,7 @@ class Canvas:
                 self._noises(asked, asked.num_steps),
                 schedule=student.schedule,
                 scalings=scalings,
-                omega=asked.guidance_scale - 1,
+                omega=omega_of(student, asked.guidance_scale),
                 original_steps=original_steps,
             )
             return self._picture(latents, asked)
@@ -73,9 +73,9 @@ class Canvas:
             if asked.num_steps > teacher.schedule.num_timesteps:
                 raise InputError(f"{asked.num_steps} steps are more than the {teacher.schedule.num_timesteps} timesteps of the teacher")
             (noise,) = self._noises(asked, 1)
-            omega = asked.guidance_scale - 1
+            omega = omega_of(teacher, asked.guidance_scale)
             latents = teacher_latents(
-                teacher, self._cond(asked), self._null, noise, schedule=teacher.schedule, num_steps=asked.num_steps, omega=omega
+                teacher.guided, self._cond(asked), self._null, noise, schedule=teacher.schedule, num_steps=asked.num_steps, omega=omega
             )
             return self._picture(latents, asked)
 

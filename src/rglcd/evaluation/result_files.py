@@ -78,7 +78,7 @@ def quality_csv(comparison: Comparison) -> str:
     """``quality.csv``, for ``dvc plots``: a row for each number of steps, a column for each arm and score.
 
     A column is called ``<arm> <scorer>`` or ``<arm> frechet`` (``fid``, ``fd_dinov2``); the teacher's figure, of its own many steps, stands
-    in every row.
+    in every row; of several numbers of the teacher's steps the first.
     """
     columns: dict[str, dict[int, float]] = {}
     steps = sorted({summary.sampler.num_steps for arm in comparison.arms for summary in comparison.steps_of(arm)})
@@ -87,7 +87,7 @@ def quality_csv(comparison: Comparison) -> str:
         figures = {name: score.mean.value for name, score in summary.scores.items()}
         figures |= summary.distances.frechet
         for name, value in figures.items():
-            if who != REAL:
+            if who != REAL and (who != TEACHER or summary is comparison.teacher):
                 columns.setdefault(f"{who} {name}", {}).update(dict.fromkeys(steps if who == TEACHER else [at], value))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

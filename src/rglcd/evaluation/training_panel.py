@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.consistency import Boundary
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import as_png, from_png, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import as_png, from_png, omega_of, seeded_noises, student_latents, teacher_latents
 from rglcd.evaluation.looks import Figures
 from rglcd.evaluation.observation import ScoringPanel
 from rglcd.evaluation.statistics import diversity
@@ -37,11 +37,11 @@ class TrainingPanel:
     images_per_prompt: int
     num_steps: int
     teacher_steps: int
-    omega: float
+    guidance_scale: float
     seed: int
     resolution: int
     num_ddim_steps: int
-    scalings: BoundaryScalings
+    scalings: Boundary
     teacher: Teacher
     codec: Codec
     text_encoder: TextEncoder
@@ -67,13 +67,13 @@ class TrainingPanel:
         """z0 (B, C, h, w) of the teacher's pictures of these numbers."""
         teacher, null = self.teacher, self.text_encoder.null()
         return teacher_latents(
-            teacher,
+            teacher.guided,
             self._cond(indices),
             null,
             self._noises(indices, 1)[0],
             schedule=teacher.schedule,
             num_steps=self.teacher_steps,
-            omega=self.omega,
+            omega=omega_of(teacher, self.guidance_scale),
         )
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class TrainingPanel:
             self._noises(indices, self.num_steps),
             schedule=student.schedule,
             scalings=self.scalings,
-            omega=self.omega,
+            omega=omega_of(student, self.guidance_scale),
             original_steps=self.num_ddim_steps,
         )
 

@@ -72,7 +72,7 @@ def make_page(studio: Studio) -> Any:
             seed = gradio.Number(value=evaluation.seed, precision=0, minimum=-_LARGEST_SEED, maximum=_LARGEST_SEED, label="Seed")
             scale = evaluation.guidance_scale
             guidance = gradio.Slider(1.1, max(15, scale), value=scale, step=0.1, label="Guidance")
-            teacher = gradio.Checkbox(value=True, label=f"The teacher too, in {evaluation.teacher_steps} steps")
+            teacher = gradio.Checkbox(value=True, label=f"The teacher too, in {evaluation.all_teacher_steps[0]} steps")
         button = gradio.Button("Draw", variant="primary")
         with gradio.Row():
             # No button to share: that uploads the picture to a server of others.
@@ -126,13 +126,13 @@ def drawn_for_page(studio: Studio, asked: Asked, *, arm: str, beside_teacher: bo
     student, ours = _drawn(studio.student(arm), asked)
     if not beside_teacher:
         return student, None, ours
-    teacher, theirs = _drawn(studio.teacher, replace(asked, num_steps=studio.evaluation.teacher_steps))
+    teacher, theirs = _drawn(studio.teacher, replace(asked, num_steps=studio.evaluation.all_teacher_steps[0]))
     return student, teacher, f"{ours}; {theirs}"
 
 
 def _drawn(painter: Painter, asked: Asked) -> tuple[Image.Image, str]:
     picture, seconds = painter.timed(asked)
-    guided = "" if painter.is_guided else " (an adapter: guidance is part of it)"
+    guided = "" if painter.is_guided else " (it takes no guidance: what it learnt has some)"
     return _enlarged(as_image(picture)), f"{painter.name}, {asked.num_steps} steps: {1000 * seconds:.4g} ms{guided}"
 
 

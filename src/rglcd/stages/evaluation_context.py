@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
+from rglcd.config import Distillation, Evaluation, LoraStudent, Model, validate_section
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import decoded, omega_of, seeded_noises, student_latents, teacher_latents
 from rglcd.evaluation.kernel_distance import KERNEL_IMAGES
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
 from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
@@ -24,6 +23,7 @@ from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
 from rglcd.models.features import described, load_features
+from rglcd.models.loading import read_json
 from rglcd.models.precision import drawing_dtype
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
@@ -31,7 +31,7 @@ from rglcd.models.text import TextEncoder
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
-from rglcd.stages.assembly import adapter_shape
+from rglcd.stages.assembly import adapter_shape, boundary_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.prompts import prompts_to_draw
 from rglcd.stages.student_export import RECORD
@@ -99,12 +99,13 @@ class EvaluationContext:
     @property
     def baselines(self) -> tuple[Sampler, Sampler]:
         """The real images and the teacher: every other sampler is compared with them."""
-        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.teacher_steps)
+        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.all_teacher_steps[0])
 
     @property
     def samplers(self) -> list[Sampler]:
         """In the order of measuring: baselines first."""
-        return [*self.baselines, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
+        teachers = (Sampler(TEACHER, steps) for steps in self.evaluation.all_teacher_steps[1:])
+        return [*self.baselines, *teachers, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
 
     @property
     def num_sheet_images(self) -> int:
@@ -205,16 +206,16 @@ class EvaluationContext:
         return lambda indices: decoded(self.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
 
     def _teacher_fn(self, sampler: Sampler) -> _LatentsFn:
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
+        teacher = self._teacher
         uncond = self.text_encoder.null()
         return lambda indices: teacher_latents(
-            teacher,
+            teacher.guided,
             self._cond(indices),
             uncond,
             self._noises(indices, 1)[0],
             schedule=teacher.schedule,
             num_steps=sampler.num_steps,
-            omega=self._omega,
+            omega=omega_of(teacher, self.evaluation.guidance_scale),
         )
 
     def _student_fn(self, sampler: Sampler) -> _LatentsFn:
@@ -224,23 +225,23 @@ class EvaluationContext:
             self._cond(indices),
             self._noises(indices, sampler.num_steps),
             schedule=student.schedule,
-            scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
-            omega=self._omega,
+            scalings=boundary_of(self.model, student.schedule),
+            omega=omega_of(student, self.evaluation.guidance_scale),
             original_steps=self.model.num_ddim_steps,
         )
 
     @property
-    def _omega(self) -> float:
-        return self.evaluation.guidance_scale - 1
+    def _teacher(self) -> Teacher:
+        resolution = self.model.resolution
+        return Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device, resolution=resolution)
 
     def _student(self, arm: str) -> Student:
         """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
-        made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
+        made = validate_section("distillation", read_json(self.student / arm / RECORD)["config"]["distillation"])
         assert isinstance(made, Distillation)
-        if isinstance(made.student, FullStudent):
+        if not isinstance(made.student, LoraStudent):
             return Student.load(self.student / arm, dtype=self.drawing_dtype, device=self.device)
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
-        return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
+        return Student.load_adapter(self.student / arm, self._teacher, adapter_shape(made.student))
 
     def _real(self, indices: Sequence[int]) -> Tensor:
         data = [read_image(self.reference.urls[index], self.reference.folder) for index in indices]

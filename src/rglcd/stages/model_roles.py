@@ -26,6 +26,8 @@ class ModelRole:
 def model_roles(model: Model, preparation: Preparation) -> Iterator[ModelRole]:
     """Everything to fetch, in order; of one scorer, the folder that others add to first."""
     yield ModelRole("teacher", "model.teacher", "source", model.teacher)
+    if preparation.initial is not None:
+        yield ModelRole("initial", "preparation.initial", "source", preparation.initial)
     for name, scorer in preparation.scorers.items():
         for role, source in scorer.sources().items():
             what = f"scorers/{name}" if role == "source" else f"scorers/{name}/{role}"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from rglcd.config import AnyReward, NoReward, PanelMonitoring
-from rglcd.core.consistency import BoundaryScalings
 from rglcd.evaluation.looks import SUSPICIOUS_LOOKS
 from rglcd.evaluation.observation import ScoringPanel
 from rglcd.evaluation.training_panel import TrainingPanel
@@ -37,11 +36,11 @@ def make_panel(monitoring: PanelMonitoring, materials: Materials, distiller: Dis
         images_per_prompt=monitoring.images_per_prompt,
         num_steps=monitoring.num_steps,
         teacher_steps=monitoring.teacher_steps,
-        omega=monitoring.guidance_scale - 1,
+        guidance_scale=monitoring.guidance_scale,
         seed=monitoring.seed,
         resolution=model.resolution,
         num_ddim_steps=model.num_ddim_steps,
-        scalings=BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling),
+        scalings=distiller.recipe.scalings,
         teacher=distiller.teacher,
         codec=distiller.codec,
         text_encoder=distiller.text_encoder,

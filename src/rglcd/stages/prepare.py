@@ -28,7 +28,7 @@ from rglcd.store.model_folders import TOKENIZER_FILES, fetch_model_folder, fetch
 
 
 def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Mapping[str, Any]:
-    """Lay out ``teacher/``, ``scorers/<name>/`` and ``features/``, and ``catalogue/``, which says what kind each is.
+    """Lay out ``teacher/``, ``initial/`` if there is one, ``scorers/<name>/``, ``features/``, and ``catalogue/``: what kind each is.
 
     Raises :class:`InputError` for a model that cannot be had, is not the one pinned, or cannot be opened.
     """
@@ -133,6 +133,8 @@ def _open_each(folder: Path, model: Model, preparation: Preparation, *, catalogu
     """What cannot be opened, or used on a caption and a drawn picture, is refused here, not after an hour of caching."""
     device = torch.device("cpu")
     try_teacher(folder / "teacher", resolution=model.resolution, num_ddim_steps=model.num_ddim_steps)
+    if (folder / "initial").is_dir():
+        refuse_weights_that_are_not_finite(folder / "initial")
     for name in catalogue:
         refuse_weights_that_are_not_finite(folder / "scorers" / name)
         try_scorer(name, _score_of_one(open_scorer(name, catalogue, folder / "scorers", dtype=torch.float32, device=device)))

@@ -53,6 +53,12 @@ class Pretrained:
     def teacher(self) -> Path:
         return self.folder / "teacher"
 
+    @property
+    def initial(self) -> Path | None:
+        """The few-step model that students start from, if one was prepared."""
+        folder = self.folder / "initial"
+        return folder if folder.is_dir() else None
+
     def scorer(self, name: str, *, dtype: torch.dtype, device: torch.device) -> Reward:
         """The reward model called ``name``."""
         return open_scorer(name, self._catalogue_with(name), self.folder / "scorers", dtype=dtype, device=device)

@@ -39,7 +39,7 @@ def export_arm(arm: Arm, distiller: Distiller, *, curve: list[dict[str, Any]], s
     staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
     materials, model = arm.materials, arm.materials.model
-    grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
+    grid = SamplingGrid(model.num_ddim_steps, model.timestep_scaling, model.resolution)
     export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
         distiller.reward_guidance.model.save(staging / "reward_model")

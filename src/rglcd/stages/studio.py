@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rglcd.config import Evaluation, Model, validate_section
-from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.consistency import BoundaryScalings, FlowBoundary
 from rglcd.errors import InputError
 from rglcd.evaluation.drawing import Asked, Canvas, DrawPicture
 from rglcd.evaluation.measurement import TEACHER
@@ -121,8 +121,9 @@ class Studio:
         else:
             student = Student.load_adapter(folder, self._teacher_network(), adapter_shape_of(folder))
         canvas = self._canvas(folder) if is_whole and self.folder is not None else self._teachers_canvas
-        draw = canvas.by_student(student, scalings=sampling.scalings, original_steps=sampling.num_ddim_steps)
-        return Painter(name, digest, is_whole, self._tf32_if_asked(draw))
+        scalings = FlowBoundary() if student.schedule.is_flow else sampling.scalings
+        draw = canvas.by_student(student, scalings=scalings, original_steps=sampling.num_ddim_steps)
+        return Painter(name, digest, student.takes_omega, self._tf32_if_asked(draw))
 
     @cached_property
     def _resolution(self) -> int:
@@ -140,7 +141,7 @@ class Studio:
 
     def _teacher_network(self) -> Teacher:
         with self._teacher_folder() as folder:
-            return Teacher.load(folder, dtype=self._dtype, device=self.device)
+            return Teacher.load(folder, dtype=self._dtype, device=self.device, resolution=self._resolution)
 
     @cached_property
     def _teachers_canvas(self) -> Canvas:

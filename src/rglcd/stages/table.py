@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from rglcd.config import AnyReward, Config, MixtureScorer, rewards_of
+from rglcd.config import Config, MixtureScorer, rewards_of
 from rglcd.errors import InputError
 
 SOURCE = "source"
@@ -42,13 +42,8 @@ def _always(config: Config) -> bool:
     return True
 
 
-def _rewards(config: Config) -> tuple[AnyReward, ...]:
-    # Of the sections, not the whole configuration's own: a computation knows no more of it than them.
-    return rewards_of(config.reward, config.distillation)
-
-
 def _has_proxy(config: Config) -> bool:
-    return any(reward.kind == "latent" for reward in _rewards(config))
+    return any(reward.kind == "latent" for reward in rewards_of(config.reward, config.distillation))
 
 
 def _all_of_it(config: Config) -> Mapping[str, Parts]:
@@ -71,10 +66,15 @@ def _models(config: Config, scorers: Iterable[str]) -> Parts:
     return tuple(parts)
 
 
+def _read_by_distill(config: Config) -> Mapping[str, Parts]:
+    initial = () if config.preparation.initial is None else ("initial",)
+    return {"pretrained": (*_models(config, config.caching.scorers), *initial)}
+
+
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     evaluation = config.evaluation
     # Those that trained the student too: what they have in common with a judge is said on the page.
-    scorers = [*evaluation.scorers, *(reward.expert for reward in _rewards(config) if reward.kind != "none")]
+    scorers = [*evaluation.scorers, *(reward.expert for reward in rewards_of(config.reward, config.distillation) if reward.kind != "none")]
     scorers += [config.pretraining.scorer] if _has_proxy(config) else []
     return {
         SOURCE: (str(PurePosixPath(evaluation.prompt_source.source)), str(PurePosixPath(evaluation.reference).parent)),
@@ -194,7 +194,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("student",),
         profile=Profile.GPU_GANG,
         version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
-        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
+        reads=_read_by_distill,
         unkeyed=("monitoring",),
         reads_unkeyed=_looked_at_by_distill,
         streams=("latents",),
