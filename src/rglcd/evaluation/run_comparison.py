@@ -134,7 +134,8 @@ def compare_runs(a: Run, b: Run, *, settings: Sequence[tuple[str, str, str]], se
     """
     shared = [sampler for sampler in a.drawn if sampler in b.measured]
     if not shared:
-        raise InputError(f"no sampler is in both runs: {a.name} has {_names(a)}, {b.name} has {_names(b)}")
+        names = ", ".join(f"{run.name} has {listed([sampler.name for sampler in run.drawn])}" for run in (a, b))
+        raise InputError(f"no sampler is in both runs: {names}")
     captions, unpaired = _paired_captions(a, b, shared[0])
     scorers, refused = _same_scorers(a, b, shared[0]) if not unpaired else ([], [f"scores: {reason}" for reason in unpaired])
     distances, measured_otherwise = _same_basis(a, b, shared) if captions else ({}, [])
@@ -230,8 +231,7 @@ def _same_basis(a: Run, b: Run, shared: Sequence[Sampler]) -> tuple[dict[Sampler
         if differing:
             said = "; ".join(f"{name}: {ours.basis.get(name, 'none')} in A, {theirs.basis.get(name, 'none')} in B" for name in differing)
             refused[f"distances to real images: they were measured otherwise ({said})"] = None
-        both = {**_values(ours.distances)}.keys() & _values(theirs.distances).keys()
-        names[sampler] = [] if differing else [name for name in _values(ours.distances) if name in both]
+        names[sampler] = [] if differing else [name for name in _values(ours.distances) if name in _values(theirs.distances)]
     return names, list(refused)
 
 
@@ -296,7 +296,3 @@ def _notes(a: Run, b: Run, shared: Sequence[Sampler], captions: Sequence[str]) -
     if captions and len(set(captions)) < FEW_PROMPTS:
         notes.append(f"{len(set(captions))} prompts are few: intervals over them are rough")
     return notes
-
-
-def _names(run: Run) -> str:
-    return listed([sampler.name for sampler in run.drawn])
