@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rglcd.launch.placement import Placement
+from rglcd.launch.placement import EarlierAttempts, Placement
 from tests.cluster.control_plane import Cluster, UnavailableError, check_tools
 from tests.cluster.failing_proxy import FailingProxy, Fate, Outage, Schedule
 from tests.cluster.rest import Rest
@@ -57,6 +57,7 @@ class Case:
     num_jobs: int
     body: str = "print('done')"
     failures: int = 0
+    earlier: EarlierAttempts = EarlierAttempts.FORGOTTEN
 
 
 CASES = (
@@ -64,7 +65,8 @@ CASES = (
     Case("the input is bad", 2, 1, "raise SystemExit(2)"),
     Case("the program crashes twice", 9, 2, "raise SystemExit(9)", failures=1),
     Case("the launcher is cancelled", 75, 1, SAVES),
-    Case("the launcher is killed", 0, 1, SAVES),
+    # As Kubeflow starts its tasks again: what has ended meanwhile is what they find.
+    Case("the launcher is killed", 0, 1, SAVES, earlier=EarlierAttempts.COUNTED),
     Case("the pod is evicted", 0, 1, SAVES),
 )
 
@@ -98,7 +100,8 @@ class Round:
         seconds = 60 if self.case.name != "the launcher is killed" else 2
         body = self.case.body.format(marker=str(self.folder / "saved"), seconds=seconds) if self.case.body is SAVES else self.case.body
         image = "rg-lcd/train@sha256:" + "0" * 64
-        placement = Placement(run=self.run, image=image, grace_seconds=10, num_failures=self.case.failures)
+        ends = {"num_failures": self.case.failures, "earlier_attempts": self.case.earlier}
+        placement = Placement(run=self.run, image=image, grace_seconds=10, **ends)
         kubeconfig = self.proxy.kubeconfig(self.folder / "kubeconfig")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.faults.launched"])
