@@ -199,6 +199,8 @@ def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
     scheduler = head | {
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "leaderElection": {"leaderElect": False},
+        # Its default is a port of its own, which another control plane of this machine may have.
+        **dict.fromkeys(("healthzBindAddress", "metricsBindAddress"), f"127.0.0.1:{free_port()}"),
         # A pod that could not be placed is tried again soon, so that tests need not wait for the usual minute.
         "podInitialBackoffSeconds": 1,
         "podMaxBackoffSeconds": 2,
