@@ -21,6 +21,7 @@ import pytest
 from torchx import specs
 
 from pipelines.rg_lcd import OWN_FIELDS
+from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from rglcd.errors import InputError, TrainingDiverged, TryAgain
 from rglcd.launch.failure import JobError
@@ -385,3 +386,25 @@ def test_torchx_run_makes_a_job_that_the_namespace_admits(cluster: Cluster, plac
     name = done.stdout.strip().rpartition("/")[2]
     assert name.rpartition(":")[2] == pod["metadata"]["annotations"]["volcano.sh/job-name"]
     cluster.kubectl("delete", "jobs.batch.volcano.sh", "-n", placement.namespace, name.rpartition(":")[2])
+
+
+# --- doctor ----------------------------------------------------------------------------------------
+
+
+def test_doctor_s_pod_is_admitted_looks_and_is_deleted(
+    cluster: Cluster, placement: Placement, claim: None, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Names of a cluster are not found on this machine, which the pod says; the claim is a folder here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    Path("params.yaml").write_text(dump(load_preset("micro")))
+    Path("cluster.yaml").write_text(f"image: {placement.image}\nstore_claim: rglcd-store={tmp_path}\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", "--cluster", "--pod"])
+    said = capsys.readouterr().out
+    assert f"ok       a pod of {placement.image} starts" in said
+    assert "MISSING  names are found in a pod (" in said
+    assert "ok       the claim is writable for user 10001" in said
+    wait_until(
+        lambda: not cluster.get("pods", "-n", placement.namespace, "-l", "app.kubernetes.io/name=rglcd-doctor")["items"], "it is gone"
+    )
