@@ -55,7 +55,7 @@ def _score(bench: Bench, pixels: torch.Tensor, features: torch.Tensor) -> torch.
 
 def _teacher(bench: Bench, cond: Condition, noise: torch.Tensor) -> torch.Tensor:
     uncond, schedule = bench.text_encoder.null(), bench.teacher.schedule
-    return teacher_latents(bench.teacher, cond, uncond, noise, schedule=schedule, num_steps=TEACHER_STEPS, omega=OMEGA)
+    return teacher_latents(bench.teacher.guided, cond, uncond, noise, schedule=schedule, num_steps=TEACHER_STEPS, omega=OMEGA)
 
 
 def _student(student: Student, cond: Condition, noises: Sequence[torch.Tensor]) -> torch.Tensor:

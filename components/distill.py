@@ -11,6 +11,7 @@ def distill(
     model: dict,
     reward: dict,
     distillation: dict,
+    monitoring: dict,
     store: str,
     latents: Input[Dataset],
     pretrained: Input[Model],
@@ -22,7 +23,7 @@ def distill(
 
     execute_component(
         "distill",
-        sections={"model": model, "reward": reward, "distillation": distillation},
+        sections={"model": model, "reward": reward, "distillation": distillation, "monitoring": monitoring},
         store=store,
         inputs={"latents": latents, "pretrained": pretrained, "reward_model": reward_model},
         outputs={"student": student},

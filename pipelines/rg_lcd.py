@@ -67,6 +67,7 @@ def pipeline(config: Config, *, cluster: ClusterSettings | None) -> Any:
         pretraining: dict,
         reward: dict,
         distillation: dict,
+        monitoring: dict,
         evaluation: dict,
     ) -> None:
         given = locals()

@@ -97,6 +97,8 @@ def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
         ("model.num_ddim_steps=5000", "model.num_ddim_steps: Input should be less than 1000 (found 5000)"),
         ("model.num_ddim_steps=1", "evaluation.num_steps asks for 8 steps of a grid of 1 (model.num_ddim_steps)"),
         ("evaluation.num_steps=[]", "evaluation.num_steps: Tuple should have at least 1 item after validation, not 0"),
+        ("evaluation.teacher_steps=[50, 0]", "evaluation.teacher_steps.1: Input should be greater than 0 (found 0)"),
+        ("evaluation.teacher_steps=[]", "evaluation.teacher_steps: Tuple should have at least 1 item after validation, not 0"),
         ("evaluation.teacher_steps=1001", "evaluation.teacher_steps: Input should be less than or equal to 1000 (found 1001)"),
         (
             "distillation.student={kind: full, omega_embedding_dim: 2}",

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, T5EncoderModel
 
 from rglcd.config import Config, ModelSource, load_preset, preset_names
 from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.models.codec import Codec, Moments
+from rglcd.models.families import family_named
+from rglcd.models.families.sd3 import T5_TOKENS
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
@@ -25,6 +27,7 @@ from rglcd.stages.pretrain import tower_shape
 
 PUBLISHED = Path(__file__).parents[1] / "src" / "rglcd" / "planning" / "shapes"
 META = torch.device("meta")
+VAE, VAE_OF_16_CHANNELS = 83_653_863, 83_819_683
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,21 @@ class Expected:
     prediction: str
     learnt: int
     """Of the student: the UNet with one layer more, or an adapter."""
+    vae: int = VAE
 
 
 # The counts are those of the public weights: 859.5 M (SD 1.5), 865.9 M (SD 2.1), 2.57 B (SDXL), 123.1 M (CLIP ViT-L), 340.4 M (23 layers
 # of OpenCLIP ViT-H), 694.7 M (OpenCLIP bigG). A whole student has 256 x 320 more, for omega. The released LCM-LoRA for SDXL, of the same
 # rank and targets, is a file of 394 MB in float16.
-VAE = 83_653_863
 EXPECTED = {
     "sd15": Expected(859_520_964, (123_060_480,), (4, 64, 64), "epsilon", 859_520_964 + 256 * 320),
     "sd21-paper": Expected(865_910_724, (340_387_840,), (4, 96, 96), "v_prediction", 865_910_724 + 256 * 320),
     "sd21-paper-lrm": Expected(865_910_724, (340_387_840,), (4, 64, 64), "epsilon", 865_910_724 + 256 * 320),
     "sdxl": Expected(2_567_463_684, (123_060_480, 694_659_840), (4, 128, 128), "epsilon", 2_567_463_684 + 256 * 320),
+    # Of SD 3.5 Medium: 2.24 B (its card rounds to 2.5), and of T5-XXL's encoder 4.76 B.
+    "sd35-medium-lora": Expected(
+        2_243_171_520, (123_650_304, 694_659_840, 4_762_310_656), (16, 64, 64), "flow_prediction", 56_623_104, VAE_OF_16_CHANNELS
+    ),
     "sdxl-lora": Expected(2_567_463_684, (123_060_480, 694_659_840), (4, 128, 128), "epsilon", 196_751_360),
 }
 
@@ -77,16 +84,19 @@ class Built:
 def built(request: pytest.FixtureRequest) -> tuple[Built, Expected]:
     config = load_preset(request.param)
     declared = published(config.model.teacher.uri.split("/")[1])
+    family = family_named(declared.get("pipeline", ""))
     with META:
-        unet = UNet2DConditionModel.from_config(declared["unet"])
-        alphas = NoiseSchedule(torch.empty(1000), torch.empty(1000))
-        teacher = Teacher(unet, alphas, PredictionType(declared["scheduler"]["prediction_type"]))
+        network = family.network.from_config(declared[family.folder])
+        alphas = NoiseSchedule(torch.empty(1000), torch.empty(1000), shift=declared["scheduler"].get("shift"))
+        kind = PredictionType(declared["scheduler"].get("prediction_type", PredictionType.FLOW))
+        teacher = Teacher(network, alphas, kind, family=family)
         student = make_student(config.distillation, teacher=teacher, start=teacher)
         codec = Codec(AutoencoderKL.from_config(declared["vae"]))
-        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-        models = [kind(CLIPTextConfig(**sizes)) for kind, sizes in zip(kinds, declared["text_encoders"], strict=False)]
+        kinds = zip(family.text_kinds, declared["text_encoders"], strict=False)
+        models = [kind(kind.config_class(**sizes)) for kind, sizes in kinds]
     tokenizer = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77)
-    return Built(config, teacher, student, codec, TextEncoder([TextTower(model, tokenizer) for model in models])), EXPECTED[request.param]
+    towers = [TextTower(model, tokenizer, T5_TOKENS if isinstance(model, T5EncoderModel) else None) for model in models]
+    return Built(config, teacher, student, codec, TextEncoder(towers, family=family)), EXPECTED[request.param]
 
 
 def sources(config: Config) -> list[ModelSource]:
@@ -113,7 +123,7 @@ def test_each_number_of_a_preset_has_its_source_beside_it(name: str) -> None:
     no_number = re.compile(r"\s*(#|sharding:|uri:|file:|sha256:|revision:|source:|tokenizer:|\{uri:|\{kind: auto|- )")
     numbers = [line for line in text.splitlines() if not no_number.match(line) and re.search(r"\d", line.split("#")[0].split(":", 1)[-1])]
     assert len(numbers) > 12
-    assert [line for line in numbers if not re.search(r"# .*\[(paper|code|lcm|clip|ours)\]", line)] == []
+    assert [line for line in numbers if not re.search(r"# .*\[(paper|card|code|lcm|clip|ours)\]", line)] == []
 
 
 @pytest.mark.parametrize("name", ["sd21-paper", "sd21-paper-lrm"])
@@ -133,7 +143,7 @@ def test_the_papers_numbers_are_the_papers(name: str) -> None:
 def test_networks_are_of_the_published_sizes(built: tuple[Built, Expected]) -> None:
     networks, expected = built
     assert count(networks.teacher.unet) == expected.unet
-    assert count(networks.codec.vae) == VAE
+    assert count(networks.codec.vae) == expected.vae
     assert tuple(count(tower.model) for tower in networks.text.towers) == expected.texts
     assert sum(parameter.numel() for parameter in networks.student.trainable_parameters.values()) == expected.learnt
     assert networks.teacher.kind == expected.prediction
@@ -144,7 +154,7 @@ def test_captions_predictions_and_images_have_the_expected_shapes(built: tuple[B
     config, text = networks.config, networks.text
     latent = networks.codec.latent_shape(config.model.resolution)
     assert latent == expected.latent
-    ids = torch.zeros(2, 77 * len(text.towers), dtype=torch.int64, device="meta")
+    ids = torch.zeros(2, sum(tower.length for tower in text.towers), dtype=torch.int64, device="meta")
     sizes = text.drawing_sizes(config.model.resolution)
     cond = text.encode(ids).with_time_ids(None if sizes is None else sizes.to("meta"))
     z_t, t, omega = torch.empty(2, *latent, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"), torch.ones(2, device="meta")

@@ -1,6 +1,7 @@
 """The pipeline at its smallest: random images, tiny random models, a few steps. Real stages, nothing mocked."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,9 @@ def write_tiny_source(folder: Path) -> None:
     (folder / "index.tsv").write_text("".join(rows))
 
 
-def write_published_models(folder: Path) -> None:
+def write_published_models(folder: Path, *, teacher: Callable[[Path], None] = write_tiny_teacher) -> None:
     """Third-party model folders: what ``prepare`` reads under :func:`published_model_settings`."""
-    write_tiny_teacher(folder / "teacher")
+    teacher(folder / "teacher")
     write_tiny_clip(folder / "expert")
     write_tiny_features(folder / "features")
 

@@ -45,10 +45,10 @@ def write_tiny_teacher(folder: Path, *, seed: int = 0) -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(CLIPTextConfig(**_text_sizes(tokenizer))),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text_sizes(tokenizer))),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler,
@@ -69,12 +69,12 @@ def write_tiny_xl(folder: Path, *, seed: int = 0) -> None:
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + PROJECTION_WIDTH,
     )
-    first, second = _tokenizer(), _tokenizer(pad_token="!")  # as SDXL's second tokenizer has it
+    first, second = tiny_tokenizer(), tiny_tokenizer(pad_token="!")  # as SDXL's second tokenizer has it
     texts = {"num_hidden_layers": 2}
     StableDiffusionXLPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(CLIPTextConfig(**_text_sizes(first) | texts)),
-        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**_text_sizes(second) | texts | {"projection_dim": PROJECTION_WIDTH})),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text_sizes(first) | texts)),
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**text_sizes(second) | texts | {"projection_dim": PROJECTION_WIDTH})),
         tokenizer=first,
         tokenizer_2=second,
         unet=unet,
@@ -113,11 +113,11 @@ def _unet(**sizes: object) -> UNet2DConditionModel:
 def write_tiny_clip(folder: Path, *, seed: int = 0) -> None:
     """A ``CLIPModel`` folder with its tokenizer and normalisation, as a scorer of kind ``clip`` has it."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=RESOLUTION, patch_size=8
     )
-    config = CLIPConfig(text_config=_text_sizes(tokenizer), vision_config=vision.to_dict(), projection_dim=PROJECTION_WIDTH)
+    config = CLIPConfig(text_config=text_sizes(tokenizer), vision_config=vision.to_dict(), projection_dim=PROJECTION_WIDTH)
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     normalisation = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
@@ -128,17 +128,18 @@ def write_tiny_pretrained(folder: Path, *, seed: int = 0, xl: bool = False) -> N
     """The layout of the artifact ``pretrained`` with a tiny teacher and one scorer, ``expert``; no feature network."""
     (write_tiny_xl if xl else write_tiny_teacher)(folder / "teacher", seed=seed)
     write_tiny_clip(folder / "scorers" / "expert", seed=seed)
-    write_catalogue(folder, {"expert": {"kind": "clip"}}, features="auto")
+    write_catalogue(folder, {"expert": {"kind": "clip"}}, features={"kind": "auto"})
 
 
-def _tokenizer(**special: str) -> CLIPTokenizer:
+def tiny_tokenizer(**special: str) -> CLIPTokenizer:
     """Printable ASCII, a token a character: any English caption has ids of its own."""
     letters = [chr(code) for code in range(33, 127)]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=MAX_TOKENS, **special)
 
 
-def _text_sizes(tokenizer: CLIPTokenizer) -> dict[str, int]:
+def text_sizes(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """A CLIP text encoder for what ``tokenizer`` makes."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": TEXT_WIDTH,

@@ -19,6 +19,10 @@ class TrainingDiverged(RuntimeError):
     exit_code = 3
 
 
+class TrainingHalted(TrainingDiverged):
+    """What looks at the training found a reason to end it, as it was configured to; the state is saved."""
+
+
 class TryAgain(RuntimeError):
     """Not done yet, and nobody's mistake: the same command, run again, goes on from what is saved.
 

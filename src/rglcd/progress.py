@@ -43,6 +43,20 @@ def reporting_to(sink: Sink) -> Iterator[None]:
         _sink.reset(token)
 
 
+@contextmanager
+def reporting_also_to(sink: Sink) -> Iterator[None]:
+    """Send every event of this context to ``sink``, after whoever hears it already."""
+    before = _sink.get()
+
+    def both(event: Event) -> None:
+        if before is not None:
+            before(event)
+        sink(event)
+
+    with reporting_to(both):
+        yield
+
+
 def report(task: str, *, done: int, total: int, unit: str, **values: float) -> None:
     """Say how far ``task`` is. Free when nobody listens."""
     sink = _sink.get()

@@ -159,6 +159,16 @@ class FullStudent(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SameInputsStudent(Choice):
+    """A whole network of its own with its teacher's inputs and no other: what families of transformers take.
+
+    One whose teacher is given the guidance scale is given it too; others learn the mean over the range of omega.
+    """
+
+    kind: Literal["same_inputs"] = "same_inputs"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraStudent(Choice):
     """A low-rank adapter on the teacher's own UNet, in the manner of LCM-LoRA: it is not conditioned on omega.
 
@@ -174,7 +184,7 @@ class LoraStudent(Choice):
     )
 
 
-Student = FullStudent | LoraStudent
+Student = FullStudent | SameInputsStudent | LoraStudent
 
 
 # --- the reward ----------------------------------------------------------------------------------

@@ -64,3 +64,14 @@ def test_time_ids_keep_their_dtype_when_captions_are_cast(rng: torch.Generator) 
 def test_joining_sd_and_sdxl_conditions_is_refused(rng: torch.Generator) -> None:
     with pytest.raises(AssertionError, match="one kind"):
         Condition.joined([condition(rng, 1, pooled=True), condition(rng, 1, pooled=False)])
+
+
+def test_a_mask_goes_with_its_caption_and_keeps_its_dtype(rng: torch.Generator) -> None:
+    masks = torch.tensor([[True, True, False], [True, False, False]])
+    cond = Condition(torch.randn(2, 3, 4, generator=rng), mask=masks)
+    null = Condition(torch.zeros(1, 3, 4), mask=torch.tensor([[True, False, False]]))
+    assert torch.equal(cond.with_caption_of(null).mask, null.mask.expand(2, -1))
+    assert torch.equal(cond.with_caption_of(null, torch.tensor([False, True])).mask[:1], masks[:1])
+    assert cond.to(dtype=torch.bfloat16).mask.dtype == torch.bool
+    assert torch.equal(Condition.joined([cond, cond])[2:].mask, masks)
+    assert torch.equal(cond.with_time_ids(None).mask, masks)

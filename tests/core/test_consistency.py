@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from rglcd.core.consistency import BoundaryScalings, consistency_output
-from rglcd.core.prediction import Prediction
+from rglcd.core.consistency import BoundaryScalings, FlowBoundary, consistency_output
+from rglcd.core.prediction import Prediction, PredictionType, convert
+from rglcd.core.schedule import NoiseSchedule
 
 
 def test_consistency_function_at_time_zero_is_the_identity(rng: torch.Generator) -> None:
@@ -36,3 +37,10 @@ def test_boundary_scalings_do_not_overflow_in_half_precision(dtype: torch.dtype)
     assert c_out.item() == 1
     assert 0 <= c_skip.item() < 1e-6
     assert c_out.dtype == dtype
+
+
+def test_a_flows_consistency_function_at_time_zero_is_the_identity_for_any_network(rng: torch.Generator) -> None:
+    z, velocity = torch.randn(2, 3, 2, 4, 4, generator=rng)
+    t = torch.zeros(3, dtype=torch.long)
+    prediction = convert(velocity, z, t, schedule=NoiseSchedule.rectified_flow(shift=3.0), kind=PredictionType.FLOW)
+    torch.testing.assert_close(consistency_output(prediction, z, t, scalings=FlowBoundary()), z, rtol=0, atol=0)

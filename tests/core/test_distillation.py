@@ -1,5 +1,7 @@
 """One step of distillation: what carries a gradient, what the reward adds to it, and that chunking changes nothing."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import huber
 from rglcd.core.distillation import Draws, LcdTerms, gradient_share, lcd_terms, reward_gradient, rg_lcd_loss, solved_neighbour, surrogate
+from rglcd.core.guidance import guided_teacher
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
@@ -53,7 +56,9 @@ class Setting:
         return lcd_terms(
             student=self.student,
             target=self.target,
-            neighbour=solved_neighbour(self.teacher.teach, omega=draws.omega, cond=cond, uncond=self.uncond, solver=solver),
+            neighbour=solved_neighbour(
+                partial(guided_teacher, self.teacher.teach), omega=draws.omega, cond=cond, uncond=self.uncond, solver=solver
+            ),
             z0=self.z0[rows],
             cond=cond,
             draws=draws,

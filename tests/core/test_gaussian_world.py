@@ -6,6 +6,7 @@ The caption's embedding (B,1,1) in `cond` holds its mean.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings, consistency_output
+from rglcd.core.consistency import Boundary, BoundaryScalings, FlowBoundary, consistency_output
 from rglcd.core.distances import squared_l2
 from rglcd.core.distillation import Draws, LcdTerms, lcd_terms, noised_neighbour, solved_neighbour
 from rglcd.core.guidance import guided_teacher
@@ -22,7 +23,7 @@ from rglcd.core.sampling import lcm_timesteps, multistep_sample
 from rglcd.core.schedule import NoiseSchedule, per_sample
 from rglcd.core.solver import DDIMSolver
 
-SCALINGS = BoundaryScalings()
+FLOW = NoiseSchedule.rectified_flow(shift=3.0)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class GaussianWorld:
         alpha, sigma = self.schedule.at(t, like)
         return alpha, sigma, (alpha**2 * self.std**2 + sigma**2).sqrt()
 
+    @property
+    def scalings(self) -> Boundary:
+        return FlowBoundary() if self.schedule.is_flow else BoundaryScalings()
+
     def teacher(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
         alpha, sigma, z_std = self.spread(t, z_t)
         mean = per_sample(cond.embeddings[:, 0, 0], z_t)
@@ -45,7 +50,9 @@ class GaussianWorld:
     def flow(self, z_t: Tensor, t: Tensor, s: Tensor, mean: Tensor) -> Tensor:
         """The exact solution of the ODE from t to s: the standardised z does not move."""
         (alpha_t, _, std_t), (alpha_s, _, std_s) = self.spread(t, z_t), self.spread(s, z_t)
-        return alpha_s * mean + std_s * (z_t - alpha_t * mean) / std_t
+        # A flow's point mass has no spread at all at time 0, where nothing is left to solve.
+        ratio = torch.where(std_t > 0, std_s / std_t, 1.0)
+        return alpha_s * mean + ratio * (z_t - alpha_t * mean)
 
     def guided_mean(self, omega: Tensor, cond: Condition) -> Tensor:
         own = cond.embeddings[:, 0, 0]
@@ -54,7 +61,7 @@ class GaussianWorld:
     def student(self, z_t: Tensor, t: Tensor, omega: Tensor, cond: Condition) -> Prediction:
         """The exact consistency function, down to time 0, as the network behind the boundary scalings must say it."""
         exact = self.flow(z_t, t, torch.zeros_like(t), self.guided_mean(omega, cond))
-        c_skip, c_out = SCALINGS.at(t, z_t)
+        c_skip, c_out = self.scalings.at(t, z_t)
         x0 = torch.where(c_out > 0, (exact - c_skip * z_t) / c_out, z_t)
         return Prediction(x0=x0, eps=z_t)
 
@@ -62,9 +69,9 @@ class GaussianWorld:
         return lambda z_t, t: self.flow(z_t, t, torch.zeros_like(t), torch.tensor(mean, dtype=z_t.dtype))
 
 
-@pytest.fixture
-def world(schedule: NoiseSchedule) -> GaussianWorld:
-    return GaussianWorld(schedule)
+@pytest.fixture(params=["diffusion", "flow"])
+def world(schedule: NoiseSchedule, request: pytest.FixtureRequest) -> GaussianWorld:
+    return GaussianWorld(FLOW if request.param == "flow" else schedule)
 
 
 def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Generator) -> LcdTerms:
@@ -77,12 +84,14 @@ def lcd_of_exact_student(world: GaussianWorld, num_steps: int, rng: torch.Genera
     return lcd_terms(
         student=world.student,
         target=world.student,
-        neighbour=solved_neighbour(world.teacher, omega=omega, cond=Condition(means), uncond=Condition(uncond), solver=solver),
+        neighbour=solved_neighbour(
+            partial(guided_teacher, world.teacher), omega=omega, cond=Condition(means), uncond=Condition(uncond), solver=solver
+        ),
         z0=means[:, :, :, None] + world.std * noise,
         cond=Condition(means),
         draws=Draws(index=torch.arange(num_steps), omega=omega, eps=eps),
         solver=solver,
-        scalings=SCALINGS,
+        scalings=world.scalings,
         distance=squared_l2,
     )
 
@@ -138,12 +147,12 @@ def test_lcd_loss_of_a_wrong_student_is_positive(world: GaussianWorld, rng: torc
     terms = lcd_terms(
         student=lambda z_t, t, omega, c: point.student(z_t, t, omega, Condition(c.embeddings * 1.1)),
         target=point.student,
-        neighbour=solved_neighbour(point.teacher, omega=omega, cond=cond, uncond=uncond, solver=solver),
+        neighbour=solved_neighbour(partial(guided_teacher, point.teacher), omega=omega, cond=cond, uncond=uncond, solver=solver),
         z0=torch.ones(1, 2, 3, 3, dtype=torch.float64),
         cond=cond,
         draws=Draws(torch.tensor([30]), omega, torch.randn(1, 2, 3, 3, generator=rng, dtype=torch.float64)),
         solver=solver,
-        scalings=SCALINGS,
+        scalings=world.scalings,
         distance=squared_l2,
     )
     assert terms.distance.item() > 1e-3
@@ -154,8 +163,8 @@ def test_exact_consistency_function_is_constant_along_the_ode(world: GaussianWor
     t, s = torch.full((5,), 799), torch.full((5,), 59)
     omega, cond = torch.full((5,), 2.0, dtype=torch.float64), Condition(torch.full((5, 1, 1), 0.4, dtype=torch.float64))
     z_s = world.flow(z_t, t, s, world.guided_mean(omega, cond))
-    from_t = consistency_output(world.student(z_t, t, omega, cond), z_t, t, scalings=SCALINGS)
-    from_s = consistency_output(world.student(z_s, s, omega, cond), z_s, s, scalings=SCALINGS)
+    from_t = consistency_output(world.student(z_t, t, omega, cond), z_t, t, scalings=world.scalings)
+    from_s = consistency_output(world.student(z_s, s, omega, cond), z_s, s, scalings=world.scalings)
     torch.testing.assert_close(from_t, from_s, rtol=1e-12, atol=1e-12)
 
 
@@ -172,7 +181,8 @@ def test_multistep_sampling_of_a_standard_normal_is_exact_for_any_number_of_step
     assert abs(z0.var().item() - 1) < 5 * (2 / 200_000) ** 0.5
 
 
-def test_multistep_sampling_recovers_the_datas_mean_and_variance(world: GaussianWorld) -> None:
+def test_multistep_sampling_recovers_the_datas_mean_and_variance(schedule: NoiseSchedule) -> None:
+    world = GaussianWorld(schedule)
     # One step starts from N(0, 1) where the marginal at T - 1 still knows the mean (alpha = 0.068); more steps forget
     # that start. At time 0 the data is N(alpha_0 m, alpha_0^2 s^2 + sigma_0^2).
     rng, mean, num_samples = torch.Generator().manual_seed(7), 1.5, 200_000
@@ -186,6 +196,16 @@ def test_multistep_sampling_recovers_the_datas_mean_and_variance(world: Gaussian
     assert biases[1] == pytest.approx(one_step_bias(world, mean), abs=5 * std / num_samples**0.5)
     assert biases[4] < 0.1 * biases[1]
     assert biases[8] < 5 * std / num_samples**0.5
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8])
+def test_multistep_sampling_of_a_flow_is_exact_for_any_data_and_number_of_steps(num_steps: int) -> None:
+    # A flow starts from noise alone and ends at the data itself, so nothing is lost at either end.
+    rng, world, mean, num_samples = torch.Generator().manual_seed(num_steps), GaussianWorld(FLOW), 1.5, 200_000
+    noises = list(torch.randn(num_steps, num_samples, 1, 1, 1, generator=rng, dtype=torch.float64))
+    z0 = multistep_sample(world.exact_f(mean), noises, lcm_timesteps(num_steps), schedule=FLOW)
+    assert abs(z0.mean().item() - mean) < 5 * world.std / num_samples**0.5
+    assert abs(z0.std().item() / world.std - 1) < 5 / (2 * num_samples) ** 0.5
 
 
 def one_step_bias(world: GaussianWorld, mean: float) -> float:
@@ -203,7 +223,9 @@ def test_noised_neighbour_equals_the_ode_solution_for_single_point_data(world: G
     solver = DDIMSolver(point.schedule)
     pair, cond = solver.pair(torch.tensor([3, 20, 49])), Condition(torch.full((3, 1, 1), mean, dtype=torch.float64))
     z_t = point.schedule.diffuse(z0, eps, pair.t)
-    solved = solved_neighbour(point.teacher, omega=torch.zeros(3, dtype=torch.float64), cond=cond, uncond=cond, solver=solver)
+    solved = solved_neighbour(
+        partial(guided_teacher, point.teacher), omega=torch.zeros(3, dtype=torch.float64), cond=cond, uncond=cond, solver=solver
+    )
     torch.testing.assert_close(noised_neighbour(z0, eps, point.schedule)(z_t, pair), solved(z_t, pair), rtol=1e-12, atol=1e-12)
 
 

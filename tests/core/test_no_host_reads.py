@@ -1,5 +1,7 @@
 """A training step needs no host synchronisation: on `meta` tensors, which have no values, any read of one would raise."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from rglcd.core.condition import Condition
 from rglcd.core.consistency import BoundaryScalings
 from rglcd.core.distances import pseudo_huber
 from rglcd.core.distillation import Draws, gradient_share, lcd_terms, reward_gradient, rg_lcd_loss, solved_neighbour, surrogate
-from rglcd.core.guidance import guidance_embedding
+from rglcd.core.guidance import guidance_embedding, guided_teacher
 from rglcd.core.prediction import Prediction
 from rglcd.core.preference import contrastive_loss, hard_preferences, pairwise_preference_kl
 from rglcd.core.sampling import multistep_sample
@@ -28,7 +30,9 @@ def test_distillation_step_reads_no_tensor_value_on_the_host(schedule: NoiseSche
     terms = lcd_terms(
         student=network,
         target=network,
-        neighbour=solved_neighbour(network, omega=u, cond=Condition(cond), uncond=Condition(cond[:1]), solver=solver),
+        neighbour=solved_neighbour(
+            partial(guided_teacher, network), omega=u, cond=Condition(cond), uncond=Condition(cond[:1]), solver=solver
+        ),
         z0=z0,
         cond=Condition(cond),
         draws=Draws(index=weighted_index(u, uniform_weights(table.ve_sigma()[solver.boundaries])), omega=u, eps=z0),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from diffusers import LCMScheduler
+from diffusers import FlowMatchLCMScheduler, LCMScheduler, SCMScheduler
 from torch import Tensor
 
-from rglcd.core.consistency import BoundaryScalings, consistency_output
+from rglcd.core.consistency import BoundaryScalings, FlowBoundary, consistency_output
 from rglcd.core.prediction import PredictionType, convert
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
 from rglcd.core.schedule import NoiseSchedule
@@ -28,7 +28,7 @@ def test_lcm_timesteps_of_few_steps_are_the_documented_ones() -> None:
     assert [lcm_timesteps(n) for n in (1, 2, 4)] == [(999,), (999, 499), (999, 759, 499, 259)]
 
 
-@pytest.mark.parametrize("kind", list(PredictionType))
+@pytest.mark.parametrize("kind", [PredictionType.EPSILON, PredictionType.V, PredictionType.SAMPLE])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
 @pytest.mark.parametrize("timestep_scaling", [10.0, 0.001])
 def test_multistep_sample_equals_diffusers_lcm_scheduler(kind: PredictionType, num_steps: int, timestep_scaling: float) -> None:
@@ -51,6 +51,48 @@ def test_multistep_sample_equals_diffusers_lcm_scheduler(kind: PredictionType, n
         z = theirs.step(network(z, t.expand(2)), int(t), z, generator=stream).prev_sample
     # float32 over up to eight steps, the first dividing by alpha = 0.068.
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_multistep_sample_of_a_flow_equals_diffusers_flow_match_lcm_scheduler(num_steps: int) -> None:
+    timesteps = lcm_timesteps(num_steps)
+    theirs = FlowMatchLCMScheduler(shift=3.0)
+    theirs.set_timesteps(sigmas=[(t + 1) / 1000 for t in timesteps])
+    schedule = NoiseSchedule.rectified_flow(shift=3.0).to(dtype=torch.float32)
+
+    def f(z_t: Tensor, t: Tensor) -> Tensor:
+        velocity = network(z_t, 1000 * schedule.sigmas[t])
+        return consistency_output(convert(velocity, z_t, t, schedule=schedule, kind=PredictionType.FLOW), z_t, t, scalings=FlowBoundary())
+
+    stream = torch.Generator().manual_seed(5)
+    ours = multistep_sample(f, [torch.randn(2, 4, 3, 3, generator=stream) for _ in range(num_steps)], timesteps, schedule=schedule)
+    stream.manual_seed(5)
+    z = torch.randn(2, 4, 3, 3, generator=stream)
+    for t in theirs.timesteps:
+        z = theirs.step(network(z, t.expand(2)), t, z, generator=stream).prev_sample
+    torch.testing.assert_close(ours, z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_multistep_sample_on_trigflow_is_diffusers_scm_scheduler(num_steps: int) -> None:
+    # SANA-Sprint's: its network is a v-prediction of alpha = cos t, sigma = sin t, for latents of unit deviation.
+    schedule = NoiseSchedule.trigflow().to(dtype=torch.float32)
+    timesteps = lcm_timesteps(num_steps)
+    angles = [float(schedule.sigmas.double()[t].clamp(max=1).asin()) for t in timesteps]
+    theirs = SCMScheduler(sigma_data=1.0)
+    theirs.set_timesteps(num_steps, timesteps=[*angles, 0.0], max_timesteps=None, intermediate_timesteps=None)
+
+    def f(z_t: Tensor, t: Tensor) -> Tensor:
+        output = network(z_t, 100 * t)
+        return consistency_output(convert(output, z_t, t, schedule=schedule, kind=PredictionType.V), z_t, t, scalings=FlowBoundary())
+
+    stream = torch.Generator().manual_seed(5)
+    ours = multistep_sample(f, [torch.randn(2, 4, 3, 3, generator=stream) for _ in range(num_steps)], timesteps, schedule=schedule)
+    stream.manual_seed(5)
+    z = torch.randn(2, 4, 3, 3, generator=stream)
+    for t, angle in zip(timesteps, theirs.timesteps, strict=False):
+        z, denoised = theirs.step(network(z, torch.full((2,), 100 * t)), angle, z, generator=stream, return_dict=False)
+    torch.testing.assert_close(ours, denoised, rtol=1e-4, atol=1e-4)
 
 
 def test_multistep_sample_calls_the_model_once_per_timestep_for_the_whole_batch(schedule: NoiseSchedule) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rglcd.core.schedule import NoiseSchedule
 
@@ -42,3 +42,39 @@ def test_diffused_latents_have_the_dtype_of_the_input(schedule: NoiseSchedule, d
 def test_noise_schedule_refuses_alphas_that_do_not_decrease_inside_zero_and_one(abar: list[float]) -> None:
     with pytest.raises(ValueError, match="decrease strictly"):
         NoiseSchedule.from_alphas_cumprod(torch.tensor(abar))
+
+
+def test_a_flow_goes_straight_from_the_data_to_noise_alone() -> None:
+    flow = NoiseSchedule.rectified_flow(shift=3.0)
+    assert (flow.alphas[0].item(), flow.sigmas[0].item()) == (1, 0)
+    assert (flow.alphas[-1].item(), flow.sigmas[-1].item()) == (0, 1)
+    torch.testing.assert_close(flow.alphas + flow.sigmas, torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert (flow.sigmas.diff() > 0).all()
+    assert flow.to(dtype=torch.float32).is_flow
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+def test_a_flows_noise_levels_are_diffusers(shift: float) -> None:
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    ours = NoiseSchedule.rectified_flow(shift=shift)
+    torch.testing.assert_close(ours.sigmas[1:].float(), theirs.sigmas.flip(0)[1:], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
+def test_a_flow_refuses_a_shift_that_is_not_positive(shift: float) -> None:
+    with pytest.raises(ValueError, match="shift is positive"):
+        NoiseSchedule.rectified_flow(shift=shift)
+
+
+def test_trigflow_preserves_variance_from_the_data_to_noise_alone() -> None:
+    trigflow = NoiseSchedule.trigflow()
+    torch.testing.assert_close(trigflow.alphas**2 + trigflow.sigmas**2, torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert trigflow.sigmas[0].item() == 0
+    assert trigflow.alphas[-1].item() == pytest.approx(0, abs=1e-16)
+
+
+def test_the_gaps_of_noise_are_finite_up_to_a_flows_noise_alone(schedule: NoiseSchedule) -> None:
+    flow = NoiseSchedule.rectified_flow(shift=3.0)
+    assert flow.ve_sigma()[-1].isinf()
+    assert (flow.gap_sigma().diff() > 0).all()
+    assert torch.equal(schedule.gap_sigma(), schedule.ve_sigma())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +40,7 @@ def test_ddim_solver_refuses_zero_steps_or_more_steps_than_timesteps(num_steps: 
         DDIMSolver(SCHEDULE, num_steps)
 
 
-@pytest.mark.parametrize("kind", list(PredictionType))
+@pytest.mark.parametrize("kind", [PredictionType.EPSILON, PredictionType.V, PredictionType.SAMPLE])
 @pytest.mark.parametrize("num_steps", [50, 10])
 def test_ddim_step_equals_diffusers(kind: PredictionType, num_steps: int, rng: torch.Generator) -> None:
     theirs = DDIMScheduler(
@@ -63,3 +63,21 @@ def test_ddim_step_equals_diffusers(kind: PredictionType, num_steps: int, rng: t
         expected = theirs.step(output, int(pair.t), z_t, eta=0.0).prev_sample
         # float32: x0 is divided by alpha, down to 0.068, before both round.
         torch.testing.assert_close(z_s, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("num_steps", [50, 10])
+def test_ddim_step_on_a_flow_is_diffusers_euler_step(shift: float, num_steps: int, rng: torch.Generator) -> None:
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    # Without sigmas of ours its linspace ends at 1/T, which is then shifted once more: huggingface/diffusers issue 13243.
+    theirs.set_timesteps(sigmas=[1 - step / num_steps for step in range(num_steps)])
+    schedule = NoiseSchedule.rectified_flow(shift=shift).to(dtype=torch.float32)
+    solver = DDIMSolver(schedule, num_steps)
+    torch.testing.assert_close(1000 * schedule.sigmas[solver.timesteps].flip(0), theirs.timesteps, rtol=1e-6, atol=1e-4)
+    z = z_t = torch.randn(1, 4, 4, 4, generator=rng)
+    for index, time in zip(reversed(range(num_steps)), theirs.timesteps, strict=True):
+        output = (1.7 * z_t).sin()
+        pair = solver.pair(torch.tensor([index]))
+        z = solver.step(convert(output, z_t, pair.t, schedule=schedule, kind=PredictionType.FLOW), pair.s)
+        z_t = theirs.step(output, time, z_t).prev_sample
+        torch.testing.assert_close(z, z_t, rtol=1e-5, atol=1e-5)

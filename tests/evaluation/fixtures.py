@@ -4,12 +4,15 @@ import torch
 
 from rglcd.evaluation.comparison import Comparison, compare
 from rglcd.evaluation.contact_sheet import contact_sheet
+from rglcd.evaluation.distances import NO_DISTANCES, Distances
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.pictures import Pictures
 from rglcd.evaluation.report_data import Provenance
+from rglcd.evaluation.statistics import Estimate
 
 NUM_IMAGES = 64
 SIDE = 16
+BASIS = {"images": "64", "reference": "0123456789abcdef", "features (auto)": "ResNetModel"}
 
 
 def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Measurement:
@@ -20,7 +23,8 @@ def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Mea
         full_marks={name: sum(value >= 1 for value in values) / len(values) for name, values in scores.items()},
         high_frequency=[0.02] * num_images,
         saturation=[0.1] * num_images,
-        frechet=None if who == REAL else 10.0 + num_steps,
+        distances=NO_DISTANCES if who == REAL else Distances({"frechet": 10.0 + num_steps}, {"kernel_distance": Estimate(0.5, 0.4, 0.6)}),
+        basis=BASIS,
         frechet_to_teacher=None if who in (REAL, TEACHER) else 5.0 + num_steps,
         diversity=1.5,
         seconds_per_image=None if who == REAL else 0.001 * num_steps,
@@ -74,6 +78,7 @@ def provenance(**changes: object) -> Provenance:
         "distance": "12 real images (digest 0123456789ab), by ResNetModel",
         "prompts": "prompts/heldout.txt",
         "num_prompts": 108,
+        "protocol": "",
         "precision": "float32",
         "device": "CPU",
         "has_gpu": False,

@@ -121,7 +121,7 @@ def test_sdxl_teacher_equals_diffusers_with_zeros_for_the_empty_prompt(tmp_path:
     (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
     teacher, text = (kind.load(tmp_path, dtype=torch.float32, device=CPU) for kind in (Teacher, TextEncoder))
     cond = text.encode(text.tokenise(CAPTIONS)).with_time_ids(text.drawing_sizes(RESOLUTION))
-    ours = teacher_latents(teacher, cond, text.null(), noise, schedule=teacher.schedule, num_steps=5, omega=2.0)
+    ours = teacher_latents(teacher.guided, cond, text.null(), noise, schedule=teacher.schedule, num_steps=5, omega=2.0)
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
     grid = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False}
@@ -135,7 +135,7 @@ def test_teacher_equals_diffusers_ddim_with_trailing_timesteps(teacher_folder, t
     (noise,) = seeded_noises(range(2), SHAPE, seed=0, count=1)
     teacher = Teacher.load(teacher_folder, dtype=torch.float32, device=CPU)
     cond, uncond = text.encode(text.tokenise(CAPTIONS)), text.null()
-    ours = teacher_latents(teacher, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=2.0)
+    ours = teacher_latents(teacher.guided, cond, uncond, noise, schedule=teacher.schedule, num_steps=num_steps, omega=2.0)
 
     pipeline = StableDiffusionPipeline.from_pretrained(teacher_folder, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)

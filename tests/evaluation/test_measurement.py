@@ -19,7 +19,7 @@ CAPTIONS += ["a red circle"] * (NUM_IMAGES - len(CAPTIONS))
 
 def saved(folder: Path) -> None:
     sheet = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    save(folder, measurement("rg", 2, SCORES), CAPTIONS, key="k", sheet=sheet, moments=None)
+    save(folder, measurement("rg", 2, SCORES), CAPTIONS, key="k", sheet=sheet, records=None)
 
 
 def test_what_is_saved_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_no_caption_is_a_formula_in_the_table(tmp_path: Path) -> None:
 def test_times_stand_in_the_file_that_no_digest_covers(tmp_path: Path) -> None:
     for name, seconds in (("one", 1.0), ("other", 2.0)):
         timed = replace(measurement("rg", 2, SCORES), seconds_per_image=seconds, rate_seconds_per_image=seconds, total_seconds=seconds)
-        save(tmp_path / name, timed, CAPTIONS, key="k", sheet=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), moments=None)
+        save(tmp_path / name, timed, CAPTIONS, key="k", sheet=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), records=None)
     files = {path.name for path in (tmp_path / "one").iterdir()}
     differing = {name for name in files if (tmp_path / "one" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()}
     assert differing == {"speed.json"}

@@ -51,7 +51,7 @@ def panel(*, most: int = 100) -> ScoringPanel:
     def features(pixels: Tensor) -> Tensor:
         return pixels.flatten(1)[:, :6]
 
-    return ScoringPanel.of({"brightness": Brightness(most)}, CAPTIONS, features=features, device=CPU, at_once=Chunks("n", 4))
+    return ScoringPanel.of({"brightness": Brightness(most)}, CAPTIONS, features={"auto": features}, device=CPU, at_once=Chunks("n", 4))
 
 
 def batches(folder: Path, *, captions: Sequence[str] = CAPTIONS) -> Batches:
@@ -69,7 +69,8 @@ def assert_same_bits(one: Observed, other: Observed) -> None:
     assert one.scores.keys() == other.scores.keys()
     for name in one.scores:
         assert torch.equal(one.scores[name], other.scores[name])
-    for field in ("high_frequency", "saturation", "features", "sheet"):
+    assert torch.equal(one.features["auto"], other.features["auto"])
+    for field in ("high_frequency", "saturation", "sheet"):
         assert torch.equal(getattr(one, field), getattr(other, field)), field
 
 

@@ -1,17 +1,22 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
+from rglcd.evaluation.comparison import compare
+from rglcd.evaluation.distances import NO_DISTANCES, Distances
 from rglcd.evaluation.pages import figure_svg, report_html, report_markdown
 from rglcd.evaluation.plots import FRAME, Panel, Point, Series
 from rglcd.evaluation.report_data import Report, report_data
+from rglcd.evaluation.result_files import metrics, quality_csv
+from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.wording import css_class
-from tests.evaluation.fixtures import SIDE, comparison, constant, pictures, provenance
+from tests.evaluation.fixtures import SIDE, comparison, constant, measurements, pictures, provenance
 
 HOSTILE = [
     '<script>alert("x")</script>',
@@ -192,11 +197,30 @@ def test_reports_say_how_fast_images_were_drawn_and_rated_and_what_it_took():
 
 
 def test_reports_say_what_the_distance_is_of_and_do_not_call_it_fid():
-    said = "between 64 images and 12 real images (digest 0123456789ab), by ResNetModel; it is not FID"
+    said = "between 64 images and 12 real images (digest 0123456789ab), by ResNetModel. The Fréchet distance is not FID"
     assert said in report_markdown(report())
     text = " ".join(Reader(rendered()).text.split())
     assert "between 64 pictures and 12 real images (digest 0123456789ab), by ResNetModel" in text
     assert text.count("FID") == 1
+
+
+def test_a_distance_by_inception_alone_is_called_fid():
+    def by_inception(measured):
+        distances = Distances({"fid": 12.5}, {"kid": Estimate(0.004, -0.001, 0.009)}) if measured.distances.frechet else NO_DISTANCES
+        return replace(measured, distances=distances)
+
+    found = compare([by_inception(m) for m in measurements(constant(0.7, "judge"))], seed=0, trained_on=None)
+    made = report_data(found, pictures=pictures(list(CAPTIONS)), provenance=provenance(), curves={})
+    markdown = report_markdown(made)
+    assert "| FID | KID |" in markdown
+    assert "12.50 | 0.004 [-0.001, 0.009] |" in markdown
+    assert "not FID" not in markdown
+    text = " ".join(Reader(report_html(made)).text.split())
+    assert "FID to real images 12.5" in text
+    assert "Fréchet: not FID" not in text
+    assert metrics(found)["rg"]["2"]["fid"] == 12.5
+    assert "frechet" not in metrics(found)["rg"]["2"]
+    assert "rg fid" in quality_csv(found)
 
 
 def test_figure_holds_its_panels_side_by_side_as_one_svg():

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from rglcd.evaluation.result_files import metrics, quality_csv, speeds
-from tests.evaluation.fixtures import comparison, constant
+from tests.evaluation.fixtures import BASIS, comparison, constant
 
 
 def test_metrics_are_nested_by_model_and_steps_and_hold_no_times():
@@ -19,7 +19,9 @@ def test_metrics_are_nested_by_model_and_steps_and_hold_no_times():
         "win_rate_lcm": {"value": 1.0, "low": pytest.approx(0.943, abs=1e-3), "high": 1.0},
     }
     assert found["teacher"]["50"]["frechet"] == 60.0
-    assert "frechet" not in found["real"]
+    assert found["teacher"]["50"]["kernel_distance"] == {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert found["teacher"]["50"]["distances_measured_with"] == BASIS
+    assert not {"frechet", "kernel_distance", "distances_measured_with"} & found["real"].keys()
     assert "second" not in str(found)
 
 

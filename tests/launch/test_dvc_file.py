@@ -33,7 +33,7 @@ def test_dvc_stage_holds_inputs_outputs_and_sections_of_the_table(config: Config
             # Ready-made shards stand in place of an index: where no data is at hand, an index is taken to be.
             expected += [str(Path(folder) / part) for part in parts_read(stage, config)[name] if part != "shards.json"]
         assert entry.get("deps", []) == expected
-        assert entry["params"] == list(stage.sections)
+        assert entry["params"] == list(stage.keyed)
         assert entry["outs"] == [{f"artifacts/{name}": {"persist": True}} for name in stage.outputs]
 
 

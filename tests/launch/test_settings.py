@@ -69,6 +69,9 @@ EVERYTHING: dict[str, tuple[Any, str, Any]] = {
     "cpu_stages": ("anywhere", "anywhere", CpuStages.ANYWHERE),
     "cpu_node_selector": ({"pool": "cpu"}, "pool=cpu", {"pool": "cpu"}),
     "cpu_tolerations": (["batch:NoExecute"], "batch:NoExecute", ("batch:NoExecute",)),
+    "tensorboard": ("/store/events", "/store/events", "/store/events"),
+    "mlflow": ("https://mlflow.example.org/", "https://mlflow.example.org", "https://mlflow.example.org"),
+    "mlflow_experiment": ("toys", "toys", "toys"),
     "git_commit": ("abc", "abc", "abc"),
     "dvc_lock": ("def", "def", "def"),
     "accelerators": ("simulated", "simulated", Accelerators.SIMULATED),
@@ -241,7 +244,13 @@ def test_placement_takes_every_setting_of_a_job(monkeypatch) -> None:
         earlier_attempts=EarlierAttempts.COUNTED,
         owner=Owner("pod-1", "u-1"),
         provenance={"image": "sha256:" + "a" * 64, "git-commit": "abc", "dvc-lock": "def"},
-        environment={"NO_PROXY": "a,b=c", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+        environment={
+            "NO_PROXY": "a,b=c",
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+            "RGLCD_TENSORBOARD": "/store/events",
+            "RGLCD_MLFLOW": "https://mlflow.example.org",
+            "RGLCD_MLFLOW_EXPERIMENT": "toys",
+        },
     )
 
 

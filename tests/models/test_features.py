@@ -9,9 +9,13 @@ from PIL import Image
 from transformers import (
     BitImageProcessor,
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
+    CLIPVisionConfig,
     ConvNextImageProcessor,
     DeiTImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
     ResNetConfig,
     ResNetModel,
     ViTConfig,
@@ -20,6 +24,7 @@ from transformers import (
 )
 
 from rglcd.errors import InputError
+from rglcd.models import features as features_module
 from rglcd.models.features import described, load_features, read_preprocessing
 
 CPU = torch.device("cpu")
@@ -109,8 +114,8 @@ def test_pixels_are_unchanged_without_a_preprocessor_config(tmp_path):
 
 
 def test_unknown_feature_kind_is_refused_listing_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match=r"inception.*auto"):
-        load_features("inception", tmp_path, device=CPU)
+    with pytest.raises(InputError, match=r"'resnet' is unknown; there are: auto, clip, dinov2, inception"):
+        load_features("resnet", tmp_path, device=CPU)
 
 
 def test_folder_without_a_model_is_refused(tmp_path):
@@ -123,3 +128,48 @@ def test_model_with_untrained_pooling_is_refused(tmp_path):
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"lacks .* tensors, pooler"):
         load_features("auto", tmp_path, device=CPU)
+
+
+def tiny_clip(folder):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    text = sizes | {"vocab_size": 16, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 28, "patch_size": 14}, projection_dim=6)).eval()
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return model
+
+
+def test_cmmds_features_are_clips_projected_unit_vectors(tmp_path, monkeypatch):
+    model = tiny_clip(tmp_path)
+    monkeypatch.setattr(features_module, "CLIP_SIZES", {"image_size": 28})
+    pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = load_features("clip", tmp_path, device=CPU)(pixels)
+    embedded = model.visual_projection(model.vision_model(pixel_values=read_preprocessing(tmp_path)(pixels)).pooler_output)
+    torch.testing.assert_close(found, embedded / embedded.norm(dim=-1, keepdim=True))
+
+
+def test_dinov2s_features_are_the_class_token_after_the_last_normalisation(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    model = Dinov2Model(Dinov2Config(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    DINOV2.save_pretrained(tmp_path)
+    monkeypatch.setattr(features_module, "DINOV2_SIZES", {"model_type": "dinov2", "patch_size": 14})
+    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    found = load_features("dinov2", tmp_path, device=CPU)(pixels)
+    last = model(pixel_values=read_preprocessing(tmp_path)(pixels)).last_hidden_state
+    torch.testing.assert_close(found, last[:, 0])
+
+
+def test_names_stand_for_one_network_each(tmp_path):
+    """Sizes of facebook/dinov2-large and openai/clip-vit-large-patch14-336; smaller ones are a Fréchet distance of kind auto."""
+    large = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14).to_dict()
+    assert all(large[key] == value for key, value in features_module.DINOV2_SIZES.items())
+    clip = CLIPVisionConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=336).to_dict()
+    assert all(clip[key] == value for key, value in features_module.CLIP_SIZES.items())
+    tiny_clip(tmp_path)
+    with pytest.raises(InputError, match=r"hidden_size is 8, and that of CLIP ViT-L/14 at 336 pixels is 1024; use features.kind auto"):
+        load_features("clip", tmp_path, device=CPU)
+    with pytest.raises(InputError, match="model_type is 'clip', and that of DINOv2 ViT-L/14 is 'dinov2'"):
+        load_features("dinov2", tmp_path, device=CPU)

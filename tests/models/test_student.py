@@ -176,7 +176,7 @@ def test_adapter_weights_depend_on_the_seed_only(teacher: Teacher) -> None:
 @pytest.mark.parametrize("targets", [("to_nowhere",), ("to_q", "to_nowhere"), ("to_q", "o_q", "to_nowhere")])
 def test_adapter_targets_that_match_no_layer_are_refused_by_name(teacher: Teacher, targets: tuple[str, ...]) -> None:
     unknown = ", ".join(target for target in targets if target != "to_q")
-    with pytest.raises(InputError, match=rf"student\.targets names {unknown}, and the teacher's UNet has no such layer"):
+    with pytest.raises(InputError, match=rf"student\.targets names {unknown}, and the teacher's UNet2DConditionModel has no such layer"):
         Student.adapting(teacher, AdapterShape(2, 2, targets), seed=0)
 
 

@@ -254,10 +254,11 @@ def test_a_local_run_ends_with_its_stage_s_line_and_exit_code(checkout: Path, ca
 
 
 def test_crash_of_a_local_run_shows_the_end_of_its_log(checkout: Path, capfd, monkeypatch) -> None:
-    # Nothing is in these: that they are there is looked at before the first stage.
+    # Nothing else is in these: that they are there is looked at before the first stage.
     for name in ("data/index.tsv", "data/prompts/heldout.txt", "data/reference/index.tsv", "artifacts/pretrained/manifest.json"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
+    (checkout / "data" / "prompts" / "heldout.txt").write_text("a house\n")  # prompts are read there and then
     (checkout / "broken" / "rglcd").mkdir(parents=True)
     (checkout / "broken" / "rglcd" / "__init__.py").write_text("raise MemoryError('of this process')")
     monkeypatch.setenv("PYTHONPATH", str(checkout / "broken"))

@@ -107,7 +107,7 @@ def test_what_a_unet_keeps_is_what_a_gpu_measured(case: dict[str, Any]) -> None:
 
     def gib(samples: int) -> float:
         t, omega = torch.zeros(samples, dtype=torch.int64, device=META), torch.ones(samples, device=META)
-        cond = networks.condition(student.unet, samples, BF16)
+        cond = networks.condition(student, samples, BF16)
         return kept(lambda: student(networks.latents(samples), t, omega, cond).x0) / GIB
 
     one, three = gib(1), gib(3)

@@ -18,7 +18,11 @@ from rglcd.planning.plan import Plan, plan, require_fit
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
 
-@pytest.fixture(scope="module", params=SIZED)
+# A transformer of 24 blocks beside T5-XXL takes a quarter of a minute to count.
+PLANNED = [pytest.param(name, marks=pytest.mark.slow if name.startswith("sd35") else ()) for name in SIZED]
+
+
+@pytest.fixture(scope="module", params=PLANNED)
 def planned(request: pytest.FixtureRequest) -> Plan:
     hardware = preset_hardware(request.param)
     assert hardware is not None

@@ -78,11 +78,11 @@ def test_hung_process_is_killed_and_reported_with_what_to_do(folder: Path, tmp_p
             Hpsv2ProcessReward(folder, interpreter=str(interpreter), device=CPU, answer_seconds=seconds)
     else:
         process = Hpsv2ProcessReward(folder, interpreter=str(interpreter), device=CPU, answer_seconds=seconds)
-        process._answer_seconds = 1.0
+        process._server.answer_seconds = 1.0
         with pytest.raises(InputError, match="gave no answer in 1 s and was killed; its last message: loading the weights; check"):
             # More captions than a pipe holds: writing them must not wait for a server that reads nothing.
             process.encode_text(["a caption of some length"] * 10_000)
-        assert process._server.wait(5) == -signal.SIGKILL
+        assert process._server.process.wait(5) == -signal.SIGKILL
     assert time.monotonic() - began < 60
 
 
@@ -106,7 +106,7 @@ def test_hpsv2_process_scores_equal_the_package_and_our_own_loader(folder: Path,
 @needs_hpsv2
 def test_hpsv2_process_ends_with_its_reward(folder: Path) -> None:
     process = start(folder)
-    server, tmpdir = process._server, process._tmpdir
+    server, tmpdir = process._server.process, process._server.folder
     assert server.poll() is None
     del process
     gc.collect()

@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mixture": {"weights": {"clip": 0.5, "aesthetic-v1": 2.0}, "logit_scale": 2.0},
 }
 # The two that need something installed have tests of their own.
-KINDS = sorted({*scorer_kinds(), "mixture"} - {"hpsv2-process", "entry-point"})
+KINDS = sorted({*scorer_kinds(), "mixture"} - {"hpsv2-process", "process", "entry-point"})
 
 
 def write(kind: str, folder: Path) -> None:

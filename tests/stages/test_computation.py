@@ -24,6 +24,7 @@ ANOTHER = {
     "pretraining": "pretraining.seed=1",
     "reward": "reward.tuning={kind: frozen}",
     "distillation": "distillation.seed=1",
+    "monitoring": "monitoring={kind: panel, prompts: [a, b]}",
     "evaluation": "evaluation.seed=1",
 }
 """One changed value for each section."""
@@ -39,8 +40,9 @@ def test_a_key_changes_with_any_section_input_or_version(stage) -> None:
     others += [stage_key(stage, sections, inputs | {name: digest_of("other")}) for name in inputs]
     others += [stage_key(stage, sections, {other: inputs[other] for other in inputs if other != name}) for name in inputs]
     changed = tiny_config(*ANOTHER.values())
-    others += [stage_key(stage, sections | {name: changed.section(name)}, inputs) for name in sections]
+    others += [stage_key(stage, sections | {name: changed.section(name)}, inputs) for name in stage.keyed]
     assert len({key, *others}) == 1 + len(others)
+    assert all(stage_key(stage, sections | {name: changed.section(name)}, inputs) == key for name in stage.unkeyed)
 
 
 @given(st.sampled_from(STAGES), st.randoms())

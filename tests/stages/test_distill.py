@@ -19,8 +19,9 @@ from rglcd.models.student import Student
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.protocol import Reward
 from rglcd.stages.assembly import Materials, make_distiller
-from rglcd.stages.distill import _arms, _relative_cost
+from rglcd.stages.distill import _arms
 from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.step_cost import StepCosts
 from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
 from rglcd.toy.corpus import write_corpus
 from rglcd.training.distributed import World
@@ -198,7 +199,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps_of_arms(materials: Materials, reward: AnyReward) -> dict[str, int]:
-    return {arm.name: arm.num_steps for arm in _arms(materials, reward)}
+    return {arm.name: arm.num_steps for arm in _arms(StepCosts(materials), reward)}
 
 
 def test_the_toys_control_has_714_steps_as_a_step_of_the_whole_batch_counts_it(toy: Path) -> None:
@@ -206,7 +207,7 @@ def test_the_toys_control_has_714_steps_as_a_step_of_the_whole_batch_counts_it(t
     materials, reward = toy_materials(toy)
     assert steps_of_arms(materials, reward) == {"lcm": 714, "rg": 500}
     whole = [flops_of_step(make_distiller(materials, chosen, num_steps=500, world=materials.world)) for chosen in (reward, NoReward())]
-    assert _relative_cost(materials, reward) == whole[0] / whole[1]
+    assert StepCosts(materials).relative(reward) == whole[0] / whole[1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from rglcd.config import dump
 from rglcd.errors import InputError
 from rglcd.progress import Event
 from rglcd.stages.pretrained import write_catalogue
-from rglcd.store.manifest import read_manifest, results_digest, scan, write_manifest
+from rglcd.store.manifest import read_manifest, results_digest, scan, sha256_of, write_manifest
+from tests.evaluation.prompt_files import write_parti
 from tests.publishing import publish
 from tests.stages.evaluated_line import DRAWN, config, drawn_again, results
 from tests.tiny_line import NUM_IMAGES, run
@@ -105,7 +106,7 @@ def test_same_inputs_give_the_same_bytes(own: Path) -> None:
 def test_measurements_of_a_killed_run_give_the_same_tables(own: Path) -> None:
     """With scorers that are not in alphabetical order, as JSON is."""
     shutil.copytree(own / "pretrained" / "scorers" / "expert", own / "pretrained" / "scorers" / "another")
-    write_catalogue(own / "pretrained", {"another": {"kind": "clip"}}, features="auto")
+    write_catalogue(own / "pretrained", {"another": {"kind": "clip"}}, features={"kind": "auto"})
     scorer = "{kind: clip, source: {uri: ./nowhere}}"
     two = ("evaluation.scorers=[expert,another]", f"preparation.scorers={{expert: {scorer}, another: {scorer}}}")
     publish(own / "pretrained", stage="prepare", sections={"preparation": config(*two).preparation})
@@ -128,6 +129,19 @@ def test_another_number_of_teacher_steps_measures_every_arm_again(own: Path) -> 
 
 class KilledError(Exception):
     pass
+
+
+def test_a_second_number_of_teacher_steps_is_drawn_beside_the_first_and_changes_nothing_else(own: Path) -> None:
+    before = results(own / "report")
+    assert drawn_again(own, "evaluation.teacher_steps=[3, 2]") == {"teacher-2"}
+    after = results(own / "report")
+    assert all(after[name] == content for name, content in before.items() if name.startswith(("draws/", "quality.csv", "metrics/")))
+    metrics = json.loads((own / "report" / "metrics.json").read_text())
+    assert list(metrics["teacher"]) == ["2", "3"]
+    assert "win_rate_teacher" in metrics["teacher"]["2"]["expert"]
+    assert "win_rate_teacher" not in metrics["teacher"]["3"]["expert"]
+    assert set(json.loads((own / "report" / "speed.json").read_text())["teacher"]) == {"2", "3"}
+    assert "| Teacher | 2 |" in (own / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("task", "again"), [("score the real images", 6), ("draw teacher-3", 5), ("draw rg-1", 2)])
@@ -191,6 +205,34 @@ def test_altered_measurement_is_not_reused(own: Path) -> None:
     # The report does not stand any more, for the length of the file has changed.
     assert drawn_again(own) == {"teacher-3"}
     assert results(own / "report") == before
+
+
+# --- prompts of a published set ------------------------------------------------------------------
+
+
+def test_a_published_sets_groups_are_in_the_metrics_and_on_the_page(own: Path) -> None:
+    path = write_parti(own / "data" / "prompts")
+    pinned = f"sha256: {sha256_of(path)}, per_prompt: 1"
+    asked = f"evaluation.prompts={{kind: parti, source: prompts/PartiPrompts.tsv, {pinned}}}"
+    assert drawn_again(own, asked) >= set(DRAWN)
+    groups = json.loads((own / "report" / "metrics.json").read_text())["rg"]["2"]["groups"]
+    assert groups["challenge"]["by_group"]["Basic"]["images"] == 2
+    said = (own / "report" / "report.md").read_text()
+    assert "By challenge, expert:" in said
+    assert f"kind parti, 6 prompts, sha256 {sha256_of(path)[:16]}" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("per_prompt: 4", "evaluation.num_images is 6, and 6 prompts of .*, 4 images of each, are 24: set evaluation.num_images=24"),
+        (f"sha256: {64 * 'a'}", f"has digest [0-9a-f]+, and evaluation.prompts.sha256 pins {64 * 'a'}: it is not the set meant"),
+    ],
+)
+def test_a_set_that_is_not_the_one_meant_is_refused(own: Path, settings: str, said: str) -> None:
+    write_parti(own / "data" / "prompts")
+    with pytest.raises(InputError, match=said):
+        run(own, config(f"evaluation.prompts={{kind: parti, source: prompts/PartiPrompts.tsv, {settings}}}"), "evaluate")
 
 
 # --- what is refused -----------------------------------------------------------------------------

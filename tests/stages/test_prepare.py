@@ -18,6 +18,7 @@ from rglcd import progress
 from rglcd.cli import main
 from rglcd.config import Config, dump
 from rglcd.errors import InputError
+from rglcd.models.inception import InceptionPool3
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from rglcd.store import remembered_files
@@ -75,8 +76,34 @@ def test_prepare_lays_out_the_models_and_reports_their_digests(source_models: Pa
         assert outcome.manifest.facts["models"][place] == folder_digest(source_models / name)
     pretrained = Pretrained.open(outcome.folder)
     assert pretrained.catalogue() == {"expert": {"kind": "clip"}, "checker": {"kind": "toy-checker"}}
-    assert pretrained.features_kind() == "auto"
+    assert pretrained.feature_folders() == [("auto", outcome.folder / "features")]
     assert not (outcome.folder / "scorers" / "checker").exists()
+
+
+def test_several_feature_networks_have_a_folder_each_and_inceptions_file_is_converted(source_models: Path) -> None:
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in InceptionPool3().state_dict().items()}
+    (source_models / "inception").mkdir()
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, source_models / "inception" / "weights.pth")
+    inception = f"{{kind: inception, source: {{uri: {source_models}/inception, file: weights.pth}}}}"
+    folder = prepare(source_models, f"preparation.features=[{inception}, {{kind: auto, source: {source_models}/features}}]").folder
+    pretrained = Pretrained.open(folder)
+    assert pretrained.feature_folders() == [(kind, folder / "features" / kind) for kind in ("inception", "auto")]
+    assert files_of(folder / "features" / "auto") == files_of(source_models / "features")
+    assert sorted(path.name for path in (folder / "features" / "inception").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ("[{kind: auto, source: ./x}, {kind: auto, source: ./y}]", "name one network of each kind, not auto, auto"),
+        ("[]", "name one network of each kind, not none"),
+        ("[{kind: clip, source: ./x}]", "CMMD (clip) stands beside a Fréchet distance: name auto, inception or dinov2 too"),
+        ("[{kind: auto, sourc: ./x}]", "unknown key preparation.features.0.sourc (did you mean 'source'?)"),
+    ],
+)
+def test_feature_networks_that_do_not_go_together_are_refused(source_models: Path, features: str, said: str) -> None:
+    assert said in refusal(source_models, f"preparation.features={features}")
 
 
 def test_reported_digests_can_pin_the_models(source_models: Path) -> None:
@@ -122,7 +149,8 @@ def test_a_link_is_refused(source_models: Path) -> None:
     ("override", "said"),
     [
         ("preparation.scorers.expert.kind=hps", "preparation.scorers.expert: Input tag 'hps' found using 'kind' does not match"),
-        ("preparation.features.kind=inception", "features.kind 'inception' is unknown; there are: auto"),
+        ("preparation.features.kind=resnet", "features.kind 'resnet' is unknown; there are: auto, clip, dinov2, inception"),
+        ("preparation.features.kind=inception", "preparation.features: source must name its `file`: weights-inception-2015-12-05"),
         ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),
         ("preparation.features.source=null", "preparation.features needs a source"),
         ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
@@ -435,11 +463,14 @@ UNUSABLE = {
         lambda root: another_unet(root, cross_attention_dim=24),
         "reads captions of width 24, and the text encoder gives 16",
     ),
-    "Stable Diffusion 3": (
-        lambda root: edit_json(root / INDEX, _class_name="StableDiffusion3Pipeline"),
-        "is a StableDiffusion3Pipeline, Stable Diffusion 3 (flow matching, a transformer)",
+    "AuraFlow": (
+        lambda root: edit_json(root / INDEX, _class_name="AuraFlowPipeline"),
+        "is a AuraFlowPipeline, AuraFlow (flow matching, a transformer): name a teacher of Stable Diffusion 1.x, 2.x or XL, ",
     ),
-    "FLUX": (lambda root: edit_json(root / INDEX, _class_name="FluxPipeline"), "FLUX (flow matching, a transformer)"),
+    "a pipeline that is not what its index says": (
+        lambda root: edit_json(root / INDEX, _class_name="StableDiffusion3Pipeline"),
+        "teacher/text_encoder/config.json describes a CLIPTextModel, not a CLIPTextModelWithProjection",
+    ),
     "another transformer": (
         lambda root: edit_json(root / INDEX, _class_name="NewPipeline", unet=None, transformer=["diffusers", "X"]),
         "NewPipeline whose network is a transformer",

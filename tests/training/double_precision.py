@@ -14,7 +14,7 @@ from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.stages.assembly import Materials, make_recipe, make_reward_guidance, make_student
+from rglcd.stages.assembly import Materials, boundary_of, make_recipe, make_reward_guidance, make_student
 from rglcd.training.batch import Batch
 from rglcd.training.distiller import Distiller
 from rglcd.training.distributed import World
@@ -67,7 +67,9 @@ def double_distiller(
             if guidance.label_scores is not None:
                 guidance.label_scores = replace(guidance.label_scores, world=world)
     return kind(
-        recipe=make_recipe(materials, config.reward, num_steps=config.distillation.num_steps),
+        recipe=make_recipe(
+            materials, config.reward, num_steps=config.distillation.num_steps, scalings=boundary_of(materials.model, schedule)
+        ),
         student=student,
         teacher=teacher,
         codec=codec,

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rglcd.errors import TrainingDiverged, TryAgain
+from rglcd.errors import TrainingDiverged, TrainingHalted, TryAgain
 from rglcd.recipe import RollBackGuard
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
@@ -180,11 +180,72 @@ def test_ranks_ask_one_another_every_fourth_step_and_before_a_checkpoint(tmp_pat
     """A request is heard at the next of these."""
     world = Asked(0, 2, torch.device("cpu"))
     train(Sum(), run(num_steps=20, checkpoint_every=10), checkpointer=Checkpointer(tmp_path / "whole"), world=world)
-    assert Asked.num_questions == len({4, 8, 10, 12, 16, 20}) + 1  # once more behind the last checkpoint
+    assert Asked.num_questions == len({4, 8, 10, 12, 16, 20}) + 2  # once before the first step, once behind the last checkpoint
 
     stopped = Sum(at={5: signal.SIGTERM})
     with pytest.raises(TryAgain, match="stopped after 8 of 20 steps"):
         train(stopped, run(num_steps=20, checkpoint_every=10), checkpointer=Checkpointer(tmp_path / "stopped"), world=world)
+
+
+class Onlooker:
+    """Looks every third step, and objects after that of ``objects_at``."""
+
+    def __init__(self, seen: list[int], *, objects_at: int | None = None) -> None:
+        self.seen, self._objects_at = seen, objects_at
+
+    def is_due(self, done: int) -> bool:
+        return done % 3 == 0
+
+    def look(self, done: int) -> None:
+        self.seen.append(done)
+
+    def resume(self, done: int) -> None:
+        self.seen[:] = [step for step in self.seen if step <= done]
+
+    @property
+    def objection(self) -> str | None:
+        return "too good" if self._objects_at in self.seen else None
+
+
+def test_an_objection_ends_the_run_with_its_state_saved_and_again_before_any_step(tmp_path: Path) -> None:
+    seen, checkpointer = list[int](), Checkpointer(tmp_path)
+    with pytest.raises(TrainingHalted, match="sum: stopped after 10 of 20 steps, state saved: too good") as ended:
+        train(Sum(), run(), checkpointer=checkpointer, world=ALONE, monitor=Onlooker(seen, objects_at=9))
+    assert ended.value.exit_code == 3, "trying again would find the same"
+    again = Sum()
+    with pytest.raises(TrainingHalted, match="after 10 of 20"):
+        train(again, run(), checkpointer=checkpointer, world=ALONE, monitor=Onlooker(seen, objects_at=9))
+    unbroken, gone_on = Sum(), Sum()
+    curve = train(unbroken, run(), checkpointer=Checkpointer(tmp_path / "unbroken"), world=ALONE)
+    assert train(gone_on, run(), checkpointer=checkpointer, world=ALONE, monitor=Onlooker(seen)) == curve
+    assert torch.equal(gone_on.state, unbroken.state)
+    assert seen == [3, 6, 9, 12, 15, 18]
+
+
+def test_an_objection_at_the_last_step_keeps_the_run_from_its_end(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingHalted, match="after 18 of 18"):
+            train(Sum(), run(18), checkpointer=Checkpointer(tmp_path), world=ALONE, monitor=Onlooker([18], objects_at=18))
+
+
+def test_of_two_ranks_the_first_alone_looks_and_both_end_together(tmp_path: Path) -> None:
+    for rank, seen in ((0, [3]), (1, [])):
+        looks = list[int]()
+        with pytest.raises(TrainingHalted) if rank == 0 else nullcontext():
+            train(
+                Sum(),
+                run(num_steps=20, checkpoint_every=10),
+                checkpointer=Checkpointer(tmp_path / str(rank)),
+                world=Asked(rank, 2, torch.device("cpu")),
+                monitor=Onlooker(looks, objects_at=3),
+            )
+        assert looks == seen, "an objection is heard at the next question, after 4 steps"
+
+
+def test_looks_at_a_course_that_was_left_are_made_anew(tmp_path: Path) -> None:
+    seen = list[int]()
+    train(Walk({26: math.nan}), guarded(RollBackGuard(window=5)), checkpointer=Checkpointer(tmp_path), world=ALONE, monitor=Onlooker(seen))
+    assert seen == list(range(3, 40, 3))
 
 
 def test_the_handlers_in_force_before_are_put_back(tmp_path: Path) -> None:

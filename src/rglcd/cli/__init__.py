@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import ab, doctor, launch, plan, project, run, runs, toy
+from rglcd.cli import ab, data, doctor, export, launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -51,9 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         project.add_config,
         plan.add_verb,
         project.add_dvc,
-        project.add_data,
+        data.add_data,
         toy.add_verb,
         project.add_show,
+        export.add_verb,
         ab.add_verb,
         runs.add_runs,
         runs.add_clean,

@@ -1,10 +1,10 @@
-"""``rglcd config``, ``dvc``, ``adopt``, ``data`` and ``show``: what a project is made of, and what came out of it."""
+"""``rglcd config``, ``dvc``, ``adopt`` and ``show``: what a project is made of, and what came out of it."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from rglcd.cli.files import ARTIFACTS, DATA, DVC_FILE, PARAMS, add_set_option
+from rglcd.cli.files import ARTIFACTS, DVC_FILE, PARAMS, add_set_option
 from rglcd.config import Config, dump, edits_in, load_params, load_preset, preset_names, with_values
 from rglcd.errors import InputError
 
@@ -102,26 +102,6 @@ def _require_dvc_repository() -> None:
         Repo.find_root()
     except NotDvcRepoError:
         raise InputError(f"{Path.cwd()} is no DVC repository: make it one with `git init && dvc init`, then run this again") from None
-
-
-def add_data(verbs: Any) -> None:
-    """``rglcd data use``."""
-    data = verbs.add_parser("data", help="make a source folder of what you have")
-    actions = data.add_subparsers(metavar="ACTION", required=True)
-    use = actions.add_parser("use", help="take a TSV (url TAB caption), webdataset tars, img2dataset's output or a folder of images")
-    use.add_argument("what", metavar="WHAT", help="a .tsv, .tar files ('s3://bucket/{00000..01242}.tar'), or a folder of tars or images")
-    use.add_argument("--folder", type=Path, default=DATA, metavar="DIR", help="the source folder to make (default: data)")
-    use.add_argument("--prompts", type=Path, metavar="FILE", help="the prompts to evaluate with, one a line (default: captions held out)")
-    use.add_argument(
-        "--reference", type=int, metavar="N", help="hold out N rows: the real images to evaluate with, which are not trained on"
-    )
-    use.set_defaults(act=_data_use)
-
-
-def _data_use(options: argparse.Namespace) -> None:
-    from rglcd.sharding.import_source import use
-
-    print("\n".join(use(options.what, options.folder, prompts=options.prompts, reference=options.reference)))
 
 
 def add_show(verbs: Any) -> None:

@@ -29,13 +29,7 @@ def add_verb(verbs: Any) -> None:
     add_params_option(run)
     add_set_option(run)
     run.add_argument("--sections", metavar="JSON", help="the stage's sections as JSON instead of --params (a job's own record)")
-    run.add_argument(
-        "--artifact",
-        action="append",
-        default=[],
-        metavar="NAME=WHERE",
-        help="where one artifact is: a folder or a URL (default: artifacts/NAME; source: data, or what data.dvc imports)",
-    )
+    add_artifact_option(run)
     run.add_argument(
         "--stage-version", type=int, metavar="N", help="refuse to run if the stage's code has another version (DVC carries it)"
     )
@@ -46,13 +40,24 @@ def add_verb(verbs: Any) -> None:
     run.set_defaults(act=_run)
 
 
+def add_artifact_option(verb: argparse.ArgumentParser) -> None:
+    """``--artifact``: where artifacts are."""
+    verb.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="NAME=WHERE",
+        help="where one artifact is: a folder or a URL (default: artifacts/NAME; source: data, or what data.dvc imports)",
+    )
+
+
 def _run(options: argparse.Namespace) -> None:
     from rglcd.launch.execute import execute
     from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
     from rglcd.store.artifacts import at_key
 
-    location_of = _artifact_locations(options.artifact)
+    location_of = artifact_locations(options.artifact)
     jobs = _jobs(options, location_of)
     if options.rehash:
         _forget_looks({output: location_of(output) for name, _, _ in jobs for output in stage_named(name).outputs})
@@ -138,7 +143,8 @@ def _sections_of(text: str) -> Mapping[str, Any]:
     return sections
 
 
-def _artifact_locations(overrides: Sequence[str]) -> Callable[[str], Path | str]:
+def artifact_locations(overrides: Sequence[str]) -> Callable[[str], Path | str]:
+    """Where each artifact is, by its name: as ``overrides`` (``NAME=WHERE``) say, or in its usual place."""
     from rglcd.launch.dvc_file import source_place
     from rglcd.store.files import is_remote
 

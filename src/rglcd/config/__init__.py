@@ -7,13 +7,14 @@ changed. This package imports no torch, so a laptop, CI and the pipeline compile
 tagged unions (``kind: ...``), not booleans; those of a training step are :mod:`rglcd.recipe`'s.
 """
 
-from rglcd.config.arms import ArmSettings, arms_of, has_reward
+from rglcd.config.arms import ArmSettings, arms_of, has_reward, rewards_of
 from rglcd.config.base import Section
 from rglcd.config.distillation import Distillation
 from rglcd.config.edits import edits_in, with_values
 from rglcd.config.evaluation import Evaluation
 from rglcd.config.hardware import Hardware
 from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, validate_section
+from rglcd.config.monitoring import Monitoring, NoMonitoring, PanelMonitoring
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining, ResNetTower, VitTower
 from rglcd.config.reward import AnyReward, LatentReward, NoReward, PixelReward, Reward
@@ -25,6 +26,7 @@ from rglcd.config.scorers import (
     Hpsv2ProcessScorer,
     ImageRewardScorer,
     MixtureScorer,
+    ProcessScorer,
     PublishedClipScorer,
     Scorer,
     ScorerSource,
@@ -32,7 +34,7 @@ from rglcd.config.scorers import (
     ToyJudgeScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
-from rglcd.config.sources import FeatureSource, ModelSource, WeightsSource
+from rglcd.config.sources import FeatureSource, InceptionSource, ModelSource, PromptSource, WeightsSource
 from rglcd.recipe import (
     Cauchy,
     ConstantGrid,
@@ -79,6 +81,7 @@ __all__ = [
     "Hpsv2ProcessScorer",
     "Huber",
     "ImageRewardScorer",
+    "InceptionSource",
     "LastBlocks",
     "LatentReward",
     "LognormalTimesteps",
@@ -86,13 +89,18 @@ __all__ = [
     "MixtureScorer",
     "Model",
     "ModelSource",
+    "Monitoring",
     "NoDownload",
+    "NoMonitoring",
     "NoReward",
     "OnlineProxy",
     "OwnPrediction",
+    "PanelMonitoring",
     "PixelReward",
     "Preparation",
     "Pretraining",
+    "ProcessScorer",
+    "PromptSource",
     "PseudoHuber",
     "PublishedClipScorer",
     "ResNetTower",
@@ -121,6 +129,7 @@ __all__ = [
     "preset_hardware",
     "preset_names",
     "resolve",
+    "rewards_of",
     "validate_section",
     "with_values",
 ]

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rglcd.config.base import placed
 from rglcd.config.distillation import Changes, Distillation
+from rglcd.config.explanation import explain
 from rglcd.config.reward import AnyReward, NoReward, Reward
 
 KNOWN_ARMS: Final[Mapping[str, Changes]] = {"lcm": {"reward": {"kind": "none"}}, "rg": {}}
@@ -37,6 +38,11 @@ def arms_of(reward: AnyReward, distillation: Distillation) -> tuple[ArmSettings,
     return tuple(_arm(name, own, reward, distillation) for name, own in changes.items())
 
 
+def rewards_of(reward: AnyReward, distillation: Distillation) -> tuple[AnyReward, ...]:
+    """The reward section's, and those of arms that have another."""
+    return (reward, *(arm.reward for arm in arms_of(reward, distillation) if arm.reward not in (reward, NoReward())))
+
+
 def _arm(name: str, own: Changes, reward: AnyReward, distillation: Distillation) -> ArmSettings:
     values: dict[str, Any] = {"reward": reward.model_dump(mode="json"), "distillation": distillation.model_dump(mode="json")}
     for path, value in own.items():
@@ -54,9 +60,6 @@ def _arm(name: str, own: Changes, reward: AnyReward, distillation: Distillation)
 
 
 def _explained(name: str, error: ValidationError, values: Mapping[str, Any]) -> str:
-    # Here, because it knows all sections, and they know the arms.
-    from rglcd.config.explanation import explain
-
     section = "distillation" if error.title == Distillation.__name__ else "reward"
     return f"distillation.arms.{name}: {explain(error, values, within=(section,))}"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
 
 class Section(BaseModel):
@@ -31,3 +31,20 @@ def placed(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[s
         child = values.get(first)
         value = placed(child if isinstance(child, Mapping) else {}, rest, value)
     return {**values, first: value}
+
+
+SHORT, SPELLED_OUT = "in short", "spelled out"
+"""Tags of a value that may be a plain one or a mapping. No key has a blank, so an error's location tells tags from keys."""
+
+
+def _form_of(value: Any) -> str:
+    return SPELLED_OUT if isinstance(value, Mapping | BaseModel) else SHORT
+
+
+SHORT_OR_SPELLED_OUT = Discriminator(_form_of)
+"""Of a union with these two tags: one form is validated, so that an error is about the form that was used."""
+
+SEVERAL = "a list"
+"""Tag of a value that may be one or several; :data:`SHORT` is that of one."""
+
+ONE_OR_SEVERAL = Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else SHORT)

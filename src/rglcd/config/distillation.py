@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Field, JsonValue, Tag, model_validator
 
-from rglcd.config.base import Section, Seed
+from rglcd.config.base import SHORT, SHORT_OR_SPELLED_OUT, SPELLED_OUT, Section, Seed
 from rglcd.recipe import (
     Activations,
     ConstantGrid,
@@ -31,9 +31,6 @@ from rglcd.recipe import (
     Weighting,
 )
 
-LISTED, NAMED = "listed", "named"
-"""By which pydantic tells the two ways apart to say which arms there are."""
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 
 Changes = Mapping[str, JsonValue]
@@ -41,8 +38,8 @@ Changes = Mapping[str, JsonValue]
 
 
 Arms = Annotated[
-    Annotated[tuple[Literal["lcm", "rg"], ...], Tag(LISTED)] | Annotated[dict[str, dict[str, JsonValue]], Tag(NAMED)],
-    Discriminator(lambda value: NAMED if isinstance(value, Mapping) else LISTED),
+    Annotated[tuple[Literal["lcm", "rg"], ...], Tag(SHORT)] | Annotated[dict[str, dict[str, JsonValue]], Tag(SPELLED_OUT)],
+    SHORT_OR_SPELLED_OUT,
 ]
 
 _TAKEN = frozenset({"real", "teacher", "lrm"})

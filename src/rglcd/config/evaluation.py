@@ -2,24 +2,31 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from rglcd.config.base import OR_ONE, Section
+from rglcd.config.base import ONE_OR_SEVERAL, OR_ONE, SEVERAL, SHORT, SHORT_OR_SPELLED_OUT, SPELLED_OUT, Section
+from rglcd.config.sources import PromptSource
 from rglcd.recipe import NUM_TIMESTEPS, Positive
 
 DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
 
 
+_Steps = Annotated[Positive, Field(le=NUM_TIMESTEPS)]
+
+
 class Evaluation(Section):
     """What is drawn, with how many steps, and who scores it."""
 
-    prompts: str = "prompts/heldout.txt"
-    """One prompt a line, within the source folder; drawn in turn until ``num_images``."""
+    prompts: Annotated[Annotated[str, Tag(SHORT)] | Annotated[PromptSource, Tag(SPELLED_OUT)], SHORT_OR_SPELLED_OUT] = "prompts/heldout.txt"
+    """One prompt a line, within the source folder; drawn in turn until ``num_images``. Or a set of a published kind."""
     reference: str = "reference/index.tsv"
     """Index of the real images that the Fréchet distance compares with, within the source folder."""
     num_images: Positive = 3_200
     num_steps: Annotated[tuple[Positive, ...], Field(min_length=1), OR_ONE] = (1, 2, 4, 8)
-    teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 50
+    teacher_steps: Annotated[
+        Annotated[_Steps, Tag(SHORT)] | Annotated[tuple[_Steps, ...], Field(min_length=1), Tag(SEVERAL)], ONE_OR_SEVERAL
+    ] = 50
+    """The first is what students are compared with; others are drawn beside it, from the same noise."""
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
     scorers: Annotated[tuple[str, ...], OR_ONE] = ("expert",)
@@ -32,3 +39,13 @@ class Evaluation(Section):
     in TF32, as ``tf32`` does; a CPU knows no TF32."""
     grid_prompts: Positive = 8
     seed: int = 0
+
+    @property
+    def all_teacher_steps(self) -> tuple[int, ...]:
+        """``teacher_steps`` as a list, each once."""
+        return tuple(dict.fromkeys(self.teacher_steps if isinstance(self.teacher_steps, tuple) else (self.teacher_steps,)))
+
+    @property
+    def prompt_source(self) -> PromptSource:
+        """``prompts`` spelled out."""
+        return self.prompts if isinstance(self.prompts, PromptSource) else PromptSource(kind="lines", source=self.prompts)

@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from rglcd.config.distillation import LISTED, NAMED
-from rglcd.config.root import Config
+from rglcd.config.sections import Sections
 from rglcd.config.synonyms import meant_by
 
 # As pydantic calls it for a section, and for a choice of the recipe.
@@ -50,8 +49,8 @@ def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[s
 
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
-    """Whether this part of ``location`` is no key but what pydantic tells alternatives apart by: the ``kind`` of a choice, mostly."""
-    if location[position] in (LISTED, NAMED) and location[position - 1] == "arms":
+    """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart, or its form."""
+    if " " in str(location[position]):  # a tag of a union that has no `kind`: rglcd.config.base
         return True
     node = values
     for step in location[:position]:
@@ -70,7 +69,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 def _types_at(location: tuple[Any, ...]) -> list[type]:
     """The sections or choices that may stand at ``location``."""
-    types: list[type] = [Config]
+    types: list[type] = [Sections]
     for part in location:
         types = [child for parent in types for child in _types_in(_keys(parent).get(str(part)))] or types
     return types

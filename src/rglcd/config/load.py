@@ -13,6 +13,7 @@ from rglcd.config.base import Section, placed
 from rglcd.config.explanation import explain, nearest
 from rglcd.config.hardware import RUNS_ON, Hardware
 from rglcd.config.root import SECTIONS, Config
+from rglcd.config.sections import Sections
 from rglcd.errors import InputError
 
 
@@ -67,7 +68,7 @@ def validate_section(name: str, values: Mapping[str, Any]) -> Section:
         raise InputError(f"unknown section {name!r}{nearest(name, SECTIONS)}")
     if not isinstance(values, Mapping):
         raise InputError(f"section {name} must be a mapping, not {values!r}")
-    adapter: TypeAdapter[Section] = TypeAdapter(Config.__annotations__[name])
+    adapter: TypeAdapter[Section] = TypeAdapter(Sections.__annotations__[name])
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as error:

@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from rglcd.config.base import Section
 from rglcd.config.scorers import MixtureScorer, ScorerSource
-from rglcd.config.sources import FeatureSource, ModelSource
+from rglcd.config.sources import FeatureSource, FeatureSources, InceptionSource, ModelSource
 from rglcd.recipe import NumGridSteps, Positive, Precision
 
 
@@ -19,10 +19,32 @@ class Model(Section):
 
 
 class Preparation(Section):
-    """Everything frozen beside the teacher: reward models by name, and the network whose features the Fréchet distance compares."""
+    """What is fetched beside the teacher: reward models by name, the networks whose features distances compare, a start."""
 
     scorers: dict[str, ScorerSource]
-    features: FeatureSource
+    features: FeatureSources
+    # Left out where it is not given, so that results made before it was there keep their keys.
+    initial: ModelSource | None = Field(default=None, exclude_if=lambda source: source is None)
+    """A few-step model that whole students start from instead of the teacher: a folder of its kind, or of an LCM-LoRA, which is merged."""
+
+    @property
+    def feature_networks(self) -> tuple[FeatureSource | InceptionSource, ...]:
+        """``features`` as a list."""
+        return self.features if isinstance(self.features, tuple) else (self.features,)
+
+    @property
+    def has_several_features(self) -> bool:
+        """Whether ``features`` is a list: each network then has a folder of its own in ``features/``."""
+        return isinstance(self.features, tuple)
+
+    @model_validator(mode="after")
+    def _features_differ(self) -> "Preparation":
+        kinds = [network.kind for network in self.feature_networks]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise ValueError(f"features: name one network of each kind, not {', '.join(kinds) or 'none'}")
+        if kinds == ["clip"]:
+            raise ValueError("features: CMMD (clip) stands beside a Fréchet distance: name auto, inception or dinov2 too")
+        return self
 
     @model_validator(mode="after")
     def _mixtures_have_parts(self) -> "Preparation":

@@ -4,28 +4,14 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rglcd.config.arms import ArmSettings, arms_of
+from rglcd.config.arms import ArmSettings, arms_of, rewards_of
 from rglcd.config.base import Section
-from rglcd.config.distillation import Distillation
-from rglcd.config.evaluation import Evaluation
-from rglcd.config.preparation import Caching, Model, Preparation
-from rglcd.config.pretraining import Pretraining
-from rglcd.config.reward import AnyReward, NoReward, Reward
-from rglcd.config.sharding import Sharding
+from rglcd.config.reward import AnyReward, NoReward
+from rglcd.config.sections import Sections
 
 
-class Config(Section):
-    """Everything that a run computes. Sections only; where a stage runs is the environment's business."""
-
-    preset: str
-    sharding: Sharding
-    model: Model
-    preparation: Preparation
-    caching: Caching
-    pretraining: Pretraining
-    reward: Reward
-    distillation: Distillation
-    evaluation: Evaluation
+class Config(Sections):
+    """The sections, which agree."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
@@ -34,6 +20,8 @@ class Config(Section):
         for arm in self.arms:
             where = f"distillation.arms.{arm.name}: " if isinstance(self.distillation.arms, dict) else ""
             _check_expert(arm.reward, self, where)
+            if self.preparation.initial is not None and arm.distillation.student.kind == "lora":
+                raise ValueError(f"{where}preparation.initial is where a whole student starts: choose one of another kind than lora")
             _check_shares(arm, where)
             _check_micro_batch(arm, where)
         if self.distillation.match_compute:
@@ -48,19 +36,18 @@ class Config(Section):
         """The students that are made, each with its own sections."""
         return arms_of(self.reward, self.distillation)
 
-    @property
-    def rewards(self) -> tuple[AnyReward, ...]:
-        """The reward section's, and those of arms that have another."""
-        return (self.reward, *(arm.reward for arm in self.arms if arm.reward not in (self.reward, NoReward())))
-
     def _check_sizes(self) -> None:
         if self.sharding.resolution != self.model.resolution:
             raise ValueError(
                 f"sharding.resolution is {self.sharding.resolution} and model.resolution {self.model.resolution}: they must be equal"
             )
-        most = max(self.evaluation.num_steps)
-        if most > self.model.num_ddim_steps:
-            raise ValueError(f"evaluation.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)")
+        asked = {"evaluation": max(self.evaluation.num_steps)}
+        asked |= {"monitoring": self.monitoring.num_steps} if self.monitoring.kind == "panel" else {}
+        for section, most in asked.items():
+            if most > self.model.num_ddim_steps:
+                raise ValueError(
+                    f"{section}.num_steps asks for {most} steps of a grid of {self.model.num_ddim_steps} (model.num_ddim_steps)"
+                )
 
     def _check_scorers(self) -> None:
         for where, names in self._scorers_named().items():
@@ -70,7 +57,7 @@ class Config(Section):
         for name in self.caching.scores:
             if name not in self.caching.scorers:
                 raise ValueError(f"caching.scores names {name!r}, which scores pictures for captions; add it to caching.scorers")
-        is_latent = any(reward.kind == "latent" for reward in self.rewards)
+        is_latent = any(reward.kind == "latent" for reward in rewards_of(self.reward, self.distillation))
         if is_latent and self.pretraining.scorer not in self.caching.scorers:
             raise ValueError(f"pretraining.scorer is {self.pretraining.scorer!r}; add it to caching.scorers")
         proxy = self.preparation.scorers[self.pretraining.scorer]
@@ -83,6 +70,7 @@ class Config(Section):
 
     def _scorers_named(self) -> dict[str, tuple[str, ...]]:
         named = {"caching.scorers": self.caching.scorers, "evaluation.scorers": self.evaluation.scorers}
+        named |= {"monitoring.scorers": self.monitoring.scorers} if self.monitoring.kind == "panel" else {}
         return named | {"caching.scores": self.caching.scores, "pretraining.scorer": (self.pretraining.scorer,)}
 
     def section(self, name: str) -> Section:

@@ -109,6 +109,25 @@ class Hpsv2ProcessScorer(Scorer):
         return self
 
 
+class ProcessScorer(Scorer):
+    """A reward model of another environment, by a program that speaks the protocol of docs/rewards.md. Scores only, as above.
+
+    ``version`` is what the program must say of itself: it is part of what was prepared.
+    """
+
+    text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+
+    kind: Literal["process"]
+    program: str
+    """A command on the PATH, or a path."""
+    version: str
+    arguments: tuple[str, ...] = ()
+    source: ModelSource | None = None
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"has_weights": self.source is not None}
+
+
 class EntryPointScorer(Scorer):
     """A user's own: the entry point ``name`` in the group ``rglcd.rewards`` of an installed package."""
 
@@ -144,6 +163,7 @@ ScorerSource = Annotated[
     | AestheticScorer
     | MixtureScorer
     | Hpsv2ProcessScorer
+    | ProcessScorer
     | EntryPointScorer
     | ToyJudgeScorer
     | ToyCheckerScorer,

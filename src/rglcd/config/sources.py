@@ -1,11 +1,13 @@
 """Where model folders and published files come from, and how to know that they are the ones meant."""
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from rglcd.config.base import Section
+from rglcd.recipe import Positive
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -61,7 +63,59 @@ class WeightsSource(ModelSource):
 
 
 class FeatureSource(Section):
-    """The network whose features the Fréchet distance compares, by the ``kind`` that evaluation knows, with the folder of its weights."""
+    """A network whose features distances compare, by the ``kind`` that evaluation knows, with the folder of its weights.
+
+    ``auto`` is any vision model, ``dinov2`` DINOv2 ViT-L/14 (FD-DINOv2), ``clip`` CLIP ViT-L/14 at 336 pixels (CMMD).
+    """
 
     kind: str
     source: ModelSource | None = None
+
+
+class InceptionSource(Section):
+    """FID's Inception-v3: the one file that torch-fidelity publishes (``weights-inception-2015-12-05-6726825d.pth``), or its tensors."""
+
+    kind: Literal["inception"]
+    source: WeightsSource
+
+    @model_validator(mode="after")
+    def _complete(self) -> "InceptionSource":
+        if self.source.file is None:
+            raise ValueError("source must name its `file`: weights-inception-2015-12-05-6726825d.pth")
+        return self
+
+
+def _features_form(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "several networks"
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "one file" if kind == "inception" else "a folder"
+
+
+_OneNetwork = Annotated[
+    Annotated[FeatureSource, Tag("a folder")] | Annotated[InceptionSource, Tag("one file")], Discriminator(_features_form)
+]
+
+FeatureSources = Annotated[
+    Annotated[FeatureSource, Tag("a folder")]
+    | Annotated[InceptionSource, Tag("one file")]
+    | Annotated[tuple[_OneNetwork, ...], Tag("several networks")],
+    Discriminator(_features_form),
+]
+"""One network, or several: the first that a Fréchet distance is taken by is the one in plots and headlines."""
+
+
+PromptKind = Literal["lines", "hpsv2", "parti", "geneval", "dpg", "compbench"]
+
+
+class PromptSource(Section):
+    """A published set of prompts, or lines of one's own, within the source folder; each prompt carries the groups of its set.
+
+    ``sha256`` pins what ``rglcd data prompts`` prints. With ``per_prompt`` the number of images must be that many of each prompt;
+    left out, prompts are drawn in turn until ``num_images``.
+    """
+
+    kind: PromptKind
+    source: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    per_prompt: Positive | None = None

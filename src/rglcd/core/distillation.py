@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings, StudentFn, TeacherFn, consistency_output
+from rglcd.core.consistency import Boundary, GuidedFn, StudentFn, consistency_output
 from rglcd.core.distances import Distance
-from rglcd.core.guidance import guided_teacher
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver, TimestepPair
 
@@ -53,12 +52,11 @@ class ScoreFn(Protocol):
     def __call__(self, z0: Tensor, rows: slice, /) -> Tensor: ...
 
 
-def solved_neighbour(teacher: TeacherFn, *, omega: Tensor, cond: Condition, uncond: Condition, solver: DDIMSolver) -> NeighbourFn:
-    """Consistency distillation: one step of `solver` down the guided `teacher`'s ODE."""
+def solved_neighbour(guided: GuidedFn, *, omega: Tensor, cond: Condition, uncond: Condition, solver: DDIMSolver) -> NeighbourFn:
+    """Consistency distillation: one step of `solver` down the `guided` teacher's ODE."""
 
     def neighbour(z_t: Tensor, pair: TimestepPair, /) -> Tensor:
-        guided = guided_teacher(teacher, z_t, pair.t, omega=omega, cond=cond, uncond=uncond)
-        return solver.step(guided, pair.s)
+        return solver.step(guided(z_t, pair.t, omega=omega, cond=cond, uncond=uncond), pair.s)
 
     return neighbour
 
@@ -69,9 +67,7 @@ def noised_neighbour(z0: Tensor, eps: Tensor, schedule: NoiseSchedule) -> Neighb
     return lambda z_t, pair: schedule.diffuse(z0, eps, pair.s)
 
 
-def one_step_prediction(
-    student: StudentFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, scalings: BoundaryScalings
-) -> Tensor:
+def one_step_prediction(student: StudentFn, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, scalings: Boundary) -> Tensor:
     """f(z_t, omega, c, t) (B,C,H,W): the clean latents that `student` predicts from `z_t`."""
     return consistency_output(student(z_t, t, omega, cond), z_t, t, scalings=scalings)
 
@@ -85,7 +81,7 @@ def lcd_terms(
     cond: Condition,
     draws: Draws,
     solver: DDIMSolver,
-    scalings: BoundaryScalings,
+    scalings: Boundary,
     distance: Distance,
 ) -> LcdTerms:
     """The consistency distillation terms of a batch: LCM Algorithm 1, RG-LCD Algorithm 3 without the reward.

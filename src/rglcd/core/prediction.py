@@ -1,4 +1,4 @@
-"""Network outputs (eps, v or x0) converted to the one internal convention: (x0, eps) with z_t = alpha x0 + sigma eps.
+"""Network outputs (eps, v, x0 or a flow's velocity) converted to the one internal convention: (x0, eps) with z_t = alpha x0 + sigma eps.
 
 Shapes: output, z_t, x0, eps (B,C,H,W)    t (B,) integers in [0,T)
 """
@@ -19,6 +19,7 @@ class PredictionType(StrEnum):
     EPSILON = "epsilon"
     V = "v_prediction"
     SAMPLE = "sample"
+    FLOW = "flow_prediction"
 
 
 @dataclass(frozen=True)
@@ -42,5 +43,8 @@ def convert(output: Tensor, z_t: Tensor, t: Tensor, *, schedule: NoiseSchedule, 
         case PredictionType.V:
             # v = alpha eps - sigma x0: progressive distillation, arXiv 2202.00512, Appendix D
             return Prediction(x0=alpha * z_t - sigma * output, eps=alpha * output + sigma * z_t)
+        case PredictionType.FLOW:
+            # v = eps - x0 and alpha = 1 - sigma: flow matching, arXiv 2210.02747; SD3, arXiv 2403.03206, Sec. 2
+            return Prediction(x0=z_t - sigma * output, eps=z_t + alpha * output)
         case _:
             assert_never(kind)

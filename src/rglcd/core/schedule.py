@@ -18,10 +18,11 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A variance preserving schedule: `alphas` (T,) falls, `sigmas` (T,) rises, alphas**2 + sigmas**2 = 1."""
+    """`alphas` (T,) falls and `sigmas` (T,) rises: alphas**2 + sigmas**2 = 1, or of a flow, which has a `shift`, alphas + sigmas = 1."""
 
     alphas: Tensor
     sigmas: Tensor
+    shift: float | None = None
 
     @classmethod
     def from_alphas_cumprod(cls, abar: Tensor) -> Self:
@@ -40,10 +41,39 @@ class NoiseSchedule:
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
         return cls.from_alphas_cumprod((1 - roots.square()).cumprod(dim=0))
 
+    @classmethod
+    def rectified_flow(cls, *, shift: float = 1.0, num_timesteps: int = 1000) -> Self:
+        """A straight path from data to noise, in float64: alpha = 1 - sigma, from 0 at t = 0 to 1 at t = T - 1.
+
+        `shift` > 1 moves the timesteps to more noise. At t > 0 they are those of diffusers' FlowMatchEulerDiscreteScheduler,
+        counted from the cleanest; its own table ends at 1/T, one step before the data. Raises ValueError unless shift > 0.
+        """
+        if not shift > 0:
+            raise ValueError(f"a flow's shift is positive, not {shift}")
+        even = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
+        # SD3, arXiv 2403.03206, Eq. 23
+        sigmas = shift * even / (1 + (shift - 1) * even)
+        sigmas[0] = 0
+        return cls(alphas=1 - sigmas, sigmas=sigmas, shift=shift)
+
+    @classmethod
+    def trigflow(cls, *, num_timesteps: int = 1000) -> Self:
+        """alpha = cos and sigma = sin of an angle from 0 to pi / 2, in float64: sCM's TrigFlow (arXiv 2410.11081, Sec. 3.1).
+
+        For data of standard deviation 1 its network, which gives dx/dt, is a v-prediction of this schedule.
+        """
+        angles = torch.linspace(0, torch.pi / 2, num_timesteps, dtype=torch.float64)
+        return cls(alphas=angles.cos(), sigmas=angles.sin())
+
     @property
     def num_timesteps(self) -> int:
         """T."""
         return len(self.alphas)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the path from data to noise is straight."""
+        return self.shift is not None
 
     @property
     def has_zero_terminal_snr(self) -> bool:
@@ -52,7 +82,7 @@ class NoiseSchedule:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same schedule on `device`; move it to the training device once, or every `at` copies the tables there."""
-        return type(self)(alphas=self.alphas.to(device, dtype), sigmas=self.sigmas.to(device, dtype))
+        return type(self)(self.alphas.to(device, dtype), self.sigmas.to(device, dtype), self.shift)
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t (B,1,1,1) at `t` (B,), in the dtype and on the device of `like` (B,C,H,W)."""
@@ -68,3 +98,7 @@ class NoiseSchedule:
     def ve_sigma(self) -> Tensor:
         """Noise in units of the signal (T,), infinite where there is none: the variance exploding sigma of iCT's noise levels."""
         return self.sigmas / self.alphas
+
+    def gap_sigma(self) -> Tensor:
+        """Noise levels (T,) between which the gap of a step is finite: :meth:`ve_sigma`, or of a flow, which ends in noise alone, sigma."""
+        return self.sigmas if self.is_flow else self.ve_sigma()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rglcd.evaluation.distances import Distances, refuse_other_basis
+from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
 from rglcd.evaluation.wording import PLAIN_ARM, in_report_order
@@ -26,7 +28,8 @@ class Summary:
 
     sampler: Sampler
     scores: dict[str, ScoreSummary]
-    frechet: float | None
+    distances: Distances
+    basis: Mapping[str, str]
     frechet_to_teacher: float | None
     diversity: float | None
     high_frequency: float
@@ -41,7 +44,8 @@ class Comparison:
     """All samplers side by side. ``trained_on`` is the scorer that guided the arms (None: no reward did).
 
     ``akin`` are the scorers that have weights or parts in common with it. ``num_features`` is the width of the features that the
-    Fréchet distance compares and ``num_reference`` the number of real images (0: not known).
+    Fréchet distance compares and ``num_reference`` the number of real images (0: not known). ``groupings`` are the scores by groups
+    of prompts, where these have groups.
     """
 
     summaries: tuple[Summary, ...]
@@ -50,11 +54,21 @@ class Comparison:
     akin: frozenset[str] = frozenset()
     num_features: int = 0
     num_reference: int = 0
+    groupings: tuple[Grouping, ...] = ()
+
+    @property
+    def frechet_name(self) -> str | None:
+        """What the Fréchet distance of plots and headlines is called: ``frechet``, ``fid`` or ``fd_dinov2``; None if there is none."""
+        return next(iter(self.teacher.distances.frechet), None)
+
+    def frechet_of(self, summary: Summary) -> float | None:
+        """That distance of ``summary``; None for the real images."""
+        return None if self.frechet_name is None else summary.distances.frechet.get(self.frechet_name)
 
     @property
     def teacher(self) -> Summary:
-        (found,) = (summary for summary in self.summaries if summary.sampler.who == TEACHER)
-        return found
+        """The first: in the number of steps that students are compared with."""
+        return next(summary for summary in self.summaries if summary.sampler.who == TEACHER)
 
     @property
     def arms(self) -> list[str]:
@@ -102,20 +116,27 @@ def compare(
     trained_on: str | None,
     akin: frozenset[str] = frozenset(),
     num_features: int = 0,
+    labels: Sequence[Mapping[str, str]] = (),
 ) -> Comparison:
-    """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps."""
+    """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps.
+
+    ``labels`` are each drawn image's groups, by grouping. Raises :class:`InputError` for distances that were measured differently.
+    """
+    for measurement in measurements:
+        refuse_other_basis(measurements[0].basis, measurement.basis)
     by_sampler = {measurement.sampler: measurement for measurement in measurements}
-    (teacher,) = (measurement for measurement in measurements if measurement.sampler.who == TEACHER)
+    teacher = next(measurement for measurement in measurements if measurement.sampler.who == TEACHER)
     summaries = []
     for measurement in measurements:
         sampler = measurement.sampler
-        opponents = {} if sampler.who in (TEACHER, REAL) else {TEACHER: teacher}
+        opponents = {} if measurement is teacher or sampler.who == REAL else {TEACHER: teacher}
         plain = by_sampler.get(Sampler(PLAIN_ARM, sampler.num_steps))
-        if opponents and plain is not None and sampler.who != PLAIN_ARM:
+        if opponents and plain is not None and sampler.who not in (PLAIN_ARM, TEACHER):
             opponents[PLAIN_ARM] = plain
         summaries.append(_summary(measurement, opponents, seed=seed))
     num_reference = sum(len(measurement.saturation) for measurement in measurements if measurement.sampler.who == REAL)
-    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference)
+    groupings = grouped(measurements, labels, seed=seed)
+    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference, groupings)
 
 
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:
@@ -127,7 +148,8 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
     return Summary(
         sampler=measurement.sampler,
         scores=scores,
-        frechet=measurement.frechet,
+        distances=measurement.distances,
+        basis=measurement.basis,
         frechet_to_teacher=measurement.frechet_to_teacher,
         diversity=measurement.diversity,
         high_frequency=_mean(measurement.high_frequency),

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings, StudentFn, TeacherFn, consistency_output
-from rglcd.core.guidance import guided_teacher
+from rglcd.core.consistency import Boundary, GuidedFn, StudentFn, consistency_output
 from rglcd.core.sampling import lcm_timesteps, multistep_sample
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
+from rglcd.models.student import Student
+from rglcd.models.teacher import Teacher
 
 
 def seeded_noises(indices: Sequence[int], shape: tuple[int, int, int], *, seed: int, count: int) -> list[Tensor]:
@@ -37,22 +38,27 @@ def _image_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big", signed=True)
 
 
+def omega_of(network: Teacher | Student, guidance_scale: float) -> float:
+    """Of diffusers' ``guidance_scale``: a network that guides itself is given that, others a share of the difference it makes."""
+    return guidance_scale if network.family.guides_itself(network.unet.config) else guidance_scale - 1
+
+
 @torch.no_grad()
 def teacher_latents(
-    teacher: TeacherFn, cond: Condition, uncond: Condition, noise: Tensor, *, schedule: NoiseSchedule, num_steps: int, omega: float
+    guided: GuidedFn, cond: Condition, uncond: Condition, noise: Tensor, *, schedule: NoiseSchedule, num_steps: int, omega: float
 ) -> Tensor:
-    """z0 (B, C, h, w) after ``num_steps`` deterministic DDIM steps (eta 0) of the guided teacher, from ``noise``.
+    """z0 (B, C, h, w) after ``num_steps`` deterministic DDIM steps (eta 0) of the ``guided`` teacher, from ``noise``.
 
     The grid is the one the student is distilled on: t = 999, 979, ..., 19 and then 0 for 50 steps of 1000. Diffusers'
-    ``DDIMScheduler`` walks it with ``timestep_spacing="trailing"``, ``set_alpha_to_one=False``. ``omega`` is LCM's:
-    diffusers' ``guidance_scale`` less one.
+    ``DDIMScheduler`` walks it with ``timestep_spacing="trailing"``, ``set_alpha_to_one=False``. ``omega`` is LCM's,
+    diffusers' ``guidance_scale`` less one, or of a network that is given it that scale itself. Of a flow the steps are Euler's.
     """
     solver = DDIMSolver(schedule, num_steps=num_steps)
     scale = torch.full((len(noise),), omega, dtype=noise.dtype, device=noise.device)
     z_t = noise
     for index in reversed(range(num_steps)):
         pair = solver.pair(torch.full((len(noise),), index, device=noise.device))
-        z_t = solver.step(guided_teacher(teacher, z_t, pair.t, omega=scale, cond=cond, uncond=uncond), pair.s)
+        z_t = solver.step(guided(z_t, pair.t, omega=scale, cond=cond, uncond=uncond), pair.s)
     return z_t
 
 
@@ -63,7 +69,7 @@ def student_latents(
     noises: Sequence[Tensor],
     *,
     schedule: NoiseSchedule,
-    scalings: BoundaryScalings,
+    scalings: Boundary,
     omega: float,
     original_steps: int = 50,
 ) -> Tensor:

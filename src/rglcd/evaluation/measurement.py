@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rglcd.evaluation.contact_sheet import contact_sheet
-from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
+from rglcd.evaluation.distance_names import main_kind
+from rglcd.evaluation.distances import NO_DISTANCES, Basis, Distances, FeatureRecord, Records, save_records
+from rglcd.evaluation.frechet import frechet_distance
 from rglcd.evaluation.observation import Observed
 from rglcd.evaluation.statistics import diversity
 from rglcd.rewards.protocol import Reward
@@ -29,7 +29,7 @@ from rglcd.store.staging import STAGING, publish_folder
 TEACHER = "teacher"
 REAL = "real"
 
-MEASURED_AS = 3
+MEASURED_AS = 4
 """Raise it when what draws or measures changes: older measurements are then not reused. A new page needs no new pictures."""
 
 
@@ -51,8 +51,9 @@ class Measurement:
     """What is known of one sampler.
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
-    ``frechet`` is the Fréchet distance to the real images (None for these), ``frechet_to_teacher`` that to the teacher's (None for
-    these too), ``diversity`` how far apart the images of one prompt are. Seconds are stored in a file of their own, which no
+    ``distances`` are those to the real images (none for these), measured with ``basis``; ``frechet_to_teacher`` is the Fréchet distance
+    to the teacher's images by the first network (None for these and the real ones), ``diversity`` how far apart the images of one
+    prompt are. Seconds are stored in a file of their own, which no
     digest covers: an image's to be drawn (None for the real ones) and to be rated, in one process, and those of all processes
     together.
     """
@@ -62,17 +63,18 @@ class Measurement:
     full_marks: dict[str, float]
     high_frequency: list[float]
     saturation: list[float]
-    frechet: float | None
+    distances: Distances
+    basis: dict[str, str]
     frechet_to_teacher: float | None
     diversity: float | None
     seconds_per_image: float | None
     rate_seconds_per_image: float
     total_seconds: float
 
-    def in_order_of(self, scorers: Sequence[str]) -> "Measurement":
-        """With its scores in the order of ``scorers``, which tables follow, and which JSON does not keep."""
+    def in_order_of(self, scorers: Sequence[str], kinds: Sequence[str]) -> "Measurement":
+        """With its scores in the order of ``scorers``, its distances in that of ``kinds``: tables follow it, and JSON does not keep it."""
         scores, full_marks = {name: self.scores[name] for name in scorers}, {name: self.full_marks[name] for name in scorers}
-        return replace(self, scores=scores, full_marks=full_marks)
+        return replace(self, scores=scores, full_marks=full_marks, distances=self.distances.in_order_of(kinds))
 
 
 def measured(
@@ -81,23 +83,32 @@ def measured(
     scorers: Mapping[str, Reward],
     captions: Sequence[str],
     *,
-    real: FeatureMoments | None,
-    teacher: FeatureMoments | None,
-) -> Measurement:
-    """The record of what was observed for ``captions``. The real images' and the teacher's feature sums are None for themselves."""
-    return Measurement(
+    real: Records | None,
+    teacher: Records | None,
+    kinds: Sequence[str],
+    basis: Basis,
+) -> tuple[Measurement, Records]:
+    """The record of what was observed for ``captions``, and that of its features, by ``kinds`` of networks, the main one first.
+
+    ``real`` are the real images' features and ``teacher`` the teacher's, None for themselves.
+    """
+    ours = {kind: FeatureRecord.of(observed.features[kind], captions) for kind in kinds}
+    main = main_kind(kinds)
+    found = Measurement(
         sampler=sampler,
         scores={name: observed.scores[name].tolist() for name in scorers},
         full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
         saturation=observed.saturation.tolist(),
-        frechet=None if real is None else frechet_distance(real, observed.moments),
-        frechet_to_teacher=None if teacher is None else frechet_distance(teacher, observed.moments),
-        diversity=diversity(observed.features, captions),
+        distances=NO_DISTANCES if real is None else Distances.between(ours, real),
+        basis=dict(basis),
+        frechet_to_teacher=None if teacher is None else frechet_distance(teacher[main].moments, ours[main].moments),
+        diversity=diversity(observed.features[main], captions),
         seconds_per_image=None if real is None else observed.draw_seconds_per_image,
         rate_seconds_per_image=observed.rate_seconds_per_image,
         total_seconds=observed.total_seconds,
     )
+    return found, ours
 
 
 # --- on disk -------------------------------------------------------------------------------------
@@ -107,12 +118,10 @@ _SECONDS = ("seconds_per_image", "rate_seconds_per_image", "total_seconds")
 _LONGEST_CAPTION = 10_000
 
 
-def save(
-    folder: Path, measurement: Measurement, captions: Sequence[str], *, key: str, sheet: Tensor, moments: FeatureMoments | None
-) -> None:
+def save(folder: Path, measurement: Measurement, captions: Sequence[str], *, key: str, sheet: Tensor, records: Records | None) -> None:
     """Publish a measurement of images of ``captions`` as ``folder``: whole or absent.
 
-    ``moments`` are kept for the real images and the teacher, which the arms are compared with.
+    ``records`` of features are kept for the real images and the teacher, which the arms are compared with.
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}{STAGING}")
     staging.mkdir(parents=True)
@@ -122,9 +131,8 @@ def save(
     write_json(staging / _RECORD, record | {"key": key})
     _write_table(staging / _TABLE, measurement, captions)
     contact_sheet(sheet).save(staging / "images.png")
-    if moments is not None:
-        tensors = {"count": torch.tensor(moments.count), "total": moments.total, "outer": moments.outer.contiguous()}
-        save_file(tensors, staging / "moments.safetensors")
+    if records is not None:
+        save_records(staging, records)
     shutil.rmtree(folder, ignore_errors=True)
     publish_folder(staging, folder)
 
@@ -137,8 +145,8 @@ def load(folder: Path, *, key: str) -> Measurement | None:
     if record.pop("key", None) != key:
         return None
     speed = json.loads((folder / _SPEED).read_text(encoding="utf-8"))
-    sampler = Sampler(**record.pop("sampler"))
-    return Measurement(sampler=sampler, **_read_table(folder / _TABLE), **record, **speed)
+    sampler, distances = Sampler(**record.pop("sampler")), Distances.from_json(record.pop("distances"))
+    return Measurement(sampler=sampler, distances=distances, **_read_table(folder / _TABLE), **record, **speed)
 
 
 def _write_table(path: Path, measurement: Measurement, captions: Sequence[str]) -> None:
@@ -165,12 +173,6 @@ def _read_table(path: Path) -> dict[str, Any]:
 def _inert(caption: str) -> str:
     """``caption`` so that no program for tables takes it for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
     return f"'{caption}" if caption[:1] in ("=", "+", "-", "@", "\t", "\r") else caption
-
-
-def load_moments(folder: Path) -> FeatureMoments:
-    """The feature sums that were kept in ``folder``."""
-    tensors = load_file(folder / "moments.safetensors")
-    return FeatureMoments(int(tensors["count"]), tensors["total"], tensors["outer"])
 
 
 def reuse(folder: Path, previous: Path, *, key: str) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rglcd import progress
 from rglcd.errors import InputError
-from rglcd.evaluation.frechet import FeatureMoments
 from rglcd.evaluation.generation import as_png, from_png
 from rglcd.evaluation.statistics import high_frequency_energy, saturation
 from rglcd.models.chunks import Chunks
@@ -31,24 +30,33 @@ DrawFn = Callable[[Sequence[int]], Tensor]
 
 Made = TypeVar("Made")
 
-_SCORES = "scores/"
-"""Of the names of a batch's tensors: what follows is the scorer's."""
+_SCORES, _FEATURES = "scores/", "features/"
+"""Of the names of a batch's tensors: what follows is the scorer's, or the kind of feature network."""
 
 
 @dataclass(frozen=True)
 class ScoringPanel:
-    """All networks that rate an image: scorers with the text features of each caption, encoded once, and the feature network."""
+    """All networks that rate an image: scorers with the text features of each caption, encoded once, and feature networks by kind.
+
+    The first of these is the one whose features say how far apart images of one prompt are.
+    """
 
     scorers: Mapping[str, Reward]
     text: Mapping[str, Tensor]
     rows: Mapping[str, int]
-    features: FeatureFn
+    features: Mapping[str, FeatureFn]
     device: torch.device
     at_once: Chunks
 
     @classmethod
     def of(
-        cls, scorers: Mapping[str, Reward], captions: Iterable[str], *, features: FeatureFn, device: torch.device, at_once: Chunks
+        cls,
+        scorers: Mapping[str, Reward],
+        captions: Iterable[str],
+        *,
+        features: Mapping[str, FeatureFn],
+        device: torch.device,
+        at_once: Chunks,
     ) -> "ScoringPanel":
         """The panel for images of ``captions``, in which each may occur many times."""
         unique = list(dict.fromkeys(captions))
@@ -57,8 +65,8 @@ class ScoringPanel:
 
     @torch.no_grad()
     def ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Of uint8 images (B, 3, H, W) of ``captions``: each scorer's (B,), ``high_frequency`` and ``saturation`` (B,), ``features``
-        (B, D); float32 on the CPU."""
+        """Of uint8 images (B, 3, H, W) of ``captions``: each scorer's (B,), ``high_frequency`` and ``saturation`` (B,), each feature
+        network's (B, D); float32 on the CPU."""
 
         def rate(rows: range) -> dict[str, Tensor]:
             return self._ratings(png[rows.start : rows.stop], captions[rows.start : rows.stop])
@@ -66,16 +74,25 @@ class ScoringPanel:
         parts = list(self.at_once.calls(rate, range(len(png))))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def scores(self, ratings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of :meth:`ratings`, those of the scorers, by their names."""
+        return {name: ratings[_SCORES + name] for name in self.scorers}
+
+    def compared_features(self, ratings: Mapping[str, Tensor]) -> Tensor:
+        """Of :meth:`ratings`, the features (B, D) that say how far apart images of one prompt are."""
+        return ratings[_FEATURES + next(iter(self.features))]
+
     def _ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         pixels, rows = from_png(png), [self.rows[caption] for caption in captions]
         scores = {_SCORES + name: scorer.score(pixels, self.text[name][rows]) for name, scorer in self.scorers.items()}
-        others = {"high_frequency": high_frequency_energy(pixels), "saturation": saturation(pixels), "features": self.features(pixels)}
-        return {name: values.float().cpu() for name, values in (scores | others).items()}
+        others = {"high_frequency": high_frequency_energy(pixels), "saturation": saturation(pixels)}
+        features = {_FEATURES + kind: network(pixels) for kind, network in self.features.items()}
+        return {name: values.float().cpu() for name, values in (scores | others | features).items()}
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What is kept of a sampler's images: per-image values (N,), features (N, D), the first images for the contact sheet.
+    """What is kept of a sampler's images: per-image values (N,), features (N, D) by kind, the first images for the contact sheet.
 
     Seconds are those of one process; ``total_seconds`` all processes' together, of drawing and rating.
     """
@@ -83,15 +100,11 @@ class Observed:
     scores: dict[str, Tensor]
     high_frequency: Tensor
     saturation: Tensor
-    features: Tensor
+    features: dict[str, Tensor]
     sheet: Tensor
     draw_seconds_per_image: float
     rate_seconds_per_image: float
     total_seconds: float
-
-    @property
-    def moments(self) -> FeatureMoments:
-        return FeatureMoments.of(self.features)
 
 
 @dataclass(frozen=True)
@@ -151,7 +164,7 @@ class Batches:
             scores={name.removeprefix(_SCORES): values for name, values in joined.items() if name.startswith(_SCORES)},
             high_frequency=joined["high_frequency"],
             saturation=joined["saturation"],
-            features=joined["features"],
+            features={name.removeprefix(_FEATURES): values for name, values in joined.items() if name.startswith(_FEATURES)},
             sheet=joined["sheet"],
             # Medians: the first batch warms up.
             draw_seconds_per_image=statistics.median(per_image[0]),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.measurement import TEACHER
 from rglcd.evaluation.plots import Level, Panel, Point, Series, thinned
 from rglcd.evaluation.statistics import Estimate
@@ -29,10 +30,11 @@ def quality_panels(comparison: Comparison) -> list[Panel]:
     """A panel for each scorer, held-out ones first, and one for the Fréchet distance."""
     training_reward = [name for name in comparison.scorers if name not in comparison.judges]
     panels = [_scorer_panel(comparison, scorer) for scorer in [*comparison.judges, *training_reward]]
-    frechet = comparison.teacher.frechet
+    frechet = comparison.frechet_of(comparison.teacher)
     if frechet is not None:
+        title = "Fréchet distance" if comparison.frechet_name == "frechet" else LABELS[str(comparison.frechet_name)]
         note = "to real images; lower is better" if not comparison.frechet_has_too_few_images else "not meaningful: too few images"
-        panels.append(_steps_panel(comparison, "Fréchet distance", note, _exact(frechet), lambda summary: _exact(summary.frechet)))
+        panels.append(_steps_panel(comparison, title, note, _exact(frechet), lambda summary: _exact(comparison.frechet_of(summary))))
     return panels
 
 

@@ -174,7 +174,7 @@ def _placed_level(level: Level, scale: _Scale) -> PlacedLevel:
 def _placed_line(series: Series, panel: Panel, scale: _Scale) -> PlacedLine:
     dots = tuple(_dot(point, panel, scale) for point in series.points)
     # A curve of a training has hundreds of points and no intervals: its line is enough.
-    is_marked = panel.logarithmic or any(point.low != point.high for point in series.points)
+    is_marked = panel.logarithmic or len(series.points) == 1 or any(point.low != point.high for point in series.points)
     return PlacedLine(series.style, tuple((dot.x, dot.y) for dot in dots), dots if is_marked else ())
 
 

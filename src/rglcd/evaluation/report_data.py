@@ -6,11 +6,16 @@ Numbers stay numbers, so that a template decides how they are written; sentences
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.distance_names import LABELS
+from rglcd.evaluation.groups import Grouping, GroupScore
+from rglcd.evaluation.look_report import LookReport, look_report
+from rglcd.evaluation.looks import Record
 from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
@@ -25,7 +30,8 @@ class Provenance:
     """Where the numbers come from: enough to make them again.
 
     ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
-    ``distance`` says what the Fréchet distance compares with, and by which features;
+    ``distance`` says what the Fréchet distance compares with, and by which features; ``protocol`` what a reader must know of a
+    published set of prompts (empty: nothing);
     ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
     """
 
@@ -36,6 +42,7 @@ class Provenance:
     distance: str
     prompts: str
     num_prompts: int
+    protocol: str
     precision: str
     device: str
     has_gpu: bool
@@ -53,10 +60,14 @@ class Against:
 
 @dataclass(frozen=True)
 class Headlines:
-    """The figures under the verdict, of ``student``: win rates over the teacher by judge, Fréchet distances, seconds an image."""
+    """The figures under the verdict, of ``student``: win rates over the teacher by judge, Fréchet distances, seconds an image.
+
+    ``frechet_label`` is what the distance is called: FID by Inception's features alone.
+    """
 
     student: str
     wins: Mapping[str, Estimate]
+    frechet_label: str
     frechet: Against | None
     frechet_has_too_few_images: bool
     seconds: Against | None
@@ -77,6 +88,14 @@ class ScorerColumn:
 
 
 @dataclass(frozen=True)
+class DistanceColumn:
+    """A distance to the real images: its name in ``metrics.json``, and as the page writes it."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
 class TableRow:
     """One sampler in the table; ``is_first`` of its model, ``is_focus`` if the verdict is about it."""
 
@@ -91,10 +110,32 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Every number: a row for each sampler, columns for each scorer."""
+    """Every number: a row for each sampler, columns for each scorer and each distance to the real images."""
 
     scorers: tuple[ScorerColumn, ...]
     rows: tuple[TableRow, ...]
+    frechet: tuple[DistanceColumn, ...]
+    kernel: tuple[DistanceColumn, ...]
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One sampler's scores by group."""
+
+    label: str
+    num_steps: int
+    cells: tuple[GroupScore, ...]
+    mean_of_groups: float
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """One scorer's means by the groups of one grouping; ``columns`` are the groups with their numbers of images."""
+
+    grouping: str
+    scorer: str
+    columns: tuple[tuple[str, int], ...]
+    rows: tuple[GroupRow, ...]
 
 
 @dataclass(frozen=True)
@@ -145,7 +186,9 @@ class Report:
     grid: PictureGrid
     quality: tuple[Layout, ...]
     table: ScoreTable
+    groups: tuple[GroupTable, ...]
     training: tuple[Layout, ...]
+    looks: LookReport | None
     throughput: Throughput
     provenance: Provenance
     stages: tuple[StageRow, ...]
@@ -159,8 +202,9 @@ def report_data(
     provenance: Provenance,
     curves: Mapping[str, Records],
     pretraining: Records = (),
+    looks: Mapping[str, Record] = MappingProxyType({}),
 ) -> Report:
-    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model."""
+    """The report. ``curves`` are each arm's training records, ``pretraining`` those of the latent reward model, ``looks`` what was seen."""
     return Report(
         verdict=verdict(comparison),
         findings=tuple(findings(comparison)),
@@ -171,7 +215,9 @@ def report_data(
         grid=picture_grid(pictures),
         quality=tuple(map(layout, quality_panels(comparison))),
         table=_table(comparison),
+        groups=tuple(_group_table(comparison, grouping, name) for grouping in comparison.groupings for name in comparison.scorers),
         training=tuple(map(layout, training_panels(curves, pretraining))),
+        looks=look_report(looks),
         throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
         provenance=provenance,
         stages=_stage_rows(provenance),
@@ -185,14 +231,15 @@ def _headlines(comparison: Comparison) -> Headlines:
     return Headlines(
         student=f"{label_of(focus.sampler.who)}, {in_words(num_steps)} {'step' if num_steps == 1 else 'steps'}",
         wins={judge: focus.scores[judge].win_rates[TEACHER] for judge in comparison.judges},
-        frechet=None if focus.frechet is None or teacher.frechet is None else Against(focus.frechet, teacher.frechet),
+        frechet_label=LABELS[comparison.frechet_name or "frechet"],
+        frechet=_against(comparison.frechet_of(focus), comparison.frechet_of(teacher)),
         frechet_has_too_few_images=comparison.frechet_has_too_few_images,
-        seconds=_against(focus.seconds_per_image, teacher.seconds_per_image),
+        seconds=_against(focus.seconds_per_image or None, teacher.seconds_per_image or None),
     )
 
 
 def _against(student: float | None, teacher: float | None) -> Against | None:
-    return Against(student, teacher) if student and teacher else None
+    return None if student is None or teacher is None else Against(student, teacher)
 
 
 def _table(comparison: Comparison) -> ScoreTable:
@@ -206,7 +253,10 @@ def _table(comparison: Comparison) -> ScoreTable:
         )
         for name in comparison.scorers
     )
-    return ScoreTable(columns, tuple(_row(comparison, summary) for summary in comparison.summaries))
+    rows = tuple(_row(comparison, summary) for summary in comparison.summaries)
+    found = comparison.teacher.distances
+    frechet, kernel = (tuple(DistanceColumn(name, LABELS[name]) for name in names) for names in (found.frechet, found.kernel))
+    return ScoreTable(columns, rows, frechet, kernel)
 
 
 def _row(comparison: Comparison, summary: Summary) -> TableRow:
@@ -220,6 +270,20 @@ def _row(comparison: Comparison, summary: Summary) -> TableRow:
         wins={name: score.win_rates[TEACHER] for name, score in summary.scores.items() if TEACHER in score.win_rates},
         summary=summary,
     )
+
+
+def _group_table(comparison: Comparison, grouping: Grouping, scorer: str) -> GroupTable:
+    rows = tuple(
+        GroupRow(
+            label=label_of(summary.sampler.who),
+            num_steps=summary.sampler.num_steps,
+            cells=tuple(grouping.scores[summary.sampler][scorer].values()),
+            mean_of_groups=grouping.mean_of_groups(summary.sampler, scorer),
+        )
+        for summary in comparison.summaries
+        if summary.sampler in grouping.scores
+    )
+    return GroupTable(grouping.name, scorer, tuple(grouping.num_images.items()), rows)
 
 
 def _throughput(comparison: Comparison, *, has_gpu: bool) -> Throughput:

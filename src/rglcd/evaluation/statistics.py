@@ -11,7 +11,7 @@ from torch import Tensor
 CONFIDENCE = 0.95
 """The confidence level of every interval here."""
 
-_Z = 1.959964
+Z = 1.959964
 """Normal quantile of :data:`CONFIDENCE`, two-sided."""
 
 _RESAMPLES_AT_ONCE = 1 << 22
@@ -49,8 +49,8 @@ def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:
     """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; Wilson's interval (1927)."""
     n = len(ours)
     rate = ((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n
-    centre = (rate + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    spread = _Z / (1 + _Z**2 / n) * math.sqrt(rate * (1 - rate) / n + _Z**2 / (4 * n**2))
+    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    spread = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
     return Estimate(rate, max(centre - spread, 0.0), min(centre + spread, 1.0))
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from rglcd.config import Config, dump
 from rglcd.errors import InputError
+from rglcd.evaluation.distance_names import FRECHET, main_kind
 from rglcd.stages.computation import digest_of_parts, source_digest, stage_key
 from rglcd.stages.outside import outside_digests
 from rglcd.stages.table import SOURCE, Parts, Stage, inputs_of, is_read, maker_of, parts_read, stages_of
@@ -81,6 +82,7 @@ def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
     stages = {stage.name: _stage(stage, config, source) for stage in stages_of(config)}
     report = f"{STORE}/report"
     who = ["teacher", *config.distillation.arms]
+    kinds = [network.kind for network in config.preparation.feature_networks]
     plots = [
         {
             f"{score} by number of steps": {
@@ -89,7 +91,7 @@ def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
                 "template": "linear",
             }
         }
-        for score in (*config.evaluation.scorers, "frechet")
+        for score in (*config.evaluation.scorers, FRECHET.get(main_kind(kinds), "frechet"))
     ]
     shown = {"metrics": [f"{report}/metrics"], "plots": plots}
     return _HEAD + yaml.safe_dump(_literal({"stages": stages, **shown}), sort_keys=False, width=110)
@@ -151,7 +153,7 @@ def _stage(stage: Stage, config: Config, source: Path | str) -> dict[str, Any]:
     deps = [dep for name in inputs_of(stage, config) for dep in _deps(name, parts[name], source)]
     if deps:
         entry["deps"] = deps
-    entry["params"] = list(stage.sections)
+    entry["params"] = list(stage.keyed)
     entry["outs"] = [{str(_folder(name)): {"persist": True}} for name in stage.outputs]
     return entry
 

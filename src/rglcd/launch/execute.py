@@ -30,6 +30,7 @@ from rglcd.launch.cluster_job import launch
 from rglcd.launch.failure import JobError
 from rglcd.launch.rank import end_with_launcher, first_rank_works, is_first_rank, telling_the_others
 from rglcd.launch.settings import ClusterSettings, Runtime, exporting_store, load_settings
+from rglcd.launch.trackers import tracking
 from rglcd.signals import handling_stops
 from rglcd.stages.computation import Artifacts
 from rglcd.stages.run import Outcome, assist_stage, run_part, run_stage, standing_outcome
@@ -60,7 +61,7 @@ def execute(
             return None
         if settings.runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
             return _execute_as_job(stage, sections, artifacts, run_job=_job_runner(settings, stage))
-        with _reporting_to_file(), _collective_timeout(settings), _ending_when_asked():
+        with _reporting_to_file(), tracking(settings, stage, sections, artifacts), _collective_timeout(settings), _ending_when_asked():
             return _run_in_this_process(stage, sections, artifacts)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -53,6 +54,16 @@ def _url(value: str) -> str:
     return value
 
 
+def http_address(value: str) -> str:
+    """``value`` without a slash at its end; ``ValueError`` unless it is the plain address of a server."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("it is an address such as https://mlflow.example.org")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address holds no credentials: they are variables of their own")
+    return value.rstrip("/")
+
+
 def _amounts(value: object) -> object:
     """``name=amount,name=amount`` of a variable, or a mapping of the file."""
     if isinstance(value, str) and value.startswith("{"):
@@ -86,3 +97,4 @@ Label = Annotated[Word, AfterValidator(_label)]
 SecretKeys = Annotated[tuple[Annotated[str, AfterValidator(_secret_key)], ...], NoDecode, BeforeValidator(_names)]
 Volume = Annotated[Word, AfterValidator(_volume)]
 Url = Annotated[Word, AfterValidator(_url)]
+HttpAddress = Annotated[Word, AfterValidator(http_address)]

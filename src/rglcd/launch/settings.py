@@ -22,11 +22,14 @@ from rglcd.errors import InputError
 from rglcd.launch.child_processes import environment
 from rglcd.launch.placement import Accelerators, CpuStages, EarlierAttempts, Owner, Placement
 from rglcd.launch.resources import Pool, resources_of
-from rglcd.launch.setting_values import Count, Label, Names, Pairs, SecretKeys, Taints, Url, Volume, WholeNumber, Word
+from rglcd.launch.setting_values import Count, HttpAddress, Label, Names, Pairs, SecretKeys, Taints, Url, Volume, WholeNumber, Word
 from rglcd.stages.table import Profile, Stage
 
 FILE = Path("cluster.yaml")
 PREFIX = "RGLCD_"
+
+TRACKERS = ("tensorboard", "mlflow", "mlflow_experiment")
+"""Settings of who else hears how a training goes."""
 
 _RENAMED = {"RGLCD_PATIENCE": "RGLCD_COLLECTIVE_TIMEOUT"}
 
@@ -84,6 +87,9 @@ class ClusterSettings(BaseSettings):
     hand_on: Names = ()
     variables: Pairs = {}
     secrets: SecretKeys = ()
+    tensorboard: Word | None = None
+    mlflow: HttpAddress | None = None
+    mlflow_experiment: Word = "rg-lcd"
     git_commit: Word | None = None
     dvc_lock: Word | None = None
     accelerators: Accelerators = Accelerators.REAL
@@ -204,7 +210,7 @@ def placement_of(settings: ClusterSettings, *, stage: Stage, request: Any) -> Pl
         earlier_attempts=settings.earlier_attempts,
         owner=Owner(settings.launcher_name, settings.launcher_uid) if settings.launcher_name and settings.launcher_uid else None,
         provenance={name: value for name, value in provenance.items() if value},
-        environment={**settings.variables, **{name: said[name] for name in settings.hand_on}},
+        environment={**settings.variables, **settings.as_variables(*TRACKERS), **{name: said[name] for name in settings.hand_on}},
     )
 
 

@@ -7,15 +7,20 @@ Shapes: B batch, (H, W) pixels, (C, h, w) latents with h = H / factor.
     latents  (B, C, h, w) scaled by ``vae.config.scaling_factor``: the networks' inputs
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from rglcd.errors import InputError
-from rglcd.models.loading import load_weights
+from rglcd.models.loading import load_weights, read_json
+
+_NO_SPREAD: Final = -30.0
+"""The smallest log-variance of diffusers' ``AutoencoderKL``: of a posterior that is a point."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,17 @@ class Moments:
 
 
 class Codec:
-    """A frozen ``AutoencoderKL`` behind four conversions."""
+    """A frozen ``AutoencoderKL``, or SANA's deterministic ``AutoencoderDC``, behind four conversions."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self._scale = float(vae.config.scaling_factor)
-        self._shift = float(vae.config.shift_factor or 0.0)
+        self._shift = float(vae.config.get("shift_factor") or 0.0)
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Codec":
         """The VAE of the diffusers pipeline in ``folder``."""
-        vae = load_weights(AutoencoderKL, folder / "vae", dtype=dtype).to(device)
+        vae = load_weights(vae_class(folder), folder / "vae", dtype=dtype).to(device)
         for key in ("latents_mean", "latents_std"):
             if vae.config.get(key) is not None:
                 raise InputError(
@@ -48,7 +53,7 @@ class Codec:
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of a square image of ``resolution`` pixels; :class:`InputError` when the VAE cannot halve it evenly."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor = _factor(self.vae.config)
         if resolution % factor:
             raise InputError(f"model.resolution {resolution} is not a multiple of {factor}, the factor of this teacher's VAE; choose one")
         return int(self.vae.config.latent_channels), resolution // factor, resolution // factor
@@ -68,7 +73,10 @@ class Codec:
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Moments:
         """The posterior of ``pixels``."""
-        posterior = self.vae.encode(2 * pixels - 1).latent_dist
+        encoded = self.vae.encode(2 * pixels - 1)
+        if isinstance(self.vae, AutoencoderDC):
+            return Moments(encoded.latent, torch.full_like(encoded.latent, _NO_SPREAD))
+        posterior = encoded.latent_dist
         return Moments(posterior.mean, posterior.logvar)
 
     def latents(self, moments: Moments, noise: Tensor) -> Tensor:
@@ -82,3 +90,19 @@ class Codec:
         raw = self.vae.decode((latents / self._scale + self._shift).to(dtype)).sample
         pixels: Tensor = (raw / 2 + 0.5).clamp(0, 1)
         return pixels
+
+
+def vae_class(folder: Path) -> Any:
+    """The class of the VAE of the pipeline in ``folder``, one of the two that are read."""
+    named = read_json(folder / "vae" / "config.json").get("_class_name") if (folder / "vae").is_dir() else None
+    return AutoencoderDC if named == AutoencoderDC.__name__ else AutoencoderKL
+
+
+def latent_factor(folder: Path) -> int:
+    """How many pixels a latent is wide, of the VAE of the pipeline in ``folder``."""
+    return _factor(read_json(folder / "vae" / "config.json"))
+
+
+def _factor(config: Mapping[str, Any]) -> int:
+    levels = config["encoder_block_out_channels" if "encoder_block_out_channels" in config else "block_out_channels"]
+    return 1 << (len(levels) - 1)

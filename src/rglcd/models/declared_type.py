@@ -18,13 +18,13 @@ _FACTOR: Final = 2.0
 
 
 def errors_of_x0(teacher: Teacher, latents: Tensor, condition: Callable[[slice], Condition]) -> dict[PredictionType, float]:
-    """Mean squared error of x0 when the teacher's output is taken for each type, at the middle timestep.
+    """Mean squared error of x0 when the teacher's output is taken for each type of its schedule, at the middle timestep.
 
     ``latents`` (B, C, h, w) are real ones; ``condition`` gives the condition of some of their captions. The noise is always the same.
     """
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents.device)
     middle = teacher.schedule.num_timesteps // 2
-    totals = dict.fromkeys(PredictionType, 0.0)
+    totals = dict.fromkeys(_types(teacher), 0.0)
     for start in range(0, len(latents), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
         x0 = latents[rows]
@@ -32,7 +32,7 @@ def errors_of_x0(teacher: Teacher, latents: Tensor, condition: Callable[[slice],
         alpha, sigma = teacher.schedule.at(t, x0)
         z_t = alpha * x0 + sigma * noise[rows]
         output = teacher.output(z_t, t, condition(rows))
-        for kind in PredictionType:
+        for kind in totals:
             predicted = convert(output, z_t, t, schedule=teacher.schedule, kind=kind).x0
             totals[kind] += float((predicted - x0).square().mean(dim=(1, 2, 3)).sum())
     return {kind: total / len(latents) for kind, total in totals.items()}
@@ -48,3 +48,8 @@ def doubt_about(declared: PredictionType, errors: dict[PredictionType, float]) -
         f"(mean square of x0 at the middle timestep: {errors[best]:.3g}, as {declared.value} {errors[declared]:.3g}); "
         "see the model's card, and correct scheduler/scheduler_config.json before you train on it"
     )
+
+
+def _types(teacher: Teacher) -> list[PredictionType]:
+    """A flow's output may be noise less data, noise, or data; that of a variance preserving diffusion eps, v or x0."""
+    return [kind for kind in PredictionType if kind is not (PredictionType.V if teacher.schedule.is_flow else PredictionType.FLOW)]

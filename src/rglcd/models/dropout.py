@@ -7,6 +7,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from rglcd.core.dropout import keep_mask
+from rglcd.errors import InputError
 
 
 class SampleSeeds:
@@ -46,16 +47,28 @@ class SampleDropout(nn.Module):
         return hidden * keep_mask(seeds, hidden, layer=self.layer, rate=self.rate) / (1 - self.rate)
 
 
+def drop_nothing(network: nn.Module) -> None:
+    """Take this moment's seeds from the dropouts of ``network``: they are the identity until it is given some."""
+    for module in network.modules():
+        if isinstance(module, SampleDropout):
+            module.seeds.now = None
+
+
 def drop_in(networks: Sequence[nn.Module], *, rate: float) -> SampleSeeds | None:
     """Put a :class:`SampleDropout` into every residual block of each network, where iCT has its dropout; none for rate 0.
 
     Layers are numbered alike in all networks. There is no parameter in it, so weights are saved and loaded as before.
+    Raises :class:`InputError` for a network without residual blocks.
     """
     if rate == 0:
         return None
     seeds = SampleSeeds()
     for network in networks:
-        blocks = (module for module in network.modules() if isinstance(module, ResnetBlock2D))
+        blocks = [module for module in network.modules() if isinstance(module, ResnetBlock2D)]
+        if not blocks:
+            raise InputError(
+                f"distillation.dropout {rate:g}: a {type(network).__name__} has no residual blocks, where dropout is put; set it to 0"
+            )
         for layer, block in enumerate(blocks):
             block.dropout = SampleDropout(rate=rate, layer=layer, seeds=seeds)
     return seeds

@@ -5,18 +5,21 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from diffusers import LCMScheduler
+from diffusers import FlowMatchLCMScheduler, LCMScheduler
 from safetensors.torch import save_file
 
+from rglcd.core.sampling import lcm_timesteps
+from rglcd.models.families import STABLE_DIFFUSION
+from rglcd.models.families.stable_diffusion import is_xl
 from rglcd.models.kohya import KOHYA_FILE, kohya_tensors
 from rglcd.models.loading import read_json
 from rglcd.models.student import ADAPTER_FILE, Student
-from rglcd.models.text import is_xl, text_parts
+from rglcd.models.text import text_parts
 from rglcd.rendering import markdown_environment
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -52,6 +55,25 @@ class SamplingGrid:
 
     num_ddim_steps: int
     timestep_scaling: float
+    resolution: int | None = None
+    """Pixels that the student draws; None where a card need not say it."""
+
+    def sigmas(self, num_steps: int, *, num_timesteps: int) -> list[float]:
+        """A flow's noise levels of a draw before they are shifted, which diffusers' pipelines take as ``sigmas``."""
+        timesteps = lcm_timesteps(num_steps, original_steps=self.num_ddim_steps, num_timesteps=num_timesteps)
+        return [(t + 1) / num_timesteps for t in timesteps]
+
+
+@dataclass(frozen=True)
+class StockDrawing:
+    """How the family's own pipeline draws with a student: a flow's ``sigmas`` by number of steps, and arguments as Python writes them."""
+
+    scheduler: str
+    sigmas: Mapping[int, list[float]]
+    loading: str
+    calling: str
+    is_seeded: bool
+    """Whether the pipeline hands its generator to the scheduler."""
 
 
 def export_student(student: Student, *, teacher: Path, folder: Path, grid: SamplingGrid, card: CardFacts) -> None:
@@ -61,22 +83,27 @@ def export_student(student: Student, *, teacher: Path, folder: Path, grid: Sampl
     """
     card = replace(card, license=_license(teacher))
     folder.mkdir(parents=True, exist_ok=True)
-    _write_scheduler(teacher, folder, grid)
+    if student.family.is_flow:
+        _write_flow_scheduler(student, folder)
+    else:
+        _write_scheduler(teacher, folder, grid)
     if student.adapter is None:
         _write_pipeline(student, teacher, folder)
-        text = model_card(card, kind="pipeline")
     else:
         # One key of metadata: safetensors writes several in an order that changes from run to run.
         tensors = student.adapter_tensors()
         save_file(tensors, str(folder / ADAPTER_FILE), metadata={"format": "pt"})
-        save_file(kohya_tensors(tensors), str(folder / KOHYA_FILE), metadata={"format": "pt"})
-        text = model_card(card, kind="adapter")
+        if student.family is STABLE_DIFFUSION:
+            save_file(kohya_tensors(tensors), str(folder / KOHYA_FILE), metadata={"format": "pt"})
+    stock = None if student.family is STABLE_DIFFUSION else _stock_drawing(student, teacher, grid, card)
+    text = model_card(card, kind="pipeline" if student.adapter is None else "adapter", stock=stock)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def exported_weights(files: Mapping[str, str], arm: str) -> dict[str, str]:
     """The weights of the student of ``arm`` among an artifact's ``files`` (digests by name)."""
-    return {name: digest for name, digest in files.items() if name.startswith(f"{arm}/unet/") or name == f"{arm}/{ADAPTER_FILE}"}
+    networks = tuple(f"{arm}/{folder}/" for folder in ("unet", "transformer"))
+    return {name: digest for name, digest in files.items() if name.startswith(networks) or name == f"{arm}/{ADAPTER_FILE}"}
 
 
 def _license(teacher: Path) -> str | None:
@@ -104,12 +131,32 @@ def _write_scheduler(teacher: Path, folder: Path, grid: SamplingGrid) -> None:
     scheduler.save_pretrained(str(folder / "scheduler"))
 
 
+def _write_flow_scheduler(student: Student, folder: Path) -> None:
+    """The shift is a fixed one, that of the student's own schedule: a dynamic one would be another at another size."""
+    schedule = student.schedule
+    FlowMatchLCMScheduler(num_train_timesteps=schedule.num_timesteps, shift=schedule.shift).save_pretrained(str(folder / "scheduler"))
+
+
 def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
-    parts = ("vae", *(part for pair in text_parts(teacher) for part in pair))
+    parts = ("vae", *(name for part in text_parts(teacher) for name in (part.encoder, part.tokenizer)))
     for part in parts:
         shutil.copytree(teacher / part, folder / part, dirs_exist_ok=True)
-    student.unet.save_pretrained(str(folder / "unet"), safe_serialization=True)
+    student.unet.save_pretrained(str(folder / student.family.folder), safe_serialization=True)
     index = read_json(teacher / "model_index.json")
+    written = (
+        _index(index, parts, teacher)
+        if student.family is STABLE_DIFFUSION
+        else {**index, "scheduler": ["diffusers", _scheduler_name(student)]}
+    )
+    (folder / "model_index.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _scheduler_name(student: Student) -> str:
+    return "FlowMatchLCMScheduler" if student.family.is_flow else "LCMScheduler"
+
+
+def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dict[str, Any]:
+    """Of Stable Diffusion, whose students have a pipeline of their own, but for XL's."""
     entries = {part: index[part] for part in parts} | {
         "unet": ["diffusers", "UNet2DConditionModel"],
         "scheduler": ["diffusers", "LCMScheduler"],
@@ -122,9 +169,27 @@ def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
         entries |= {"safety_checker": [None, None], "requires_safety_checker": False}
     version = {key: index[key] for key in ("_diffusers_version",) if key in index}  # indexes made by hand have none
     head = {"_class_name": _XL_PIPELINE if is_xl(teacher) else _SD_PIPELINE, **version}
-    (folder / "model_index.json").write_text(json.dumps(head | entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return head | entries
 
 
-def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"]) -> str:
+def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: CardFacts) -> StockDrawing:
+    counts = [count for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps and student.family.is_flow]
+    index = read_json(teacher / "model_index.json")
+    # Not all pipelines take a part for optional that a folder may lack: SD3's third text encoder.
+    absent = sorted(name for name, entry in index.items() if entry == [None, None] and name in student.family.required_parts)
+    side = [f"height={grid.resolution}", f"width={grid.resolution}"] if grid.resolution is not None else []
+    # In the scale of the network's own input.
+    guidance = sum(card.omega) / 2 if student.takes_omega else 1
+    return StockDrawing(
+        _scheduler_name(student),
+        {count: grid.sigmas(count, num_timesteps=student.schedule.num_timesteps) for count in counts},
+        loading="".join(f", {name}=None" for name in absent),
+        calling=", ".join([f"guidance_scale={guidance:g}", *side, *filter(None, [student.family.calling])]),
+        is_seeded=student.family.seeds_scheduler,
+    )
+
+
+def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"], stock: StockDrawing | None = None) -> str:
     """The README of an export: what the student is, and how diffusers samples it."""
-    return markdown_environment("rglcd.models").get_template("card.md").render(card=card, kind=kind)
+    template = "card.md" if stock is None else "stock_card.md"
+    return markdown_environment("rglcd.models").get_template(template).render(card=card, kind=kind, stock=stock)

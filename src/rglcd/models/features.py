@@ -1,4 +1,10 @@
-"""The vision model whose features the Fréchet distance compares, chosen by ``kind`` in the configuration."""
+"""The vision models whose features distances compare, chosen by ``kind`` in the configuration.
+
+auto        any vision model that transformers' ``AutoModel`` opens and that pools its output
+inception   FID's Inception-v3 (:mod:`rglcd.models.inception`)
+dinov2      DINOv2 ViT-L/14, its class token (FD-DINOv2: Stein et al., arXiv 2306.04675)
+clip        CLIP ViT-L/14 at 336 pixels, its projected unit vectors (CMMD: Jayasumana et al., arXiv 2401.09603)
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
-from rglcd.models.loading import read_json, weights_digest
+from rglcd.models.inception import NAME as INCEPTION
+from rglcd.models.inception import SIDE, load_inception
+from rglcd.models.loading import load_weights, read_json, weights_digest
 
 _BICUBIC: Final = 3
 _RESAMPLINGS: Final[Mapping[int, Literal["bilinear", "bicubic"]]] = {2: "bilinear", _BICUBIC: "bicubic"}
@@ -25,8 +33,7 @@ FeatureFn = Callable[[Tensor], Tensor]
 def load_features(kind: str, folder: Path, *, device: torch.device) -> FeatureFn:
     """The feature network of ``kind`` whose weights are in ``folder``.
 
-    ``auto`` is any vision model that transformers' ``AutoModel`` opens and that pools its output. Raises
-    :class:`InputError` for an unknown kind or a folder that holds no such model.
+    Raises :class:`InputError` for an unknown kind or a folder that holds no such model.
     """
     if kind not in _LOADERS:
         raise InputError(f"features.kind {kind!r} is unknown; there are: {', '.join(sorted(_LOADERS))}")
@@ -65,7 +72,8 @@ class Preprocessing:
 def described(folder: Path) -> str:
     """The feature network of ``folder`` in words: class, digest of its weights, how pictures come to it."""
     name = next(iter(read_json(folder / "config.json").get("architectures") or []), "a network")
-    return f"{name} (weights {weights_digest(folder)[:12]}), {read_preprocessing(folder).words}"
+    prepared = INCEPTION_WORDS if name == INCEPTION else read_preprocessing(folder).words
+    return f"{name} (weights {weights_digest(folder)[:12]}), {prepared}"
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
@@ -151,6 +159,64 @@ def _auto(folder: Path, device: torch.device) -> FeatureFn:
     return features
 
 
+def _dinov2(folder: Path, device: torch.device) -> FeatureFn:
+    """Its pooled output is the class token after the last normalisation, as the authors' own network gives it."""
+    _require_sizes(folder, DINOV2_SIZES, read_json(folder / "config.json"), name="DINOv2 ViT-L/14")
+    return _auto(folder, device)
+
+
+def _clip(folder: Path, device: torch.device) -> FeatureFn:
+    from transformers import CLIPModel
+
+    config = read_json(folder / "config.json")
+    _require_sizes(folder, CLIP_SIZES, config.get("vision_config", {}), name="CLIP ViT-L/14 at 336 pixels")
+    model = load_weights(CLIPModel, folder, dtype=torch.float32).to(device).eval().requires_grad_(False)
+    del model.text_model, model.text_projection
+    return _clip_features(model, read_preprocessing(folder), device)
+
+
+def _clip_features(model: Any, preprocess: Preprocessing, device: torch.device) -> FeatureFn:
+    """Projected unit vectors: google-research/cmmd/embedding.py divides by the norm."""
+
+    @torch.no_grad()
+    def features(pixels: Tensor) -> Tensor:
+        pooled = model.vision_model(pixel_values=preprocess(pixels.to(device, torch.float32))).pooler_output
+        unit: Tensor = F.normalize(model.visual_projection(pooled), dim=-1)
+        return unit
+
+    return features
+
+
+DINOV2_SIZES: Final[Mapping[str, Any]] = {"model_type": "dinov2", "hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14}
+CLIP_SIZES: Final[Mapping[str, Any]] = {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14, "image_size": 336}
+
+
+def _require_sizes(folder: Path, wanted: Mapping[str, Any], found: Mapping[str, Any], *, name: str) -> None:
+    """A distance by another network has another name: kind ``auto`` calls it a Fréchet distance, and says by what."""
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise InputError(f"{folder}/config.json: {key} is {found.get(key)!r}, and that of {name} is {value!r}; use features.kind auto")
+
+
+INCEPTION_WORDS: Final = f"pictures resized to {SIDE} pixels (bilinear, as TensorFlow 1)"
+
+
+def _inception(folder: Path, device: torch.device) -> FeatureFn:
+    network = load_inception(folder, device=device)
+
+    @torch.no_grad()
+    def features(pixels: Tensor) -> Tensor:
+        found: Tensor = network(pixels.to(device, torch.float32))
+        return found
+
+    return features
+
+
 _PROBE_SIDE: Final = 64
 
-_LOADERS: dict[str, Callable[[Path, torch.device], FeatureFn]] = {"auto": _auto}
+_LOADERS: dict[str, Callable[[Path, torch.device], FeatureFn]] = {
+    "auto": _auto,
+    "clip": _clip,
+    "dinov2": _dinov2,
+    "inception": _inception,
+}

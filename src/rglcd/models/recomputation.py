@@ -1,16 +1,16 @@
-"""Activation checkpointing of the student's UNet: its blocks run a second time in the backward pass (arXiv 1604.06174)."""
+"""Activation checkpointing of the student's network: its blocks run a second time in the backward pass (arXiv 1604.06174)."""
 
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rglcd.models.dropout import SampleSeeds
 
 
-def recompute_activations(unet: UNet2DConditionModel, seeds: SampleSeeds | None) -> None:
+def recompute_activations(unet: ModelMixin, seeds: SampleSeeds | None) -> None:
     """Keep only the inputs of the blocks of ``unet``; ``seeds`` are those of its dropouts, if it has any.
 
     Nothing in a block draws random numbers: its dropouts' masks are functions of the seeds, which by the time of the backward

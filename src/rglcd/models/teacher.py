@@ -1,4 +1,4 @@
-"""The teacher: a frozen Stable Diffusion UNet (1.x, 2.x or XL) whose output is converted to (x0, eps).
+"""The teacher: a frozen network of one of the families, whose output is converted to (x0, eps).
 
 Shapes: B batch, (C, h, w) latents.
 """
@@ -7,46 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import ModelMixin
 from torch import Tensor
 
 from rglcd.core.condition import Condition
+from rglcd.core.guidance import guided_teacher
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
-from rglcd.models.families import refuse_other_schedules
-from rglcd.models.loading import load_weights, read_json
-from rglcd.models.text import is_xl
-
-XL_CONDITIONING = "text_time"
-"""``addition_embed_type`` of SDXL's UNet: pooled caption and embedded sizes are added to the time embedding."""
+from rglcd.models.codec import latent_factor
+from rglcd.models.families import STABLE_DIFFUSION, family_of
+from rglcd.models.families.protocol import Call, Family
+from rglcd.models.families.stable_diffusion import XL_CONDITIONING, is_xl
+from rglcd.models.loading import load_weights
+from rglcd.models.schedules import read_schedule
 
 
 class Teacher:
-    """``teacher(z_t, t, cond)`` predicts the clean latents and the noise; no gradient, ever."""
+    """``teacher(z_t, t, cond)`` predicts the clean latents and the noise; no gradient, ever.
 
-    def __init__(self, unet: UNet2DConditionModel, schedule: NoiseSchedule, kind: PredictionType) -> None:
+    ``unet`` is the denoising network, a transformer in most families.
+    """
+
+    def __init__(self, unet: ModelMixin, schedule: NoiseSchedule, kind: PredictionType, *, family: Family = STABLE_DIFFUSION) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.schedule = schedule
         self.kind = kind
+        self.family = family
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Teacher":
-        """UNet and noise schedule of the diffusers pipeline in ``folder``."""
-        unet = load_weights(UNet2DConditionModel, folder / "unet", dtype=dtype).to(device)
-        if unet.config.time_cond_proj_dim is not None:
-            raise InputError(
-                f"{folder}/unet already takes a guidance embedding: it is a distilled student; name the teacher that it was distilled from"
-            )
-        given = XL_CONDITIONING if is_xl(folder) else None
-        if unet.config.addition_embed_type != given or unet.config.class_embed_type is not None:
-            taken = unet.config.addition_embed_type or unet.config.class_embed_type
-            raise InputError(
-                f"{folder}/unet takes {taken or 'a caption alone'} as conditioning and its pipeline gives {given or 'a caption alone'}: "
-                "name a teacher of Stable Diffusion 1.x, 2.x or XL"
-            )
-        schedule, kind = read_schedule(folder / "scheduler")
-        return cls(unet, schedule.to(device=device), kind)
+    def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device, resolution: int | None = None) -> "Teacher":
+        """Network and noise schedule of the diffusers pipeline in ``folder``; ``resolution`` decides on a flow's dynamic shift."""
+        family = family_of(folder)
+        network = load_weights(family.network, folder / family.folder, dtype=dtype).to(device)
+        if family is STABLE_DIFFUSION:
+            _refuse_other_conditioning(network.config, folder)
+        schedule, kind = read_teacher_schedule(folder, resolution=resolution, patch=family.patch(network.config))
+        return cls(network, schedule.to(device=device), kind, family=family)
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether the network is given the guidance scale: omega is then diffusers' ``guidance_scale``, not that less one."""
+        return self.family.guides_itself(self.unet.config)
 
     @torch.no_grad()
     def __call__(self, z_t: Tensor, t: Tensor, cond: Condition) -> Prediction:
@@ -54,41 +56,42 @@ class Teacher:
         return convert(self.output(z_t, t, cond), z_t, t, schedule=self.schedule, kind=self.kind)
 
     @torch.no_grad()
-    def output(self, z_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """What the network itself gives (B, C, h, w), of its own prediction type; arguments as for a call."""
+    def guided(self, z_t: Tensor, t: Tensor, *, omega: Tensor, cond: Condition, uncond: Condition) -> Prediction:
+        """The prediction under guidance of ``omega`` (B,): two passes, or one of a network that is given it and needs no ``uncond``."""
+        if not self.guides_itself:
+            return guided_teacher(self, z_t, t, omega=omega, cond=cond, uncond=uncond)
+        return convert(self.output(z_t, t, cond, omega=omega), z_t, t, schedule=self.schedule, kind=self.kind)
+
+    @torch.no_grad()
+    def output(self, z_t: Tensor, t: Tensor, cond: Condition, *, omega: Tensor | None = None) -> Tensor:
+        """What the network itself gives (B, C, h, w), of its own prediction type; arguments as for a call.
+
+        ``omega`` (B,) is for a network that is given it; left out, it is 1: neither more guidance nor less than it was trained with.
+        """
         dtype = self.unet.dtype
-        output: Tensor = self.unet(z_t.to(dtype), t, **unet_kwargs(cond.to(dtype=dtype))).sample
-        return output.to(z_t.dtype)
+        if self.guides_itself and omega is None:
+            omega = torch.ones_like(t, dtype=torch.float32)
+        call = Call(z_t.to(dtype), t, cond.to(dtype=dtype), omega if self.guides_itself else None, self.schedule)
+        return self.family.output(self.unet, self.unet.config, call).to(z_t.dtype)
 
 
-def unet_kwargs(cond: Condition) -> dict[str, Any]:
-    """``cond`` as the arguments of diffusers' UNet."""
-    if cond.pooled is None:
-        return {"encoder_hidden_states": cond.embeddings}
-    return {"encoder_hidden_states": cond.embeddings, "added_cond_kwargs": {"text_embeds": cond.pooled, "time_ids": cond.time_ids}}
+def read_teacher_schedule(folder: Path, *, resolution: int | None, patch: int) -> tuple[NoiseSchedule, PredictionType]:
+    """Noise schedule and prediction type of the pipeline in ``folder``, whose tokens are squares of ``patch`` latents."""
+    family = family_of(folder)
+    num_tokens = None if resolution is None or not family.is_flow else (resolution // latent_factor(folder) // patch) ** 2
+    return read_schedule(folder / "scheduler", is_flow=family.is_flow, num_tokens=num_tokens)
 
 
-def read_schedule(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
-    """The noise schedule and prediction type that a diffusers scheduler folder declares. Raises :class:`InputError`."""
-    path = folder / "scheduler_config.json"
-    declared = read_json(path)
-    refuse_other_schedules(declared, where=path)
-    try:
-        kind = PredictionType(declared.get("prediction_type", "epsilon"))
-    except ValueError:
-        known = ", ".join(kind.value for kind in PredictionType)
-        raise InputError(f"{folder}: prediction_type {declared['prediction_type']!r} is none of {known}; name another teacher") from None
-    # Every discrete scheduler of diffusers shares these keys; DDPM's class, which knows all schedules, multiplies the alphas.
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    try:
-        scheduler = DDPMScheduler(**{key: declared[key] for key in keys if key in declared})
-        schedule = NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{path} describes no noise schedule: {' '.join(str(error).split())[:300]}") from None
-    if schedule.has_zero_terminal_snr and kind is PredictionType.EPSILON:
-        # Pure noise holds nothing of x0, so predicting the noise says nothing: arXiv 2305.08891, Sec. 3.1
+def _refuse_other_conditioning(config: Any, folder: Path) -> None:
+    """Raise :class:`InputError` for a UNet that is given more than a caption, or SDXL's sizes: unCLIP, students."""
+    if config.time_cond_proj_dim is not None:
         raise InputError(
-            f"{path} says rescale_betas_zero_snr and prediction_type epsilon: at its last timestep there is nothing to predict; "
-            "name a teacher that was trained on v_prediction, or one without it"
+            f"{folder}/unet already takes a guidance embedding: it is a distilled student; name the teacher that it was distilled from"
         )
-    return schedule, kind
+    given = XL_CONDITIONING if is_xl(folder) else None
+    if config.addition_embed_type != given or config.class_embed_type is not None:
+        taken = config.addition_embed_type or config.class_embed_type
+        raise InputError(
+            f"{folder}/unet takes {taken or 'a caption alone'} as conditioning and its pipeline gives {given or 'a caption alone'}: "
+            "name a teacher of Stable Diffusion 1.x, 2.x or XL"
+        )

@@ -1,46 +1,32 @@
-"""The teacher's frozen text encoders: captions to token ids, token ids to the UNet's conditioning.
+"""The teacher's frozen text encoders: captions to token ids, token ids to the network's conditioning.
 
-Shapes: B batch, L token positions, D width, P pooled width. SDXL has two encoders: their ids lie side by side in L, their
-embeddings in D.
+Shapes: B batch, L token positions, D width, P pooled width. Several encoders' ids lie side by side in L.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from rglcd.core.condition import Condition
-from rglcd.errors import InputError
-from rglcd.models.loading import load_tokenizer, load_weights, read_json
-
-_NO_LENGTH = 10**9
-"""transformers gives a tokenizer that declares no length 10**30."""
-
-
-@dataclass(frozen=True)
-class TextTower:
-    """One encoder and its tokenizer."""
-
-    model: CLIPTextModel | CLIPTextModelWithProjection
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def length(self) -> int:
-        """Token positions, of every caption."""
-        return int(self.tokenizer.model_max_length)
+from rglcd.models.families import STABLE_DIFFUSION, family_of
+from rglcd.models.families.protocol import Family
+from rglcd.models.families.stable_diffusion import is_xl
+from rglcd.models.loading import read_json
+from rglcd.models.text_towers import TextPart, TextTower, load_tower
 
 
 class TextEncoder:
-    """The text half of a Stable Diffusion pipeline: one tower (SD 1 and 2), or SDXL's two.
+    """The text half of a pipeline.
 
     ``zero_null``: the unconditional input is zeros, as SDXL was trained (``force_zeros_for_empty_prompt``), not the empty caption.
     """
 
-    def __init__(self, towers: Sequence[TextTower], *, zero_null: bool = False) -> None:
+    def __init__(self, towers: Sequence[TextTower], *, zero_null: bool = False, family: Family = STABLE_DIFFUSION) -> None:
         self.towers = tuple(towers)
+        self.family = family
         self._zero_null = zero_null
         for tower in self.towers:
             tower.model.eval().requires_grad_(False)
@@ -48,81 +34,48 @@ class TextEncoder:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "TextEncoder":
         """Text encoders and tokenizers of the diffusers pipeline in ``folder``."""
-        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-        towers = [
-            TextTower(load_weights(kind, folder / encoder, dtype=dtype).to(device), load_tokenizer(folder / tokenizer))
-            for kind, (encoder, tokenizer) in zip(kinds, text_parts(folder), strict=False)
-        ]
-        for tower, (encoder, tokenizer) in zip(towers, text_parts(folder), strict=True):
-            _require_fit(tower, encoder=folder / encoder, tokenizer=folder / tokenizer)
-        return cls(towers, zero_null=is_xl(folder) and bool(_index(folder).get("force_zeros_for_empty_prompt", True)))
+        family = family_of(folder)
+        towers = [load_tower(part, folder, dtype=dtype, device=device) for part in family.text_parts(folder)]
+        zero_null = family is STABLE_DIFFUSION and is_xl(folder)
+        zero_null = zero_null and bool(read_json(folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
+        return cls(towers, zero_null=zero_null, family=family)
 
     @property
     def is_xl(self) -> bool:
-        """Whether the networks are SDXL's, which read a pooled caption and the picture's sizes too."""
-        return len(self.towers) > 1
+        """Whether the networks are SDXL's, which read the picture's sizes too."""
+        return self.family is STABLE_DIFFUSION and len(self.towers) > 1
 
     def tokenise(self, captions: Sequence[str]) -> Tensor:
         """Ids (B, L), padded and cut to each tower's length, on the CPU."""
-        return torch.cat([_ids(tower, captions) for tower in self.towers], dim=1)
+        return self.family.tokenise(self.towers, captions)
 
     @torch.no_grad()
     def encode(self, ids: Tensor) -> Condition:
         """The condition of ids (B, L); SDXL's UNet also needs the image's sizes (:meth:`Condition.with_time_ids`)."""
-        if not self.is_xl:
-            (tower,) = self.towers
-            return Condition(tower.model(ids.to(tower.model.device)).last_hidden_state)
-        rows = ids.split([tower.length for tower in self.towers], dim=1)
-        outputs = [
-            tower.model(part.to(tower.model.device), output_hidden_states=True) for tower, part in zip(self.towers, rows, strict=True)
-        ]
-        # The last layer but one of both, and the projected caption of the second: SDXL, arXiv 2307.01952, Sec. 2.1
-        return Condition(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds)
+        return self.family.encode(self.towers, ids)
 
+    def masked(self, caption: Condition, ids: Tensor) -> Condition:
+        """``caption``, which was stored without its mask, with that of its ids (B, L), where the family has one."""
+        mask = self.family.mask(self.towers, ids)
+        return caption if mask is None else replace(caption, mask=mask.to(caption.embeddings.device))
+
+    @torch.no_grad()
     def null(self) -> Condition:
         """The unconditional input of classifier-free guidance (1 row)."""
-        empty = self.encode(self.tokenise([""]))
+        empty = self.family.null(self.towers)
         if not self._zero_null:
             return empty
         assert empty.pooled is not None, "only SDXL's pipelines ask for zeros"
         return Condition(torch.zeros_like(empty.embeddings), torch.zeros_like(empty.pooled))
 
     def drawing_sizes(self, resolution: int) -> Tensor | None:
-        """Time ids (1, 6) of a square picture to draw, whole and of its own size, as in diffusers' pipeline; None for SD 1, 2."""
+        """Time ids (1, 6) of a square picture to draw, whole and of its own size, as in diffusers' pipeline; None for all but SDXL."""
         return torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]]) if self.is_xl else None
 
 
-def is_xl(folder: Path) -> bool:
-    """Whether the diffusers pipeline in ``folder`` is SDXL's, by the parts that its index names."""
-    return "text_encoder_2" in _index(folder)
+def text_parts(folder: Path) -> tuple[TextPart, ...]:
+    """Text encoders and tokenizers of the diffusers pipeline in ``folder``, in their order."""
+    return family_of(folder).text_parts(folder)
 
 
-def text_parts(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Sub-folders of the text encoders and tokenizers of the diffusers pipeline in ``folder``, in their order."""
-    first = ("text_encoder", "tokenizer")
-    return (first, ("text_encoder_2", "tokenizer_2")) if is_xl(folder) else (first,)
-
-
-def _require_fit(tower: TextTower, *, encoder: Path, tokenizer: Path) -> None:
-    """Raise :class:`InputError` for a tokenizer that makes what the encoder cannot read. diffusers' pipelines fail there too."""
-    positions, vocabulary = int(tower.model.config.max_position_embeddings), int(tower.model.config.vocab_size)
-    if not 1 <= tower.tokenizer.model_max_length <= positions:
-        raise InputError(
-            f"{tokenizer}/tokenizer_config.json: model_max_length is {_or_missing(tower.length)}, and {encoder} has {positions} "
-            f'positions; write "model_max_length": {positions} into it'
-        )
-    if (largest := max(tower.tokenizer.get_vocab().values())) >= vocabulary:
-        raise InputError(f"{tokenizer} makes token ids up to {largest}, and {encoder} knows {vocabulary}: they are not of one model")
-
-
-def _or_missing(length: int) -> str:
-    return "missing" if length >= _NO_LENGTH else str(length)
-
-
-def _index(folder: Path) -> dict[str, object]:
-    return read_json(folder / "model_index.json")
-
-
-def _ids(tower: TextTower, captions: Sequence[str]) -> Tensor:
-    batch = tower.tokenizer(list(captions), padding="max_length", max_length=tower.length, truncation=True, return_tensors="pt")
-    return torch.as_tensor(batch["input_ids"], dtype=torch.int64)
+__all__ = ["TextEncoder", "TextTower", "text_parts"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
-from rglcd.models.families import refuse_other_channels, refuse_other_pipelines
+from rglcd.models.families import STABLE_DIFFUSION, family_of
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 
@@ -29,16 +29,16 @@ _CPU: Final = torch.device("cpu")
 
 
 def try_teacher(folder: Path, *, resolution: int, num_ddim_steps: int) -> None:
-    """Encode a caption, bring a drawn picture through the VAE and back, and call the UNet once at its smallest latent.
+    """Encode a caption, bring a drawn picture through the VAE and back, and call the network once at its smallest latent.
 
     Raises :class:`InputError`, one line with the folder and the rule, for another family, for what cannot be called, does not fit
     together or gives what is not finite, and for a grid of ``num_ddim_steps`` that the schedule cannot be divided into.
     """
-    refuse_other_pipelines(folder)
+    family_of(folder)
     refuse_weights_that_are_not_finite(folder)
     shape = _try_codec(folder, resolution=resolution)
     condition = _try_text(folder, resolution=resolution)
-    _try_unet(folder, condition, latent_channels=shape[0], num_ddim_steps=num_ddim_steps)
+    _try_network(folder, condition, shape, resolution=resolution, num_ddim_steps=num_ddim_steps)
 
 
 def refuse_weights_that_are_not_finite(folder: Path) -> None:
@@ -93,7 +93,7 @@ def _try_codec(folder: Path, *, resolution: int) -> tuple[int, int, int]:
 
 
 def _try_text(folder: Path, *, resolution: int) -> Condition:
-    dtype = dtype_to_try(folder / "text_encoder")
+    dtype = dtype_to_try(folder / family_of(folder).text_parts(folder)[-1].encoder)
     encoder = TextEncoder.load(folder, dtype=dtype, device=_CPU)
     with _called(f"{folder}/text_encoder"):
         condition = encoder.encode(encoder.tokenise([CAPTION])).with_time_ids(encoder.drawing_sizes(resolution))
@@ -102,16 +102,20 @@ def _try_text(folder: Path, *, resolution: int) -> Condition:
     return condition
 
 
-def _try_unet(folder: Path, condition: Condition, *, latent_channels: int, num_ddim_steps: int) -> None:
-    teacher = Teacher.load(folder, dtype=dtype_to_try(folder / "unet"), device=_CPU)
-    where = folder / "unet"
-    refuse_other_channels(teacher.unet, latent_channels=latent_channels, where=where)
+def _try_network(folder: Path, condition: Condition, shape: tuple[int, int, int], *, resolution: int, num_ddim_steps: int) -> None:
+    family = family_of(folder)
+    where = folder / family.folder
+    teacher = Teacher.load(folder, dtype=dtype_to_try(where), device=_CPU, resolution=resolution)
+    config = teacher.unet.config
+    family.refuse(config, latent_channels=shape[0], where=where)
     width = condition.embeddings.shape[-1]
-    if teacher.unet.config.encoder_hid_dim_type is None and teacher.unet.config.cross_attention_dim != width:
-        raise InputError(f"{where} reads captions of width {teacher.unet.config.cross_attention_dim}, and the text encoder gives {width}")
+    if family is STABLE_DIFFUSION and config.encoder_hid_dim_type is None and config.cross_attention_dim != width:
+        raise InputError(f"{where} reads captions of width {config.cross_attention_dim}, and the text encoder gives {width}")
     _require_grid(folder, teacher.schedule.num_timesteps, num_ddim_steps)
-    side = 2 ** (len(teacher.unet.config.block_out_channels) - 1)
-    z_t = torch.randn(1, latent_channels, side, side, generator=torch.Generator().manual_seed(0))
+    side = family.patch(config)
+    if family is not STABLE_DIFFUSION and shape[1] % side:
+        raise InputError(f"model.resolution {resolution}: its {shape[1]} latents a side are not a multiple of {side}, the patch of {where}")
+    z_t = torch.randn(1, shape[0], side, side, generator=torch.Generator().manual_seed(0))
     with _called(str(where)):
         predicted = teacher(z_t, torch.tensor([teacher.schedule.num_timesteps // 2]), condition)
     _require(str(where), "the predicted latents", predicted.x0, tuple(z_t.shape))

@@ -63,7 +63,7 @@ def evaluation_cost(networks: Networks) -> StageCost:
 
     def draw(samples: int) -> object:
         t = torch.zeros(samples, dtype=torch.int64, device=META)
-        return teacher(networks.latents(samples), t, networks.condition(teacher.unet, samples, dtype))
+        return teacher(networks.latents(samples), t, networks.condition(teacher, samples, dtype))
 
     drawing, decoding, ratings = frozen_pass(draw), scoring.decoding(), scoring.ratings()
     lasting = (
@@ -72,16 +72,17 @@ def evaluation_cost(networks: Networks) -> StageCost:
         *scoring.lasting,
         Part("features, float32", Line(FEATURES_BYTES)),
     )
-    # Guidance draws each image with its caption and without.
-    guided = Line(drawing.peak.fixed, 2 * drawing.peak.each)
+    # Guidance draws each image with its caption and without, but for a network that is given its scale.
+    passes = 1 if teacher.guides_itself else 2
+    guided = Line(drawing.peak.fixed, passes * drawing.peak.each)
     values = 3 * config.model.resolution**2
     moments = (
         Moment("teacher's pass", (Part("teacher's pass, guided and not", guided),)),
         Moment("decoding", _decoding_parts(decoding.peak, evaluation.decode_chunk, Line(0.0, 2 * values * dtype.itemsize))),
         Moment("scores", (Part("scorers", ratings.peak), Part("the batch's images", Line(0.0, values)))),
     )
-    calls = 2 * evaluation.teacher_steps + len(arms) * sum(evaluation.num_steps)
-    pictures = 1 + len(arms) * len(evaluation.num_steps)
+    calls = passes * sum(evaluation.all_teacher_steps) + len(arms) * sum(evaluation.num_steps)
+    pictures = len(evaluation.all_teacher_steps) + len(arms) * len(evaluation.num_steps)
     memory = StageMemory(
         "evaluation",
         evaluation.batch_size,

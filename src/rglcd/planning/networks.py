@@ -12,21 +12,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPModel
 
 from rglcd.config import Config, ModelSource
 from rglcd.core.condition import Condition
 from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
-from rglcd.models.codec import Codec
+from rglcd.models.codec import Codec, vae_class
+from rglcd.models.families import family_named, family_of
+from rglcd.models.families.protocol import Family
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.loading import read_json
 from rglcd.models.recomputation import recompute_activations
 from rglcd.models.student import Student
-from rglcd.models.teacher import XL_CONDITIONING, Teacher
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import text_parts
 from rglcd.rewards.clip import drop_text_tower
 from rglcd.stages.assembly import make_student
 from rglcd.stages.pretrain import tower_shape
@@ -59,11 +62,17 @@ class Networks:
     pretrained: Path | None = None
 
     def teacher(self, dtype: torch.dtype) -> Teacher:
-        """The frozen UNet."""
+        """The frozen network that denoises."""
+        family, is_flow = self.family, self.family.is_flow
+        if not family.is_planned:
+            raise UnknownShapesError(
+                f"what {family.title} takes is not known here: diffusers' {family.network.__name__} needs values to run"
+            )
         with META:
-            unet = UNet2DConditionModel.from_config(self._teacher_shapes()["unet"])
-            schedule = NoiseSchedule(torch.empty(1000), torch.empty(1000))
-        return Teacher(nn.Module.to(unet, dtype), schedule, PredictionType.EPSILON)
+            network = family.network.from_config(self._teacher_shapes()[family.folder])
+            schedule = NoiseSchedule(torch.empty(1000), torch.empty(1000), shift=1.0 if is_flow else None)
+        kind = PredictionType.FLOW if is_flow else PredictionType.EPSILON
+        return Teacher(nn.Module.to(network, dtype), schedule, kind, family=family)
 
     def student(self, teacher: Teacher) -> Student:
         """As stage distill makes it, on ``teacher`` in the run's precision."""
@@ -76,17 +85,17 @@ class Networks:
     def codec(self, dtype: torch.dtype, *, recomputes: bool = False) -> Codec:
         """The VAE."""
         with META:
-            vae = AutoencoderKL.from_config(self._teacher_shapes()["vae"])
+            vae = self._vae_class().from_config(self._teacher_shapes()["vae"])
         codec = Codec(nn.Module.to(vae, dtype))
         if recomputes:
             codec.vae.enable_gradient_checkpointing()
         return codec
 
     def text_encoders(self, dtype: torch.dtype) -> list[nn.Module]:
-        """One, or SDXL's two."""
-        kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+        """One, or SDXL's two, or as many as the family has."""
+        kinds, shapes = self.family.text_kinds, self._teacher_shapes()["text_encoders"]
         with META:
-            models = [kind(CLIPTextConfig(**sizes)) for kind, sizes in zip(kinds, self._teacher_shapes()["text_encoders"], strict=False)]
+            models = [kind(kind.config_class(**sizes)) for kind, sizes in zip(kinds, shapes, strict=False)]
         return [nn.Module.to(model, dtype) for model in models]
 
     def scorer(self, name: str, dtype: torch.dtype, *, captions: Captions = "encoded") -> CLIPModel | None:
@@ -113,19 +122,20 @@ class Networks:
         """(C, h, w)."""
         return self.codec(torch.float32).latent_shape(self.config.model.resolution)
 
-    def condition(self, unet: UNet2DConditionModel, rows: int, dtype: torch.dtype) -> Condition:
+    def condition(self, teacher: Teacher | Student, rows: int, dtype: torch.dtype) -> Condition:
         """Captions of ``rows`` samples, and SDXL's sizes."""
-        width = unet.config.cross_attention_dim
-        embeddings = torch.empty(rows, TOKENS, width, dtype=dtype, device=META)
-        if unet.config.addition_embed_type != XL_CONDITIONING:
-            return Condition(embeddings)
-        pooled_width = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-        pooled = torch.empty(rows, pooled_width, dtype=dtype, device=META)
-        return Condition(embeddings, pooled, torch.zeros(rows, 6, dtype=torch.int64, device=META))
+        return teacher.family.blank(teacher.unet.config, rows, dtype=dtype, device=META)
 
     def latents(self, rows: int) -> Tensor:
         """z (B, C, h, w) in float32, as the cache gives them."""
         return torch.empty(rows, *self.latent_shape, device=META)
+
+    @cached_property
+    def family(self) -> Family:
+        """Of the teacher: by its folder, or by the shapes that are shipped of it."""
+        source = self.config.model.teacher
+        folder = self._folder(source, "teacher")
+        return family_named(_published(source).get("pipeline", "")) if folder is None else family_of(folder)
 
     @property
     def precision(self) -> torch.dtype:
@@ -139,9 +149,13 @@ class Networks:
         folder = self._folder(source, "teacher")
         if folder is None:
             return _published(source)
-        encoders = [folder / name for name in ("text_encoder", "text_encoder_2") if (folder / name).is_dir()]
-        parts = {part: _sizes(folder / part) for part in ("unet", "vae")}
+        encoders = [folder / part.encoder for part in text_parts(folder)]
+        parts = {part: _sizes(folder / part) for part in (self.family.folder, "vae")}
         return {**parts, "text_encoders": [_sizes(encoder) for encoder in encoders]}
+
+    def _vae_class(self) -> Any:
+        folder = self._folder(self.config.model.teacher, "teacher")
+        return AutoencoderKL if folder is None else vae_class(folder)
 
     def _scorer_shapes(self, name: str) -> dict[str, Any] | None:
         scorer = self.config.preparation.scorers[name]

@@ -196,14 +196,15 @@ def _own_backward(core: Core, kept: tuple[Part, ...]) -> tuple[Moment, ...]:
 
 
 def _teach(networks: Networks, teacher: Teacher, samples: int) -> object:
-    """Each sample twice: with its caption and without."""
-    t = torch.zeros(2 * samples, dtype=torch.int64, device=META)
-    return teacher(networks.latents(2 * samples), t, networks.condition(teacher.unet, 2 * samples, teacher.unet.dtype))
+    """Each sample twice: with its caption and without; or once, of a network that is given the guidance scale."""
+    t, omega = torch.zeros(samples, dtype=torch.int64, device=META), torch.ones(samples, device=META)
+    cond = networks.condition(teacher, samples, teacher.unet.dtype)
+    return teacher.guided(networks.latents(samples), t, omega=omega, cond=cond, uncond=cond[:1])
 
 
 def _predict(networks: Networks, student: Student, samples: int) -> Tensor:
     t, omega = torch.zeros(samples, dtype=torch.int64, device=META), torch.ones(samples, device=META)
-    cond: Condition = networks.condition(student.unet, samples, networks.precision)
+    cond: Condition = networks.condition(student, samples, networks.precision)
     return student(networks.latents(samples), t, omega, cond).x0
 
 

@@ -26,6 +26,7 @@ _LOADERS: Mapping[str, str] = {
     "aesthetic-v1": "rglcd.rewards.aesthetic:AestheticReward.load",
     "aesthetic-v2": "rglcd.rewards.aesthetic:AestheticReward.load",
     "hpsv2-process": "rglcd.rewards.hpsv2_process:Hpsv2ProcessReward.load",
+    "process": "rglcd.rewards.process:ProcessReward.load",
     "entry-point": "rglcd.rewards.entry_point:load_entry_point",
     "toy-judge": "rglcd.toy.judge:ToyJudge.load",
     "toy-checker": "rglcd.toy.checker:CheckerReward.load",
@@ -61,4 +62,4 @@ def scorer_kinds() -> list[str]:
 def has_weights(name: str, catalogue: Catalogue) -> bool:
     """Whether the scorer ``name`` comes with a folder of weights of its own."""
     settings = catalogue[name]
-    return bool(settings["has_weights"]) if settings["kind"] == "entry-point" else settings["kind"] not in _WITHOUT_WEIGHTS
+    return bool(settings["has_weights"]) if "has_weights" in settings else settings["kind"] not in _WITHOUT_WEIGHTS

@@ -7,15 +7,28 @@ from typing import assert_never
 import torch
 
 from rglcd.config import AnyReward, Distillation, LatentReward, Model, NoReward, PixelReward
-from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.consistency import Boundary, BoundaryScalings, FlowBoundary
+from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
+from rglcd.models.initial import start_from
 from rglcd.models.latent_reward import LatentRewardModel
+from rglcd.models.schedules import read_schedule
 from rglcd.models.student import AdapterShape, Student
-from rglcd.models.teacher import Teacher, read_schedule
+from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.recipe import DecoderActivations, DoublingGrid, FrozenProxy, FullStudent, LoraStudent, OnlineProxy, Prediction, SharedPrediction
+from rglcd.recipe import (
+    DecoderActivations,
+    DoublingGrid,
+    FrozenProxy,
+    FullStudent,
+    LoraStudent,
+    OnlineProxy,
+    Prediction,
+    SameInputsStudent,
+    SharedPrediction,
+)
 from rglcd.rewards.protocol import DifferentiableReward, Reward, without_text
 from rglcd.stages.pretrained import Pretrained
 from rglcd.store.manifest import read_manifest
@@ -53,19 +66,26 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
     """An untrained student with everything that teaches it, for a run of ``num_steps``."""
     distillation, folder = materials.distillation, materials.pretrained.teacher
     frozen = dtype_of(distillation.precision)
-    teacher = Teacher.load(folder, dtype=frozen, device=world.device)
+    resolution = materials.model.resolution
+    teacher = Teacher.load(folder, dtype=frozen, device=world.device, resolution=resolution)
     _require_timesteps(materials, teacher.schedule.num_timesteps)
     # From its file: a teacher on meta, whose memory is planned, has a schedule without values.
-    if distillation.weighting == "inverse_gap" and read_schedule(folder / "scheduler")[0].has_zero_terminal_snr:
+    if (
+        distillation.weighting == "inverse_gap"
+        and not teacher.schedule.is_flow
+        and read_schedule(folder / "scheduler")[0].has_zero_terminal_snr
+    ):
         raise InputError(
             "distillation.weighting inverse_gap gives no weight to the last timestep of a zero terminal SNR teacher, where every picture "
             "begins: use even"
         )
     codec = _codec(materials, reward, world=world)
-    start = Teacher.load(folder, dtype=torch.float32, device=world.device) if frozen != torch.float32 else teacher
+    start = teacher
+    if frozen != torch.float32:
+        start = Teacher.load(folder, dtype=torch.float32, device=world.device, resolution=resolution)
     return Distiller(
-        recipe=make_recipe(materials, reward, num_steps=num_steps),
-        student=make_student(distillation, teacher=teacher, start=start),
+        recipe=make_recipe(materials, reward, num_steps=num_steps, scalings=boundary_of(materials.model, teacher.schedule)),
+        student=make_student(distillation, teacher=teacher, start=start, initial=materials.pretrained.initial),
         teacher=teacher,
         codec=codec,
         text_encoder=TextEncoder.load(folder, dtype=frozen, device=world.device),
@@ -87,13 +107,21 @@ def _require_timesteps(materials: Materials, num_timesteps: int) -> None:
             )
 
 
-def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher) -> Student:
-    """Untrained: a copy of ``start``, the teacher in float32, or an adapter on ``teacher`` as it is."""
+def make_student(distillation: Distillation, *, teacher: Teacher, start: Teacher, initial: Path | None = None) -> Student:
+    """Untrained: a copy of ``start``, the teacher in float32, with the weights of ``initial`` if given, or an adapter on ``teacher``."""
     chosen = distillation.student
     match chosen:
-        case FullStudent():
-            return Student.of_teacher(start, omega_embedding_dim=chosen.omega_embedding_dim)
+        case FullStudent() | SameInputsStudent():
+            dim = chosen.omega_embedding_dim if isinstance(chosen, FullStudent) else None
+            student = Student.of_teacher(start, omega_embedding_dim=dim)
+            if initial is not None and start.unet.device.type != "meta":
+                start_from(student, initial)
+            return student
         case LoraStudent():
+            if initial is not None:
+                raise InputError(
+                    "preparation.initial is where a whole student starts; distillation.student is an adapter: choose a whole one"
+                )
             return Student.adapting(teacher, adapter_shape(chosen), seed=distillation.seed)
         case _:
             assert_never(chosen)
@@ -123,7 +151,14 @@ def _keep_or_recompute(codec: Codec, activations: DecoderActivations) -> None:
             assert_never(activations)
 
 
-def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> Recipe:
+def boundary_of(model: Model, schedule: NoiseSchedule) -> Boundary:
+    """The boundary scalings of the student: LCM's with the model's constants, which a flow needs none of."""
+    if schedule.is_flow:
+        return FlowBoundary()
+    return BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling)
+
+
+def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int, scalings: Boundary) -> Recipe:
     """The run's choices and numbers."""
     distillation, model = materials.distillation, materials.model
     return Recipe(
@@ -143,7 +178,7 @@ def make_recipe(materials: Materials, reward: AnyReward, *, num_steps: int) -> R
         grid=distillation.grid,
         num_ddim_steps=model.num_ddim_steps,
         prediction=_prediction(reward),
-        scalings=BoundaryScalings(sigma_data=model.sigma_data, timestep_scaling=model.timestep_scaling),
+        scalings=scalings,
         precision=distillation.precision,
         execution=Execution(distillation.execution, distillation.memory_format),
         seed=distillation.seed,

@@ -30,6 +30,7 @@ from rglcd.latents.read_ahead import read_ahead
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.declared_type import doubt_about, errors_of_x0
+from rglcd.models.families import family_of
 from rglcd.models.precision import tf32
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, text_parts
@@ -100,8 +101,8 @@ def _fingerprint(model: Model, pretrained: Pretrained, *, scorers: Sequence[str]
     return Fingerprint(
         resolution=model.resolution,
         vae=folder_digest(pretrained.teacher / "vae"),
-        text_encoder=_joint_digest([pretrained.teacher / encoder for encoder, _ in parts]),
-        tokenizer=_joint_digest([pretrained.teacher / tokenizer for _, tokenizer in parts]),
+        text_encoder=_joint_digest([pretrained.teacher / part.encoder for part in parts]),
+        tokenizer=_joint_digest([pretrained.teacher / part.tokenizer for part in parts]),
         scorers={name: pretrained.scorer_digest(name) for name in sorted(scorers)},
     )
 
@@ -189,7 +190,8 @@ class _Encoder:
 def _look_at_the_teacher(models: Pretrained, encoder: _Encoder, columns: Mapping[str, Tensor]) -> None:
     """Say it when the first latents show that the teacher does not predict what it declares. Nothing that is stored depends on it."""
     device = encoder.world.device
-    teacher = Teacher.load(models.teacher, dtype=dtype_to_try(models.teacher / "unet"), device=device)
+    network = models.teacher / family_of(models.teacher).folder
+    teacher = Teacher.load(models.teacher, dtype=dtype_to_try(network), device=device, resolution=encoder.resolution)
     first = {name: column[:_LOOKED_AT].to(device) for name, column in columns.items() if name in ("input_ids", "time_ids")}
     mean = columns["latent_mean"][:_LOOKED_AT].to(device).float()
     latents = encoder.codec.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean))

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from rglcd.config import Config, Section, validate_section
 from rglcd.errors import InputError, TryAgain
 from rglcd.stages.outside import outside_digests, refuse_changed_rewards
-from rglcd.stages.table import SOURCE, WHOLE, Parts, Stage, is_read, maker_of, may_be_absent, parts_read, stage_named
+from rglcd.stages.table import SOURCE, WHOLE, Parts, Stage, is_read, maker_of, may_be_absent, parts_read, parts_read_unkeyed, stage_named
 from rglcd.store.artifact_store import ArtifactStore
 from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.files import is_remote
@@ -42,7 +42,7 @@ Artifacts = Mapping[str, Path | str]
 class Input:
     """An artifact that is read: the folder that it lies in, and its manifest (the source has none, but it may have a URL).
 
-    ``digest`` is that of the ``parts`` of it that are read.
+    ``digest`` is that of the ``parts`` of it that are read; ``unkeyed`` parts are read too, and no digest covers them.
     """
 
     folder: Path
@@ -52,6 +52,11 @@ class Input:
     places: Places | None = None
     """Where other results of the artifact lie, if it lies in a folder."""
     url: str | None = None
+    unkeyed: Parts = ()
+
+    def holds(self, name: str) -> bool:
+        """Whether the stage finds the file called ``name``."""
+        return is_read(name, self.parts) or is_read(name, self.unkeyed) or name == TIMINGS
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,12 @@ def plan(name: str, sections: Sections, artifacts: Artifacts) -> Computation:
 
 
 def stage_key(stage: Stage, sections: Mapping[str, Section], made_from: Mapping[str, str]) -> str:
-    """The name of a computation: stage, code version, configuration, and the digests of what it reads."""
+    """The name of a computation: stage, code version, the configuration that enters it, and the digests of what it reads."""
     return digest_of(
         {
             "stage": stage.name,
             "version": stage.version,
-            "sections": {name: section.model_dump(mode="json") for name, section in sections.items()},
+            "sections": {name: section.model_dump(mode="json") for name, section in sections.items() if name in stage.keyed},
             "inputs": dict(made_from),
         }
     )
@@ -134,13 +139,13 @@ def opened_inputs(computation: Computation) -> Iterator[dict[str, Path]]:
 
 def _fetched_first(read: Input, *, streams: bool) -> Callable[[str], bool]:
     suffix = ".json" if streams else ""
-    return lambda name: name.endswith(suffix) and (is_read(name, read.parts) or name == TIMINGS)
+    return lambda name: name.endswith(suffix) and read.holds(name)
 
 
 @contextmanager
 def linked(read: Input, manifest: Manifest) -> Iterator[Path]:
     """A folder that is an artifact of the parts that are read, and has no other file."""
-    files = {name: entry for name, entry in manifest.files.items() if is_read(name, read.parts) or name == TIMINGS}
+    files = {name: entry for name, entry in manifest.files.items() if read.holds(name)}
     with folder_of_links(beside=read.folder) as folder:
         with nullcontext() if read.places is None else read.places.at_rest():
             # Not where it was when the key was computed, if another run has put a result of its own in force since.
@@ -180,7 +185,8 @@ def _inputs(stage: Stage, sections: Mapping[str, Section], given: Artifacts, *, 
     found = {artifact: location.read(made_by=maker_of(artifact).name) for artifact, location in locations.items()}
     for _, manifest in found.values():
         refuse_changed_rewards(manifest)
-    parts = parts_read(stage, cast(Config, _KnownSections(stage, sections, [manifest for _, manifest in found.values()])))
+    known = cast(Config, _KnownSections(stage, sections, [manifest for _, manifest in found.values()]))
+    parts, unkeyed = parts_read(stage, known), parts_read_unkeyed(stage, known)
     inputs = {}
     for artifact in given:
         if artifact == SOURCE:
@@ -189,7 +195,8 @@ def _inputs(stage: Stage, sections: Mapping[str, Section], given: Artifacts, *, 
             folder, manifest = found[artifact]
             digest = digest_of_parts(manifest, parts[artifact], where=folder)
             places = locations[artifact].places if manifest.store is None else None
-            inputs[artifact] = Input(folder, manifest, parts[artifact], digest, places)
+            digest_of_parts(manifest, unkeyed[artifact], where=folder)  # are they there?
+            inputs[artifact] = Input(folder, manifest, parts[artifact], digest, places, unkeyed=unkeyed[artifact])
     return inputs
 
 

@@ -6,20 +6,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-import torch
-
-from rglcd import progress
-from rglcd.config import AnyReward, ArmSettings, Distillation, LatentReward, Model, NoReward, PixelReward, arms_of, has_reward
+from rglcd.config import AnyReward, ArmSettings, Distillation, Model, Monitoring, arms_of, has_reward
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
 from rglcd.models.precision import tf32
-from rglcd.recipe import OnlineProxy
 from rglcd.stages.assembly import Materials, make_distiller
 from rglcd.stages.cache import fingerprint_of
+from rglcd.stages.monitoring import Watching
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
+from rglcd.stages.step_cost import StepCosts
 from rglcd.stages.student_export import RECORD, Arm, arm_sections, export_arm
 from rglcd.stages.table import stage_named
 from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified
@@ -27,13 +25,13 @@ from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, train
-from rglcd.training.operations import flops_of_step
 
 
 def distill(
     model: Model,
     reward: AnyReward,
     distillation: Distillation,
+    monitoring: Monitoring,
     *,
     latents: Path,
     pretrained: Path,
@@ -43,33 +41,38 @@ def distill(
     """Write a diffusers pipeline folder for each arm, with its curve and its record.
 
     An arm whose key equals that of one published before is taken over instead of trained: so a new reward weight leaves
-    the ``lcm`` arm alone. Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
+    the ``lcm`` arm alone. What ``monitoring`` looks at enters no key, and changes no weight.
+    Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
     """
     with join_world() as world, tf32(world.device):
         models = Pretrained.open(pretrained)
         cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
         cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))
         materials = Materials(model, distillation, latents, models, reward_model, cache, world)
-        arms = _arms(materials, reward)
+        costs = StepCosts(materials)
+        arms = _arms(costs, reward)
+        watching = Watching(monitoring, reward, costs, student.folder)
         for arm in arms:
             if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
-                _train_arm(arm, student.folder)
+                _train_arm(arm, student.folder, watching)
             if world.is_main:
                 # Here, not where the arm is trained: a kill may have come between its publication and this.
                 shutil.rmtree(_checkpoints(student.folder, arm), ignore_errors=True)
             world.wait()
+        if world.is_main:
+            watching.sweep()
     return {"arms": {arm.name: {"num_steps": arm.num_steps, "key": arm.key} for arm in arms}}
 
 
 # --- arms ----------------------------------------------------------------------------------------
 
 
-def _arms(materials: Materials, reward: AnyReward) -> list[Arm]:
+def _arms(costs: StepCosts, reward: AnyReward) -> list[Arm]:
     """The arms in the order asked for; those without a reward are given the compute that the reward costs, if asked to match it."""
-    matched = 1.0
+    materials, matched = costs.materials, 1.0
     settings = arms_of(reward, materials.distillation)
     if materials.distillation.match_compute and reward.kind != "none" and any(_is_matched(arm) for arm in settings):
-        matched = _relative_cost(materials, reward)
+        matched = costs.relative(reward)
     return [_arm(arm, materials, longer=matched if _is_matched(arm) else 1.0) for arm in settings]
 
 
@@ -81,49 +84,6 @@ def _arm(settings: ArmSettings, materials: Materials, *, longer: float) -> Arm:
     own = replace(materials, distillation=settings.distillation)
     num_steps = math.ceil(settings.distillation.num_steps * longer)
     return Arm(settings.name, own, settings.reward, num_steps, _arm_key(own, settings.reward, num_steps))
-
-
-def _relative_cost(materials: Materials, reward: AnyReward) -> float:
-    """Operations of a guided step over those of a plain one, counted on a throw-away pair: the same on any machine."""
-    try:
-        return _counted_cost(materials, reward, device=torch.device("meta"))
-    except RuntimeError:
-        # An expert that reads the values of pixels (one in a process of its own does) cannot be counted without them.
-        return _counted_cost(materials, reward, device=materials.world.device)
-
-
-def _counted_cost(materials: Materials, reward: AnyReward, *, device: torch.device) -> float:
-    """The same on ``device``: on ``meta``, where tensors have no values, it takes no memory and no time.
-
-    Operations are proportional to the samples, so the fewest that a step can have are counted. The networks run eagerly and keep
-    all activations: how fast a run is and how little memory it takes must not change how long it is.
-    """
-    fewest = {"batch_size": _fewest_samples(reward), "micro_batch": None, "activations": "kept", "execution": "eager"}
-    counted = replace(materials, distillation=materials.distillation.model_copy(update=fewest))
-    alone, num_steps = World(0, 1, device), materials.distillation.num_steps
-    guided, plain = (
-        flops_of_step(make_distiller(counted, chosen, num_steps=num_steps, world=alone))
-        for chosen in progress.track((_keeping(reward), NoReward()), task="count the reward's operations", unit="steps")
-    )
-    return guided / plain
-
-
-def _keeping(reward: AnyReward) -> AnyReward:
-    """``reward`` without recomputation."""
-    return reward.model_copy(update={"activations": "kept"}) if isinstance(reward, PixelReward) else reward
-
-
-def _fewest_samples(reward: AnyReward) -> int:
-    """One; or so many that, where every n-th is rewarded or labelled, one is."""
-    match reward:
-        case NoReward():
-            return 1
-        case LatentReward(tuning=OnlineProxy(label_every=label_every)):
-            return math.lcm(reward.prediction.every, label_every)
-        case PixelReward() | LatentReward():
-            return reward.prediction.every
-        case _:
-            assert_never(reward)
 
 
 def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
@@ -164,13 +124,14 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
 # --- training ------------------------------------------------------------------------------------
 
 
-def _train_arm(arm: Arm, folder: Path) -> None:
+def _train_arm(arm: Arm, folder: Path, watching: Watching) -> None:
     distillation, world = arm.materials.distillation, arm.materials.world
     distiller = make_distiller(arm.materials, arm.reward, num_steps=arm.num_steps, world=world)
     run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every, distillation.guard)
-    curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world)
+    monitor = watching.monitor(arm, distiller, run)
+    curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world, monitor=monitor)
     if world.is_main:
-        export_arm(arm, distiller, curve=curve, folder=folder / arm.name)
+        export_arm(arm, distiller, curve=curve, seen=watching.seen_of(arm), folder=folder / arm.name)
 
 
 def _checkpoints(folder: Path, arm: Arm) -> Path:

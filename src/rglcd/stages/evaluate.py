@@ -14,7 +14,11 @@ from PIL import Image
 
 from rglcd.config import Evaluation, Model
 from rglcd.evaluation.comparison import Comparison, compare
-from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, load_moments, measured, reuse, save
+from rglcd.evaluation.distance_names import main_kind
+from rglcd.evaluation.distances import load_records
+from rglcd.evaluation.looks import FOLDER as LOOKS
+from rglcd.evaluation.looks import read_record
+from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, measured, reuse, save
 from rglcd.evaluation.observation import Batches
 from rglcd.evaluation.pages import report_html, report_markdown
 from rglcd.evaluation.panels import Records
@@ -27,6 +31,7 @@ from rglcd.models.precision import tf32
 from rglcd.rewards.kinship import akin
 from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
+from rglcd.stages.prompts import protocol_of
 from rglcd.stages.run import Output
 from rglcd.stages.student_export import RECORD
 from rglcd.stages.table import STAGES, stage_named
@@ -61,8 +66,11 @@ def evaluate(
     for batches in (report.folder / DRAWS).glob(f".*{BATCHES}"):
         shutil.rmtree(batches)
     trained_on, akin = _trained_on(student, context)
-    num_features = len(load_moments(report.folder / DRAWS / context.baselines[1].name).total)
-    comparison = compare(measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features)
+    records = load_records(report.folder / DRAWS / context.baselines[1].name)
+    num_features = len(records[main_kind(context.feature_kinds)].moments.total)
+    comparison = compare(
+        measurements, seed=evaluation.seed, trained_on=trained_on, akin=akin, num_features=num_features, labels=context.labels
+    )
     _write_numbers(report.folder, comparison)
     pretraining = [] if reward_model is None else _curve(reward_model)
     seconds = time.perf_counter() - started
@@ -97,17 +105,26 @@ def _measurement(sampler: Sampler, context: EvaluationContext, report: Output, w
             if world.is_main:
                 found = _put_together(batches, sampler, context, report.folder / DRAWS)
                 shutil.rmtree(batches.folder)
-    return None if found is None else found.in_order_of(context.evaluation.scorers)
+    return None if found is None else found.in_order_of(context.evaluation.scorers, context.feature_kinds)
 
 
 def _put_together(batches: Batches, sampler: Sampler, context: EvaluationContext, drawings: Path) -> Measurement:
     """The measurement that ``batches`` make, saved."""
     observed, baselines = batches.collected(), {baseline.who: drawings / baseline.name for baseline in context.baselines}
     is_arm = sampler.who not in baselines
-    moments = {who: load_moments(place) for who, place in baselines.items() if sampler.who != REAL and who != sampler.who}
-    measurement = measured(sampler, observed, context.panel.scorers, batches.captions, real=moments.get(REAL), teacher=moments.get(TEACHER))
-    kept = None if is_arm else observed.moments
-    save(drawings / sampler.name, measurement, batches.captions, key=context.key(sampler), sheet=observed.sheet, moments=kept)
+    known = {who: load_records(place) for who, place in baselines.items() if sampler.who != REAL and who != sampler.who}
+    measurement, records = measured(
+        sampler,
+        observed,
+        context.panel.scorers,
+        batches.captions,
+        real=known.get(REAL),
+        teacher=known.get(TEACHER),
+        kinds=context.feature_kinds,
+        basis=context.basis,
+    )
+    kept = None if is_arm else records
+    save(drawings / sampler.name, measurement, batches.captions, key=context.key(sampler), sheet=observed.sheet, records=kept)
     return measurement
 
 
@@ -182,6 +199,7 @@ def _write_pages(
         provenance=_provenance(context, num_processes=num_processes, seconds=seconds),
         curves={arm: _curve(context.student / arm) for arm in context.arms},
         pretraining=pretraining,
+        looks={arm: seen for arm in context.arms if (seen := read_record(context.student / arm / LOOKS)) is not None},
     )
     (folder / "index.html").write_text(report_html(data), encoding="utf-8")
     (folder / "report.md").write_text(report_markdown(data), encoding="utf-8")
@@ -201,8 +219,9 @@ def _provenance(context: EvaluationContext, *, num_processes: int, seconds: floa
         teacher=context.model.teacher.uri,
         guidance_scale=context.evaluation.guidance_scale,
         distance=context.distance,
-        prompts=context.evaluation.prompts,
+        prompts=context.evaluation.prompt_source.source,
         num_prompts=len(set(context.captions)),
+        protocol=protocol_of(context.evaluation, context.prompt_set),
         precision=context.evaluation.precision,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} torch threads",
         has_gpu=device.type == "cuda",

@@ -1,26 +1,29 @@
 """What stage ``evaluate`` works on: the models and their samplers, prompts and reference images, and the key of each measurement."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rglcd.config import Distillation, Evaluation, FullStudent, Model, validate_section
+from rglcd.config import Distillation, Evaluation, LoraStudent, Model, validate_section
 from rglcd.core.condition import Condition
-from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import decoded, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.generation import decoded, omega_of, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.kernel_distance import KERNEL_IMAGES
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
 from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
+from rglcd.evaluation.prompt_sets import PromptSet
 from rglcd.models.chunks import Chunks
 from rglcd.models.codec import Codec
 from rglcd.models.export import exported_weights
 from rglcd.models.features import described, load_features
+from rglcd.models.loading import read_json
 from rglcd.models.precision import drawing_dtype
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
@@ -28,8 +31,9 @@ from rglcd.models.text import TextEncoder
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, square, to_array
 from rglcd.sharding.source import parse_row, read_image, read_lines
-from rglcd.stages.assembly import adapter_shape
+from rglcd.stages.assembly import adapter_shape, boundary_of
 from rglcd.stages.pretrained import Pretrained
+from rglcd.stages.prompts import prompts_to_draw
 from rglcd.stages.student_export import RECORD
 from rglcd.store.manifest import digest_of, read_manifest, read_verified
 
@@ -46,14 +50,20 @@ _LatentsFn = Callable[[Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that the Fréchet distance compares with: bytes, captions, and a digest of both."""
+    """The real images that distances compare with: their urls below ``folder``, sha256 and captions. Files are read as they are needed."""
 
-    images: tuple[bytes, ...]
+    folder: Path
+    urls: tuple[str, ...]
+    sha256: tuple[str, ...]
     captions: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        return digest_of([[hashlib.sha256(data).hexdigest() for data in self.images], self.captions])
+        return digest_of([self.sha256, self.captions])
+
+
+NO_REFERENCE: Final = Reference(Path(), (), (), ())
+"""Of what is drawn and compared with nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,21 @@ class EvaluationContext:
     pretrained: Pretrained
     student: Path
     arms: list[str]
-    prompts: list[str]
+    prompt_set: PromptSet
     reference: Reference
     device: torch.device
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        return self.prompt_set.texts
+
+    @property
+    def labels(self) -> list[Mapping[str, str]]:
+        """The groups of each image's prompt; empty where no prompt has any."""
+        prompts = self.prompt_set.prompts
+        if not self.prompt_set.groupings:
+            return []
+        return [prompts[index % len(prompts)].groups for index in range(self.evaluation.num_images)]
 
     @property
     def captions(self) -> list[str]:
@@ -77,12 +99,13 @@ class EvaluationContext:
     @property
     def baselines(self) -> tuple[Sampler, Sampler]:
         """The real images and the teacher: every other sampler is compared with them."""
-        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.teacher_steps)
+        return Sampler(REAL, 0), Sampler(TEACHER, self.evaluation.all_teacher_steps[0])
 
     @property
     def samplers(self) -> list[Sampler]:
         """In the order of measuring: baselines first."""
-        return [*self.baselines, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
+        teachers = (Sampler(TEACHER, steps) for steps in self.evaluation.all_teacher_steps[1:])
+        return [*self.baselines, *teachers, *(Sampler(arm, steps) for arm in self.arms for steps in sorted(self.evaluation.num_steps))]
 
     @property
     def num_sheet_images(self) -> int:
@@ -90,9 +113,25 @@ class EvaluationContext:
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance is to, and by which features: numbers that differ in it cannot be compared."""
-        features = described(self.pretrained.folder / "features")
-        return f"{len(self.reference.images)} real images (digest {self.reference.digest[:12]}), by {features}"
+        """What distances are to, and by which features."""
+        features = "; ".join(described(folder) for _, folder in self.pretrained.feature_folders())
+        return f"{len(self.reference.urls)} real images (digest {self.reference.digest[:12]}), by {features}"
+
+    @cached_property
+    def feature_kinds(self) -> list[str]:
+        """The kinds of feature networks, in the order of the configuration."""
+        return [kind for kind, _ in self.pretrained.feature_folders()]
+
+    @cached_property
+    def basis(self) -> dict[str, str]:
+        """What distances are measured with: numbers that differ in any of it are not compared."""
+        return {
+            "images": str(self.evaluation.num_images),
+            "real images": str(len(self.reference.urls)),
+            "reference": self.reference.digest[:16],
+            "pictures": f"the middle square, resized to {self.model.resolution} pixels (bicubic, antialiased)",
+            "kernel distances": f"of at most the first {KERNEL_IMAGES} images of each",
+        } | {f"features ({kind})": described(folder) for kind, folder in self.pretrained.feature_folders()}
 
     @property
     def drawing_dtype(self) -> torch.dtype:
@@ -110,7 +149,7 @@ class EvaluationContext:
     @cached_property
     def panel(self) -> ScoringPanel:
         scorers = {name: self.pretrained.scorer(name, dtype=torch.float32, device=self.device) for name in self.evaluation.scorers}
-        features = load_features(self.pretrained.features_kind(), self.pretrained.folder / "features", device=self.device)
+        features = {kind: load_features(kind, folder, device=self.device) for kind, folder in self.pretrained.feature_folders()}
         return ScoringPanel.of(
             scorers,
             [*self.captions, *self.reference.captions],
@@ -167,16 +206,16 @@ class EvaluationContext:
         return lambda indices: decoded(self.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
 
     def _teacher_fn(self, sampler: Sampler) -> _LatentsFn:
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
+        teacher = self._teacher
         uncond = self.text_encoder.null()
         return lambda indices: teacher_latents(
-            teacher,
+            teacher.guided,
             self._cond(indices),
             uncond,
             self._noises(indices, 1)[0],
             schedule=teacher.schedule,
             num_steps=sampler.num_steps,
-            omega=self._omega,
+            omega=omega_of(teacher, self.evaluation.guidance_scale),
         )
 
     def _student_fn(self, sampler: Sampler) -> _LatentsFn:
@@ -186,26 +225,27 @@ class EvaluationContext:
             self._cond(indices),
             self._noises(indices, sampler.num_steps),
             schedule=student.schedule,
-            scalings=BoundaryScalings(self.model.sigma_data, self.model.timestep_scaling),
-            omega=self._omega,
+            scalings=boundary_of(self.model, student.schedule),
+            omega=omega_of(student, self.evaluation.guidance_scale),
             original_steps=self.model.num_ddim_steps,
         )
 
     @property
-    def _omega(self) -> float:
-        return self.evaluation.guidance_scale - 1
+    def _teacher(self) -> Teacher:
+        resolution = self.model.resolution
+        return Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device, resolution=resolution)
 
     def _student(self, arm: str) -> Student:
         """The student of ``arm``, whole or an adapter, as it was configured when it was distilled."""
-        made = validate_section("distillation", read_manifest(self.student, made_by="distill").sections["distillation"])
+        made = validate_section("distillation", read_json(self.student / arm / RECORD)["config"]["distillation"])
         assert isinstance(made, Distillation)
-        if isinstance(made.student, FullStudent):
+        if not isinstance(made.student, LoraStudent):
             return Student.load(self.student / arm, dtype=self.drawing_dtype, device=self.device)
-        teacher = Teacher.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
-        return Student.load_adapter(self.student / arm, teacher, adapter_shape(made.student))
+        return Student.load_adapter(self.student / arm, self._teacher, adapter_shape(made.student))
 
     def _real(self, indices: Sequence[int]) -> Tensor:
-        pictures = [square(decode(self.reference.images[index]), self.model.resolution) for index in indices]
+        data = [read_image(self.reference.urls[index], self.reference.folder) for index in indices]
+        pictures = [square(decode(image), self.model.resolution) for image in data]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
 
     def _cond(self, indices: Sequence[int]) -> Condition:
@@ -222,35 +262,35 @@ def open_context(
     model: Model, evaluation: Evaluation, *, source: Path, pretrained: Path, student: Path, device: torch.device
 ) -> EvaluationContext:
     """Check and read what is evaluated. Raises :class:`InputError` for students, prompts or reference images that cannot be used."""
+    arms = _arms(model, evaluation, student)
+    prompts = prompts_to_draw(evaluation, source)
+    reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
+
+
+def context_for_drawing(
+    model: Model, evaluation: Evaluation, *, pretrained: Path, student: Path, prompts: PromptSet, device: torch.device
+) -> EvaluationContext:
+    """What draws ``prompts``, and compares with nothing. Raises :class:`InputError` for students that cannot be used."""
+    arms = _arms(model, evaluation, student)
+    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, NO_REFERENCE, device)
+
+
+def _arms(model: Model, evaluation: Evaluation, student: Path) -> list[str]:
+    """The students in ``student``. Raises :class:`InputError` where there is none, or they cannot draw in so many steps."""
     if max(evaluation.num_steps) > model.num_ddim_steps:
         raise InputError(f"evaluation.num_steps asks for {max(evaluation.num_steps)} steps of a grid of {model.num_ddim_steps}")
     arms = sorted(path.parent.name for path in student.glob(f"[!.]*/{RECORD}"))
     if not arms:
         raise InputError(f"{student} holds no student; make one with: rglcd run distill")
     read_verified(student, made_by="distill")
-    prompts = _read_prompts(source / evaluation.prompts)
-    reference = _read_reference(source / evaluation.reference, limit=evaluation.num_images)
-    return EvaluationContext(model, evaluation, Pretrained.open(pretrained), student, arms, prompts, reference, device)
-
-
-def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: the prompts to draw, one a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise InputError(f"{path} holds no prompt: write one a line")
-    return prompts
+    return arms
 
 
 def _read_reference(path: Path, *, limit: int) -> Reference:
-    images: list[bytes] = []
-    captions: list[str] = []
+    urls, digests, captions = list[str](), list[str](), list[str]()
     for number, line in enumerate(read_lines(path), start=1):
-        if len(images) == limit:
+        if len(urls) == limit:
             break
         try:
             row = parse_row(line)
@@ -258,8 +298,9 @@ def _read_reference(path: Path, *, limit: int) -> Reference:
             decode(data)
         except RowRejectedError as error:
             raise InputError(f"{path} line {number}: {error.reason}; every reference image must be readable") from None
-        images.append(data)
+        urls.append(row.url)
+        digests.append(hashlib.sha256(data).hexdigest())
         captions.append(row.caption)
-    if len(images) < 2:
-        raise InputError(f"{path} lists {len(images)} images; a Fréchet distance needs at least two")
-    return Reference(tuple(images), tuple(captions))
+    if len(urls) < 2:
+        raise InputError(f"{path} lists {len(urls)} images; a Fréchet distance needs at least two")
+    return Reference(path.parent, tuple(urls), tuple(digests), tuple(captions))

@@ -26,9 +26,15 @@ class ModelRole:
 def model_roles(model: Model, preparation: Preparation) -> Iterator[ModelRole]:
     """Everything to fetch, in order; of one scorer, the folder that others add to first."""
     yield ModelRole("teacher", "model.teacher", "source", model.teacher)
+    if preparation.initial is not None:
+        yield ModelRole("initial", "preparation.initial", "source", preparation.initial)
     for name, scorer in preparation.scorers.items():
         for role, source in scorer.sources().items():
             what = f"scorers/{name}" if role == "source" else f"scorers/{name}/{role}"
             yield ModelRole(what, f"preparation.scorers.{name}.{role}", role, source, scorer)
-    if preparation.features.source is not None:
-        yield ModelRole("features", "preparation.features.source", "source", preparation.features.source)
+    for number, network in enumerate(preparation.feature_networks):
+        if network.source is not None:
+            what, key = (
+                ("features", "features") if not preparation.has_several_features else (f"features/{network.kind}", f"features.{number}")
+            )
+            yield ModelRole(what, f"preparation.{key}.source", "source", network.source)

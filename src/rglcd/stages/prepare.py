@@ -14,31 +14,33 @@ from rglcd.config import Model, ModelSource, Preparation, WeightsSource
 from rglcd.errors import InputError
 from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.models.features import load_features
+from rglcd.models.inception import convert_inception
 from rglcd.models.trial import CAPTION, refuse_weights_that_are_not_finite, try_features, try_scorer, try_teacher
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.protocol import Reward
 from rglcd.rewards.registry import Catalogue, open_scorer
 from rglcd.stages.model_roles import ModelRole, model_roles
 from rglcd.stages.outside import reward_code, reward_facts
-from rglcd.stages.pretrained import write_catalogue
+from rglcd.stages.pretrained import feature_folders, features_record, write_catalogue
 from rglcd.stages.run import Output
 from rglcd.store.manifest import folder_digest, sha256_of
 from rglcd.store.model_folders import TOKENIZER_FILES, fetch_model_folder, fetch_named_files
 
 
 def prepare(model: Model, preparation: Preparation, *, pretrained: Output) -> Mapping[str, Any]:
-    """Lay out ``teacher/``, ``scorers/<name>/`` and ``features/``, and ``catalogue/``, which says what kind each is.
+    """Lay out ``teacher/``, ``initial/`` if there is one, ``scorers/<name>/``, ``features/``, and ``catalogue/``: what kind each is.
 
     Raises :class:`InputError` for a model that cannot be had, is not the one pinned, or cannot be opened.
     """
     folder = pretrained.folder
-    if preparation.features.source is None:
-        raise InputError("preparation.features needs a source")
+    for network in preparation.feature_networks:
+        if network.source is None:
+            raise InputError("preparation.features needs a source")
     fetches = [_fetch(role) for role in model_roles(model, preparation)]
     digests = {fetch.what: fetch(folder) for fetch in progress.track(fetches, task="fetch models", unit="models")}
     code = reward_code(preparation)
     catalogue = {name: scorer.settings() | ({"code": code[name]} if name in code else {}) for name, scorer in preparation.scorers.items()}
-    write_catalogue(folder, catalogue, features=preparation.features.kind)
+    write_catalogue(folder, catalogue, features=features_record(preparation))
     _open_each(folder, model, preparation, catalogue=catalogue)
     return {"models": digests, "rewards": reward_facts(preparation)}
 
@@ -106,6 +108,9 @@ def _fetch(role: ModelRole) -> _Fetch:
     place = role.what if role.role == "source" else role.what.rpartition("/")[0]
     if role.role == "tokenizer":
         return _Tokenizer(role.what, role.source, into=place)
+    if role.scorer is None and role.file is not None:
+        assert isinstance(role.source, WeightsSource)
+        return _Published(role.what, role.source, convert_inception, into=role.what)
     if role.scorer is not None and role.file is not None:
         assert isinstance(role.source, WeightsSource)
         return _Published(role.what, role.source, CONVERTERS[role.scorer.settings()["kind"]], into=place)
@@ -128,12 +133,15 @@ def _open_each(folder: Path, model: Model, preparation: Preparation, *, catalogu
     """What cannot be opened, or used on a caption and a drawn picture, is refused here, not after an hour of caching."""
     device = torch.device("cpu")
     try_teacher(folder / "teacher", resolution=model.resolution, num_ddim_steps=model.num_ddim_steps)
+    if (folder / "initial").is_dir():
+        refuse_weights_that_are_not_finite(folder / "initial")
     for name in catalogue:
         refuse_weights_that_are_not_finite(folder / "scorers" / name)
         try_scorer(name, _score_of_one(open_scorer(name, catalogue, folder / "scorers", dtype=torch.float32, device=device)))
-    features = load_features(preparation.features.kind, folder / "features", device=device)
-    refuse_weights_that_are_not_finite(folder / "features")
-    try_features(folder / "features", features)
+    for kind, place in feature_folders(folder):
+        features = load_features(kind, place, device=device)
+        refuse_weights_that_are_not_finite(place)
+        try_features(place, features)
 
 
 def _score_of_one(reward: Reward) -> Callable[[Tensor], Tensor]:

@@ -1,10 +1,13 @@
 """What ``prepare`` laid out, opened: the models that several stages share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from rglcd.config import Preparation
 from rglcd.errors import InputError
 from rglcd.models.loading import read_json
 from rglcd.rewards.protocol import Reward
@@ -12,12 +15,26 @@ from rglcd.rewards.registry import Catalogue, has_weights, open_scorer
 from rglcd.store.manifest import digest_of, folder_digest, read_verified, write_json
 
 
-def write_catalogue(folder: Path, scorers: Catalogue, *, features: str) -> None:
+def features_record(preparation: Preparation) -> dict[str, Any]:
+    """What ``features.json`` says: the ``kind`` of the one network in ``features/``, or the ``kinds`` that have folders there."""
+    kinds = [network.kind for network in preparation.feature_networks]
+    return {"kinds": kinds} if preparation.has_several_features else {"kind": kinds[0]}
+
+
+def feature_folders(folder: Path) -> list[tuple[str, Path]]:
+    """The kind and the folder of each feature network in the artifact ``folder``, in the order of the configuration."""
+    record = read_json(folder / "features.json")
+    if "kind" in record:
+        return [(str(record["kind"]), folder / "features")]
+    return [(str(kind), folder / "features" / str(kind)) for kind in record["kinds"]]
+
+
+def write_catalogue(folder: Path, scorers: Catalogue, *, features: Mapping[str, Any]) -> None:
     """Say in ``folder`` what kind each scorer is, a file each, so that another scorer is another file; and what ``features`` is."""
     (folder / "catalogue").mkdir(exist_ok=True)
     for name, settings in scorers.items():
         write_json(folder / "catalogue" / f"{name}.json", dict(settings))
-    write_json(folder / "features.json", {"kind": features})
+    write_json(folder / "features.json", dict(features))
 
 
 @dataclass(frozen=True)
@@ -36,13 +53,19 @@ class Pretrained:
     def teacher(self) -> Path:
         return self.folder / "teacher"
 
+    @property
+    def initial(self) -> Path | None:
+        """The few-step model that students start from, if one was prepared."""
+        folder = self.folder / "initial"
+        return folder if folder.is_dir() else None
+
     def scorer(self, name: str, *, dtype: torch.dtype, device: torch.device) -> Reward:
         """The reward model called ``name``."""
         return open_scorer(name, self._catalogue_with(name), self.folder / "scorers", dtype=dtype, device=device)
 
-    def features_kind(self) -> str:
-        """What kind of network gives the features that the Fréchet distance compares."""
-        return str(read_json(self.folder / "features.json")["kind"])
+    def feature_folders(self) -> list[tuple[str, Path]]:
+        """What kinds of networks give the features that distances compare, with their folders."""
+        return feature_folders(self.folder)
 
     def catalogue(self) -> Catalogue:
         """All scorers that are here by name, with their settings."""

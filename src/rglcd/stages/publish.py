@@ -126,7 +126,7 @@ def _timings(computation: Computation, folders: Mapping[str, Path]) -> dict[str,
 def _manifest(computation: Computation, facts: Mapping[str, Any]) -> Manifest:
     files = dict(sorted((take_recorded_elsewhere(computation.staging) | scan(computation.staging)).items()))
     digest = results_digest(files)
-    sections = {name: section.model_dump(mode="json") for name, section in computation.sections.items()}
+    sections = {name: computation.sections[name].model_dump(mode="json") for name in computation.stage.keyed}
     stage, read = computation.stage, {name: given.manifest for name, given in computation.inputs.items() if given.manifest is not None}
     lineage: dict[str, dict[str, Any]] = {}
     for manifest in read.values():

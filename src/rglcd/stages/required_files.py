@@ -11,6 +11,7 @@ from typing import Final
 from rglcd.config import Config
 from rglcd.errors import InputError
 from rglcd.stages.model_roles import model_roles
+from rglcd.stages.prompts import prompts_to_draw
 from rglcd.stages.table import Stage
 
 INDEX: Final = "index.tsv"
@@ -45,6 +46,8 @@ def require_files(config: Config, stages: Iterable[Stage], *, source: Path | Non
         for wanted in _wanted_by(stage, config, source, made):
             if not wanted.is_there:
                 raise InputError(f"{wanted.path} is missing: {stage.name} reads {wanted.rule}")
+        if stage.name == "evaluate" and source is not None:
+            prompts_to_draw(config.evaluation, source)
 
 
 def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | None) -> Iterator[_Wanted]:
@@ -54,7 +57,7 @@ def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | N
     if stage.name == "evaluate" and source is not None:
         evaluation = config.evaluation
         yield _Wanted(
-            source / evaluation.prompts,
+            source / evaluation.prompt_source.source,
             f"the prompts to draw, one a line; `rglcd data use WHAT --prompts FILE` writes it, and {_HELD_OUT} with their captions",
         )
         yield _Wanted(

@@ -116,7 +116,7 @@ def _call(computation: Computation, folders: Mapping[str, Path], part: Part) -> 
         uploading_tasks(computation.store, computation.key, staging),
         previous_result(computation) as previous,
     ):
-        sections = {name: section.model_dump(mode="json") for name, section in computation.sections.items()}
+        sections = {name: computation.sections[name].model_dump(mode="json") for name in computation.stage.keyed}
         write_json(description_of(staging), sections)  # for `rglcd runs`
         return entry(*computation.sections.values(), **read, **{computation.output: Output(staging, previous, part)})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from rglcd.config import AnyReward, LatentReward, NoReward, PixelReward
+from rglcd.evaluation.looks import FOLDER as LOOKS
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.recipe import FrozenProxy, OnlineProxy
 from rglcd.stages.assembly import Materials
@@ -33,16 +34,18 @@ class Arm:
     key: str
 
 
-def export_arm(arm: Arm, distiller: Distiller, *, curve: list[dict[str, Any]], folder: Path) -> None:
-    """Write the weights to evaluate into a staging folder beside ``folder``, then rename it."""
+def export_arm(arm: Arm, distiller: Distiller, *, curve: list[dict[str, Any]], seen: Path | None, folder: Path) -> None:
+    """Write the weights to evaluate into a staging folder beside ``folder``, then rename it. ``seen`` holds the looks, if there are."""
     staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
     materials, model = arm.materials, arm.materials.model
-    grid = SamplingGrid(num_ddim_steps=model.num_ddim_steps, timestep_scaling=model.timestep_scaling)
+    grid = SamplingGrid(model.num_ddim_steps, model.timestep_scaling, model.resolution)
     export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
         distiller.reward_guidance.model.save(staging / "reward_model")
     (staging / "curves.jsonl").write_text(curve_text(curve), encoding="utf-8")
+    if seen is not None:
+        shutil.copytree(seen, staging / LOOKS)
     write_json(staging / RECORD, _record(arm))
     # Not left to publish_folder, which renames what it replaces within the artifact: a kill in between would publish that too.
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from rglcd.config import Config, MixtureScorer
+from rglcd.config import Config, MixtureScorer, rewards_of
 from rglcd.errors import InputError
 
 SOURCE = "source"
@@ -43,10 +43,14 @@ def _always(config: Config) -> bool:
 
 
 def _has_proxy(config: Config) -> bool:
-    return any(reward.kind == "latent" for reward in config.rewards)
+    return any(reward.kind == "latent" for reward in rewards_of(config.reward, config.distillation))
 
 
 def _all_of_it(config: Config) -> Mapping[str, Parts]:
+    return {}
+
+
+def _nothing(config: Config) -> Mapping[str, Parts]:
     return {}
 
 
@@ -62,16 +66,27 @@ def _models(config: Config, scorers: Iterable[str]) -> Parts:
     return tuple(parts)
 
 
+def _read_by_distill(config: Config) -> Mapping[str, Parts]:
+    initial = () if config.preparation.initial is None else ("initial",)
+    return {"pretrained": (*_models(config, config.caching.scorers), *initial)}
+
+
 def _read_by_evaluate(config: Config) -> Mapping[str, Parts]:
     evaluation = config.evaluation
     # Those that trained the student too: what they have in common with a judge is said on the page.
-    scorers = [*evaluation.scorers, *(reward.expert for reward in config.rewards if reward.kind != "none")]
+    scorers = [*evaluation.scorers, *(reward.expert for reward in rewards_of(config.reward, config.distillation) if reward.kind != "none")]
     scorers += [config.pretraining.scorer] if _has_proxy(config) else []
     return {
-        SOURCE: (str(PurePosixPath(evaluation.prompts)), str(PurePosixPath(evaluation.reference).parent)),
+        SOURCE: (str(PurePosixPath(evaluation.prompt_source.source)), str(PurePosixPath(evaluation.reference).parent)),
         "pretrained": (*_models(config, scorers), "features", "features.json"),
         "reward_model": ("curves.jsonl",),
     }
+
+
+def _looked_at_by_distill(config: Config) -> Mapping[str, Parts]:
+    if config.monitoring.kind == "none":
+        return {}
+    return {"pretrained": (*_models(config, config.monitoring.scorers), "features", "features.json")}
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,10 @@ class Stage:
 
     ``reads`` gives the parts of each input that the stage reads; of one that it does not name, all. It is asked with the stage's
     own sections and those of the stages before it: another is refused.
+
+    ``unkeyed`` are those of its sections that change no bit of what it makes, and ``reads_unkeyed`` the parts that it reads for their
+    sake: neither enters the key nor DVC's dependencies. What comes of them lies in folders that no digest covers
+    (:data:`rglcd.store.manifest.NOT_HASHED_FOLDER`).
 
     Three fields matter when bytes lie in an object store. ``streams``: inputs whose files are fetched when they are first
     read, not all before the stage begins. ``reuses``: the stage may take parts over from what it published before, which
@@ -102,10 +121,17 @@ class Stage:
     version: int = 1
     when: Callable[[Config], bool] = _always
     reads: Callable[[Config], Mapping[str, Parts]] = _all_of_it
+    unkeyed: tuple[str, ...] = ()
+    reads_unkeyed: Callable[[Config], Mapping[str, Parts]] = _nothing
     parts: str | None = None
     streams: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+
+    @property
+    def keyed(self) -> tuple[str, ...]:
+        """The sections that enter the key."""
+        return tuple(section for section in self.sections if section not in self.unkeyed)
 
 
 STAGES: tuple[Stage, ...] = (
@@ -163,12 +189,14 @@ STAGES: tuple[Stage, ...] = (
         name="distill",
         entry="rglcd.stages.distill:distill",
         summary="distil the teacher into a latent consistency model, guided by the reward",
-        sections=("model", "reward", "distillation"),
+        sections=("model", "reward", "distillation", "monitoring"),
         inputs=("latents", "pretrained", "reward_model"),
         outputs=("student",),
         profile=Profile.GPU_GANG,
         version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
-        reads=lambda config: {"pretrained": _models(config, config.caching.scorers)},
+        reads=_read_by_distill,
+        unkeyed=("monitoring",),
+        reads_unkeyed=_looked_at_by_distill,
         streams=("latents",),
         reuses=("student",),
     ),
@@ -180,7 +208,9 @@ STAGES: tuple[Stage, ...] = (
         inputs=(SOURCE, "pretrained", "student", "reward_model"),
         outputs=("report",),
         profile=Profile.GPU_NODE,
-        version=4,  # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables
+        # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables; 5: kernel distances, and
+        # what distances are measured with beside them
+        version=5,
         reads=_read_by_evaluate,
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "draws/*/scores.csv", "index.html", "report.md"),
@@ -218,6 +248,12 @@ def parts_read(stage: Stage, config: Config) -> dict[str, Parts]:
     """The parts that ``stage`` reads of each of its inputs. Raises :class:`InputError` for a scorer that nobody prepares."""
     named = stage.reads(config)
     return {artifact: named.get(artifact, WHOLE) for artifact in stage.inputs}
+
+
+def parts_read_unkeyed(stage: Stage, config: Config) -> dict[str, Parts]:
+    """The parts that ``stage`` also reads of its inputs, for the sake of what enters no key. Raises as :func:`parts_read` does."""
+    named = stage.reads_unkeyed(config)
+    return {artifact: named.get(artifact, ()) for artifact in stage.inputs}
 
 
 def is_read(name: str, parts: Parts) -> bool:

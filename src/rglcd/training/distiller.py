@@ -157,7 +157,9 @@ class Distiller:
     def _neighbour(self, batch: Batch, grid: GridStage) -> NeighbourFn:
         match self.recipe.neighbour:
             case "teacher":
-                return solved_neighbour(self.teacher, omega=batch.draws.omega, cond=batch.cond, uncond=self._null, solver=grid.solver)
+                return solved_neighbour(
+                    self.teacher.guided, omega=batch.draws.omega, cond=batch.cond, uncond=self._null, solver=grid.solver
+                )
             case "data":
                 return noised_neighbour(batch.z0, batch.draws.eps, grid.solver.schedule)
             case _:
@@ -216,7 +218,8 @@ class Distiller:
         stored, drawn = self._read(step)
         cached, draws = stored.each(self.world.to_device).decoded(), drawn.placed(self.world)
         z0 = self.codec.latents(Moments(cached.mean, cached.logvar), draws.posterior)
-        caption = self.text_encoder.encode(cached.input_ids) if cached.caption is None else cached.caption
+        ids = cached.input_ids
+        caption = self.text_encoder.encode(ids) if cached.caption is None else self.text_encoder.masked(cached.caption, ids)
         cond = caption.with_time_ids(cached.time_ids).with_caption_of(self._null, draws.caption < recipe.caption_dropout)
         low, high = recipe.omega
         index = weighted_index(draws.grid, self._grid(step).probabilities)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, assert_never
 from torch import Tensor
 
 from rglcd import progress
-from rglcd.errors import TrainingDiverged, TryAgain
+from rglcd.errors import TrainingDiverged, TrainingHalted, TryAgain
 from rglcd.recipe import Guard, RollBackGuard, StopGuard
 from rglcd.signals import handling_stops
 from rglcd.training.checkpoint import Checkpoint, Checkpointer
@@ -47,6 +47,45 @@ class Trainable(Protocol):
         ...
 
 
+class Monitor(Protocol):
+    """Something that looks at what is trained every few steps, and changes nothing of it. The first rank's alone is asked."""
+
+    def is_due(self, done: int) -> bool:
+        """Whether to look after ``done`` steps."""
+        ...
+
+    def look(self, done: int) -> None:
+        """Look at what ``done`` steps made."""
+        ...
+
+    def resume(self, done: int) -> None:
+        """Training goes on from ``done`` steps: what was seen of later ones goes, and a look that is due at this one is made up for."""
+        ...
+
+    @property
+    def objection(self) -> str | None:
+        """Why the run should end, if it should."""
+        ...
+
+
+class NoMonitor:
+    """Looks at nothing."""
+
+    objection = None
+
+    def is_due(self, done: int) -> bool:
+        return False
+
+    def look(self, done: int) -> None:
+        raise AssertionError("never due")
+
+    def resume(self, done: int) -> None:
+        pass
+
+
+_NO_MONITOR = NoMonitor()
+
+
 @dataclass(frozen=True)
 class Run:
     """How long, how often saved, the name that progress is reported under, and what a step that goes wrong does."""
@@ -63,14 +102,20 @@ class Run:
         return max(1, self.num_steps // CURVE_POINTS)
 
 
-def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: World) -> list[dict[str, Any]]:
+def train(
+    trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: World, monitor: Monitor = _NO_MONITOR
+) -> list[dict[str, Any]]:
     """Train to ``run.num_steps``, from the latest checkpoint if there is one; returns the curve, a row each few steps.
 
-    Raises :class:`TryAgain` after SIGTERM or SIGINT, which several ranks notice within four steps, the state being saved, and
+    Raises :class:`TryAgain` after SIGTERM or SIGINT, which several ranks notice within four steps, the state being saved;
+    :class:`TrainingHalted` as soon after an objection of ``monitor``, and before any step where it has one already; and
     :class:`TrainingDiverged` when a figure stops being finite and ``run.guard`` knows no way on; no such state is ever saved.
     """
     watch = Watch(run.guard)
     step, curve = _resume(trainable, run, watch, checkpointer=checkpointer, world=world)
+    if world.is_main:
+        monitor.resume(step)
+    _require_no_objection(monitor, run, step, world=world)
     with _stop_requests() as stop:
         while step < run.num_steps:
             if step not in watch.passed_over:
@@ -78,12 +123,14 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
             done = step + 1
             saves = done % run.checkpoint_every == 0 or done == run.num_steps
             asks = world.size == 1 or saves or done % _ASK_EVERY == 0
-            stopping = asks and world.any(bool(stop))
+            stopping = asks and world.any(bool(stop) or monitor.objection is not None)
             row: dict[str, Any] = {}
             if done % run.log_every == 0 or saves or stopping:
                 figures, fault = watch.look(world)
                 if fault is not None:
                     step, curve = _go_back(trainable, run, watch, fault, checkpointer=checkpointer, world=world)
+                    if world.is_main:
+                        monitor.resume(step)
                     continue
                 row = _row(figures, done=done, run=run, watch=watch)
                 curve += [row] if figures is not None and done % run.log_every == 0 else []
@@ -93,12 +140,24 @@ def train(trainable: Trainable, run: Run, *, checkpointer: Checkpointer, world: 
                 _report(run, row | {"saved_step": done})
             if stopping:
                 world.wait()
+                _require_no_objection(monitor, run, done, world=world)
                 raise TryAgain(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved; run the same command to go on")
             step = done
-        if world.any(bool(stop)):  # while the last checkpoint was written
+            if world.is_main and monitor.is_due(done):
+                monitor.look(done)
+        if world.any(bool(stop) or monitor.objection is not None):  # while the last checkpoint was written, or at the last look
+            _require_no_objection(monitor, run, step, world=world)
             raise TryAgain(f"{run.task}: stopped after the last step, state saved; run the same command to go on")
     world.wait()
     return curve
+
+
+def _require_no_objection(monitor: Monitor, run: Run, done: int, *, world: World) -> None:
+    """Raise :class:`TrainingHalted`, on all ranks, where the first has an objection; what ``done`` steps made is saved."""
+    if not world.any(monitor.objection is not None):
+        return
+    why = monitor.objection or "the first rank says why"
+    raise TrainingHalted(f"{run.task}: stopped after {done} of {run.num_steps} steps, state saved: {why}")
 
 
 def curve_text(curve: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ from typing import assert_never
 from torch import Tensor
 
 from rglcd import recipe
-from rglcd.core.consistency import BoundaryScalings
+from rglcd.core.consistency import Boundary
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.core.solver import DDIMSolver
 from rglcd.training.choices import loss_weights, num_grid_steps, step_probabilities
@@ -37,7 +37,7 @@ class Recipe:
     grid: recipe.Grid
     num_ddim_steps: int
     prediction: recipe.Prediction
-    scalings: BoundaryScalings
+    scalings: Boundary
     precision: recipe.Precision
     execution: Execution
     seed: int
@@ -67,10 +67,10 @@ class GridStage:
     def of(cls, run: Recipe, schedule: NoiseSchedule, num_steps: int) -> "GridStage":
         """The stage whose grid has ``num_steps`` steps of ``schedule``."""
         solver = DDIMSolver(schedule, num_steps)
-        levels = solver.schedule.ve_sigma().double()[solver.boundaries]
+        levels, gaps = (table.double()[solver.boundaries] for table in (schedule.ve_sigma(), schedule.gap_sigma()))
         probabilities = step_probabilities(run.timesteps, levels)
         rewarded = _rewarded_probabilities(run.prediction, levels, distilled=probabilities)
-        return cls(solver, probabilities, loss_weights(run.weighting, levels, probabilities), rewarded)
+        return cls(solver, probabilities, loss_weights(run.weighting, gaps, probabilities), rewarded)
 
 
 def _rewarded_probabilities(chosen: recipe.Prediction, levels: Tensor, *, distilled: Tensor) -> Tensor:

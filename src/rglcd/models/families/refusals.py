@@ -1,15 +1,12 @@
-"""Which teachers are ours: Stable Diffusion 1.x, 2.x and XL, whose UNet denoises latents of a variance preserving, discrete schedule.
+"""Teachers of other kinds than the pipeline's family are named and refused.
 
-Others are named and refused. Trained on as if they were ours, they give students of noise (huggingface/diffusers issue 8596).
+Trained on as if they were of it, they give students of noise (huggingface/diffusers issue 8596).
 """
 
 from pathlib import Path
 from typing import Any, Final
 
-from diffusers import UNet2DConditionModel
-
 from rglcd.errors import InputError
-from rglcd.models.loading import read_json
 
 _OURS: Final = "name a teacher of Stable Diffusion 1.x, 2.x or XL"
 
@@ -23,34 +20,8 @@ _SCHEDULERS: Final = {
 }
 """By the beginning of a scheduler's ``_class_name``."""
 
-_PIPELINES: Final = {
-    "StableDiffusion3": "Stable Diffusion 3 (flow matching, a transformer)",
-    "Flux": "FLUX (flow matching, a transformer)",
-    "StableCascade": "Stable Cascade",
-    "Wuerstchen": "Würstchen",
-    "Kandinsky": "Kandinsky",
-    "PixArt": "PixArt (a transformer)",
-    "HunyuanDiT": "Hunyuan-DiT (a transformer)",
-    "Sana": "Sana (flow matching, a transformer)",
-    "AuraFlow": "AuraFlow (flow matching, a transformer)",
-    "LatentConsistencyModel": "a latent consistency model: it is a student already",
-    "IFPipeline": "DeepFloyd IF (it draws pixels)",
-}
-"""By the beginning of a pipeline's ``_class_name``."""
-
 _CONTINUOUS_KEYS: Final = ("sigma_data", "shift", "base_shift")
 _FLOW_SWITCHES: Final = ("use_flow_sigmas", "use_dynamic_shifting")
-
-
-def refuse_other_pipelines(folder: Path) -> None:
-    """Raise :class:`InputError` for the pipeline folder of a family that is not ours, by its ``_class_name`` or its parts."""
-    index = read_json(folder / "model_index.json")
-    named = str(index.get("_class_name", ""))
-    for beginning, family in _PIPELINES.items():
-        if named.startswith(beginning):
-            raise InputError(f"{folder} is a {named}, {family}: {_OURS}")
-    if "unet" not in index and "transformer" in index:
-        raise InputError(f"{folder} is a {named or 'pipeline'} whose network is a transformer: {_OURS}")
 
 
 def refuse_other_schedules(declared: dict[str, Any], *, where: Path) -> None:
@@ -72,9 +43,9 @@ def refuse_other_schedules(declared: dict[str, Any], *, where: Path) -> None:
             raise InputError(f"{where} does not say {' and '.join(missing)}, the noise that the teacher was trained with: {_OURS}")
 
 
-def refuse_other_channels(unet: UNet2DConditionModel, *, latent_channels: int, where: Path) -> None:
+def refuse_other_channels(config: Any, *, latent_channels: int, where: Path) -> None:
     """Raise :class:`InputError` for a UNet that takes or gives more than the latents: inpainting, depth and edit models."""
-    taken, given = int(unet.config.in_channels), int(unet.config.out_channels)
+    taken, given = int(config.in_channels), int(config.out_channels)
     if taken != latent_channels:
         extra = {9: "an inpainting model", 8: "an edit or upscaling model", 5: "a depth model"}.get(taken, "a model with further inputs")
         raise InputError(f"{where} takes {taken} channels and the VAE's latents have {latent_channels}: it is {extra}; {_OURS}")

@@ -1,0 +1,79 @@
+"""SANA: a flow in the latents of a deep-compression autoencoder; Gemma reads an instruction before the caption (arXiv 2410.10629)."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+import torch
+from diffusers import SanaPipeline, SanaTransformer2DModel
+from torch import Tensor, nn
+from transformers import Gemma2Model
+
+from rglcd.core.condition import Condition
+from rglcd.errors import InputError
+from rglcd.models.families.protocol import Call, Config, Family
+from rglcd.models.text_towers import TextPart, TextTower
+
+TOKENS: Final = 300
+"""``max_sequence_length`` of diffusers' pipeline: what is left of the instruction and the caption."""
+INSTRUCTION: Final = "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
+"""The pipeline's own, which its training put before every caption (Section 3.1)."""
+
+
+class Sana(Family):
+    """The network is told 1000 sigma times its ``timestep_scale``. Its scheduler may be DPM-Solver with flow sigmas."""
+
+    title = "SANA"
+    pipelines = ("SanaPipeline",)
+    network = SanaTransformer2DModel
+    seeds_scheduler = True
+    # Else pictures are drawn at the nearest of its own sizes.
+    calling = "use_resolution_binning=False"
+    text_kinds = (Gemma2Model,)
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def output(self, network: nn.Module, config: Config, call: Call) -> Tensor:
+        sample: Tensor = network(
+            call.z_t,
+            timestep=1000 * call.sigma * config.timestep_scale,
+            encoder_hidden_states=call.cond.embeddings,
+            encoder_attention_mask=call.cond.mask,
+        ).sample
+        return sample[:, : config.in_channels]
+
+    def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
+        super().refuse(config, latent_channels=latent_channels, where=where)
+        if config.guidance_embeds:
+            raise InputError(
+                f"{where} is given its guidance scale: it is SANA-Sprint, a student already; name the SANA it was distilled from"
+            )
+
+    def blank(self, config: Config, rows: int, *, dtype: torch.dtype, device: torch.device) -> Condition:
+        embeddings = torch.empty(rows, TOKENS, config.caption_channels, dtype=dtype, device=device)
+        return Condition(embeddings, mask=torch.ones(rows, TOKENS, dtype=torch.bool, device=device))
+
+    def text_parts(self, folder: Path) -> tuple[TextPart, ...]:
+        return (TextPart("text_encoder", "tokenizer", Gemma2Model, TOKENS),)
+
+    def tokenise(self, towers: Sequence[TextTower], captions: Sequence[str]) -> Tensor:
+        (tower,) = towers
+        instructed = [INSTRUCTION + caption.lower().strip() for caption in captions]
+        return tower.ids(instructed, length=len(tower.tokenizer.encode(INSTRUCTION)) + TOKENS - 2)
+
+    def encode(self, towers: Sequence[TextTower], ids: Tensor) -> Condition:
+        model = towers[0].model
+        mask = towers[0].mask(ids).to(model.device)
+        return Condition(_left(model(ids.to(model.device), attention_mask=mask).last_hidden_state), mask=_left(mask))
+
+    def null(self, towers: Sequence[TextTower]) -> Condition:
+        """The empty caption alone, without the instruction, as in the pipeline."""
+        return self.encode(towers, towers[0].ids([""]))
+
+    def mask(self, towers: Sequence[TextTower], ids: Tensor) -> Tensor:
+        return _left(towers[0].mask(ids))
+
+
+def _left(tokens: Tensor) -> Tensor:
+    """(B, L, ...) -> (B, 300, ...): the first token and the last 299, which the pipeline leaves of all."""
+    return torch.cat([tokens[:, :1], tokens[:, 1 - TOKENS :]], dim=1)

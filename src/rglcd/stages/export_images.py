@@ -1,0 +1,123 @@
+"""Images of one sampler as the official scripts read them, drawn from the noise that ``evaluate`` draws from.
+
+This is no stage: nothing here reads them back.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rglcd import progress
+from rglcd.config import Config
+from rglcd.errors import InputError
+from rglcd.evaluation.generation import as_png
+from rglcd.evaluation.image_layouts import USUAL_COUNT, ImageFile, Layout, lay_out
+from rglcd.evaluation.measurement import REAL
+from rglcd.evaluation.observation import DrawFn
+from rglcd.models.precision import tf32
+from rglcd.stages.computation import Artifacts, opened_inputs, plan
+from rglcd.stages.evaluation_context import EvaluationContext, context_for_drawing
+from rglcd.stages.prompts import prompts_to_draw
+from rglcd.store.staging import remove_stale_staging, staging_file, write_text
+
+JPEG_QUALITY: Final = 95
+"""HPSv2's own images are JPEGs of a quality that it does not name; a score of PNGs is another one."""
+
+
+def export_images(config: Config, artifacts: Artifacts, *, layout: str, sampler: str, count: int | None, folder: Path) -> list[str]:
+    """Write ``count`` images of each prompt (None: as many as the script reads) of ``sampler`` to ``folder``; returns what to say.
+
+    A file that is there already stays, so a killed export goes on. Raises :class:`InputError` for a sampler that the configuration
+    does not draw, prompts that the layout is not for, and a folder that holds anything else, which the scripts would take for images.
+    """
+    computation = plan("evaluate", {name: config.section(name) for name in ("model", "evaluation")}, artifacts)
+    with opened_inputs(computation) as inputs:
+        evaluation = config.evaluation
+        prompts = prompts_to_draw(_without_count(config).evaluation, inputs["source"])
+        found = lay_out(layout, prompts, count=USUAL_COUNT[layout] if count is None else count)
+        _refuse_other_files(folder, found)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        context = context_for_drawing(
+            config.model, evaluation, pretrained=inputs["pretrained"], student=inputs["student"], prompts=prompts, device=device
+        )
+        with nullcontext() if evaluation.precision == "float32" else tf32(device):
+            num_drawn = _write(found, context, sampler, folder)
+    said = [f"{folder} holds {len(found.files):,} files for {layout}, {num_drawn:,} images drawn now; prompts: {prompts.described}"]
+    return [*said, *found.notes]
+
+
+def _without_count(config: Config) -> Config:
+    """``config`` with as many images of each prompt as the export asks for, not as the evaluation does."""
+    asked = config.evaluation.prompt_source.model_copy(update={"per_prompt": None})
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"prompts": asked})})
+
+
+def _refuse_other_files(folder: Path, found: Layout) -> None:
+    wanted = {str(file.path) for file in found.files} | {str(path) for path in found.texts}
+    remove_stale_staging(folder)
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in wanted and not path.name.startswith("."):
+            raise InputError(
+                f"{folder} holds {name}, which is not of this export, and the scripts read whatever is there: name an empty folder"
+            )
+
+
+def _write(found: Layout, context: EvaluationContext, name: str, folder: Path) -> int:
+    samplers = {sampler.name: sampler for sampler in context.samplers if sampler.who != REAL}
+    if name not in samplers:
+        raise InputError(f"--sampler {name}: the configuration draws {', '.join(samplers)}")
+    for path, text in found.texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / path, text)
+    missing = [file for file in found.files if not (folder / file.path).is_file()]
+    total = sum(len(file.images) for file in found.files)
+    num_missing = sum(len(file.images) for file in missing)
+    task, done = f"draw {name}", total - num_missing
+    progress.report(task, done=done, total=total, unit="images")
+    draw = context.draw_fn(samplers[name]) if missing else None
+    for batch in _batches(missing, context.evaluation.batch_size):
+        assert draw is not None
+        _write_batch(batch, draw, folder, task=task)
+        done += sum(len(file.images) for file in batch)
+        progress.report(task, done=done, total=total, unit="images")
+    return num_missing
+
+
+def _batches(files: Sequence[ImageFile], size: int) -> Iterator[list[ImageFile]]:
+    """Files of about ``size`` images together, at least one."""
+    batch: list[ImageFile] = []
+    for file in files:
+        if batch and sum(len(other.images) for other in batch) + len(file.images) > size:
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _write_batch(files: Sequence[ImageFile], draw: DrawFn, folder: Path, *, task: str) -> None:
+    drawn = draw([image for file in files for image in file.images])
+    if not bool(drawn.isfinite().all()):
+        raise InputError(f"{task}: a picture of {files[0].path} or the files after it is not finite (NaN): this model is broken")
+    pictures = as_png(drawn).cpu()
+    for file in files:
+        target, mine = folder / file.path, pictures[: len(file.images)]
+        pictures = pictures[len(file.images) :]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        options = {"quality": JPEG_QUALITY, "subsampling": 0} if target.suffix == ".jpg" else {}
+        with staging_file(target) as staging, staging.open("wb") as stream:
+            _picture(mine).save(stream, format="JPEG" if options else "PNG", **options)
+
+
+def _picture(images: Tensor) -> Image.Image:
+    """One image (1, 3, H, W), or four as one of twice the sides: the first two above, as DPG-Bench's script cuts them out."""
+    if len(images) == 1:
+        return Image.fromarray(images[0].permute(1, 2, 0).contiguous().numpy())
+    upper, lower = torch.cat([images[0], images[1]], dim=2), torch.cat([images[2], images[3]], dim=2)
+    return Image.fromarray(torch.cat([upper, lower], dim=1).permute(1, 2, 0).contiguous().numpy())
