@@ -399,8 +399,9 @@ def test_doctor_s_pod_is_admitted_looks_and_is_deleted(
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     Path("params.yaml").write_text(dump(load_preset("micro")))
     Path("cluster.yaml").write_text(f"image: {placement.image}\nstore_claim: rglcd-store={tmp_path}\n")
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit) as ended:
         main(["doctor", "--cluster", "--pod"])
+    assert ended.value.code == InputError.exit_code
     said = capsys.readouterr().out
     assert f"ok       a pod of {placement.image} starts" in said
     assert "MISSING  names are found in a pod (" in said

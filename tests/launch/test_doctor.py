@@ -107,6 +107,18 @@ def test_what_is_missing_is_said_with_what_to_do(gone: str, words: str, parts: P
     assert "1 thing is missing in the cluster" in ended.last
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"major": "", "minor": "", "gitVersion": "v1.30.4-own"}, "ok       Kubernetes v1.30.4-own"),
+        ({"major": "", "minor": "", "gitVersion": "v0.0.0-master+$Format:%H$"}, "unknown  Kubernetes v0.0.0-master+$Format:%H$; 1.27"),
+    ],
+)
+def test_an_api_server_that_somebody_built_themselves_may_not_know_its_version(said: dict[str, str], words: str, parts, doctor) -> None:
+    parts.at["/version"] |= said
+    assert doctor().has(words)
+
+
 def test_old_kubernetes_and_missing_rights_are_said(parts: Parts, doctor) -> None:
     parts.may = False
     parts.at["/version"] |= {"minor": "20", "gitVersion": "v1.20.2"}
