@@ -12,7 +12,7 @@ from pipelines.rg_lcd import STORE, arguments, compile_pipeline, pipeline, sourc
 from rglcd.config import Config, load_params
 from rglcd.errors import InputError
 from rglcd.launch.boundary import process_boundary
-from rglcd.launch.kubeflow_server import Access, require_kubeflow, start_run
+from rglcd.launch.kubeflow_server import Access, require_kubeflow, resume_run, start_run
 from rglcd.launch.provenance import with_provenance
 from rglcd.launch.released_image import require_published, warn_unless_published
 from rglcd.launch.settings import ClusterSettings, load_settings
@@ -52,6 +52,13 @@ def submit(config: Config, *, root: Path, server: "Server", namespace: str, stor
     print(f"run at {address}")
 
 
+def resume(run: str, *, server: "Server", namespace: str) -> None:
+    """Start a run that takes ``run`` up where it stopped; say where to look."""
+    require_kubeflow(server.host, server.access, namespace=namespace, own_namespace=server.own_namespace)
+    address = resume_run(run, host=server.host, access=server.access)
+    print(f"run at {address} takes up {run}: what is finished is found by key")
+
+
 @dataclass(frozen=True)
 class Server:
     """A Kubeflow Pipelines API, and who we are to it."""
@@ -78,6 +85,9 @@ def main(words: Sequence[str] | None = None) -> None:
     compiling.add_argument("--out", type=Path, help="file (default: stdout)")
     submitting = verbs.add_parser("submit", help="start a run on a cluster")
     submitting.add_argument("--host", help="address of the Kubeflow Pipelines API")
+    submitting.add_argument(
+        "--resume", metavar="RUN", help="take up the run of this id, which failed or was terminated: the same pipeline and settings"
+    )
     submitting.add_argument("--no-plan", action="store_true", help="submit even what `rglcd plan` says cannot fit on the GPUs")
     submitting.add_argument("--token-file", type=Path, help="file of a token that the API takes (default: what Kubeflow mounts in a pod)")
     submitting.add_argument("--cookie-file", type=Path, help="file of a Cookie header, as a browser has it after the login")
@@ -88,6 +98,11 @@ def main(words: Sequence[str] | None = None) -> None:
         verb.add_argument("--store", help=f"where the artifacts lie: in the claim (default: {STORE}), or s3://bucket/prefix")
     given = parser.parse_args(words)
     with process_boundary():
+        if given.verb == "submit":
+            _require_whole(given)
+            if given.resume is not None:
+                resume(given.resume, server=_server(given), namespace=given.namespace or load_settings().namespace)
+                return
         config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), with_provenance(load_settings())
         match given.verb:
             case "run":
@@ -101,16 +116,27 @@ def main(words: Sequence[str] | None = None) -> None:
                 compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
                 namespace = given.namespace or settings.namespace
-                if given.host is None:  # said at once: counting takes up to a minute
-                    needed = "--host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run"
-                    raise InputError(f"submit needs {needed}")
                 require_published(settings.image or TRAIN_IMAGE)
                 require_files(config, stages_of(config), source=source_at_hand(root), in_pods=True)
                 if not given.no_plan and settings.gpus:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
-                access = Access.of_files(token=given.token_file, cookies=given.cookie_file, authorities=given.ca)
-                server = Server(given.host, access, given.kubeflow_namespace)
-                submit(config, root=root, server=server, namespace=namespace, store=given.store, settings=settings)
+                submit(config, root=root, server=_server(given), namespace=namespace, store=given.store, settings=settings)
+
+
+def _require_whole(given: argparse.Namespace) -> None:
+    """Said at once: counting takes up to a minute."""
+    if given.host is None:
+        raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
+    if given.resume is not None and (given.set or given.store is not None):
+        other = "--set" if given.set else "--store"
+        raise InputError(
+            f"--resume asks for what the run asked for; without it, {other} makes another run, which finds finished stages too"
+        )
+
+
+def _server(given: argparse.Namespace) -> Server:
+    access = Access.of_files(token=given.token_file, cookies=given.cookie_file, authorities=given.ca)
+    return Server(given.host, access, given.kubeflow_namespace)
 
 
 if __name__ == "__main__":

@@ -89,11 +89,12 @@ def arguments(config: Config, *, source: str, store: str) -> dict[str, Any]:
     """The pipeline's arguments: a section each as plain values, the source as ``uri@md5``, the folder of the artifacts.
 
     Kubeflow's dicts hold no null: those are left out, null being the default of every key that takes it.
-    Raises :class:`InputError` for an integer that they would change.
+    Raises :class:`InputError` for a value that they would change.
     """
     sections = {name: config.section(name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
-    require_exact(sections)
-    return {"source": source, "store": store, **sections}
+    given = {"source": source, "store": store, **sections}
+    require_exact(given)
+    return given
 
 
 def compile_pipeline(config: Config, path: Path, *, source: str, store: str = STORE, cluster: ClusterSettings) -> None:

@@ -43,9 +43,10 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Cluster:
-    """An API server to talk to as an administrator."""
+    """An API server to talk to as an administrator; ``audit_log`` is what it writes down of each change to a Volcano Job."""
 
     kubeconfig: Path
+    audit_log: Path | None = None
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run kubectl with ``words``; raises :class:`AssertionError` with what it said when it fails and ``check`` holds."""
@@ -150,6 +151,18 @@ def _drop_empty_defaults(node: Any) -> None:
                 node["x-kubernetes-list-type"] = "atomic"
 
 
+AUDITED = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Request", "verbs": ["create", "delete"], "resources": [{"group": "batch.volcano.sh", "resources": ["jobs"]}]},
+        {"level": "None"},
+    ],
+}
+"""Who made and removed which job, in the API server's own words."""
+
+
 # --- starting -------------------------------------------------------------------------------------
 
 
@@ -161,6 +174,8 @@ def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
     kubeconfig.write_text(_kubeconfig(f"https://{api}"))
     log = folder / "log"
     log.mkdir()
+    (folder / "audit.yaml").write_text(yaml.safe_dump(AUDITED))
+    audit_log = folder / "audit.jsonl"
 
     _run(ending, log, assets / "etcd", "--data-dir", folder / "etcd", "--unsafe-no-fsync", "--log-level=error", "--name=only",
          f"--listen-client-urls=http://{etcd}", f"--advertise-client-urls=http://{etcd}", f"--listen-peer-urls=http://{peer}",
@@ -172,6 +187,7 @@ def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
          f"--token-auth-file={folder / 'tokens.csv'}", "--authorization-mode=RBAC", "--allow-privileged",
          f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
          "--service-account-issuer=https://kubernetes.default.svc", "--kubelet-preferred-address-types=InternalIP",
+         f"--audit-policy-file={folder / 'audit.yaml'}", f"--audit-log-path={audit_log}", "--audit-log-mode=blocking",
          "--enable-admission-plugins=Priority,ResourceQuota,LimitRanger", "--feature-gates=TTLAfterFinished=true")  # fmt: skip
     _wait_ready(f"https://{api}/readyz", server, log)
     _run(ending, log, assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}", "--port=0", "--leader-elect=false",
@@ -183,6 +199,8 @@ def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
     scheduler = head | {
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "leaderElection": {"leaderElect": False},
+        # Its default is a port of its own, which another control plane of this machine may have.
+        **dict.fromkeys(("healthzBindAddress", "metricsBindAddress"), f"127.0.0.1:{free_port()}"),
         # A pod that could not be placed is tried again soon, so that tests need not wait for the usual minute.
         "podInitialBackoffSeconds": 1,
         "podMaxBackoffSeconds": 2,
@@ -190,7 +208,7 @@ def _start(assets: Path, folder: Path, ending: ExitStack) -> Cluster:
     }
     (folder / "scheduler.yaml").write_text(yaml.safe_dump(scheduler))
     _run(ending, log, assets / "kube-scheduler", f"--config={folder / 'scheduler.yaml'}", "--port=0", "--secure-port=0")
-    cluster = Cluster(kubeconfig)
+    cluster = Cluster(kubeconfig, audit_log)
     _wait_for_default_account(cluster)
     return cluster
 

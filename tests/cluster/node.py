@@ -283,7 +283,7 @@ class PodProcess:
         mounts[path].touch()
         values = self._variables(container)
         placed = {name: _placed(value, mounts) for name, value in values.items()}
-        words = [_placed(_expanded(word, values), mounts) for word in (*container.get("command", []), *container.get("args", []))]
+        words = [_placed(expanded(word, values), mounts) for word in (*container.get("command", []), *container.get("args", []))]
         with log.open("ab") as stream:
             return subprocess.Popen(
                 words,
@@ -326,7 +326,7 @@ class PodProcess:
                 text = self._config_map(source["configMapKeyRef"]["name"])[source["configMapKeyRef"]["key"]]
                 values[entry["name"]] = ",".join(_resolved(host) for host in text.split(","))
             else:
-                values[entry["name"]] = _expanded(entry.get("value", ""), values)
+                values[entry["name"]] = expanded(entry.get("value", ""), values)
         return values
 
     def _field(self, path: str) -> str:
@@ -397,7 +397,7 @@ def _resolved(host: str) -> str:
     return address_of(match[1]) if match else host
 
 
-def _expanded(text: str, values: Mapping[str, str]) -> str:
+def expanded(text: str, values: Mapping[str, str]) -> str:
     """``$(NAME)`` replaced where NAME is known, as Kubernetes does; ``$$(NAME)`` stays as ``$(NAME)``."""
     return re.sub(r"\$(\$?)\(([A-Za-z_][A-Za-z0-9_]*)\)", lambda m: m[0][1:] if m[1] else values.get(m[2], m[0]), text)
 

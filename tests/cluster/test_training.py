@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from rglcd.store.manifest import read_manifest
 from tests.cluster.control_plane import Cluster, free_port
+from tests.cluster.failing_proxy import FailingProxy, Fate, Outage, Schedule
 from tests.cluster.node import KubeletStandIn
 from tests.cluster.test_launcher import wait_until
 from tests.end_to_end.conftest import Checkout
@@ -36,10 +37,11 @@ class Launch:
     store: Path
     run: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    kubeconfig: Path | None = None
 
     def start(self) -> subprocess.Popen[str]:
         environment = self.checkout.environment(
-            KUBECONFIG=str(self.cluster.kubeconfig),
+            KUBECONFIG=str(self.kubeconfig or self.cluster.kubeconfig),
             RGLCD_NUM_PROCESSES="1",
             RGLCD_ACCELERATORS="simulated",
             RGLCD_RENDEZVOUS_PORT=str(free_port()),
@@ -133,6 +135,23 @@ def test_training_that_was_evicted_ends_in_the_same_student(
     assert set(versions.values()) == {"1"}
     assert not before & versions.keys()
     assert launched.first_step() > 1  # from the checkpoint, not from the beginning
+    assert launched.job()["metadata"]["labels"]["rg-lcd/attempt"] == "1"
+    assert launched.digest() == unbroken.digest()
+
+
+def test_training_through_an_api_server_that_fails_ends_in_the_same_student(
+    cluster: Cluster, micro_line: Checkout, unbroken: Launch, tmp_path: Path
+) -> None:
+    """One call in five ends badly, nothing gets through for half a minute while it trains, and logs are cut every two seconds."""
+    rates = dict.fromkeys((Fate.ERROR, Fate.BUSY, Fate.UNKNOWN, Fate.RESET, Fate.LOST, Fate.HALF), 0.03) | {Fate.SILENT: 0.01}
+    schedule = Schedule("training", rates, (Outage(begins=10, lasts=30),), stream_seconds=2)
+    proxy = FailingProxy(cluster, schedule)
+    launched = replace(launch_on(cluster, micro_line, tmp_path, "failing-server"), kubeconfig=proxy.kubeconfig(tmp_path / "kubeconfig"))
+    said, _ = (process := launched.start()).communicate(timeout=600)
+    proxy.close()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert proxy.seen[Fate.RESET] > 1, "the outage was seen"
     assert launched.job()["metadata"]["labels"]["rg-lcd/attempt"] == "1"
     assert launched.digest() == unbroken.digest()
 

@@ -10,6 +10,7 @@ Results that rest on it say so. What it follows, of volcano-sh/volcano (Apache-2
     version is bumped and the pod group deleted by kill  pkg/controllers/job/job_controller_actions.go (killJob)
     hosts, service and network policy of the svc plugin  pkg/controllers/job/plugins/svc/svc.go
     VC_TASK_INDEX and VK_TASK_INDEX                      pkg/controllers/job/plugins/env/env.go
+    minAvailable where a job says none                   pkg/webhooks/admission/jobs/mutate/mutate_job.go
     TTL: Completed, Failed and Terminated are finished   pkg/controllers/garbagecollector/garbagecollector.go
 
 What it does not have: Volcano's scheduler (the pods are placed one by one by kube-scheduler's profile ``volcano``, so
@@ -157,9 +158,9 @@ class VolcanoStandIn:
         count = _count(pods)
         total = sum(task["replicas"] for task in spec["tasks"])
         if count["succeeded"] + count["failed"] == total:
-            self._finish(job, pods, "Completed" if count["succeeded"] >= spec["minAvailable"] else "Failed")
+            self._finish(job, pods, "Completed" if count["succeeded"] >= _min_available(spec) else "Failed")
         else:
-            runs = count["running"] + count["succeeded"] + count["failed"] >= spec["minAvailable"]
+            runs = count["running"] + count["succeeded"] + count["failed"] >= _min_available(spec)
             self._write(job, pods, "Running" if runs else "Pending")
 
     def _finish(self, job: dict[str, Any], pods: Mapping[str, dict[str, Any]], phase: str) -> None:
@@ -179,7 +180,7 @@ class VolcanoStandIn:
         if state["phase"] != phase or "lastTransitionTime" not in state:
             state = {"phase": phase, "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         kept = {name: status[name] for name in ("version", "retryCount")}
-        new = {**kept, **counts, "state": state, "minAvailable": spec["minAvailable"], "taskStatusCount": tasks}
+        new = {**kept, **counts, "state": state, "minAvailable": _min_available(spec), "taskStatusCount": tasks}
         if new != status:
             metadata = job["metadata"]
             self._rest.replace(f"{_BATCH}/namespaces/{metadata['namespace']}/jobs/{metadata['name']}/status", {**job, "status": new})
@@ -231,6 +232,11 @@ class VolcanoStandIn:
             for pod in listed
             if any(owner["uid"] == metadata["uid"] for owner in pod["metadata"].get("ownerReferences", []))
         }
+
+
+def _min_available(spec: Mapping[str, Any]) -> int:
+    """All pods, where a job does not say (TorchX's own do not)."""
+    return int(spec.get("minAvailable") or sum(task["replicas"] for task in spec["tasks"]))
 
 
 def _action(job: Mapping[str, Any], event: _Event) -> str | None:

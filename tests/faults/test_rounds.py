@@ -34,13 +34,23 @@ class TestRows:
         return [Row(*mark.args, **mark.kwargs) for mark in marks if mark.name == "fault"]
 
     def test_rows_have_names_of_their_own(self, rows: list[Row]) -> None:
-        assert len({row.name for row in rows}) == len(rows) == 20
+        assert len({row.name for row in rows}) == len(rows) == 23
 
     def test_rounds_and_samples_are_as_many_as_ever(self, rows: list[Row]) -> None:
         sizes = {row.name: (row.num_rounds, len(row.sample)) for row in rows}
         assert sizes == {
             **{"F1": (120, 6), "F4": (3200, 40), "F5": (1000, 100), "F6": (1000, 25), "F7": (200, 40), "F8": (100, 1), "F9": (50, 3)},
-            **{"F10": (50, 2), "F12": (40, 1), "F13": (64, 16), "F18": (97, 12), "F19": (3, 1), "F20": (20, 1)},
+            **{
+                "F10": (50, 2),
+                "F12": (40, 1),
+                "F13": (64, 16),
+                "F15": (50, 1),
+                "F16": (60, 3),
+                "F17": (200, 6),
+                "F18": (97, 12),
+                "F19": (3, 1),
+                "F20": (20, 1),
+            },
             **{"F2": (81, 2), "F3": (36, 1), "F11": (36, 2), "F21": (200, 7), "F22": (24, 24), "F23": (40, 2), "F24": (20, 1)},
         }
 

@@ -1,20 +1,25 @@
-"""TorchX's own command line runs a stage by our component file and .torchxconfig."""
+"""TorchX's own command line runs a stage by our component file and .torchxconfig, as a user types it."""
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from torchx.components.component_test_base import ComponentTestCase
 
+from rglcd.cli import main
 from rglcd.config import dump, load_preset
-from rglcd.errors import InputError
 from rglcd.launch import component
+from tests.launch.conftest import IMAGE
+from tests.manifests import pod_security
 
 ROOT = Path(__file__).parents[2]
-IMAGE = "registry/train@sha256:" + "0" * 64
+TYPED = ("torchx", "run", "--dryrun", f"{component.__file__}:stage", "--image", IMAGE)
 
 
 class TestComponent(ComponentTestCase):
@@ -22,29 +27,73 @@ class TestComponent(ComponentTestCase):
         self.validate(component, "stage")
 
 
-def test_unknown_stage_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(dump(load_preset("micro", overrides=["reward={kind: none}"])))
-    with pytest.raises(InputError, match="its stages are: shard, prepare, cache, distill, evaluate"):
-        component.stage("pretrain", IMAGE, params=str(tmp_path / "params.yaml"))
-
-
-def test_torchx_command_line_renders_the_component(tmp_path: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch) -> Path:
+    """A configuration, TorchX's settings as the repository has them, and no cluster."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
     shutil.copyfile(ROOT / ".torchxconfig", tmp_path / ".torchxconfig")
-    words = ["torchx", "run", "--dryrun", "-cfg", "validate_spec=False", f"{component.__file__}:stage"]
-    given = ["--name", "distill", "--image", IMAGE, "--nodes", "2"]
-    command = [str(Path(sys.executable).parent / words[0]), *words[1:], *given]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    return tmp_path
+
+
+def typed(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / TYPED[0]), *TYPED[1:], *words]
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
+def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    return [task["template"] for task in job["spec"]["tasks"]]
+
+
+def test_torchx_s_command_line_makes_the_pods_of_rglcd_launch(project: Path, capsys) -> None:
+    (project / "cluster.yaml").write_text(yaml.safe_dump({"gpus": 4, "gpu_label": "nvidia.com/gpu.family=hopper", "pull_secrets": ["r"]}))
+    done = typed("--name", "distill", "--nodes", "2")
     assert done.returncode == 0, done.stderr
     job = yaml.safe_load(done.stdout.partition("=== SCHEDULER REQUEST ===")[2])
-    assert job["spec"]["queue"] == "rglcd"
-    assert len(job["spec"]["tasks"]) == 2
-    for task in job["spec"]["tasks"]:
-        pod = task["template"]
-        assert pod["spec"]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-        assert pod["spec"]["terminationGracePeriodSeconds"] == 300
-        assert pod["spec"]["serviceAccountName"] == "rglcd-stage"
-        assert pod["metadata"]["labels"]["rg-lcd/stage"] == "distill"
-        variables = {entry["name"]: entry for entry in pod["spec"]["containers"][0]["env"]}
-        assert variables["RGLCD_POD_IP"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
-        assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]["value"] == "290"
+    assert (job["spec"]["queue"], job["spec"]["priorityClassName"]) == ("rglcd", "rglcd-training")
+    words = ["--run", "torchx", "--nodes", "2", "--image", IMAGE, "--store", "/store"]
+    assert main(["launch", "distill", "--dry-run", *words]) == 0
+    ours = yaml.safe_load(capsys.readouterr().out)
+    assert len(pods(job)) == len(pods(ours)) == 2
+    for theirs, own in zip(pods(job), pods(ours), strict=True):
+        assert pod_security.violations(theirs["spec"]) == set()
+        assert _comparable(theirs, job) == _comparable(own, ours)
+
+
+def _comparable(pod: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """A pod without TorchX's own labels and variables, and without the job's name."""
+    name, spec = job["metadata"]["name"], {**pod["spec"]}
+    (container,) = spec.pop("containers")
+    variables = {entry["name"]: entry for entry in container["env"] if not entry["name"].startswith("TORCHX_")}
+    labels = {key: value for key, value in pod["metadata"]["labels"].items() if "torchx" not in key and "kubernetes.io" not in key}
+    text = yaml.safe_dump({"labels": labels, "spec": {key: value for key, value in spec.items() if value}})
+    text += yaml.safe_dump({**container, "env": variables})
+    whole: dict[str, Any] = {"text": text.replace(name, "JOB")}
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "said"),
+    [
+        (["--name", "pretend"], {}, "'pretend' is no stage of params.yaml; its stages are: shard, prepare, cache, pretrain, distill"),
+        (["--name", "distill", "--params", "none.yaml"], {}, "none.yaml is missing; write it with: rglcd config use toy"),
+        (["--name", "distill"], {"gpu": 1}, "cluster.yaml"),
+        (["--name", "distill"], {"secrets": ["hub/HF_TOKEN"]}, "TorchX's overlay cannot hand on a key of a Secret (hub/HF_TOKEN"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words: list[str], settings: dict[str, Any], said: str, project: Path, capsys) -> None:
+    from torchx.cli.main import main as torchx
+
+    (project / "cluster.yaml").write_text(yaml.safe_dump(settings))
+    done = _ended(lambda: torchx([*TYPED[1:], *words]), capsys)
+    assert done[0] == 2
+    (line,) = [line for line in done[1].splitlines() if line.startswith("rglcd: ")]
+    assert said in line
+    assert "Traceback" not in done[1]
+
+
+def _ended(act: Callable[[], Any], capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        act()
+    return int(ended.value.code or 0), capsys.readouterr().err

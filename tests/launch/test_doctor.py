@@ -1,5 +1,6 @@
 """``rglcd doctor``: what a cluster or a store lacks is said with what to do, before a job is submitted."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from tests.launch.conftest import IMAGE, Ended
-from tests.launch.scripted_api import Answer, ScriptedApi, refusal
+from tests.launch.scripted_api import Answer, ScriptedApi, ScriptedClock, pod, refusal
 from tests.other_stores import Difference, OtherStore
 
 
@@ -68,11 +69,11 @@ def doctor(api: ScriptedApi, tmp_path: Path, monkeypatch, capsys) -> Callable[..
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     Path("params.yaml").write_text(dump(load_preset("micro")))
 
-    def run(**settings: Any) -> Ended:
+    def run(*words: str, **settings: Any) -> Ended:
         Path("cluster.yaml").write_text(yaml.safe_dump({"image": IMAGE, **settings}))
         code = 0
         try:
-            code = main(["doctor", "--cluster"])
+            code = main(["doctor", "--cluster", *words])
         except SystemExit as ended:
             code = int(ended.code or 0)
         said = capsys.readouterr()
@@ -104,6 +105,18 @@ def test_what_is_missing_is_said_with_what_to_do(gone: str, words: str, parts: P
     assert ended.code == 2
     assert ended.has(words), ended.lines
     assert "1 thing is missing in the cluster" in ended.last
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"major": "", "minor": "", "gitVersion": "v1.30.4-own"}, "ok       Kubernetes v1.30.4-own"),
+        ({"major": "", "minor": "", "gitVersion": "v0.0.0-master+$Format:%H$"}, "unknown  Kubernetes v0.0.0-master+$Format:%H$; 1.27"),
+    ],
+)
+def test_an_api_server_that_somebody_built_themselves_may_not_know_its_version(said: dict[str, str], words: str, parts, doctor) -> None:
+    parts.at["/version"] |= said
+    assert doctor().has(words)
 
 
 def test_old_kubernetes_and_missing_rights_are_said(parts: Parts, doctor) -> None:
@@ -213,3 +226,74 @@ def test_a_missing_bucket_and_a_store_that_nobody_named_are_one_line(bucket: str
     assert (missing.code, unnamed.code) == (2, 2)
     assert "there is no bucket bucket-typo" in missing.last
     assert "set RGLCD_STORE" in unnamed.last
+
+
+# --- a pod that looks ------------------------------------------------------------------------------
+
+
+class Pod:
+    """The pod that is made, and what becomes of it."""
+
+    def __init__(self, api: ScriptedApi, clock: ScriptedClock, **ended: Any) -> None:
+        self.is_made = False
+        self.deleted: list[str] = []
+        self.ended = ended
+        clock.step = 10
+        api.faults.insert(0, self.answer)
+
+    def answer(self, method: str, path: str) -> Answer | None:
+        name = path.partition("?")[0].rpartition("/")[2]
+        if method == "POST" and name == "pods":
+            self.is_made = True
+            return 201, {"kind": "Pod", "metadata": {"name": "made"}}, {}
+        if not name.startswith("rglcd-doctor-"):
+            return None
+        if method == "DELETE":
+            self.deleted.append(name)
+            return 200, {"kind": "Pod"}, {}
+        return 200, {"kind": "Pod", **pod(**self.ended)}, {}
+
+
+SEES = {"names": None, "store": None}
+
+
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        ({"phase": "Succeeded", "code": 0, "said": json.dumps(SEES)}, None),
+        (
+            {"phase": "Succeeded", "code": 0, "said": json.dumps({**SEES, "names": "[Errno -3] Temporary failure in name resolution"})},
+            "MISSING  names are found in a pod ([Errno -3] Temporary failure in name resolution); a component of manifests/ opens the way",
+        ),
+        (
+            {"phase": "Succeeded", "code": 0, "said": json.dumps({**SEES, "store": "[Errno 13] Permission denied"})},
+            "MISSING  the claim is writable for user 10001 ([Errno 13] Permission denied); give the claim's folder to user 10001",
+        ),
+        ({"phase": "Pending", "waiting": ("ErrImagePull", "unauthorized")}, "does not start: ErrImagePull: unauthorized; check image"),
+        (
+            {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]},
+            "has not run within 5 min: 0/1 nodes are available; kubectl describe pod",
+        ),
+        ({"phase": "Failed", "code": 1, "said": "no python"}, "has not run within"),
+    ],
+    ids=["well", "names", "claim", "image", "no node", "another image"],
+)
+def test_a_pod_looks_at_what_only_a_pod_sees_and_is_deleted(
+    ended: dict[str, Any], words: str | None, parts: Parts, doctor, api: ScriptedApi, clock: ScriptedClock
+) -> None:
+    seen = Pod(api, clock, **ended)
+    done = doctor("--pod", store_claim="rglcd-store=/store")
+    assert done.code == (0 if words is None else 2), done.lines
+    assert words is None or done.has(words), done.lines
+    assert seen.is_made
+    assert len(seen.deleted) == 1
+
+
+def test_a_pod_that_is_refused_or_that_one_may_not_create_is_said(parts: Parts, doctor, api: ScriptedApi) -> None:
+    said = 'pods "p" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot'
+    api.faults.insert(0, lambda method, path: refusal(403, said) if method == "POST" and path.endswith("/pods") else None)
+    assert doctor("--pod").has("runAsNonRoot; the namespace admits no such pods")
+    said = 'pods is forbidden: User "x" cannot create resource "pods" in API group "" in the namespace "rglcd"'
+    done = doctor("--pod")
+    assert done.code == 0
+    assert done.has("unknown  a pod of")

@@ -2,173 +2,17 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from rglcd.launch.attempts import IN_A_ROW
 from rglcd.launch.failure_table import TABLE, Then, Where, row_of
 from tests.launch.conftest import Ended
+from tests.launch.failure_cases import CASES, Case, as_volcano_says, evicted, waiting
 from tests.launch.scripted_api import Scene, ScriptedApi, ScriptedClock, event, pod, refusal
 
 Launch = Callable[..., Ended]
 ROWS = {row.name: row for row in TABLE}
-
-
-@dataclass(frozen=True)
-class Case:
-    """How a cluster says it: a failed pod, a container that waits, or the words of a refusal. ``code``: the launcher ends with it."""
-
-    row: str
-    code: int
-    words: str
-    pod: dict[str, Any] | None = None
-    refusal: str | None = None
-
-
-def evicted(message: str, *, code: int = 137) -> dict[str, Any]:
-    return pod("Failed", reason="Evicted", message=message, code=code)
-
-
-def waiting(reason: str, message: str) -> dict[str, Any]:
-    return pod("Pending", waiting=(reason, message))
-
-
-def disrupted(reason: str) -> dict[str, Any]:
-    return pod("Failed", code=137, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "taken"}])
-
-
-CASES = [
-    Case("its own disk use", 137, "raise disk_gib", evicted('Usage of EmptyDir volume "tmp" exceeds the limit "6Gi". ')),
-    Case(
-        "its own disk use",
-        137,
-        "raise disk_gib",
-        evicted("Pod ephemeral local storage usage exceeds the total limit of containers 400Gi. "),
-    ),
-    Case("its own disk use", 137, "raise disk_gib", evicted('Container main exceeded its local ephemeral storage limit "9Gi". ')),
-    Case(
-        "its own disk use",
-        137,
-        "raise disk_gib",
-        evicted(
-            "The node was low on resource: ephemeral-storage. Container main was using 90Gi, request is 1Gi, "
-            "has larger consumption of ephemeral-storage. "
-        ),
-    ),
-    Case(
-        "its own disk use",
-        137,
-        "raise disk_gib",
-        evicted("The node was low on resource: ephemeral-storage. Container main was using 90Gi, which exceeds its request of 0."),
-    ),
-    Case(
-        "its own memory use",
-        137,
-        "memory_gib",
-        evicted("The node was low on resource: memory. Container main was using 9Gi, request is 1Gi, has larger consumption of memory. "),
-    ),
-    Case("out of memory", 137, "OOMKilled (exit code 137)", pod("Failed", code=137, why="OOMKilled")),
-    Case("deadline of the run", 75, "run_seconds", pod("Failed", code=143, reason="DeadlineExceeded", message="Pod was active too long")),
-    Case("disrupted", 0, "going on", disrupted("PreemptionByScheduler")),
-    Case("disrupted", 0, "going on", disrupted("DeletionByTaintManager")),
-    Case("evicted", 0, "going on", evicted("The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. ")),
-    Case("evicted", 0, "going on", evicted("The node had condition: [DiskPressure]. ")),
-    Case("preempted", 0, "going on", pod("Failed", code=137, reason="Preempting", message="Preempted in order to admit critical pod")),
-    Case("node lost", 0, "going on", pod("Failed", reason="NodeLost", message="Node node-1 which was running pod p is unresponsive")),
-    Case(
-        "node lost", 0, "going on", pod("Failed", code=143, reason="Terminated", message="Pod was terminated in response to node shutdown.")
-    ),
-    Case(
-        "devices not ready",
-        0,
-        "before its devices were ready",
-        pod("Failed", reason="UnexpectedAdmissionError", message="no healthy devices"),
-    ),
-    Case(
-        "devices not ready",
-        0,
-        "before its devices were ready",
-        pod("Failed", reason="OutOfnvidia.com/gpu", message="Node didn't have enough"),
-    ),
-    Case(
-        "devices not ready",
-        0,
-        "before its devices were ready",
-        pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource"),
-    ),
-    Case("the node forgot it", 0, "going on", pod("Failed", code=137, why="ContainerStatusUnknown")),
-    Case("deleted", 0, "going on", pod("Failed", code=143, deleted="2026-01-01T00:00:00Z")),
-    Case("saved its state", 0, "going on", pod("Failed", code=75)),
-    Case("bad input", 2, "rglcd: it left no message", pod("Failed", code=2)),
-    Case("diverged", 3, "rglcd: it left no message", pod("Failed", code=3)),
-    Case("cannot be started", 128, "container runtime", pod("Failed", code=128, why="StartError")),
-    Case("unexpected error", 70, "exit code 70", pod("Failed", code=70)),
-    Case("crash", 139, "exit code 139", pod("Failed", code=139)),
-    Case("crash", 1, "exit code 1", pod("Failed", code=1)),
-    Case("no name of an image", 2, "by digest", waiting("InvalidImageName", "couldn't parse image")),
-    Case("no name of an image", 2, "by digest", waiting("ErrImageNeverPull", "Container image is not present with pull policy of Never")),
-    Case("no such image, or no right to it", 2, "pull_secrets", waiting("ErrImagePull", "manifest unknown")),
-    Case("no such image, or no right to it", 2, "pull_secrets", waiting("ImagePullBackOff", "pull access denied")),
-    Case("image cannot be pulled", 75, "the registry did not deliver", waiting("ImagePullBackOff", 'Back-off pulling image "x"')),
-    Case("image cannot be pulled", 75, "the registry did not deliver", waiting("ErrImagePull", "429 Too Many Requests")),
-    Case("a Secret or ConfigMap is missing", 2, 'secret "hub" not found', waiting("CreateContainerConfigError", 'secret "hub" not found')),
-    Case(
-        "a Secret or ConfigMap is missing",
-        2,
-        "couldn't find key",
-        waiting("CreateContainerConfigError", "couldn't find key A in Secret n/s"),
-    ),
-    Case(
-        "image would run as root",
-        2,
-        "user other than root",
-        waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"),
-    ),
-    Case(
-        "container cannot be made",
-        75,
-        "could not make the container",
-        waiting("CreateContainerConfigError", "failed to sync configmap cache: timed out waiting for the condition"),
-    ),
-    Case("container cannot be made", 75, "could not make the container", waiting("CreateContainerError", "context deadline exceeded")),
-    Case(
-        "an admission webhook is away",
-        0,
-        "going on",
-        refusal='Internal error occurred: failed calling webhook "mutate.example.org": dial tcp 10.0.0.9:443: connect: connection refused',
-    ),
-    Case(
-        "quota",
-        2,
-        "raise the ResourceQuota",
-        refusal='pods "p" is forbidden: exceeded quota: rglcd, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=16, '
-        "limited: requests.nvidia.com/gpu=20",
-    ),
-    Case("limit range", 2, "raise the LimitRange", refusal='pods "p" is forbidden: maximum cpu usage per Container is 16, but limit is 64'),
-    Case(
-        "pod security",
-        2,
-        "admits no such pods",
-        refusal='pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false',
-    ),
-    Case(
-        "service account",
-        2,
-        "service_account in cluster.yaml",
-        refusal='pods "p" is forbidden: error looking up service account rglcd/rglcd-stage: serviceaccount "rglcd-stage" not found',
-    ),
-    Case(
-        "priority class",
-        2,
-        "priority in cluster.yaml",
-        refusal='pods "p" is forbidden: no PriorityClass with name rglcd-training was found',
-    ),
-    Case("queue", 2, "queue in cluster.yaml", refusal="unable to find job queue: queues.scheduling.volcano.sh rglcd not found"),
-    Case("namespace", 2, "namespace in cluster.yaml", refusal='namespaces "rglcd" not found'),
-    Case("refused", 2, "only images of registry.example.org", refusal="only images of registry.example.org are admitted"),
-]
 
 
 def test_every_row_has_a_case_a_source_and_advice_where_the_run_ends() -> None:
@@ -188,7 +32,11 @@ def test_launcher_ends_as_the_table_says(case: Case, api: ScriptedApi, clock: Sc
         if row.where is Where.CONTAINER:
             return Scene("Pending", [case.pod or {}])
         if row.where is Where.REFUSAL:
-            return Scene("Terminated" if age > 30 else "Pending", [], [event("FailedCreate", case.refusal or "")])
+            return Scene(
+                "Terminated" if age > 30 else "Pending",
+                [],
+                [event("FailedCreate", as_volcano_says(case.refusal or "", case.refusal or ""))],
+            )
         return Scene("Terminated", [case.pod or {}]) if age > 10 else Scene("Running", [pod()])
 
     api.script = script
@@ -197,6 +45,7 @@ def test_launcher_ends_as_the_table_says(case: Case, api: ScriptedApi, clock: Sc
     assert ended.has(case.words), ended.lines
     assert len(api.submitted) == {Then.AGAIN: 2, Then.COUNTED: 3, Then.NEVER: 1}[row.then]
     assert not ended.has("Traceback")
+    assert not ended.has("ErrStatus"), "the server's words, not Go's"
     if row.where is Where.CONTAINER:
         assert row.patience <= clock.seconds <= row.patience + 30
         assert api.jobs == {}, "what does not start is deleted"
@@ -234,7 +83,7 @@ def test_what_the_cluster_ends_each_time_is_tried_ever_more_slowly_and_given_up(
 
     def script(age: float, _attempt: int) -> Scene:
         if case.refusal:
-            return Scene("Terminated" if age > 30 else "Pending", [], [event("FailedCreate", case.refusal)])
+            return Scene("Terminated" if age > 30 else "Pending", [], [event("FailedCreate", as_volcano_says(case.refusal))])
         return Scene("Terminated", [case.pod or {}]) if age > 10 else Scene("Running", [pod()])
 
     api.script = script

@@ -26,6 +26,7 @@ class Kubeflow:
         self.gate: Callable[[BaseHTTPRequestHandler], Answer | None] = lambda _: None
         self.runs: list[dict[str, Any]] = []
         self.seen: list[dict[str, str]] = []
+        self.known: dict[str, dict[str, Any]] = {}
         kubeflow = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,6 +52,8 @@ class Kubeflow:
     def answer(self, path: str, body: Any) -> dict[str, Any]:
         if "/healthz" in path:
             return {"multi_user": self.multi_user}
+        if "/runs/" in path:
+            return self.known[path.rpartition("/")[2]]
         if "/runs" in path:
             self.runs.append(body)
             return {"run_id": self.run_id} if self.run_id else {}
@@ -172,3 +175,70 @@ def test_an_image_that_nobody_has_published_is_refused(kubeflow: Kubeflow, submi
     assert (ended.code, len(ended.lines)) == (2, 1)
     assert "make images first" in ended.last
     assert kubeflow.seen == []
+
+
+def test_text_that_argo_would_expand_is_refused_by_its_key(kubeflow: Kubeflow, submit) -> None:
+    ended = submit("--set", "model.teacher.uri=./{{workflow.name}}", "submit")
+    assert ended.code == 2
+    assert "model.teacher.uri is './{{workflow.name}}': Kubeflow's Argo expands '{{'" in ended.last
+    assert kubeflow.runs == []
+
+
+# --- taken up ------------------------------------------------------------------------------------
+
+
+ASKED = {
+    "experiment_id": "e-1",
+    "pipeline_spec": {"pipeline_spec": {"pipelineInfo": {"name": "rg-lcd"}}, "platform_spec": {"platforms": {}}},
+    "runtime_config": {"parameters": {"distillation": {"num_steps": 6}}},
+    "service_account": "rglcd-launcher",
+}
+"""What a run says of itself that makes another one the same."""
+
+
+def stopped(kubeflow: Kubeflow, state: str = "FAILED") -> dict[str, Any]:
+    """A run that the server shows, in ``state``."""
+    shown = {**ASKED, "run_id": "old-1", "display_name": "old", "state": state, "created_at": "2026-01-01T00:00:00Z"}
+    kubeflow.known["old-1"] = shown
+    return shown
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
+def test_a_run_that_stopped_is_taken_up_with_the_settings_that_it_had(state: str, kubeflow: Kubeflow, submit) -> None:
+    stopped(kubeflow, state)
+    Path("params.yaml").unlink()  # what is in force now does not matter
+    ended = submit("submit", "--resume", "old-1")
+    assert ended.code == 0, ended.lines
+    assert ended.last == f"run at {kubeflow.host}/#/runs/details/run-1 takes up old-1: what is finished is found by key"
+    (new,) = kubeflow.runs
+    assert new == {**ASKED, "display_name": "old, taken up"}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("RUNNING", "run old-1 is running: wait for its end, or terminate it"), ("SUCCEEDED", "run old-1 has succeeded")],
+)
+def test_a_run_that_goes_on_or_is_done_is_not_taken_up(state: str, words: str, kubeflow: Kubeflow, submit) -> None:
+    stopped(kubeflow, state)
+    ended = submit("submit", "--resume", "old-1")
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert words in ended.last
+    assert kubeflow.runs == []
+
+
+def test_a_run_that_is_not_known_or_says_no_more_what_it_was_is_refused(kubeflow: Kubeflow, submit) -> None:
+    stopped(kubeflow).pop("pipeline_spec")
+    assert "does not say any more what run old-1 was to do" in submit("submit", "--resume", "old-1").last
+    kubeflow.gate = lambda call: (404, '{"error": "not found"}', {}) if "/runs/" in call.path else None
+    ended = submit("submit", "--resume", "old/../2")
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert "knows no run old/../2 (404)" in ended.last
+    assert kubeflow.runs == []
+
+
+def test_taking_a_run_up_goes_through_the_same_door(kubeflow: Kubeflow, submit) -> None:
+    stopped(kubeflow)
+    kubeflow.gate = lambda call: LOGIN if "/runs" in call.path else None
+    assert "answers with a login page" in submit("submit", "--resume", "old-1").last
+    assert "--set makes another run" in submit("--set", "distillation.seed=1", "submit", "--resume", "old-1").last
+    assert kubeflow.runs == []

@@ -20,6 +20,7 @@ Launch = Callable[..., Ended]
         event("PodGroupPending", "PodGroup rglcd/x unschedule, reason: 1/1 tasks in gang unschedulable"),
         event("FailedScheduling", "0/9 nodes are available: 9 Insufficient nvidia.com/gpu.", of="p"),
         event("FailedCreate", 'pods "p" is forbidden: exceeded quota: rglcd'),
+        event("Uninqueueable", "queue resource quota insufficient: insufficient cpu", of="{podgroup}"),
         event("FailedMount", 'MountVolume.SetUp failed for volume "store"', of="p"),
     ],
     ids=lambda said: said["reason"],

@@ -182,7 +182,20 @@ def test_every_profile_fits_into_the_local_overlay_with_its_settings(
         assert asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
-def test_container_without_requests_gets_small_defaults(objects: list[Object]) -> None:
+@pytest.mark.parametrize(("overlay", "settings"), [("a100", {}), ("local", "cluster.local.yaml")])
+def test_tasks_of_kubeflow_may_fill_the_tmp_that_they_are_given(
+    overlay: str, settings: str | dict[str, str], tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
+) -> None:
+    """Kubeflow cannot ask for disk: a task's two containers, its own and Argo's, have the default each, and the kubelet adds them up."""
+    limits = only(rendered(kustomization(overlay, tmp_path_factory.mktemp(overlay))), "LimitRange")["spec"]["limits"][0]
+    monkeypatch.chdir(tmp_path)
+    given = (MANIFESTS / settings).read_text() if isinstance(settings, str) else yaml.safe_dump(settings)
+    (tmp_path / "cluster.yaml").write_text(given)
+    tmp = amount(f"{resources_of(Profile.CPU, load_settings().pool).disk_gib}Gi")
+    assert 2 * amount(limits["default"]["ephemeral-storage"]) >= tmp
+
+
+def test_container_without_requests_gets_small_requests(objects: list[Object]) -> None:
     (limits,) = only(objects, "LimitRange")["spec"]["limits"]
     for name in ("cpu", "memory", "ephemeral-storage"):
         assert amount(limits["defaultRequest"][name]) <= amount(limits["default"][name]) <= amount(limits["max"][name])

@@ -1,6 +1,7 @@
 """``rglcd doctor``: whether a cluster, or an object store, has what the first job needs."""
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def add_verb(verbs: Any) -> None:
         "doctor",
         help="check a cluster or an object store before the first job",
         description="Look for what a job needs, say what to do about what is missing; ends with 2 if something is. Nothing is created in a "
-        "cluster; in a store, one small object, which is removed again.",
+        "cluster (with --pod one small pod, which is deleted again); in a store, one small object, which is removed again.",
     )
     add_params_option(doctor)
     looked_at = doctor.add_mutually_exclusive_group(required=True)
@@ -22,10 +23,13 @@ def add_verb(verbs: Any) -> None:
     looked_at.add_argument(
         "--store", nargs="?", const="", metavar="URL", help="an object store (s3://bucket/prefix; default: RGLCD_STORE, or cluster.yaml's)"
     )
+    doctor.add_argument("--pod", action="store_true", help="with --cluster: also start a small pod, which looks at image, names and claim")
     doctor.set_defaults(act=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> None:
+    if options.pod and not options.cluster:
+        raise InputError("--pod starts a pod in a cluster: say --cluster too")
     if options.cluster:
         _look_at_cluster(options)
     else:
@@ -59,6 +63,7 @@ def _look_at_cluster(options: argparse.Namespace) -> None:
     from rglcd.config import load_params
     from rglcd.launch.cluster_checks import Asked, findings
     from rglcd.launch.cluster_client import cluster_client
+    from rglcd.launch.cluster_trial import trial
     from rglcd.launch.resources import resources_of
     from rglcd.launch.settings import load_settings, placement_of
     from rglcd.stages.table import stages_of
@@ -68,10 +73,11 @@ def _look_at_cluster(options: argparse.Namespace) -> None:
     asked = [
         Asked(stage, resources_of(stage.profile, settings.pool), placement_of(settings, stage=stage, request="doctor")) for stage in stages
     ]
-    missing = 0
-    for finding in findings(cluster_client(only_asks=True), asked):
+    missing, api = 0, cluster_client(only_asks=True)
+    for finding in chain(findings(api, asked), trial(api, asked[0].placement) if options.pod else ()):
         print(finding, flush=True)
         missing += finding.is_well is False
-    print("not looked at: names and the image from within a pod, the claim's owner, Kubeflow (docs/operations.md)")
+    inside = "" if options.pod else "names and the image from within a pod, the claim's owner (--pod does), "
+    print(f"not looked at: {inside}Kubeflow (docs/operations.md)")
     if missing:
         raise InputError(f"{missing} thing{'s are' if missing > 1 else ' is'} missing in the cluster; the lines above say what to do")

@@ -1,5 +1,6 @@
 """Whether a cluster has what the first job needs, asked before it is submitted. Nothing is created in it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -79,10 +80,16 @@ def findings(api: PatientClient, asked: list[Asked]) -> Iterator[Finding]:
 
 
 def _version(api: PatientClient) -> Finding:
-    version = client.VersionApi(api).get_code()
-    number = (int(version.major), int("".join(filter(str.isdigit, version.minor))))
-    needed = ".".join(map(str, OLDEST))
-    return Finding(f"Kubernetes {version.git_version}", number >= OLDEST, f"{needed} or later is needed (docs/operations.md)")
+    version, needed = client.VersionApi(api).get_code(), ".".join(map(str, OLDEST))
+    # A distribution's own build may leave major and minor empty, and say v0.0.0-master+$Format:%H$.
+    found = (
+        re.match(r"v?(\d+)\.(\d+)", version.git_version)
+        if not version.major
+        else re.match(r"(\d+)\.(\d+)", f"{version.major}.{version.minor}")
+    )
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    is_well = number >= OLDEST if number > (0, 0) else None
+    return Finding(f"Kubernetes {version.git_version}", is_well, f"{needed} or later is needed (docs/operations.md)")
 
 
 def _rights(api: PatientClient, namespace: str) -> Iterator[Finding]:

@@ -94,7 +94,20 @@ def render(config: Config, *, source: Path | str = SOURCE_FOLDER) -> str:
         for score in (*config.evaluation.scorers, FRECHET.get(main_kind(kinds), "frechet"))
     ]
     shown = {"metrics": [f"{report}/metrics"], "plots": plots}
-    return _HEAD + yaml.safe_dump({"stages": stages, **shown}, sort_keys=False, width=110)
+    return _HEAD + yaml.safe_dump(_literal({"stages": stages, **shown}), sort_keys=False, width=110)
+
+
+def _literal(content: Any) -> Any:
+    """``content`` with no text that DVC would expand: ``${name}`` stands for a parameter, unless a backslash is before it.
+    https://dvc.org/doc/user-guide/project-structure/dvcyaml-files#templating"""
+    match content:
+        case str():
+            return content.replace("${", "\\${")
+        case dict():
+            return {_literal(key): _literal(value) for key, value in content.items()}
+        case list():
+            return [_literal(each) for each in content]
+    return content
 
 
 def adopt(config: Config, root: Path) -> list[str]:

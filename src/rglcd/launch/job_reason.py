@@ -1,5 +1,7 @@
 """Why a job ended or does not start, from what Kubernetes says of its pods. Pure: plain objects in, words out."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -106,12 +108,34 @@ def refusal_of(name: str, message: str) -> Reason:
 def refused_pods(name: str, events: Iterable[Mapping[str, Any]]) -> Reason | None:
     """The newest word on why no pod of job ``name`` can be created, as Volcano passes it on (its event FailedCreate)."""
     newest = _newest(events, ("FailedCreate",))
-    return None if newest is None else refusal_of(name, str(newest.get("message", "")))
+    return None if newest is None else refusal_of(name, servers_words(str(newest.get("message", ""))))
+
+
+_STATUS = re.compile(r'v1\.Status\{.*?\bMessage:"((?:[^"\\]|\\.)*)', re.DOTALL)
+
+
+def servers_words(message: str) -> str:
+    """What the API server said of the first pod, from an event of Volcano's, which passes its errors on as Go prints a structure.
+
+    https://github.com/volcano-sh/volcano/blob/v1.10.0/pkg/controllers/job/job_controller_actions.go (syncJob: ``%#v`` of each pod's error)
+    """
+    said = [_unquoted(text) for text in _STATUS.findall(message)]
+    if not said:
+        return message
+    return said[0] + (f" (and so for {len(said) - 1} more)" if len(said) > 1 else "")
+
+
+def _unquoted(text: str) -> str:
+    """The inside of a string of Go's, which is one of JSON's but for rare escapes."""
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text.replace('\\"', '"')
 
 
 _WHY_WAITING = (
     *("FailedScheduling", "NotEnoughResources"),  # the scheduler, of a pod
-    *("Unschedulable", "PodGroupPending"),  # Volcano, of the PodGroup and of the Job
+    *("Unschedulable", "Uninqueueable", "PodGroupPending"),  # Volcano, of the PodGroup and of the Job
     *("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"),
 )
 
@@ -121,7 +145,7 @@ def why_waiting(events: Iterable[Mapping[str, Any]]) -> str | None:
     newest = _newest(events, _WHY_WAITING)
     if newest is None:
         return None
-    return " ".join(f"{newest['involvedObject']['name']}: {newest.get('message', '')}".split())
+    return " ".join(f"{newest['involvedObject']['name']}: {servers_words(str(newest.get('message', '')))}".split())
 
 
 def _newest(events: Iterable[Mapping[str, Any]], reasons: tuple[str, ...]) -> Mapping[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rglcd.errors import InputError, TryAgain
 
@@ -70,11 +71,22 @@ def require_kubeflow(host: str, access: Access, *, namespace: str, own_namespace
 
 
 def _health(host: str, access: Access) -> dict[str, Any]:
+    answer = _answer(host, access, "GET", "healthz")
+    health = _content_of(answer)
+    if answer.status != 200 or health is None:
+        raise InputError(f"{host} is no Kubeflow Pipelines API of version 2: /apis/v2beta1/healthz answers {answer.status}")
+    return health
+
+
+def _answer(host: str, access: Access, method: str, path: str, *, body: Mapping[str, Any] | None = None) -> Any:
+    """The API's own answer, good or bad; raises for what stands before it, and for a server that is away."""
     import urllib3
 
     pool = urllib3.PoolManager(retries=False, timeout=SECONDS, ca_certs=access.authorities)
+    headers = {**access.headers, **({} if body is None else {"Content-Type": "application/json"})}
+    url = f"{host.rstrip('/')}/apis/v2beta1/{path}"
     try:
-        answer = pool.request("GET", f"{host.rstrip('/')}/apis/v2beta1/healthz", headers=access.headers, redirect=False)
+        answer = pool.request(method, url, headers=headers, body=None if body is None else json.dumps(body), redirect=False)
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
     if answer.status in (301, 302, 303, 307, 308) or "html" in answer.headers.get("Content-Type", ""):
@@ -84,13 +96,15 @@ def _health(host: str, access: Access) -> dict[str, Any]:
         raise InputError(f"{host} does not let us in ({answer.status}): {_WAYS_IN}")
     if answer.status in (408, 429) or answer.status >= 500:
         raise TryAgain(f"{host} answers {answer.status} for the moment; the same command tries again")
+    return answer
+
+
+def _content_of(answer: Any) -> dict[str, Any] | None:
     try:
-        health = json.loads(answer.data)
+        content = json.loads(answer.data)
     except ValueError:
-        health = None
-    if answer.status != 200 or not isinstance(health, dict):
-        raise InputError(f"{host} is no Kubeflow Pipelines API of version 2: /apis/v2beta1/healthz answers {answer.status}")
-    return health
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access: Access, namespace: str, service_account: str) -> str:
@@ -108,9 +122,49 @@ def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access:
         raise InputError(f"{host} does not take the run: {error.status} {error.reason}: {_said(error)}"[:400]) from None
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
-    if not started.run_id:
+    return _page_of(started.run_id, host)
+
+
+def _page_of(run: str | None, host: str) -> str:
+    if not run:
         raise InputError(f"{host} has started no run: its answer names none. Is this the address of the API, or of a page before it?")
-    return f"{host.rstrip('/')}/#/runs/details/{started.run_id}"
+    return f"{host.rstrip('/')}/#/runs/details/{run}"
+
+
+_TAKEN_OVER = ("experiment_id", "pipeline_spec", "pipeline_version_reference", "runtime_config", "service_account")
+_ENDED = ("FAILED", "CANCELED")
+
+
+def resume_run(run: str, *, host: str, access: Access) -> str:
+    """Start a run that asks for what ``run`` asked for, if that has ended before it was done; return the address of its page.
+
+    A run of its own, and not Kubeflow's retry of the old one: jobs are named by their run, and what ended for good in it would end again.
+    Its stages find by key what is finished. Raises :class:`InputError` for a run that goes on, has succeeded or is not known.
+    """
+    answer = _answer(host, access, "GET", f"runs/{quote(run, safe='')}")
+    known = _content_of(answer)
+    if answer.status == 404 or known is None:
+        raise InputError(f"{host} knows no run {run} ({answer.status}); the id is the last part of its page's address")
+    if answer.status != 200:
+        raise InputError(f"{host} does not show run {run}: {answer.status}, {_words_of(known)}")
+    state = known.get("state")
+    if state == "SUCCEEDED":
+        raise InputError(f"run {run} has succeeded: nothing is left of it to take up")
+    if state not in _ENDED:
+        raise InputError(f"run {run} is {str(state).lower()}: wait for its end, or terminate it there, before another takes it up")
+    asked = {name: known[name] for name in _TAKEN_OVER if known.get(name)}
+    if not {"pipeline_spec", "pipeline_version_reference"} & asked.keys():
+        raise InputError(f"{host} does not say any more what run {run} was to do; submit it anew (its finished stages are found by key)")
+    body = {"display_name": f"{known.get('display_name', run)}, taken up", **asked}
+    answer = _answer(host, access, "POST", "runs", body=body)
+    started = _content_of(answer) or {}
+    if answer.status != 200:
+        raise InputError(f"{host} does not take the run: {answer.status}, {_words_of(started)}")
+    return _page_of(started.get("run_id"), host)
+
+
+def _words_of(content: Mapping[str, Any]) -> str:
+    return str(content.get("error") or content.get("message") or "it does not say why")[:300]
 
 
 def _said(error: Any) -> str:
@@ -122,11 +176,21 @@ def _said(error: Any) -> str:
 
 
 def require_exact(arguments: Mapping[str, Any], where: str = "") -> None:
-    """Raises :class:`InputError` for an integer that Kubeflow would change silently, by its key."""
+    """Raises :class:`InputError` for a value that Kubeflow would change silently, by its key: large integers, and what Argo expands.
+
+    The arguments of a run are an argument of a task of Argo's, which replaces ``{{workflow.name}}`` and the like, or refuses what it
+    does not know (kubeflow/pipelines, backend/src/v2/compiler/argocompiler/dag.go; https://argo-workflows.readthedocs.io/en/latest/variables/).
+    """
     for name, value in arguments.items():
         key = f"{where}.{name}" if where else str(name)
+        if "{{" in str(name):
+            raise InputError(f"{key}: Kubeflow's Argo expands '{{{{'; use another name")
         if isinstance(value, Mapping):
             require_exact(value, key)
         for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, Mapping) and not isinstance(value, Mapping):
+                require_exact(each, key)
             if isinstance(each, int) and not isinstance(each, bool) and abs(each) > LARGEST_INTEGER:
                 raise InputError(f"{key} is {each}: Kubeflow carries integers up to 2^53 ({LARGEST_INTEGER}); use a smaller one")
+            if isinstance(each, str) and "{{" in each:
+                raise InputError(f"{key} is {each!r}: Kubeflow's Argo expands '{{{{'; use text without it")
