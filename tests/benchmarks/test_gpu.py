@@ -18,7 +18,7 @@ MINIMUM = minimum_versions((ROOT / "pyproject.toml").read_text(encoding="utf-8")
 def test_minimum_versions_are_those_of_pyproject() -> None:
     assert MINIMUM["diffusers"] == "0.42"
     assert MINIMUM["huggingface-hub"] == "2"
-    assert MINIMUM["pydantic"] == "2.11"
+    assert MINIMUM["pydantic"] == "2.12"
 
 
 @pytest.mark.parametrize(
