@@ -25,6 +25,18 @@ def test_a_flaw_makes_a_picture_untidy_and_leaves_what_it_shows(flaw: Flaw) -> N
     assert flawed.untidiness.quantile(0.05) > neat.untidiness.max()
 
 
+def test_softness_counts_as_other_flaws_do_and_sharpness_beyond_the_ideal_buys_nothing() -> None:
+    scenes = held_out(40)
+    neat, pale, blurred = (
+        draw_pixels([Row(scene, scene, flaw) for scene in scenes], first_seed=50_000_000) for flaw in (Flaw.NONE, Flaw.PALE, Flaw.BLUR)
+    )
+    assert measure(blurred).untidiness.median() == pytest.approx(measure(pale).untidiness.median().item(), rel=0.3)
+    half = measure((neat + blurred) / 2).untidiness
+    assert (half > measure(neat).untidiness).all()
+    sharper = (neat + (neat - blurred)).clamp(0, 1)
+    assert (measure(sharper).untidiness > measure(neat).untidiness).all()
+
+
 def test_checker_is_wrong_about_one_attribute_where_the_caption_is() -> None:
     scene = Scene("large", "cat", "left", "blue")
     pixels = draw_pixels([Row(scene, scene, Flaw.NONE)] * 4, first_seed=0)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rglcd.toy.world.checker import caption_indices, measure
+from rglcd.toy.world.checker import FORGIVEN_SOFTNESS, SOFTNESS_WEIGHT, caption_indices, measure
 from rglcd.toy.world.draws import between, random_words
 from rglcd.toy.world.scene import ATTRIBUTES
 
@@ -85,7 +85,8 @@ def raters_digest() -> str:
     people = [raters(group) for group in Group]
     numbers = [values for group in people for values in (group.weights, group.noise, group.indifference)]
     answers = ",".join(f"{value:.6f}" for values in numbers for value in values.flatten().tolist())
-    return hashlib.sha256(f"{NEAT_AT},{SLOPPY_AT},{answers}".encode()).hexdigest()
+    seen = f"{NEAT_AT},{SLOPPY_AT},{FORGIVEN_SOFTNESS},{SOFTNESS_WEIGHT}"
+    return hashlib.sha256(f"{seen},{answers}".encode()).hexdigest()
 
 
 def traits(pixels: Tensor, captions: Sequence[str]) -> Tensor:

@@ -60,7 +60,7 @@ class ExpertSettings:
     pixel_noise: float = 0.03
     num_pairs: int = 48
     preference_rate: float = 5e-4
-    num_preference_steps: int = 1000
+    num_preference_steps: int = 2000
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class JudgeSettings:
     batch: int = 64
     num_pairs: int = 32
     learning_rate: float = 2e-3
-    num_steps: int = 2000
+    num_steps: int = 4000
     pixel_noise: float = 0.04
     label_smoothing: float = 0.02
 
