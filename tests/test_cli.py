@@ -45,6 +45,8 @@ VERBS = [
     "show",
     "runs",
     "clean",
+    "draw",
+    "compare",
     "ab",
     "ab build",
     "ab serve",

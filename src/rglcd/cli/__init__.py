@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rglcd import __version__
-from rglcd.cli import ab, data, doctor, export, launch, plan, project, run, runs, toy
+from rglcd.cli import ab, compare, data, doctor, draw, export, launch, plan, project, run, runs, toy
 from rglcd.errors import InputError
 
 _EPILOG = """\
@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         toy.add_verb,
         project.add_show,
         export.add_verb,
+        draw.add_verb,
+        compare.add_verb,
         ab.add_verb,
         runs.add_runs,
         runs.add_clean,

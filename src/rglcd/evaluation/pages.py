@@ -28,9 +28,14 @@ _MARKDOWN = markdown_environment("rglcd.evaluation")
 _MARKDOWN.filters |= _FILTERS
 
 
+def html_page(template: str, **values: object) -> str:
+    """The page that a template beside this file draws of ``values``, every one of them escaped."""
+    return _HTML.get_template(template).render(**values)
+
+
 def report_html(report: Report) -> str:
     """``index.html``: the whole report as one page."""
-    return _HTML.get_template("report.html").render(report=report)
+    return html_page("report.html", report=report)
 
 
 def report_markdown(report: Report) -> str:

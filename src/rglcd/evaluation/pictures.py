@@ -13,7 +13,7 @@ from rglcd.evaluation.contact_sheet import sheet_image
 from rglcd.evaluation.measurement import Sampler
 from rglcd.evaluation.wording import label_of, steps
 
-_CRISP_SIDE = 128
+CRISP_SIDE = 128
 """Images up to this side are embedded as they are and enlarged without blur; larger ones are shrunk to :data:`_PREVIEW_SIDE`."""
 
 _PREVIEW_SIDE = 320
@@ -83,10 +83,10 @@ def picture_grid(pictures: Pictures) -> PictureGrid:
     models = [(who, tuple(members)) for who, members in groupby(pictures.sheets, key=lambda sampler: sampler.who)]
     return PictureGrid(
         judge=pictures.judge,
-        enlarged="crisp" if pictures.side <= _CRISP_SIDE else "smooth",
+        enlarged="crisp" if pictures.side <= CRISP_SIDE else "smooth",
         groups=tuple(ColumnGroup(label_of(who), tuple(steps(member.num_steps) for member in members)) for who, members in models),
         rows=tuple(
-            PictureRow(_cut(caption), tuple(tuple(_picture(pictures, member, row) for member in members) for _, members in models))
+            PictureRow(cut(caption), tuple(tuple(_picture(pictures, member, row) for member in members) for _, members in models))
             for row, caption in enumerate(pictures.captions)
         ),
     )
@@ -94,16 +94,18 @@ def picture_grid(pictures: Pictures) -> PictureGrid:
 
 def _picture(pictures: Pictures, sampler: Sampler, row: int) -> Picture:
     image = sheet_image(pictures.sheets[sampler], row, side=pictures.side)
-    return Picture(_data_uri(image), f"{label_of(sampler.who)}, {steps(sampler.num_steps)}", pictures.scores[sampler][row])
+    return Picture(data_uri(image), f"{label_of(sampler.who)}, {steps(sampler.num_steps)}", pictures.scores[sampler][row])
 
 
-def _cut(caption: str) -> str:
+def cut(caption: str) -> str:
+    """``caption`` as a page shows it: a very long one's beginning."""
     return caption if len(caption) <= _LONGEST_CAPTION else caption[:_LONGEST_CAPTION] + "…"
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """``image`` as a ``data:`` URI, of at most :data:`_PREVIEW_SIDE` pixels if it is not small."""
     stream = io.BytesIO()
-    if image.width <= _CRISP_SIDE:
+    if image.width <= CRISP_SIDE:
         image.save(stream, format="PNG", optimize=True)
         kind = "png"
     else:

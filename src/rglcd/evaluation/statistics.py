@@ -48,7 +48,11 @@ def bootstrap_mean(values: Tensor, *, seed: int, num_resamples: int = 2000) -> E
 def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:
     """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; Wilson's interval (1927)."""
     n = len(ours)
-    rate = ((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n
+    return wilson(((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n, n)
+
+
+def wilson(rate: float, n: int) -> Estimate:
+    """Wilson's interval (1927) of a share ``rate`` of ``n`` votes."""
     centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
     spread = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
     return Estimate(rate, max(centre - spread, 0.0), min(centre + spread, 1.0))

@@ -12,6 +12,7 @@ _EXTRA_OF: Final = {
     **dict.fromkeys(("torchx", "kubernetes"), "torchx"),
     **dict.fromkeys(("kfp", "kfp_server_api"), "kfp"),
     "dvc": "dvc",
+    "gradio": "page",
     "s3fs": "train",
 }
 """Extras of pyproject.toml by the packages that they bring, as they are imported."""

@@ -82,7 +82,7 @@ def choose(annotations: dict[str, Any], *, count: int, seed: int, called: str) -
     captioned = sorted(names.keys() & captions.keys())
     if len(captioned) < count:
         raise InputError(f"--count {count}: {called} has {len(captioned):,} images with captions")
-    drawn = sorted(captioned, key=lambda image: hashlib.sha256(f"{seed}:{image}".encode()).digest())[:count]
+    drawn = sorted(captioned, key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())[:count]
     return [ChosenImage(image, names[image], captions[image][1]) for image in sorted(drawn)]
 
 

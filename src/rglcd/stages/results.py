@@ -115,14 +115,19 @@ def _folder(name: str, folder: Path, state: State, key: str, sections: Mapping[s
 
 def differences(found: Found, config: Config) -> list[str]:
     """What a result was made with where the configuration in force says something else: a line for each key."""
-    lines = []
-    for section, values in found.sections.items():
-        theirs = _flat(values, section)
-        ours = _flat(config.section(section).model_dump(mode="json"), section)
+    ours = {section: config.section(section).model_dump(mode="json") for section in found.sections}
+    return [f"{key} {theirs}, now {mine}" for key, theirs, mine in changed_settings(found.sections, ours)]
+
+
+def changed_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The keys, as ``section.key``, in which two configurations differ, and both values in words."""
+    changed = []
+    for section in {**one, **other}:
+        theirs, ours = _flat(one.get(section, {}), section), _flat(other.get(section, {}), section)
         for key in sorted(theirs.keys() | ours.keys()):
             if theirs.get(key) != ours.get(key):
-                lines.append(f"{key} {_in_words(theirs, key)}, now {_in_words(ours, key)}")
-    return lines
+                changed.append((key, _in_words(theirs, key), _in_words(ours, key)))
+    return changed
 
 
 def _flat(values: Any, prefix: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Where a study's pictures come from: the contact sheets of a report, or plain folders with the prompts in a file."""
 
-import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from PIL import Image
 
 from rglcd.errors import InputError
 from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
+from rglcd.evaluation.score_tables import read_score_table
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode
 from rglcd.store.manifest import altered_files, read_manifest
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MEASURED_AS = "draws"
-_FORMULAS = ("'=", "'+", "'-", "'@", "'\t", "'\r")
 
 Open = Callable[[], Image.Image]
 """Reads a picture: RGB, upright, without metadata of its file's."""
@@ -91,9 +90,7 @@ def _sheet(folder: Path) -> list[Open]:
 
 
 def _captions(table: Path) -> list[str]:
-    with table.open(encoding="utf-8", newline="") as stream:
-        captions = [row["caption"] for row in csv.DictReader(stream)]
-    return [caption[1:] if caption.startswith(_FORMULAS) else caption for caption in captions]
+    return list(read_score_table(table).captions)
 
 
 def _pictures_in(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,52 @@
+"""Statistics of pairs of pictures, of which several may be of one caption: intervals over captions, not over pictures.
+
+Pictures of one caption are alike. Counted as independent they make an interval that is too narrow; here captions are resampled,
+each with all of its pictures (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rglcd.evaluation.statistics import CONFIDENCE, Estimate, wilson
+
+_RESAMPLES_AT_ONCE = 1 << 22
+
+
+def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_resamples: int = 2000) -> Estimate:
+    """The mean of ``values`` (N,), one a picture, with the percentile interval of ``num_resamples`` resamples of the captions.
+
+    Of a single caption the interval is the value alone: there is nothing to resample.
+    """
+    sums, counts = _by_caption(values, captions)
+    generator = torch.Generator().manual_seed(seed)
+    rows_at_once, means = max(1, _RESAMPLES_AT_ONCE // len(sums)), []
+    for start in range(0, num_resamples, rows_at_once):
+        rows = min(rows_at_once, num_resamples - start)
+        drawn = torch.randint(len(sums), (rows, len(sums)), generator=generator)
+        means.append(sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Estimate((sums.sum() / counts.sum()).item(), low, high)
+
+
+def win_rate_by_caption(ours: Tensor, theirs: Tensor, captions: Sequence[str], *, seed: int) -> Estimate:
+    """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; an interval over captions.
+
+    Where every caption says the same, resampling says nothing: then it is Wilson's interval with a vote for each caption.
+    """
+    points = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    sums, counts = _by_caption(points, captions)
+    shares = sums / counts
+    if bool((shares == shares[0]).all()):
+        return wilson(float(shares[0]), len(shares))
+    return mean_by_caption(points, captions, seed=seed)
+
+
+def _by_caption(values: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Sum and number of the values (N,) of each caption (G,), in float64."""
+    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    index = torch.tensor([places[caption] for caption in captions])
+    zeros = torch.zeros(len(places), dtype=torch.float64)
+    return zeros.index_add(0, index, values.double()), zeros.index_add(0, index, torch.ones(len(values), dtype=torch.float64))

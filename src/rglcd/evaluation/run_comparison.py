@@ -1,0 +1,298 @@
+"""Two runs side by side: what was configured otherwise, and what that did to the pictures, pair by pair.
+
+A pair is the picture of one number by one sampler in both runs: the same prompt, the same noise. Numbers that are of two kinds are not
+put side by side but named, with what differs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from rglcd.errors import InputError
+from rglcd.evaluation.distances import Basis, Distances
+from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
+from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
+from rglcd.evaluation.score_tables import OTHER_VALUES, ScoreTable
+from rglcd.evaluation.statistics import Estimate
+from rglcd.evaluation.verdict import Outcome, outcome_of
+from rglcd.evaluation.wording import in_report_order, label_of, listed, steps
+
+_SAME_NETWORK: Final = 0.01
+"""Two scores of one real image by one scorer differ by less than this share of the scores' standard deviation: by rounding."""
+
+FEW_PROMPTS: Final = 10
+"""Resampling fewer says little of how far the interval reaches: no verdict is made of it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a report holds of one sampler."""
+
+    table: ScoreTable
+    distances: Distances
+    basis: Basis
+    seconds_per_image: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A report with what it was made from: the digests of report and student, and the ``sections`` of every stage behind it.
+
+    ``pictures`` gives a sampler's first pictures.
+    """
+
+    name: str
+    digest: str
+    student: str
+    sections: Mapping[str, Any]
+    measured: Mapping[Sampler, Measured]
+    pictures: Callable[[Sampler], Sequence[Image.Image]] = field(compare=False)
+
+    @property
+    def drawn(self) -> list[Sampler]:
+        """Every sampler but the real images."""
+        return [sampler for sampler in self.measured if sampler.who != REAL]
+
+    def setting(self, key: str) -> Any:
+        """The value of ``section.key`` that it was made with."""
+        section, _, name = key.partition(".")
+        return self.sections.get(section, {}).get(name)
+
+    @property
+    def rewards(self) -> set[str]:
+        """The scorers that trained a student of it."""
+        reward = self.sections.get("reward", {})
+        arms = self.sections.get("distillation", {}).get("arms", {})
+        changes = arms.values() if isinstance(arms, Mapping) else []
+        found = [reward.get("expert"), *(change.get("reward.expert") for change in changes)]
+        found += [change["reward"].get("expert") for change in changes if isinstance(change.get("reward"), Mapping)]
+        return {name for name in found if name}
+
+
+@dataclass(frozen=True)
+class ValueDifference:
+    """Means in A and B, B's less A's with its interval, and how often B's is greater, pair by pair (None: greater is not better)."""
+
+    a: float
+    b: float
+    difference: Estimate
+    wins: Estimate | None
+    is_same: bool
+
+
+@dataclass(frozen=True)
+class DistanceDifference:
+    """A distance to the real images in A and B; neither has an interval for a pair."""
+
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
+class SamplerDifference:
+    """One sampler in both runs. ``values`` are of scorers first; ``seconds`` an image in A and B, if both are known."""
+
+    sampler: Sampler
+    values: Mapping[str, ValueDifference]
+    distances: Mapping[str, DistanceDifference]
+    seconds: DistanceDifference | None
+
+    @property
+    def label(self) -> str:
+        return label_of(self.sampler.who)
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Everything that can be said of two runs. ``refused`` says what was not compared, and why; ``notes`` what to know of the rest."""
+
+    a: Run
+    b: Run
+    verdict: str
+    settings: tuple[tuple[str, str, str], ...]
+    refused: tuple[str, ...]
+    notes: tuple[str, ...]
+    num_images: int
+    captions: tuple[str, ...]
+    scorers: tuple[str, ...]
+    training_rewards: frozenset[str]
+    samplers: tuple[SamplerDifference, ...]
+    focus: Sampler
+
+    @property
+    def num_captions(self) -> int:
+        return len(set(self.captions))
+
+
+def compare_runs(a: Run, b: Run, *, settings: Sequence[tuple[str, str, str]], seed: int = 0) -> RunComparison:
+    """Compare two runs; ``settings`` are the keys that differ, with both values; ``seed`` is that of the resamples.
+
+    Raises :class:`InputError`, naming every reason, where nothing of two runs can be compared.
+    """
+    shared = [sampler for sampler in a.drawn if sampler in b.measured]
+    if not shared:
+        names = ", ".join(f"{run.name} has {listed([sampler.name for sampler in run.drawn])}" for run in (a, b))
+        raise InputError(f"no sampler is in both runs: {names}")
+    captions, unpaired = _paired_captions(a, b, shared[0])
+    scorers, refused = _same_scorers(a, b, shared[0]) if not unpaired else ([], [f"scores: {reason}" for reason in unpaired])
+    distances, measured_otherwise = _same_basis(a, b, shared) if captions else ({}, [])
+    refused += measured_otherwise
+    if not scorers and not any(distances.values()):
+        raise InputError(f"nothing of {a.name} and {b.name} can be compared: {'; '.join(refused)}")
+    samplers = tuple(_difference(a, b, one, captions, scorers, distances[one], seed=seed) for one in shared)
+    focus = _focus(shared)
+    rewards = frozenset(a.rewards | b.rewards)
+    (about,) = (one for one in samplers if one.sampler == focus)
+    return RunComparison(
+        a=a,
+        b=b,
+        verdict=_verdict(about, [name for name in scorers if name not in rewards] or scorers, num_captions=len(set(captions))),
+        settings=tuple(settings),
+        refused=tuple(refused),
+        notes=tuple(_notes(a, b, shared, captions)),
+        num_images=len(captions),
+        captions=captions,
+        scorers=tuple(scorers),
+        training_rewards=rewards,
+        samplers=samplers,
+        focus=focus,
+    )
+
+
+# --- what may be compared --------------------------------------------------------------------------
+
+
+def _paired_captions(a: Run, b: Run, sampler: Sampler) -> tuple[tuple[str, ...], list[str]]:
+    """The captions of the pictures that both have, none where the prompts differ; and why those are no pairs, if they are none."""
+    ours, theirs = a.measured[sampler].table.captions, b.measured[sampler].table.captions
+    count = min(len(ours), len(theirs))
+    other = next((number for number in range(count) if ours[number] != theirs[number]), None)
+    if other is not None:
+        return (), [f"the prompts are others (picture {other} is {ours[other]!r} in A and {theirs[other]!r} in B)"]
+    reasons = [
+        f"{what} ({key} is {a.setting(key)} in A and {b.setting(key)} in B)"
+        for key, what in (("evaluation.seed", "the noise is another"), ("model.resolution", "pictures of two sizes start from other noise"))
+        if a.setting(key) != b.setting(key)
+    ]
+    return ours[:count], reasons
+
+
+def _same_scorers(a: Run, b: Run, sampler: Sampler) -> tuple[list[str], list[str]]:
+    """Scorers of both runs that are one network, and what to say of the others.
+
+    One network gives one real image one score. Where the real images are others, the settings must be equal.
+    """
+    found, refused = [], []
+    theirs = b.measured[sampler].table.scorers
+    for name in a.measured[sampler].table.scorers:
+        if name not in theirs:
+            refused.append(f"scorer {name}: {b.name} has no scores by it")
+        elif reason := _other_scorer(a, b, name):
+            refused.append(f"scorer {name}: {reason}")
+        else:
+            found.append(name)
+    refused += [f"scorer {name}: {a.name} has no scores by it" for name in theirs if name not in a.measured[sampler].table.scorers]
+    return found, refused
+
+
+def _other_scorer(a: Run, b: Run, name: str) -> str | None:
+    ours, theirs = (_real_scores(run, name) for run in (a, b))
+    if ours is not None and theirs is not None and _reference(a) == _reference(b):
+        count = min(len(ours), len(theirs))
+        apart = (ours[:count] - theirs[:count]).abs().max()
+        if apart > _SAME_NETWORK * ours.std() + 1e-6:
+            return f"it gives the same real images other scores, by up to {float(apart):.3g}: it is another network"
+        return None
+    one, other = (run.sections.get("preparation", {}).get("scorers", {}).get(name) for run in (a, b))
+    if one is None or one != other:
+        return "there are no real images in common, and its settings are not the same: that it is one network cannot be told"
+    return None
+
+
+def _real_scores(run: Run, name: str) -> torch.Tensor | None:
+    real = run.measured.get(Sampler(REAL, 0))
+    return None if real is None or name not in real.table.values else torch.tensor(real.table.values[name], dtype=torch.float64)
+
+
+def _reference(run: Run) -> str | None:
+    return next((one.basis.get("reference") for one in run.measured.values()), None)
+
+
+def _same_basis(a: Run, b: Run, shared: Sequence[Sampler]) -> tuple[dict[Sampler, list[str]], list[str]]:
+    """By sampler the distances that were measured alike, and what to say where they were not."""
+    names: dict[Sampler, list[str]] = {}
+    refused: dict[str, None] = {}
+    for sampler in shared:
+        ours, theirs = a.measured[sampler], b.measured[sampler]
+        differing = [name for name in {**ours.basis, **theirs.basis} if ours.basis.get(name) != theirs.basis.get(name)]
+        if differing:
+            said = "; ".join(f"{name}: {ours.basis.get(name, 'none')} in A, {theirs.basis.get(name, 'none')} in B" for name in differing)
+            refused[f"distances to real images: they were measured otherwise ({said})"] = None
+        names[sampler] = [] if differing else [name for name in _values(ours.distances) if name in _values(theirs.distances)]
+    return names, list(refused)
+
+
+def _values(distances: Distances) -> dict[str, float]:
+    return {**distances.frechet, **{name: found.value for name, found in distances.kernel.items()}}
+
+
+# --- what comes of it ------------------------------------------------------------------------------
+
+
+def _difference(
+    a: Run, b: Run, sampler: Sampler, captions: Sequence[str], scorers: Sequence[str], distances: Sequence[str], *, seed: int
+) -> SamplerDifference:
+    ours, theirs = a.measured[sampler], b.measured[sampler]
+    is_paired = [*scorers, *OTHER_VALUES] if scorers else []
+    values = {name: _of_values(ours, theirs, name, captions, is_score=name in scorers, seed=seed) for name in is_paired}
+    one, other = _values(ours.distances), _values(theirs.distances)
+    seconds = None
+    if ours.seconds_per_image is not None and theirs.seconds_per_image is not None:
+        seconds = DistanceDifference(ours.seconds_per_image, theirs.seconds_per_image)
+    return SamplerDifference(sampler, values, {name: DistanceDifference(one[name], other[name]) for name in distances}, seconds)
+
+
+def _of_values(ours: Measured, theirs: Measured, name: str, captions: Sequence[str], *, is_score: bool, seed: int) -> ValueDifference:
+    a, b = (torch.tensor(one.table.values[name][: len(captions)], dtype=torch.float64) for one in (ours, theirs))
+    wins = win_rate_by_caption(b, a, captions, seed=seed) if is_score else None
+    return ValueDifference(a.mean().item(), b.mean().item(), mean_by_caption(b - a, captions, seed=seed), wins, bool((a == b).all()))
+
+
+def _focus(shared: Sequence[Sampler]) -> Sampler:
+    """What the verdict is about: of the arm that a report is about, two steps or as near as there is; without arms, the teacher."""
+    arms = in_report_order(sampler.who for sampler in shared if sampler.who != TEACHER)
+    about = arms[-1] if arms else TEACHER
+    return min((sampler for sampler in shared if sampler.who == about), key=lambda sampler: abs(sampler.num_steps - 2))
+
+
+def _verdict(about: SamplerDifference, judges: Sequence[str], *, num_captions: int) -> str:
+    subject = f"{about.label} in {steps(about.sampler.num_steps)}"
+    if not judges:
+        return f"{subject}: distances alone can be compared"
+    if all(about.values[name].is_same for name in judges):
+        return f"{subject}: A and B drew the same pictures"
+    if num_captions < FEW_PROMPTS:
+        return f"{subject}: {num_captions} {'prompt is' if num_captions == 1 else 'prompts are'} too few to tell A from B"
+    outcomes = {name: outcome_of(wins) for name in judges if (wins := about.values[name].wins) is not None}
+    for_b, for_a = ([name for name in judges if outcomes[name] is wanted] for wanted in (Outcome.BETTER, Outcome.WORSE))
+    if for_a and for_b:
+        return f"{subject}: {listed(for_b)} {'prefers' if len(for_b) == 1 else 'prefer'} B, {listed(for_a)} A"
+    if for_b or for_a:
+        return f"{subject}: {'B' if for_b else 'A'} is preferred to {'A' if for_b else 'B'} by {listed(for_b or for_a)}"
+    return f"{subject}: A and B cannot be told apart by {listed(judges)}"
+
+
+def _notes(a: Run, b: Run, shared: Sequence[Sampler], captions: Sequence[str]) -> list[str]:
+    notes = []
+    for run, which in ((a, "A"), (b, "B")):
+        alone = [sampler.name for sampler in run.drawn if sampler not in shared]
+        notes += [f"{listed(alone)} {'is' if len(alone) == 1 else 'are'} in {which} alone"] if alone else []
+    counts = [len(run.measured[shared[0]].table.captions) for run in (a, b)]
+    if captions and counts[0] != counts[1]:
+        notes.append(f"A has {counts[0]} pictures and B {counts[1]}: the first {len(captions)} are compared")
+    if captions and len(set(captions)) < FEW_PROMPTS:
+        notes.append(f"{len(set(captions))} prompts are few: intervals over them are rough")
+    return notes
