@@ -82,11 +82,8 @@ def findings(api: PatientClient, asked: list[Asked]) -> Iterator[Finding]:
 def _version(api: PatientClient) -> Finding:
     version, needed = client.VersionApi(api).get_code(), ".".join(map(str, OLDEST))
     # A distribution's own build may leave major and minor empty, and say v0.0.0-master+$Format:%H$.
-    found = (
-        re.match(r"v?(\d+)\.(\d+)", version.git_version)
-        if not version.major
-        else re.match(r"(\d+)\.(\d+)", f"{version.major}.{version.minor}")
-    )
+    text = f"{version.major}.{version.minor}" if version.major else version.git_version.removeprefix("v")
+    found = re.match(r"(\d+)\.(\d+)", text)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     is_well = number >= OLDEST if number > (0, 0) else None
     return Finding(f"Kubernetes {version.git_version}", is_well, f"{needed} or later is needed (docs/operations.md)")
