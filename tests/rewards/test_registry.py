@@ -97,7 +97,7 @@ def test_configuration_and_registry_have_the_same_scorer_kinds() -> None:
 
 def test_scorer_configuration_in_the_docs_is_valid_and_covers_every_kind() -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    block, *_ = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     written = yaml.safe_load(block)["preparation"]
     section = Preparation.model_validate(written | {"features": {"kind": "auto"}})
     documented = {scorer.settings()["kind"] for scorer in section.scorers.values()}

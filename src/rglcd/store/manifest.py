@@ -112,7 +112,7 @@ def results_digest(files: Mapping[str, FileEntry]) -> str:
 
 
 def _is_result(name: str) -> bool:
-    *folders, file = PurePosixPath(name).parts
+    *folders, file = PurePosixPath(name).parts or (name,)  # a name of nothing is refused where it is read
     return file not in NOT_HASHED and NOT_HASHED_FOLDER not in folders
 
 
