@@ -188,6 +188,11 @@ def test_a_string_is_a_source_and_a_number_a_list_of_one() -> None:
         load_preset("toy", overrides=["model.teacher=org/name"])
 
 
+def test_a_key_with_a_blank_is_named_where_something_is_wrong_with_it() -> None:
+    with pytest.raises(InputError, match=r"preparation\.scorers\.my judge\.source\.uri: Field required"):
+        load_preset("toy", overrides=["preparation.scorers.my judge={kind: clip, source: {}}"])
+
+
 class TestArms:
     """Students by names of the user's own, each with what it changes."""
 

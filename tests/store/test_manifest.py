@@ -50,6 +50,20 @@ def test_only_timings_and_rendered_pages_are_left_out_of_the_digest(folder: Path
     assert results_digest(scan(folder)) != before
 
 
+def test_looks_at_a_training_are_left_out_and_an_arm_or_a_scorer_called_panel_is_not(folder: Path) -> None:
+    before = results_digest(scan(folder))
+    (folder / "rg" / "panel").mkdir(parents=True)
+    for name in ("about.json", "looks.jsonl", "teacher.png", "00000050.png"):
+        (folder / "rg" / "panel" / name).write_text("seen")
+    assert results_digest(scan(folder)) == before
+    for name in ("panel/unet/config.json", "scorers/panel/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("one")
+        weighed = results_digest(scan(folder))
+        (folder / name).write_text("another")
+        assert results_digest(scan(folder)) != weighed
+
+
 def test_a_digest_depends_on_names_and_contents_only(folder: Path) -> None:
     before = folder_digest(folder)
     (folder / "00000.tar").touch()

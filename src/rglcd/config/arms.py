@@ -1,6 +1,5 @@
 """The arms of a distillation: students that differ in a few values and share everything else."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,12 +64,13 @@ def _explained(name: str, error: ValidationError, values: Mapping[str, Any]) -> 
 
 
 def _checked(name: str, path: str) -> list[str]:
-    if path == "distillation" or path.partition(".")[0] not in _CHANGEABLE or re.match("|".join(_OF_ALL_ARMS), path):
+    keys = path.split(".")
+    if path == "distillation" or keys[0] not in _CHANGEABLE or ".".join(keys[:2]) in _OF_ALL_ARMS:
         raise ValueError(
             f"distillation.arms.{name} changes {path!r}: an arm may change reward, or a key of reward or distillation, "
             f"but for {' and '.join(_OF_ALL_ARMS)}"
         )
-    return path.split(".")
+    return keys
 
 
 def has_reward(arm: ArmSettings) -> bool:

@@ -50,13 +50,14 @@ def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[s
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
     """Whether this part of ``location`` is the ``kind`` of a choice, by which pydantic tells its alternatives apart, or its form."""
-    if " " in str(location[position]):  # a tag of a union that has no `kind`: rglcd.config.base
-        return True
     node = values
     for step in location[:position]:
         node = node.get(step, node) if isinstance(node, Mapping) else node
     part = location[position]
-    return isinstance(node, Mapping) and node.get("kind") == part and part not in node
+    if isinstance(node, Mapping) and part in node:
+        return False
+    # Tags of unions without a `kind` have a blank, which no key of ours has: rglcd.config.base.
+    return " " in str(part) or (isinstance(node, Mapping) and node.get("kind") == part)
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from rglcd.store.manifest import NOT_HASHED_FOLDER
+from rglcd.store.manifest import LOOKS_FOLDER
 from rglcd.store.staging import write_text
 
-FOLDER: Final = NOT_HASHED_FOLDER
+FOLDER: Final = LOOKS_FOLDER
 """Of an arm's folder: no digest covers it, so that a student is the same whether or not it was looked at."""
 
 ABOUT, LOOKS, TEACHERS = "about.json", "looks.jsonl", "teacher.png"
@@ -162,7 +162,7 @@ def _witnesses(looks: Sequence[Look], trained_on: str, held_out: Sequence[str]) 
         if best is None:
             continue
         was, is_now = _measures(best, held_out)[name], _measures(now, held_out)[name]
-        if _risen(is_now, was) and _risen(now.figures.scores[trained_on], best.figures.scores[trained_on], sign=1):
+        if _exceeds(was, is_now) and _exceeds(now.figures.scores[trained_on], best.figures.scores[trained_on]):
             found[name] = (best.step, f"{fmean(was):.4g} to {fmean(is_now):.4g}")
     return found
 
@@ -175,8 +175,8 @@ def _measures(look: Look, held_out: Sequence[str]) -> Mapping[str, list[float]]:
     return {name: figures.scores[name] for name in held_out} | nearness | diversity
 
 
-def _risen(now: Sequence[float], then: Sequence[float], *, sign: int = -1) -> bool:
-    """Whether ``now`` (P,) is greater than ``then``, prompt by prompt, or less for ``sign`` -1, by more than chance would have it."""
-    differences = [sign * (a - b) for a, b in zip(now, then, strict=True)]
+def _exceeds(values: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether ``values`` (P,) are greater than ``others``, prompt by prompt, by more than chance would have it."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
     error = stdev(differences) / math.sqrt(len(differences))
     return fmean(differences) > max(0.0, _STANDARD_ERRORS * error)

@@ -46,11 +46,7 @@ def _has_proxy(config: Config) -> bool:
     return any(reward.kind == "latent" for reward in rewards_of(config.reward, config.distillation))
 
 
-def _all_of_it(config: Config) -> Mapping[str, Parts]:
-    return {}
-
-
-def _nothing(config: Config) -> Mapping[str, Parts]:
+def _no_part_named(config: Config) -> Mapping[str, Parts]:
     return {}
 
 
@@ -103,8 +99,8 @@ class Stage:
     own sections and those of the stages before it: another is refused.
 
     ``unkeyed`` are those of its sections that change no bit of what it makes, and ``reads_unkeyed`` the parts that it reads for their
-    sake: neither enters the key nor DVC's dependencies. What comes of them lies in folders that no digest covers
-    (:data:`rglcd.store.manifest.NOT_HASHED_FOLDER`).
+    sake: neither enters the key nor DVC's dependencies. What comes of them lies in a folder that no digest covers
+    (:data:`rglcd.store.manifest.LOOKS_FOLDER`).
 
     Three fields matter when bytes lie in an object store. ``streams``: inputs whose files are fetched when they are first
     read, not all before the stage begins. ``reuses``: the stage may take parts over from what it published before, which
@@ -120,9 +116,9 @@ class Stage:
     profile: Profile
     version: int = 1
     when: Callable[[Config], bool] = _always
-    reads: Callable[[Config], Mapping[str, Parts]] = _all_of_it
+    reads: Callable[[Config], Mapping[str, Parts]] = _no_part_named
     unkeyed: tuple[str, ...] = ()
-    reads_unkeyed: Callable[[Config], Mapping[str, Parts]] = _nothing
+    reads_unkeyed: Callable[[Config], Mapping[str, Parts]] = _no_part_named
     parts: str | None = None
     streams: tuple[str, ...] = ()
     reuses: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
@@ -23,8 +23,11 @@ MANIFEST = "manifest.json"
 NOT_HASHED = frozenset({"timings.json", "speed.json", "index.html", "report.md"})
 """File names that no digest covers: they hold times, or a rendering of results that are digested elsewhere."""
 
-NOT_HASHED_FOLDER = "panel"
-"""Nor files in a folder of this name: what was seen of a training, which is the same for whoever looks."""
+LOOKS_FOLDER = "panel"
+"""Of an arm: the record of what was seen of its training, which is the same for whoever looks. No digest covers its files."""
+
+# Its files by their names: people name arms and scorers, and may call one of these as the folder is called.
+_LOOKS = tuple(f"*/{LOOKS_FOLDER}/{name}" for name in ("about.json", "looks.jsonl", "*.png"))
 
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -107,13 +110,12 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 
 
 def results_digest(files: Mapping[str, FileEntry]) -> str:
-    """One digest over the result files: names and contents, :data:`NOT_HASHED` and :data:`NOT_HASHED_FOLDER` left out."""
+    """One digest over the result files: names and contents, those of :data:`NOT_HASHED` and of :data:`LOOKS_FOLDER` left out."""
     return digest_of({name: entry.sha256 for name, entry in files.items() if _is_result(name)})
 
 
 def _is_result(name: str) -> bool:
-    *folders, file = PurePosixPath(name).parts or (name,)  # a name of nothing is refused where it is read
-    return file not in NOT_HASHED and NOT_HASHED_FOLDER not in folders
+    return Path(name).name not in NOT_HASHED and not any(fnmatchcase(name, pattern) for pattern in _LOOKS)
 
 
 def folder_digest(folder: Path) -> str:
