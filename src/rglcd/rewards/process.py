@@ -24,8 +24,7 @@ from torch import Tensor
 
 from rglcd.errors import InputError
 from rglcd.models.loading import weights_digest
-from rglcd.rewards.hpsv2_process import whole_levels
-from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words
+from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words, whole_levels
 
 PROTOCOL: Final = 1
 CAPTION_BYTES: Final = 2048

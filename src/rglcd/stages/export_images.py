@@ -22,7 +22,7 @@ from rglcd.evaluation.observation import DrawFn
 from rglcd.models.precision import drawing_products
 from rglcd.stages.computation import Artifacts, opened_inputs, plan
 from rglcd.stages.evaluation_context import EvaluationContext, context_for_drawing
-from rglcd.stages.prompts import prompts_to_draw
+from rglcd.stages.prompts import pinned_prompts
 from rglcd.store.staging import remove_stale_staging, staging_file, write_text
 
 JPEG_QUALITY: Final = 95
@@ -38,7 +38,7 @@ def export_images(config: Config, artifacts: Artifacts, *, layout: str, sampler:
     computation = plan("evaluate", {name: config.section(name) for name in ("model", "evaluation")}, artifacts)
     with opened_inputs(computation) as inputs:
         evaluation = config.evaluation
-        prompts = prompts_to_draw(_without_count(config).evaluation, inputs["source"])
+        prompts = pinned_prompts(evaluation.prompt_source, inputs["source"])
         found = lay_out(layout, prompts, count=USUAL_COUNT[layout] if count is None else count)
         _refuse_other_files(folder, found)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,12 +49,6 @@ def export_images(config: Config, artifacts: Artifacts, *, layout: str, sampler:
             num_drawn = _write(found, context, sampler, folder)
     said = [f"{folder} holds {len(found.files):,} files for {layout}, {num_drawn:,} images drawn now; prompts: {prompts.described}"]
     return [*said, *found.notes]
-
-
-def _without_count(config: Config) -> Config:
-    """``config`` with as many images of each prompt as the export asks for, not as the evaluation does."""
-    asked = config.evaluation.prompt_source.model_copy(update={"per_prompt": None})
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"prompts": asked})})
 
 
 def _refuse_other_files(folder: Path, found: Layout) -> None:
