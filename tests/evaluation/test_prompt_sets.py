@@ -128,7 +128,7 @@ def test_data_prompts_prints_kind_counts_digest_and_oddities(tmp_path: Path, cap
     assert said[3].startswith("  odd: 6 prompts, and the published list has 553")
 
 
-def test_data_prompts_of_a_missing_or_foreign_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_prompts_of_a_missing_or_unknown_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "words.json").write_text(json.dumps({"a": 1}))
     for path in (tmp_path / "none.txt", tmp_path / "words.json", tmp_path):
         with pytest.raises(SystemExit) as ended:

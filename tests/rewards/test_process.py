@@ -44,6 +44,7 @@ def test_it_opens_by_its_settings_and_has_weights_if_it_names_a_source() -> None
     ("mode", "said"),
     [
         ("old", r"lacks protocol 1 in its first line"),
+        ("in-words", r"gives 'two' in logit_scale or range, which is no number"),
         ("talks", r"said b'loading\\n', which is no JSON object on a line: what it prints goes to stderr"),
         ("fails", r"failed: no such layer"),
         ("wrong-shape", r"wrote scores of shape \(1,\), not \(2,\)"),

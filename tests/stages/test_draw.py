@@ -54,7 +54,7 @@ def in_report(evaluated: Path, sampler: str, number: int) -> np.ndarray:
         return np.asarray(sheet_image(sheet.convert("RGB"), number, side=RESOLUTION)).astype(int)
 
 
-def far_apart(one: np.ndarray, other: np.ndarray) -> int:
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one - other).max())
 
 
@@ -65,8 +65,8 @@ def test_pictures_of_a_prompt_of_the_report_are_the_reports_own(project: Path, e
     for sampler, name, steps in (("rg-2", "rg", 2), ("teacher-3", "teacher", 3)):
         for number in (1, 4):
             path = Path("drawn") / file_name(Asked(PROMPT, 0, number, steps, 3.0), name)
-            assert far_apart(np.asarray(Image.open(path)).astype(int), in_report(evaluated, sampler, number)) <= 1
-    assert far_apart(in_report(evaluated, "rg-2", 1), in_report(evaluated, "rg-2", 4)) > 1, "two pictures would not be told apart"
+            assert largest_difference(np.asarray(Image.open(path)).astype(int), in_report(evaluated, sampler, number)) <= 1
+    assert largest_difference(in_report(evaluated, "rg-2", 1), in_report(evaluated, "rg-2", 4)) > 1, "these two pictures differ"
     assert len([line for line in said if line.endswith(" ms")]) == 6, "paths with times"
     assert any(line.startswith("rg, 2 steps, guidance 3, seed 0: ") and line.endswith(" ms a picture") for line in said)
     sheet = Image.open(said[-1].removeprefix("side by side: "))
@@ -116,11 +116,11 @@ def test_an_adapter_draws_as_it_was_exported_and_its_rank_is_read_from_its_file(
     asked = Asked("any", 0, 0, 2, 3.0)
     expected = canvas.by_student(student, scalings=BoundaryScalings(0.5, 10.0), original_steps=50)(asked)
     painter = Studio(evaluated, tmp_path / "lora", config().evaluation).student("lora")
-    assert far_apart(painter.draw(asked).int().numpy(), expected.int().numpy()) <= 1
+    assert largest_difference(painter.draw(asked).int().numpy(), expected.int().numpy()) <= 1
     assert not painter.is_guided
     plain = Student.adapting(teacher, ADAPTER, seed=0)
     unlearned = canvas.by_student(plain, scalings=BoundaryScalings(0.5, 10.0), original_steps=50)(asked)
-    assert far_apart(unlearned.int().numpy(), expected.int().numpy()) > 1
+    assert largest_difference(unlearned.int().numpy(), expected.int().numpy()) > 1
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_page_draws_what_the_command_draws_and_says_how_long_it_took(evaluat
     assert theirs is not None
     for shown, sampler in ((ours, "rg-2"), (theirs, "teacher-3")):
         times = shown.width // RESOLUTION
-        assert far_apart(np.asarray(shown).astype(int)[::times, ::times], in_report(evaluated, sampler, 1)) <= 1
+        assert largest_difference(np.asarray(shown).astype(int)[::times, ::times], in_report(evaluated, sampler, 1)) <= 1
     assert said.startswith("rg, 2 steps: ")
     assert "; teacher, 3 steps: " in said
     _, none, _ = drawn_for_page(studio, _asked("any", steps=1, seed=0, guidance=3), arm="lcm", beside_teacher=False)

@@ -63,7 +63,7 @@ def test_four_pictures_lie_in_dpgs_grid_as_its_script_cuts_them_out(own: Path) -
     [
         (("--layout", "flat", "--sampler", "rg-3"), "--sampler rg-3: the configuration draws teacher-3, lcm-1, lcm-2, rg-1, rg-2"),
         (("--layout", "hpsv2", "--sampler", "rg-2"), "--layout hpsv2 wants prompts of kind hpsv2"),
-        (("--layout", "flat", "--sampler", "rg-2", "--count", "0"), "--count: '0' is no positive number"),
+        (("--layout", "flat", "--sampler", "rg-2", "--count", "0"), "--count: '0' is no whole number from 1 on"),
         (("--layout", "flat", "--sampler", "rg-2", "--out", "full"), "full holds notes.txt, which is not of this export"),
     ],
 )

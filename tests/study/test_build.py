@@ -199,8 +199,8 @@ def report(folder: Path, **prompts: list[str]) -> Path:
         for row in range(len(captions)):
             sheet.paste(picture(100 * place + row), (row % SHEET_COLUMNS * 8, row // SHEET_COLUMNS * 8))
         sheet.save(folder / "draws" / name / "images.png")
-        lines = "".join(f"{row},0.5,{json.dumps(caption)}\n" for row, caption in enumerate(captions))
-        (folder / "draws" / name / "scores.csv").write_text(f"image,judge,caption\n{lines}")
+        lines = "".join(f"{row},0.5,0.1,0.2,{json.dumps(caption)}\n" for row, caption in enumerate(captions))
+        (folder / "draws" / name / "scores.csv").write_text(f"image,judge,high_frequency,saturation,caption\n{lines}")
     files = scan(folder)
     write_manifest(folder, Manifest("report", "evaluate", 3, "k", results_digest(files), {}, {}, files))
     return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rglcd.cli.files import ARTIFACTS
+from rglcd.cli.numbers import positive
 from rglcd.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ def _add_build(actions: Any) -> None:
     )
     build.add_argument("--report", type=Path, default=ARTIFACTS / "report", metavar="DIR", help="default: artifacts/report")
     build.add_argument("--prompts", type=Path, metavar="FILE", help="for folders: the prompts one a line, in the order of the names")
-    build.add_argument("--num-prompts", type=_positive, metavar="N", help="draw N of the prompts at random (default: all)")
+    build.add_argument("--num-prompts", type=positive, metavar="N", help="draw N of the prompts at random (default: all)")
     build.add_argument(
         "--questions", default="preference", metavar="LIST", help="of preference, appeal, alignment, with commas (default: preference)"
     )
     build.add_argument("--checks", type=_count, default=5, metavar="N", help="attention checks of each rater (default: 5)")
-    build.add_argument("--pairs-per-rater", type=_positive, metavar="N", help="pairs shown to each rater (default: all)")
-    build.add_argument("--side", type=_positive, metavar="N", help="resize pictures to N pixels on the longer side (default: as they are)")
+    build.add_argument("--pairs-per-rater", type=positive, metavar="N", help="pairs shown to each rater (default: all)")
+    build.add_argument("--side", type=positive, metavar="N", help="resize pictures to N pixels on the longer side (default: as they are)")
     build.add_argument("--seed", type=int, metavar="S", help="of sides, orders and checks (default: drawn at random)")
     build.set_defaults(act=_build)
 
@@ -243,13 +244,7 @@ def _add_study(action: argparse.ArgumentParser) -> None:
 
 
 def _add_raters(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--raters", type=_positive, default=1, metavar="N", help="how many (default: 1)")
-
-
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
-    return int(word)
+    action.add_argument("--raters", type=positive, default=1, metavar="N", help="how many (default: 1)")
 
 
 def _count(word: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rglcd.cli.files import ARTIFACTS, PARAMS, add_params_option
+from rglcd.cli.numbers import positive
 from rglcd.config import Evaluation, load_params
 from rglcd.errors import InputError
 
@@ -28,9 +29,9 @@ def add_verb(verbs: Any) -> None:
     draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw")
     draw.add_argument("--arm", metavar="NAME", help="which student (default: the one that the report is about)")
     draw.add_argument("--student", type=Path, metavar="DIR", help="a diffusers folder of a consistency model, or of an adapter, instead")
-    draw.add_argument("--steps", type=_positive, metavar="N", help="sampling steps (default: of evaluation.num_steps the nearest to 2)")
+    draw.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: of evaluation.num_steps the nearest to 2)")
     draw.add_argument("--seed", type=int, metavar="S", help="of the noise (default: evaluation.seed)")
-    draw.add_argument("--count", type=_positive, default=1, metavar="K", help="pictures, each from other noise (default: 1)")
+    draw.add_argument("--count", type=positive, default=1, metavar="K", help="pictures, each from other noise (default: 1)")
     draw.add_argument("--guidance", type=_guidance, metavar="G", help="as diffusers counts it (default: evaluation.guidance_scale)")
     draw.add_argument(
         "--teacher", action="store_true", help="the teacher too, in evaluation.teacher_steps (the first), and one sheet of both"
@@ -56,11 +57,12 @@ def _draw(options: argparse.Namespace) -> None:
         _show_page(options, evaluation)
         return
     from rglcd.evaluation.drawing import Asked
+    from rglcd.evaluation.wording import from_two
     from rglcd.stages.draw import draw
 
     studio = _studio(options, evaluation)
     arm = studio.names[-1] if options.arm is None else options.arm
-    asked = Asked(options.prompt, evaluation.seed, 0, min(evaluation.num_steps, key=_from_two), evaluation.guidance_scale)
+    asked = Asked(options.prompt, evaluation.seed, 0, min(evaluation.num_steps, key=from_two), evaluation.guidance_scale)
     teacher_steps = evaluation.all_teacher_steps[0] if options.teacher else None
     made = draw(studio, asked, arm=arm, count=options.count, teacher_steps=teacher_steps, out=options.out, on_drawn=_print_picture)
     for who, steps in dict.fromkeys((one.who, one.num_steps) for one in made.pictures):
@@ -83,10 +85,6 @@ def _settings(options: argparse.Namespace) -> Evaluation:
     return found.model_copy(update={name: value for name, value in said.items() if value is not None})
 
 
-def _from_two(num_steps: int) -> int:
-    return abs(num_steps - 2)
-
-
 def _print_picture(drawn: "Drawn") -> None:
     print(f"{drawn.path}  {1000 * drawn.seconds:.4g} ms", flush=True)
 
@@ -101,12 +99,6 @@ def _show_page(options: argparse.Namespace, evaluation: Evaluation) -> None:
         print(f"draw at {url}; Ctrl-C ends", flush=True)
 
     serve(_studio(options, evaluation), host=options.host, port=options.port, on_ready=on_ready)
-
-
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
-    return int(word)
 
 
 def _port(word: str) -> int:

@@ -3,14 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rglcd.cli.files import add_params_option, add_set_option
+from rglcd.cli.numbers import positive
 from rglcd.cli.run import add_artifact_option, artifact_locations
 from rglcd.config import load_params
+from rglcd.evaluation.image_layouts import LAYOUTS
 from rglcd.stages.table import inputs_of, stage_named
-
-LAYOUTS: Final = ("hpsv2", "geneval", "dpg", "compbench", "flat")
 
 
 def add_verb(verbs: Any) -> None:
@@ -22,18 +22,12 @@ def add_verb(verbs: Any) -> None:
     )
     export.add_argument("--layout", required=True, choices=LAYOUTS, help="whose script reads them; flat: numbered files and metadata.jsonl")
     export.add_argument("--sampler", required=True, metavar="NAME", help="who draws, in how many steps: teacher-50, rg-2, ...")
-    export.add_argument("--count", type=_positive, metavar="N", help="images of each prompt (default: as the script has it)")
+    export.add_argument("--count", type=positive, metavar="N", help="images of each prompt (default: as the script has it)")
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
     add_params_option(export)
     add_set_option(export)
     add_artifact_option(export)
     export.set_defaults(act=_export)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
 
 def _export(options: argparse.Namespace) -> None:

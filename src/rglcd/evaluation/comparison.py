@@ -10,7 +10,7 @@ from rglcd.evaluation.distances import Distances, refuse_other_basis
 from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
-from rglcd.evaluation.wording import PLAIN_ARM, in_report_order
+from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Comparison:
     @property
     def focus(self) -> Summary:
         """What the verdict is about: the guided arm at two steps, or as near as there is."""
-        return min(self.steps_of(self.arms[-1]), key=lambda summary: abs(summary.sampler.num_steps - 2))
+        return min(self.steps_of(self.arms[-1]), key=lambda summary: from_two(summary.sampler.num_steps))
 
 
 def compare(

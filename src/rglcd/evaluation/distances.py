@@ -50,7 +50,7 @@ class Distances:
 
     @classmethod
     def between(cls, ours: Records, real: Records) -> "Distances":
-        """Of every network that both were seen by."""
+        """By every network of ``ours``, which are of the networks of ``real``."""
         frechet = {FRECHET[kind]: frechet_distance(real[kind].moments, ours[kind].moments) for kind in ours if kind in FRECHET}
         kernel: dict[str, Estimate] = {}
         for kind, record in ours.items():
@@ -84,10 +84,14 @@ Basis = Mapping[str, str]
 """What distances are measured with: counts, digest of the reference, how pictures are resized, the networks."""
 
 
+def differing_in(one: Basis, other: Basis) -> list[str]:
+    """The names of what was not the same when distances were measured."""
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
+
+
 def refuse_other_basis(one: Basis, other: Basis) -> None:
     """Raise :class:`InputError` naming what differs: such distances are numbers of two kinds (clean-fid: Parmar et al., 2104.11222)."""
-    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    if differing:
+    if differing := differing_in(one, other):
         said = "; ".join(f"{name}: {one.get(name, 'none')} and {other.get(name, 'none')}" for name in differing)
         raise InputError(
             f"these distances to real images cannot be compared, for they were measured differently ({said}); measure both alike"

@@ -1,6 +1,6 @@
-"""Drawing single pictures of a prompt: from the noise, by the samplers and through the VAE that a report's pictures come from."""
+"""Drawing pictures of prompts, single ones and batches: whoever draws, a report, a training's looks or a person, draws the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,21 @@ DrawPicture = Callable[[Asked], Tensor]
 
 
 @dataclass(frozen=True)
+class PictureBatch:
+    """Pictures to draw together: their prompts, the numbers that with ``seed`` give their noise, and what they are drawn with."""
+
+    prompts: Sequence[str]
+    numbers: Sequence[int]
+    seed: int
+    num_steps: int
+    guidance_scale: float
+
+
+LatentsFn = Callable[[PictureBatch], Tensor]
+"""z0 (B, C, h, w) of pictures."""
+
+
+@dataclass(frozen=True)
 class Canvas:
     """What pictures are drawn with beside the network: VAE, text encoders, and the pictures' side in pixels."""
 
@@ -45,38 +60,50 @@ class Canvas:
     resolution: int
     device: torch.device
 
+    def latents_by_student(self, student: Student, *, scalings: Boundary, original_steps: int) -> LatentsFn:
+        """Multistep consistency sampling on a grid of ``original_steps``."""
+        return lambda batch: student_latents(
+            student,
+            self._cond(batch),
+            self._noises(batch, batch.num_steps),
+            schedule=student.schedule,
+            scalings=scalings,
+            omega=omega_of(student, batch.guidance_scale),
+            original_steps=original_steps,
+        )
+
+    def latents_by_teacher(self, teacher: Teacher) -> LatentsFn:
+        """Guided DDIM."""
+        return lambda batch: teacher_latents(
+            teacher.guided,
+            self._cond(batch),
+            self._null,
+            self._noises(batch, 1)[0],
+            schedule=teacher.schedule,
+            num_steps=batch.num_steps,
+            omega=omega_of(teacher, batch.guidance_scale),
+        )
+
     def by_student(self, student: Student, *, scalings: Boundary, original_steps: int) -> DrawPicture:
-        """Multistep consistency sampling on a grid of ``original_steps``. Raises :class:`InputError` for more steps than it has."""
+        """:meth:`latents_by_student`, one picture at a time. Raises :class:`InputError` for more steps than the grid has."""
+        latents = self.latents_by_student(student, scalings=scalings, original_steps=original_steps)
 
         def draw(asked: Asked) -> Tensor:
             if asked.num_steps > original_steps:
                 raise InputError(
                     f"{asked.num_steps} steps are more than the {original_steps} of the grid that the student was distilled on"
                 )
-            latents = student_latents(
-                student,
-                self._cond(asked),
-                self._noises(asked, asked.num_steps),
-                schedule=student.schedule,
-                scalings=scalings,
-                omega=omega_of(student, asked.guidance_scale),
-                original_steps=original_steps,
-            )
             return self._picture(latents, asked)
 
         return draw
 
     def by_teacher(self, teacher: Teacher) -> DrawPicture:
-        """Guided DDIM. Raises :class:`InputError` for more steps than the teacher's schedule has."""
+        """:meth:`latents_by_teacher`, one picture at a time. Raises :class:`InputError` for more steps than its schedule has."""
+        latents = self.latents_by_teacher(teacher)
 
         def draw(asked: Asked) -> Tensor:
             if asked.num_steps > teacher.schedule.num_timesteps:
                 raise InputError(f"{asked.num_steps} steps are more than the {teacher.schedule.num_timesteps} timesteps of the teacher")
-            (noise,) = self._noises(asked, 1)
-            omega = omega_of(teacher, asked.guidance_scale)
-            latents = teacher_latents(
-                teacher.guided, self._cond(asked), self._null, noise, schedule=teacher.schedule, num_steps=asked.num_steps, omega=omega
-            )
             return self._picture(latents, asked)
 
         return draw
@@ -85,16 +112,17 @@ class Canvas:
     def _null(self) -> Condition:
         return self.text_encoder.null()
 
-    def _cond(self, asked: Asked) -> Condition:
-        condition = self.text_encoder.encode(self.text_encoder.tokenise([asked.prompt]))
+    def _cond(self, batch: PictureBatch) -> Condition:
+        condition = self.text_encoder.encode(self.text_encoder.tokenise(batch.prompts))
         return condition.with_time_ids(self.text_encoder.drawing_sizes(self.resolution))
 
-    def _noises(self, asked: Asked, count: int) -> list[Tensor]:
+    def _noises(self, batch: PictureBatch, count: int) -> list[Tensor]:
         shape = self.codec.latent_shape(self.resolution)
-        return [noise.to(self.device) for noise in seeded_noises([asked.number], shape, seed=asked.seed, count=count)]
+        return [noise.to(self.device) for noise in seeded_noises(batch.numbers, shape, seed=batch.seed, count=count)]
 
-    def _picture(self, latents: Tensor, asked: Asked) -> Tensor:
-        pixels = decoded(self.codec, latents, Chunks("pictures", 1))
+    def _picture(self, latents: LatentsFn, asked: Asked) -> Tensor:
+        alone = PictureBatch([asked.prompt], [asked.number], asked.seed, asked.num_steps, asked.guidance_scale)
+        pixels = decoded(self.codec, latents(alone), Chunks("pictures", 1))
         if not bool(pixels.isfinite().all()):
             raise InputError(f"picture {asked.number} of seed {asked.seed} is not finite (NaN): this model is broken")
         return as_png(pixels).cpu()

@@ -51,7 +51,7 @@ def teacher_latents(
 
     The grid is the one the student is distilled on: t = 999, 979, ..., 19 and then 0 for 50 steps of 1000. Diffusers'
     ``DDIMScheduler`` walks it with ``timestep_spacing="trailing"``, ``set_alpha_to_one=False``. ``omega`` is LCM's,
-    diffusers' ``guidance_scale`` less one, or of a network that is given it that scale itself. Of a flow the steps are Euler's.
+    diffusers' ``guidance_scale`` less one; of a network that guides itself it is that scale. Of a flow the steps are Euler's.
     """
     solver = DDIMSolver(schedule, num_steps=num_steps)
     scale = torch.full((len(noise),), omega, dtype=noise.dtype, device=noise.device)

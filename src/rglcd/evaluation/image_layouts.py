@@ -17,9 +17,10 @@ from rglcd.errors import InputError
 from rglcd.evaluation.prompt_formats import Prompt
 from rglcd.evaluation.prompt_sets import PromptSet
 
-LAYOUTS: Final = ("hpsv2", "geneval", "dpg", "compbench", "flat")
 USUAL_COUNT: Final = {"hpsv2": 1, "geneval": 4, "dpg": 4, "compbench": 10, "flat": 1}
-"""Images of each prompt, as the scripts have it."""
+"""Images of each prompt, as the scripts have it, by layout."""
+
+LAYOUTS: Final = tuple(USUAL_COUNT)
 
 _LONGEST_NAME: Final = 255
 """Bytes of a file name on Linux's file systems."""
@@ -100,5 +101,5 @@ def _compbench(rows: list[tuple[Prompt, list[int]]]) -> Layout:
 
 def _as_name(text: str) -> str:
     name = "".join(" " if letter in "/_\x00" else letter for letter in text)
-    room = _LONGEST_NAME - len("_000000.png")
-    return name.encode()[:room].decode(errors="ignore")
+    num_bytes = _LONGEST_NAME - len("_000000.png")
+    return name.encode()[:num_bytes].decode(errors="ignore")

@@ -5,7 +5,6 @@ it: an evaluation whose teacher has not changed reuses the teacher's. ``scores.c
 tables opens it.
 """
 
-import csv
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from rglcd.evaluation.distance_names import main_kind
 from rglcd.evaluation.distances import NO_DISTANCES, Basis, Distances, FeatureRecord, Records, save_records
 from rglcd.evaluation.frechet import frechet_distance
 from rglcd.evaluation.observation import Observed
+from rglcd.evaluation.score_tables import OTHER_VALUES, read_score_table, write_score_table
 from rglcd.evaluation.statistics import diversity
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
@@ -52,10 +52,9 @@ class Measurement:
 
     ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
     ``distances`` are those to the real images (none for these), measured with ``basis``; ``frechet_to_teacher`` is the Fréchet distance
-    to the teacher's images by the first network (None for these and the real ones), ``diversity`` how far apart the images of one
-    prompt are. Seconds are stored in a file of their own, which no
-    digest covers: an image's to be drawn (None for the real ones) and to be rated, in one process, and those of all processes
-    together.
+    to the teacher's images by the main network (None for these and the real ones), ``diversity`` the mean distance between images of
+    one prompt. Seconds are stored in a file of their own, which no digest covers: an image's to be drawn (None for the real ones) and
+    to be rated, in one process, and those of all processes together.
     """
 
     sampler: Sampler
@@ -115,7 +114,6 @@ def measured(
 
 _RECORD, _TABLE, _SPEED = "measurement.json", "scores.csv", "speed.json"
 _SECONDS = ("seconds_per_image", "rate_seconds_per_image", "total_seconds")
-_LONGEST_CAPTION = 10_000
 
 
 def save(folder: Path, measurement: Measurement, captions: Sequence[str], *, key: str, sheet: Tensor, records: Records | None) -> None:
@@ -127,9 +125,9 @@ def save(folder: Path, measurement: Measurement, captions: Sequence[str], *, key
     staging.mkdir(parents=True)
     record = asdict(measurement)
     write_json(staging / _SPEED, {name: record.pop(name) for name in _SECONDS})
-    del record["scores"], record["high_frequency"], record["saturation"]
+    scores, others = record.pop("scores"), {name: record.pop(name) for name in OTHER_VALUES}
     write_json(staging / _RECORD, record | {"key": key})
-    _write_table(staging / _TABLE, measurement, captions)
+    write_score_table(staging / _TABLE, scores, others, captions)
     contact_sheet(sheet).save(staging / "images.png")
     if records is not None:
         save_records(staging, records)
@@ -146,33 +144,16 @@ def load(folder: Path, *, key: str) -> Measurement | None:
         return None
     speed = json.loads((folder / _SPEED).read_text(encoding="utf-8"))
     sampler, distances = Sampler(**record.pop("sampler")), Distances.from_json(record.pop("distances"))
-    return Measurement(sampler=sampler, distances=distances, **_read_table(folder / _TABLE), **record, **speed)
-
-
-def _write_table(path: Path, measurement: Measurement, captions: Sequence[str]) -> None:
-    """A row for each image: its number, its scores, its other values, its caption.
-
-    Python writes as many digits of a number as read back to the same one.
-    """
-    columns = (*measurement.scores.values(), measurement.high_frequency, measurement.saturation)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", *measurement.scores, "high_frequency", "saturation", "caption"])
-        for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
-            writer.writerow([number, *values, _inert(caption[:_LONGEST_CAPTION])])
-
-
-def _read_table(path: Path) -> dict[str, Any]:
-    """What :func:`_write_table` wrote of a measurement, by the names of its fields."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        (_, *scorers, _, _, _), *rows = csv.reader(stream)
-    *scores, high_frequency, saturation = ([float(row[column]) for row in rows] for column in range(1, len(scorers) + 3))
-    return {"scores": dict(zip(scorers, scores, strict=True)), "high_frequency": high_frequency, "saturation": saturation}
-
-
-def _inert(caption: str) -> str:
-    """``caption`` so that no program for tables takes it for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
-    return f"'{caption}" if caption[:1] in ("=", "+", "-", "@", "\t", "\r") else caption
+    table = read_score_table(folder / _TABLE)
+    return Measurement(
+        sampler=sampler,
+        distances=distances,
+        scores={name: list(values) for name, values in table.scores.items()},
+        high_frequency=list(table.others["high_frequency"]),
+        saturation=list(table.others["saturation"]),
+        **record,
+        **speed,
+    )
 
 
 def reuse(folder: Path, previous: Path, *, key: str) -> None:

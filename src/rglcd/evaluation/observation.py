@@ -38,7 +38,7 @@ _SCORES, _FEATURES = "scores/", "features/"
 class ScoringPanel:
     """All networks that rate an image: scorers with the text features of each caption, encoded once, and feature networks by kind.
 
-    The first of these is the one whose features say how far apart images of one prompt are.
+    The first of these is the one whose features say how much images of one prompt differ.
     """
 
     scorers: Mapping[str, Reward]
@@ -79,7 +79,7 @@ class ScoringPanel:
         return {name: ratings[_SCORES + name] for name in self.scorers}
 
     def compared_features(self, ratings: Mapping[str, Tensor]) -> Tensor:
-        """Of :meth:`ratings`, the features (B, D) that say how far apart images of one prompt are."""
+        """Of :meth:`ratings`, the features (B, D) that say how much images of one prompt differ."""
         return ratings[_FEATURES + next(iter(self.features))]
 
     def _ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:

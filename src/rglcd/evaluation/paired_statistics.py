@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rglcd.evaluation.statistics import CONFIDENCE, Estimate, wilson
-
-_RESAMPLES_AT_ONCE = 1 << 22
+from rglcd.evaluation.statistics import Estimate, percentile_interval, wilson
 
 
 def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_resamples: int = 2000) -> Estimate:
@@ -20,14 +18,11 @@ def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_r
     Of a single caption the interval is the value alone: there is nothing to resample.
     """
     sums, counts = _by_caption(values, captions)
-    generator = torch.Generator().manual_seed(seed)
-    rows_at_once, means = max(1, _RESAMPLES_AT_ONCE // len(sums)), []
-    for start in range(0, num_resamples, rows_at_once):
-        rows = min(rows_at_once, num_resamples - start)
-        drawn = torch.randint(len(sums), (rows, len(sums)), generator=generator)
-        means.append(sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+
+    def means(drawn: Tensor) -> Tensor:
+        return sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+
+    low, high = percentile_interval(means, len(sums), seed=seed, num_resamples=num_resamples)
     return Estimate((sums.sum() / counts.sum()).item(), low, high)
 
 

@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 import yaml
 
-from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.comparison import Comparison
 from rglcd.evaluation.distance_names import LABELS
-from rglcd.evaluation.groups import Grouping, GroupScore
 from rglcd.evaluation.look_report import LookReport, look_report
 from rglcd.evaluation.looks import Record
-from rglcd.evaluation.measurement import REAL, TEACHER
+from rglcd.evaluation.measurement import TEACHER
 from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
 from rglcd.evaluation.plots import Layout, layout
+from rglcd.evaluation.report_tables import GroupTable, SamplerTable, group_tables, sampler_table
 from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.verdict import findings, verdict
-from rglcd.evaluation.wording import css_class, in_words, label_of
+from rglcd.evaluation.wording import in_words, label_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class Provenance:
     """Where the numbers come from: enough to make them again.
 
     ``stages`` is the lineage by stage name (``version``, ``digest``, ``sections``), in order; ``seconds`` what each took.
-    ``distance`` says what the Fréchet distance compares with, and by which features; ``protocol`` what a reader must know of a
-    published set of prompts (empty: nothing);
-    ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
+    ``distance`` says what distances are to, and by which features; ``protocol`` what a reader must know of a published set of prompts
+    (empty: nothing); ``num_processes`` drew side by side, each on a ``device`` of its own if that is a GPU.
     """
 
     stages: Mapping[str, Mapping[str, Any]]
@@ -71,71 +70,6 @@ class Headlines:
     frechet: Against | None
     frechet_has_too_few_images: bool
     seconds: Against | None
-
-
-@dataclass(frozen=True)
-class ScorerColumn:
-    """A scorer in the table. ``is_akin``: it has weights or parts in common with the training reward.
-
-    ``has_full_marks``: some image has its greatest possible score, so a column says how many have.
-    """
-
-    name: str
-    is_training_reward: bool
-    is_akin: bool
-    is_judge: bool
-    has_full_marks: bool
-
-
-@dataclass(frozen=True)
-class DistanceColumn:
-    """A distance to the real images: its name in ``metrics.json``, and as the page writes it."""
-
-    name: str
-    label: str
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One sampler in the table; ``is_first`` of its model, ``is_focus`` if the verdict is about it."""
-
-    label: str
-    style: str
-    num_steps: int
-    is_first: bool
-    is_focus: bool
-    wins: Mapping[str, Estimate]
-    summary: Summary
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Every number: a row for each sampler, columns for each scorer and each distance to the real images."""
-
-    scorers: tuple[ScorerColumn, ...]
-    rows: tuple[TableRow, ...]
-    frechet: tuple[DistanceColumn, ...]
-    kernel: tuple[DistanceColumn, ...]
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One sampler's scores by group."""
-
-    label: str
-    num_steps: int
-    cells: tuple[GroupScore, ...]
-    mean_of_groups: float
-
-
-@dataclass(frozen=True)
-class GroupTable:
-    """One scorer's means by the groups of one grouping; ``columns`` are the groups with their numbers of images."""
-
-    grouping: str
-    scorer: str
-    columns: tuple[tuple[str, int], ...]
-    rows: tuple[GroupRow, ...]
 
 
 @dataclass(frozen=True)
@@ -185,7 +119,7 @@ class Report:
     headlines: Headlines
     grid: PictureGrid
     quality: tuple[Layout, ...]
-    table: ScoreTable
+    table: SamplerTable
     groups: tuple[GroupTable, ...]
     training: tuple[Layout, ...]
     looks: LookReport | None
@@ -214,8 +148,8 @@ def report_data(
         headlines=_headlines(comparison),
         grid=picture_grid(pictures),
         quality=tuple(map(layout, quality_panels(comparison))),
-        table=_table(comparison),
-        groups=tuple(_group_table(comparison, grouping, name) for grouping in comparison.groupings for name in comparison.scorers),
+        table=sampler_table(comparison),
+        groups=group_tables(comparison),
         training=tuple(map(layout, training_panels(curves, pretraining))),
         looks=look_report(looks),
         throughput=_throughput(comparison, has_gpu=provenance.has_gpu),
@@ -240,50 +174,6 @@ def _headlines(comparison: Comparison) -> Headlines:
 
 def _against(student: float | None, teacher: float | None) -> Against | None:
     return None if student is None or teacher is None else Against(student, teacher)
-
-
-def _table(comparison: Comparison) -> ScoreTable:
-    columns = tuple(
-        ScorerColumn(
-            name=name,
-            is_training_reward=name == comparison.trained_on,
-            is_akin=name in comparison.akin - {comparison.trained_on},
-            is_judge=name in comparison.judges,
-            has_full_marks=any(summary.scores[name].full_marks > 0 for summary in comparison.summaries),
-        )
-        for name in comparison.scorers
-    )
-    rows = tuple(_row(comparison, summary) for summary in comparison.summaries)
-    found = comparison.teacher.distances
-    frechet, kernel = (tuple(DistanceColumn(name, LABELS[name]) for name in names) for names in (found.frechet, found.kernel))
-    return ScoreTable(columns, rows, frechet, kernel)
-
-
-def _row(comparison: Comparison, summary: Summary) -> TableRow:
-    who = summary.sampler.who
-    return TableRow(
-        label=label_of(who),
-        style=css_class(who),
-        num_steps=summary.sampler.num_steps,
-        is_first=who in (REAL, TEACHER) or comparison.steps_of(who)[0] is summary,
-        is_focus=summary is comparison.focus,
-        wins={name: score.win_rates[TEACHER] for name, score in summary.scores.items() if TEACHER in score.win_rates},
-        summary=summary,
-    )
-
-
-def _group_table(comparison: Comparison, grouping: Grouping, scorer: str) -> GroupTable:
-    rows = tuple(
-        GroupRow(
-            label=label_of(summary.sampler.who),
-            num_steps=summary.sampler.num_steps,
-            cells=tuple(grouping.scores[summary.sampler][scorer].values()),
-            mean_of_groups=grouping.mean_of_groups(summary.sampler, scorer),
-        )
-        for summary in comparison.summaries
-        if summary.sampler in grouping.scores
-    )
-    return GroupTable(grouping.name, scorer, tuple(grouping.num_images.items()), rows)
 
 
 def _throughput(comparison: Comparison, *, has_gpu: bool) -> Throughput:

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from rglcd.errors import InputError
-from rglcd.evaluation.distances import Basis, Distances
+from rglcd.evaluation.distances import Basis, Distances, differing_in
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
 from rglcd.evaluation.score_tables import OTHER_VALUES, ScoreTable
 from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.verdict import Outcome, outcome_of
-from rglcd.evaluation.wording import in_report_order, label_of, listed, steps
+from rglcd.evaluation.wording import from_two, in_report_order, label_of, listed, steps
 
 _SAME_NETWORK: Final = 0.01
 """Two scores of one real image by one scorer differ by less than this share of the scores' standard deviation: by rounding."""
@@ -84,8 +84,8 @@ class ValueDifference:
 
 
 @dataclass(frozen=True)
-class DistanceDifference:
-    """A distance to the real images in A and B; neither has an interval for a pair."""
+class Unpaired:
+    """A number of A and one of B that no pairs give: a distance to the real images, the seconds an image took."""
 
     a: float
     b: float
@@ -97,8 +97,8 @@ class SamplerDifference:
 
     sampler: Sampler
     values: Mapping[str, ValueDifference]
-    distances: Mapping[str, DistanceDifference]
-    seconds: DistanceDifference | None
+    distances: Mapping[str, Unpaired]
+    seconds: Unpaired | None
 
     @property
     def label(self) -> str:
@@ -186,15 +186,15 @@ def _same_scorers(a: Run, b: Run, sampler: Sampler) -> tuple[list[str], list[str
     One network gives one real image one score. Where the real images are others, the settings must be equal.
     """
     found, refused = [], []
-    theirs = b.measured[sampler].table.scorers
-    for name in a.measured[sampler].table.scorers:
+    ours, theirs = (run.measured[sampler].table.scores for run in (a, b))
+    for name in ours:
         if name not in theirs:
             refused.append(f"scorer {name}: {b.name} has no scores by it")
         elif reason := _other_scorer(a, b, name):
             refused.append(f"scorer {name}: {reason}")
         else:
             found.append(name)
-    refused += [f"scorer {name}: {a.name} has no scores by it" for name in theirs if name not in a.measured[sampler].table.scorers]
+    refused += [f"scorer {name}: {a.name} has no scores by it" for name in theirs if name not in ours]
     return found, refused
 
 
@@ -202,19 +202,19 @@ def _other_scorer(a: Run, b: Run, name: str) -> str | None:
     ours, theirs = (_real_scores(run, name) for run in (a, b))
     if ours is not None and theirs is not None and _reference(a) == _reference(b):
         count = min(len(ours), len(theirs))
-        apart = (ours[:count] - theirs[:count]).abs().max()
-        if apart > _SAME_NETWORK * ours.std() + 1e-6:
-            return f"it gives the same real images other scores, by up to {float(apart):.3g}: it is another network"
+        largest = (ours[:count] - theirs[:count]).abs().max()
+        if largest > _SAME_NETWORK * ours.std() + 1e-6:
+            return f"it gives the same real images other scores, by up to {float(largest):.3g}: it is another network"
         return None
     one, other = (run.sections.get("preparation", {}).get("scorers", {}).get(name) for run in (a, b))
     if one is None or one != other:
-        return "there are no real images in common, and its settings are not the same: that it is one network cannot be told"
+        return "there are no real images in common, and its settings are not the same: nothing shows that it is one network"
     return None
 
 
 def _real_scores(run: Run, name: str) -> torch.Tensor | None:
     real = run.measured.get(Sampler(REAL, 0))
-    return None if real is None or name not in real.table.values else torch.tensor(real.table.values[name], dtype=torch.float64)
+    return None if real is None or name not in real.table.scores else torch.tensor(real.table.scores[name], dtype=torch.float64)
 
 
 def _reference(run: Run) -> str | None:
@@ -227,7 +227,7 @@ def _same_basis(a: Run, b: Run, shared: Sequence[Sampler]) -> tuple[dict[Sampler
     refused: dict[str, None] = {}
     for sampler in shared:
         ours, theirs = a.measured[sampler], b.measured[sampler]
-        differing = [name for name in {**ours.basis, **theirs.basis} if ours.basis.get(name) != theirs.basis.get(name)]
+        differing = differing_in(ours.basis, theirs.basis)
         if differing:
             said = "; ".join(f"{name}: {ours.basis.get(name, 'none')} in A, {theirs.basis.get(name, 'none')} in B" for name in differing)
             refused[f"distances to real images: they were measured otherwise ({said})"] = None
@@ -246,17 +246,18 @@ def _difference(
     a: Run, b: Run, sampler: Sampler, captions: Sequence[str], scorers: Sequence[str], distances: Sequence[str], *, seed: int
 ) -> SamplerDifference:
     ours, theirs = a.measured[sampler], b.measured[sampler]
-    is_paired = [*scorers, *OTHER_VALUES] if scorers else []
-    values = {name: _of_values(ours, theirs, name, captions, is_score=name in scorers, seed=seed) for name in is_paired}
+    others = [name for name in OTHER_VALUES if name not in scorers] if scorers else []
+    values = {name: _of_values(ours, theirs, name, captions, is_score=name in scorers, seed=seed) for name in [*scorers, *others]}
     one, other = _values(ours.distances), _values(theirs.distances)
     seconds = None
     if ours.seconds_per_image is not None and theirs.seconds_per_image is not None:
-        seconds = DistanceDifference(ours.seconds_per_image, theirs.seconds_per_image)
-    return SamplerDifference(sampler, values, {name: DistanceDifference(one[name], other[name]) for name in distances}, seconds)
+        seconds = Unpaired(ours.seconds_per_image, theirs.seconds_per_image)
+    return SamplerDifference(sampler, values, {name: Unpaired(one[name], other[name]) for name in distances}, seconds)
 
 
 def _of_values(ours: Measured, theirs: Measured, name: str, captions: Sequence[str], *, is_score: bool, seed: int) -> ValueDifference:
-    a, b = (torch.tensor(one.table.values[name][: len(captions)], dtype=torch.float64) for one in (ours, theirs))
+    columns = [(one.table.scores if is_score else one.table.others)[name] for one in (ours, theirs)]
+    a, b = (torch.tensor(column[: len(captions)], dtype=torch.float64) for column in columns)
     wins = win_rate_by_caption(b, a, captions, seed=seed) if is_score else None
     return ValueDifference(a.mean().item(), b.mean().item(), mean_by_caption(b - a, captions, seed=seed), wins, bool((a == b).all()))
 
@@ -265,7 +266,7 @@ def _focus(shared: Sequence[Sampler]) -> Sampler:
     """What the verdict is about: of the arm that a report is about, two steps or as near as there is; without arms, the teacher."""
     arms = in_report_order(sampler.who for sampler in shared if sampler.who != TEACHER)
     about = arms[-1] if arms else TEACHER
-    return min((sampler for sampler in shared if sampler.who == about), key=lambda sampler: abs(sampler.num_steps - 2))
+    return min((sampler for sampler in shared if sampler.who == about), key=lambda sampler: from_two(sampler.num_steps))
 
 
 def _verdict(about: SamplerDifference, judges: Sequence[str], *, num_captions: int) -> str:

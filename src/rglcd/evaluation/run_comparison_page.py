@@ -145,7 +145,7 @@ def _grid(comparison: RunComparison) -> PictureGrid | None:
 def _pictures(comparison: RunComparison, sampler: Sampler, judge: str) -> tuple[Sequence[Picture], Sequence[Picture]]:
     def of(letter: str) -> list[Picture]:
         run = comparison.a if letter == "A" else comparison.b
-        name, scores = f"{letter}: {label_of(sampler.who)}, {steps(sampler.num_steps)}", run.measured[sampler].table.values[judge]
+        name, scores = f"{letter}: {label_of(sampler.who)}, {steps(sampler.num_steps)}", run.measured[sampler].table.scores[judge]
         # A contact sheet's last row may be filled with black.
         return [
             Picture(data_uri(image), name, score)

@@ -1,42 +1,62 @@
-"""Reading the tables of a report's images (``draws/<sampler>/scores.csv``) without the computation that made them."""
+"""The table of a sampler's images (``draws/<sampler>/scores.csv``): a row for each, which programs for tables open too."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rglcd.errors import InputError
 
-_FORMULAS: Final = ("'=", "'+", "'-", "'@", "'\t", "'\r")
-"""How a caption begins that was made inert for programs for tables."""
-
 OTHER_VALUES: Final = ("high_frequency", "saturation")
+"""Columns beside those of the scorers."""
+
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that programs for tables take for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
+
+_LONGEST_CAPTION: Final = 10_000
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A row for each image: its caption, and values by name, of each scorer and of :data:`OTHER_VALUES`."""
+    """A row for each image: its caption, its scores by scorer, and its :data:`OTHER_VALUES`, whose names a scorer may have too."""
 
     captions: tuple[str, ...]
-    values: dict[str, tuple[float, ...]]
+    scores: dict[str, tuple[float, ...]]
+    others: dict[str, tuple[float, ...]]
 
-    @property
-    def scorers(self) -> list[str]:
-        return [name for name in self.values if name not in OTHER_VALUES]
+
+def write_score_table(
+    path: Path, scores: Mapping[str, Sequence[float]], others: Mapping[str, Sequence[float]], captions: Sequence[str]
+) -> None:
+    """A row for each image: its number, its ``scores``, its ``others``, which are :data:`OTHER_VALUES`, its caption.
+
+    Python writes as many digits of a number as read back to the same one.
+    """
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image", *scores, *OTHER_VALUES, "caption"])
+        columns = (*scores.values(), *(others[name] for name in OTHER_VALUES))
+        for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
+            writer.writerow([number, *values, _inert(caption[:_LONGEST_CAPTION])])
 
 
 def read_score_table(path: Path) -> ScoreTable:
-    """The table at ``path``. Raises :class:`InputError` if it is none."""
+    """What :func:`write_score_table` wrote to ``path``. Raises :class:`InputError` if that is no such table."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             header, *rows = csv.reader(stream)
-        if header[0] != "image" or header[-1] != "caption":
+        if header[0] != "image" or tuple(header[-3:]) != (*OTHER_VALUES, "caption"):
             raise ValueError("its columns are others")
-        columns = {name: tuple(float(row[place]) for row in rows) for place, name in enumerate(header[1:-1], start=1)}
-        return ScoreTable(tuple(_as_written(row[-1]) for row in rows), columns)
+        columns = [(name, tuple(float(row[place]) for row in rows)) for place, name in enumerate(header[1:-1], start=1)]
+        return ScoreTable(tuple(_as_written(row[-1]) for row in rows), dict(columns[:-2]), dict(columns[-2:]))
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{path} is no table of scores ({error}); make it again: rglcd run evaluate") from None
 
 
+def _inert(caption: str) -> str:
+    return f"'{caption}" if caption.startswith(_FORMULAS) else caption
+
+
 def _as_written(caption: str) -> str:
-    return caption[1:] if caption.startswith(_FORMULAS) else caption
+    return caption[1:] if caption[:1] == "'" and caption[1:].startswith(_FORMULAS) else caption

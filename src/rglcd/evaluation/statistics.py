@@ -1,7 +1,7 @@
 """Statistics of per-image values: means and win rates with confidence intervals, sharpness, saturation, diversity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,15 +34,23 @@ def bootstrap_mean(values: Tensor, *, seed: int, num_resamples: int = 2000) -> E
     interval.
     """
     values = values.to(torch.float64)
+    low, high = percentile_interval(lambda drawn: values[drawn].mean(dim=1), len(values), seed=seed, num_resamples=num_resamples)
+    return Estimate(values.mean().item(), low, high)
+
+
+def percentile_interval(statistic: Callable[[Tensor], Tensor], count: int, *, seed: int, num_resamples: int) -> tuple[float, float]:
+    """The ends of the percentile interval of ``statistic`` over ``num_resamples`` resamples (R, count) of the numbers below ``count``.
+
+    ``statistic`` gives the float64 values (R,) of some of them at a time.
+    """
     generator = torch.Generator().manual_seed(seed)
-    rows_at_once = max(1, _RESAMPLES_AT_ONCE // len(values))
-    means = []
+    rows_at_once, values = max(1, _RESAMPLES_AT_ONCE // count), []
     for start in range(0, num_resamples, rows_at_once):
         rows = min(rows_at_once, num_resamples - start)
-        means.append(values[torch.randint(len(values), (rows, len(values)), generator=generator)].mean(dim=1))
+        values.append(statistic(torch.randint(count, (rows, count), generator=generator)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Estimate(values.mean().item(), low, high)
+    low, high = torch.cat(values).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:

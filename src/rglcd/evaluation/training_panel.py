@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rglcd.core.condition import Condition
 from rglcd.core.consistency import Boundary
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import as_png, from_png, omega_of, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.drawing import Canvas, PictureBatch
+from rglcd.evaluation.generation import as_png, from_png
 from rglcd.evaluation.looks import Figures
 from rglcd.evaluation.observation import ScoringPanel
 from rglcd.evaluation.statistics import diversity
@@ -65,29 +65,13 @@ class TrainingPanel:
     @torch.no_grad()
     def teacher_latents(self, indices: range) -> Tensor:
         """z0 (B, C, h, w) of the teacher's pictures of these numbers."""
-        teacher, null = self.teacher, self.text_encoder.null()
-        return teacher_latents(
-            teacher.guided,
-            self._cond(indices),
-            null,
-            self._noises(indices, 1)[0],
-            schedule=teacher.schedule,
-            num_steps=self.teacher_steps,
-            omega=omega_of(teacher, self.guidance_scale),
-        )
+        return self._canvas.latents_by_teacher(self.teacher)(self._batch(indices, self.teacher_steps))
 
     @torch.no_grad()
     def student_latents(self, student: Student, indices: range) -> Tensor:
         """z0 (B, C, h, w) of the pictures of these numbers by ``student``, which is at rest."""
-        return student_latents(
-            student,
-            self._cond(indices),
-            self._noises(indices, self.num_steps),
-            schedule=student.schedule,
-            scalings=self.scalings,
-            omega=omega_of(student, self.guidance_scale),
-            original_steps=self.num_ddim_steps,
-        )
+        latents = self._canvas.latents_by_student(student, scalings=self.scalings, original_steps=self.num_ddim_steps)
+        return latents(self._batch(indices, self.num_steps))
 
     @torch.no_grad()
     def _all(self, latents_of: Callable[[range], Tensor]) -> Tensor:
@@ -103,13 +87,12 @@ class TrainingPanel:
         with torch.compiler.set_stance("force_eager"):
             return self.at_once.joined(draw, range(len(self.captions)))
 
-    def _noises(self, indices: range, count: int) -> list[Tensor]:
-        shape = self.codec.latent_shape(self.resolution)
-        return [noise.to(self.device) for noise in seeded_noises(indices, shape, seed=self.seed, count=count)]
+    @property
+    def _canvas(self) -> Canvas:
+        return Canvas(self.codec, self.text_encoder, self.resolution, self.device)
 
-    def _cond(self, indices: range) -> Condition:
-        condition = self.text_encoder.encode(self.text_encoder.tokenise(self.captions[indices.start : indices.stop]))
-        return condition.with_time_ids(self.text_encoder.drawing_sizes(self.resolution))
+    def _batch(self, indices: range, num_steps: int) -> PictureBatch:
+        return PictureBatch(self.captions[indices.start : indices.stop], indices, self.seed, num_steps, self.guidance_scale)
 
     def figures(self, pictures: Tensor, teachers: Tensor, scoring: ScoringPanel) -> Figures:
         """The figures of ``pictures`` beside those of the teacher, both uint8 (N, 3, H, W), by the scorers of ``scoring``."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.measurement import TEACHER
-from rglcd.evaluation.statistics import Estimate
+from rglcd.evaluation.statistics import Estimate, Z
 from rglcd.evaluation.wording import PLAIN_ARM, in_words, interval_percent, label_of, listed, percent
 
 LEAST_PICTURES: Final = 30
@@ -18,8 +18,8 @@ LEAST_PICTURES: Final = 30
 _TELLING: Final = 0.6
 """The win rate that enough pictures tell from a tie: preferred on three pictures of five."""
 
-_Z, _Z_POWER = 1.959964, 0.841621
-"""Normal quantiles: 95 % confidence, two-sided, and a power of four times in five."""
+_Z_POWER: Final = 0.841621
+"""Normal quantile of a power of four times in five."""
 
 
 class Outcome(StrEnum):
@@ -38,7 +38,7 @@ def pictures_to_tell(rate: float) -> int:
     """
     if rate == 0.5:
         raise ValueError("no number of pictures tells a tie from a tie")
-    size = ((_Z * 0.5 + _Z_POWER * math.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2
+    size = ((Z * 0.5 + _Z_POWER * math.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2
     unit: int = 10 ** max(math.floor(math.log10(size)) - 1, 0)
     return math.ceil(size / unit) * unit
 

@@ -30,6 +30,11 @@ def in_report_order(arms: Iterable[str]) -> list[str]:
     return sorted(set(arms), key=lambda arm: (arm != PLAIN_ARM, arm == GUIDED_ARM, arm))
 
 
+def from_two(num_steps: int) -> int:
+    """How far ``num_steps`` are from two: a report is about two steps, or as near as there is."""
+    return abs(num_steps - 2)
+
+
 def css_class(who: str) -> str:
     """The CSS class that colours a model. An arm is named by a folder: what no class name may hold becomes a dash."""
     return f"arm-{re.sub(r'[^A-Za-z0-9_-]', '-', who)}"

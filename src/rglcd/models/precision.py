@@ -1,11 +1,14 @@
 """How precisely numbers are computed and kept: scores in float32 at least, and a GPU's products of float32 matrices in TF32 by choice."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+DrawingPrecision = Literal["float32", "tf32", "bfloat16"]
+"""The values of ``evaluation.precision``."""
 
 
 def widened(dtype: torch.dtype) -> torch.dtype:
@@ -21,9 +24,14 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(widened(tensor.dtype))
 
 
-def drawing_dtype(precision: Literal["float32", "tf32", "bfloat16"]) -> torch.dtype:
+def drawing_dtype(precision: DrawingPrecision) -> torch.dtype:
     """Of the weights of networks that draw with ``evaluation.precision``: TF32 is a way to multiply float32."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def drawing_products(precision: DrawingPrecision, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which networks draw with ``evaluation.precision``: in TF32 unless it is float32."""
+    return nullcontext() if precision == "float32" else tf32(device)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rglcd.models.loading import weights_digest
-from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words
+from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words, whole_levels
 
 SERVER = Path(__file__).with_name("hpsv2_server.py")
 
@@ -56,13 +56,6 @@ class Hpsv2ProcessReward:
         np.save(place / "text.npy", text.detach().float().cpu().numpy())
         self._server.ask({name: str(place / f"{name}.npy") for name in ("pixels", "text", "scores")})
         return torch.from_numpy(np.load(place / "scores.npy")).to(self._device)
-
-
-def whole_levels(pixels: Tensor) -> np.ndarray:
-    """uint8 (B, H, W, 3) of pixels (B, 3, H, W) in [0, 1]."""
-    levels = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
-    array: np.ndarray = levels.contiguous().numpy()
-    return array
 
 
 def _words(interpreter: str, device: torch.device) -> Words:

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from rglcd.errors import InputError
 from rglcd.models.loading import weights_digest
-from rglcd.rewards.hpsv2_process import whole_levels
-from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words
+from rglcd.rewards.server_process import ANSWER_SECONDS, ServerProcess, Words, whole_levels
 
 PROTOCOL: Final = 1
 CAPTION_BYTES: Final = 2048
@@ -70,7 +69,7 @@ class ProcessReward:
         rows = torch.zeros(len(captions), CAPTION_BYTES)
         for row, caption in zip(rows, captions, strict=True):
             data = caption.encode()[:CAPTION_BYTES]
-            row[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).float() if data else torch.zeros(0)
+            row[: len(data)] = torch.tensor(list(data))
         return rows.to(self._device)
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
@@ -104,6 +103,9 @@ class ProcessReward:
             raise InputError(f"the {self._what} is {facts['name']} {facts['version']}, and the configuration says version {version}")
         if not isinstance(facts["range"], list) or len(facts["range"]) != 2:
             raise InputError(f"the {self._what} gives range {facts['range']!r}, not two numbers or nulls")
+        for number in (facts["logit_scale"], *(end for end in facts["range"] if end is not None)):
+            if not isinstance(number, int | float):
+                raise InputError(f"the {self._what} gives {number!r} in logit_scale or range, which is no number")
         return facts
 
 

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from rglcd.errors import InputError
 
 ANSWER_SECONDS: Final = 600.0
@@ -85,6 +89,13 @@ class ServerProcess:
     def _last_message(self) -> str:
         lines = (self.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "none"
+
+
+def whole_levels(pixels: Tensor) -> np.ndarray:
+    """uint8 (B, H, W, 3) of pixels (B, 3, H, W) in [0, 1], as such programs read pictures."""
+    levels = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
+    array: np.ndarray = levels.contiguous().numpy()
+    return array
 
 
 def _read_line(pipe: int, *, seconds: float) -> bytes:

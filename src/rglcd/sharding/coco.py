@@ -45,10 +45,10 @@ def use_coco(where: str, folder: Path, *, count: int, seed: int) -> list[str]:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        annotations = _fetched_annotations(where, staging)
+        annotations = _fetched_annotations(where, staging / ".annotations")
         digest = sha256_of(annotations)
         chosen = choose(_parsed(annotations), count=count, seed=seed, called=f"{where}/{ANNOTATIONS}")
-        shutil.rmtree(staging / annotations.relative_to(staging).parts[0])
+        shutil.rmtree(staging / ".annotations")
         _fetch_pictures(where, staging, chosen)
         rows = "".join(f"{IMAGES}/{image.file_name}\t{image.caption}\n" for image in chosen)
         (staging / INDEX).write_text(rows, encoding="utf-8", newline="")
@@ -106,9 +106,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     return found
 
 
-def _fetched_annotations(where: str, staging: Path) -> Path:
-    """The file, copied into a folder of ``staging``."""
-    place = staging / ".annotations"
+def _fetched_annotations(where: str, place: Path) -> Path:
+    """The file, copied into the folder ``place``."""
     if is_remote(where):
         if not fetch_folder(where, place, keep=lambda name: name == ANNOTATIONS):
             raise InputError(f"{where} has no {ANNOTATIONS}: unpack annotations_trainval2014.zip there, and val2014.zip")

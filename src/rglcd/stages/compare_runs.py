@@ -12,7 +12,7 @@ from PIL import Image
 from rglcd.errors import InputError
 from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
 from rglcd.evaluation.distances import Distances
-from rglcd.evaluation.measurement import Sampler
+from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 from rglcd.evaluation.run_comparison import Measured, Run, RunComparison, compare_runs
 from rglcd.evaluation.score_tables import read_score_table
 from rglcd.models.loading import read_json
@@ -73,7 +73,7 @@ def _measured(report: Path, manifest: Manifest) -> dict[Sampler, Measured]:
 
 
 def _as_reported(sampler: Sampler) -> tuple[bool, str, int]:
-    return sampler.who not in ("real", "teacher"), sampler.who, sampler.num_steps
+    return sampler.who not in (REAL, TEACHER), sampler.who, sampler.num_steps
 
 
 def _read(folder: Path) -> tuple[Sampler, Measured]:
@@ -89,6 +89,5 @@ def _read(folder: Path) -> tuple[Sampler, Measured]:
 def _first_pictures(path: Path) -> Sequence[Image.Image]:
     """The first row of a contact sheet."""
     with Image.open(path, formats=("PNG",)) as opened:
-        side = opened.width // SHEET_COLUMNS
-        row = opened.convert("RGB").crop((0, 0, opened.width, side))
-    return [sheet_image(row, index, side=side) for index in range(SHEET_COLUMNS)]
+        sheet = opened.convert("RGB")
+    return [sheet_image(sheet, index, side=sheet.width // SHEET_COLUMNS) for index in range(SHEET_COLUMNS)]

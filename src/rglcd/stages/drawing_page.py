@@ -16,6 +16,7 @@ from PIL import Image
 from rglcd.errors import InputError
 from rglcd.evaluation.drawing import Asked
 from rglcd.evaluation.drawn_files import as_image
+from rglcd.evaluation.wording import from_two
 from rglcd.stages.studio import Painter, Studio
 
 _MOST_STEPS: Final = 8
@@ -63,7 +64,7 @@ def make_page(studio: Studio) -> Any:
 
     evaluation = studio.evaluation
     names = studio.names
-    steps = min(evaluation.num_steps, key=lambda count: abs(count - 2))
+    steps = min(evaluation.num_steps, key=from_two)
     with gradio.Blocks(title="rg-lcd: draw", analytics_enabled=False) as page:
         prompt = gradio.Textbox(label="Prompt", lines=2, max_length=_LONGEST_PROMPT, autofocus=True)
         with gradio.Row():

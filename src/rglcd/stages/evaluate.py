@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import in_report_order
-from rglcd.models.precision import tf32
+from rglcd.models.precision import drawing_products
 from rglcd.rewards.kinship import akin
 from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
@@ -55,7 +54,7 @@ def evaluate(
     Raises :class:`InputError` for prompts, reference images or students that are missing or cannot be used.
     """
     started = time.perf_counter()
-    with join_world() as world, nullcontext() if evaluation.precision == "float32" else tf32(world.device):
+    with join_world() as world, drawing_products(evaluation.precision, world.device):
         context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
         if world.is_main:
             _sweep(report.folder)

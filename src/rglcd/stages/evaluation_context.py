@@ -1,7 +1,7 @@
 """What stage ``evaluate`` works on: the models and their samplers, prompts and reference images, and the key of each measurement."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rglcd.config import Distillation, Evaluation, LoraStudent, Model, validate_section
-from rglcd.core.condition import Condition
 from rglcd.errors import InputError
-from rglcd.evaluation.generation import decoded, omega_of, seeded_noises, student_latents, teacher_latents
+from rglcd.evaluation.drawing import Canvas, LatentsFn, PictureBatch
+from rglcd.evaluation.generation import decoded
 from rglcd.evaluation.kernel_distance import KERNEL_IMAGES
 from rglcd.evaluation.measurement import MEASURED_AS, REAL, TEACHER, Sampler
 from rglcd.evaluation.observation import Batches, DrawFn, ScoringPanel
@@ -42,10 +42,6 @@ BATCHES = ".batches"
 
 _SHEET_IMAGES = 64
 """Images kept of each sampler, or the grid's if these are more; the scores cover all."""
-
-
-_LatentsFn = Callable[[Sequence[int]], Tensor]
-"""Image indices -> z0 (B, C, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +135,10 @@ class EvaluationContext:
         return drawing_dtype(self.evaluation.precision)
 
     @cached_property
-    def codec(self) -> Codec:
-        return Codec.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
-
-    @cached_property
-    def text_encoder(self) -> TextEncoder:
-        return TextEncoder.load(self.pretrained.teacher, dtype=self.drawing_dtype, device=self.device)
+    def _canvas(self) -> Canvas:
+        folder, dtype = self.pretrained.teacher, self.drawing_dtype
+        codec = Codec.load(folder, dtype=dtype, device=self.device)
+        return Canvas(codec, TextEncoder.load(folder, dtype=dtype, device=self.device), self.model.resolution, self.device)
 
     @cached_property
     def panel(self) -> ScoringPanel:
@@ -202,33 +196,20 @@ class EvaluationContext:
         """The function that draws ``sampler``'s images; its network is loaded now."""
         if sampler.who == REAL:
             return self._real
-        latents = self._teacher_fn(sampler) if sampler.who == TEACHER else self._student_fn(sampler)
-        return lambda indices: decoded(self.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
+        latents_of = self._latents_fn(sampler.who)
 
-    def _teacher_fn(self, sampler: Sampler) -> _LatentsFn:
-        teacher = self._teacher
-        uncond = self.text_encoder.null()
-        return lambda indices: teacher_latents(
-            teacher.guided,
-            self._cond(indices),
-            uncond,
-            self._noises(indices, 1)[0],
-            schedule=teacher.schedule,
-            num_steps=sampler.num_steps,
-            omega=omega_of(teacher, self.evaluation.guidance_scale),
-        )
+        def latents(indices: Sequence[int]) -> Tensor:
+            prompts = [self.prompts[index % len(self.prompts)] for index in indices]
+            return latents_of(PictureBatch(prompts, indices, self.evaluation.seed, sampler.num_steps, self.evaluation.guidance_scale))
 
-    def _student_fn(self, sampler: Sampler) -> _LatentsFn:
-        student = self._student(sampler.who)
-        return lambda indices: student_latents(
-            student,
-            self._cond(indices),
-            self._noises(indices, sampler.num_steps),
-            schedule=student.schedule,
-            scalings=boundary_of(self.model, student.schedule),
-            omega=omega_of(student, self.evaluation.guidance_scale),
-            original_steps=self.model.num_ddim_steps,
-        )
+        return lambda indices: decoded(self._canvas.codec, self._drawn_at_once.joined(latents, indices), self._decoded_at_once)
+
+    def _latents_fn(self, who: str) -> LatentsFn:
+        if who == TEACHER:
+            return self._canvas.latents_by_teacher(self._teacher)
+        student = self._student(who)
+        scalings = boundary_of(self.model, student.schedule)
+        return self._canvas.latents_by_student(student, scalings=scalings, original_steps=self.model.num_ddim_steps)
 
     @property
     def _teacher(self) -> Teacher:
@@ -247,15 +228,6 @@ class EvaluationContext:
         data = [read_image(self.reference.urls[index], self.reference.folder) for index in indices]
         pictures = [square(decode(image), self.model.resolution) for image in data]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures])).to(self.device).float() / 255
-
-    def _cond(self, indices: Sequence[int]) -> Condition:
-        captions = [self.prompts[index % len(self.prompts)] for index in indices]
-        condition = self.text_encoder.encode(self.text_encoder.tokenise(captions))
-        return condition.with_time_ids(self.text_encoder.drawing_sizes(self.model.resolution))
-
-    def _noises(self, indices: Sequence[int], count: int) -> list[Tensor]:
-        shape = self.codec.latent_shape(self.model.resolution)
-        return [noise.to(self.device) for noise in seeded_noises(indices, shape, seed=self.evaluation.seed, count=count)]
 
 
 def open_context(

@@ -4,7 +4,6 @@ This is no stage: nothing here reads them back.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -15,14 +14,15 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.config import Config
 from rglcd.errors import InputError
+from rglcd.evaluation.drawn_files import as_image
 from rglcd.evaluation.generation import as_png
 from rglcd.evaluation.image_layouts import USUAL_COUNT, ImageFile, Layout, lay_out
 from rglcd.evaluation.measurement import REAL
 from rglcd.evaluation.observation import DrawFn
-from rglcd.models.precision import tf32
+from rglcd.models.precision import drawing_products
 from rglcd.stages.computation import Artifacts, opened_inputs, plan
 from rglcd.stages.evaluation_context import EvaluationContext, context_for_drawing
-from rglcd.stages.prompts import prompts_to_draw
+from rglcd.stages.prompts import pinned_prompts
 from rglcd.store.staging import remove_stale_staging, staging_file, write_text
 
 JPEG_QUALITY: Final = 95
@@ -38,23 +38,17 @@ def export_images(config: Config, artifacts: Artifacts, *, layout: str, sampler:
     computation = plan("evaluate", {name: config.section(name) for name in ("model", "evaluation")}, artifacts)
     with opened_inputs(computation) as inputs:
         evaluation = config.evaluation
-        prompts = prompts_to_draw(_without_count(config).evaluation, inputs["source"])
+        prompts = pinned_prompts(evaluation.prompt_source, inputs["source"])
         found = lay_out(layout, prompts, count=USUAL_COUNT[layout] if count is None else count)
         _refuse_other_files(folder, found)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         context = context_for_drawing(
             config.model, evaluation, pretrained=inputs["pretrained"], student=inputs["student"], prompts=prompts, device=device
         )
-        with nullcontext() if evaluation.precision == "float32" else tf32(device):
+        with drawing_products(evaluation.precision, device):
             num_drawn = _write(found, context, sampler, folder)
     said = [f"{folder} holds {len(found.files):,} files for {layout}, {num_drawn:,} images drawn now; prompts: {prompts.described}"]
     return [*said, *found.notes]
-
-
-def _without_count(config: Config) -> Config:
-    """``config`` with as many images of each prompt as the export asks for, not as the evaluation does."""
-    asked = config.evaluation.prompt_source.model_copy(update={"per_prompt": None})
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"prompts": asked})})
 
 
 def _refuse_other_files(folder: Path, found: Layout) -> None:
@@ -118,6 +112,6 @@ def _write_batch(files: Sequence[ImageFile], draw: DrawFn, folder: Path, *, task
 def _picture(images: Tensor) -> Image.Image:
     """One image (1, 3, H, W), or four as one of twice the sides: the first two above, as DPG-Bench's script cuts them out."""
     if len(images) == 1:
-        return Image.fromarray(images[0].permute(1, 2, 0).contiguous().numpy())
+        return as_image(images)
     upper, lower = torch.cat([images[0], images[1]], dim=2), torch.cat([images[2], images[3]], dim=2)
-    return Image.fromarray(torch.cat([upper, lower], dim=1).permute(1, 2, 0).contiguous().numpy())
+    return as_image(torch.cat([upper, lower], dim=1)[None])

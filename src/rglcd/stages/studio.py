@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from rglcd.evaluation.wording import in_report_order
 from rglcd.models.adapter_shape import adapter_shape_of
 from rglcd.models.codec import Codec
 from rglcd.models.loading import read_json, weights_digest
-from rglcd.models.precision import drawing_dtype, tf32
+from rglcd.models.precision import drawing_dtype, drawing_products
 from rglcd.models.student import ADAPTER_FILE, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
@@ -159,7 +159,7 @@ class Studio:
 
     def _tf32_if_asked(self, draw: DrawPicture) -> DrawPicture:
         def drawn(asked: Asked) -> Tensor:
-            with nullcontext() if self.evaluation.precision == "float32" else tf32(self.device):
+            with drawing_products(self.evaluation.precision, self.device):
                 return draw(asked)
 
         return drawn

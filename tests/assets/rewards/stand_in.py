@@ -1,6 +1,6 @@
 """A stand-in for a reward model of another environment, and it says so: its score is the picture's mean plus the caption's length.
 
-python stand_in.py MODE FOLDER DEVICE      MODE: well | fails | silent | wrong-shape | talks | old
+python stand_in.py MODE FOLDER DEVICE      MODE: well | fails | silent | wrong-shape | talks | old | in-words
 """
 
 import json
@@ -12,6 +12,8 @@ import numpy as np
 
 mode = sys.argv[1]
 facts = {"protocol": 0 if mode == "old" else 1, "name": "stand-in", "version": "1", "logit_scale": 2.0, "range": [None, None]}
+if mode == "in-words":
+    facts["logit_scale"] = "two"
 print("loading" if mode == "talks" else json.dumps(facts), flush=True)
 for line in sys.stdin:
     request = json.loads(line)
