@@ -8,13 +8,13 @@ import argparse
 import copy
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.baseline import Networks, PublishedStep, StepInputs
-from benchmarks.step_bench import MODES, SIZES, Bench, add_setting_options, setting_of
+from benchmarks.step_bench import MODES, SIZES, Bench, Setting, add_setting_options, setting_of
 from benchmarks.step_measuring import Clock, hardware, utilisation, versions
 from rglcd.training.distiller import Distiller
 from rglcd.training.operations import count_flops
@@ -31,6 +31,40 @@ def beside_baseline(bench: Bench, mode: str, *, cached: bool = False) -> dict[st
     first_ms, _ = clock.ms(lambda: distiller.step(0))
     distiller.step(1)
     peak_mib = _peak_mib(bench, distiller)
+    alone_ms = statistics.median(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(3, 3 + setting.num_steps))
+    ours = {
+        "first_step_ms": round(first_ms, 1),
+        "peak_mib": peak_mib,
+        "largest_kernels": largest_kernels(lambda: distiller.step(3), bench.world.device),
+        "needed_gflop_per_sample": round(needed / 1e9, 3),
+        "cached": cached,
+    }
+    try:
+        turns, flops = _turns(bench, distiller, mode, cached=cached)
+    except torch.OutOfMemoryError as error:  # the baseline has networks of its own, and decodes its whole batch
+        return {**ours, **_speed(setting, needed, alone_ms), "baseline_error": str(error).splitlines()[0]}
+    ours_ms, theirs_ms = (statistics.median(column) for column in zip(*turns, strict=True))
+    return {
+        **ours,
+        **_speed(setting, needed, ours_ms),
+        "baseline_ms": round(theirs_ms, 3),
+        "ratio": round(theirs_ms / ours_ms, 3),
+        "baseline_gflop_per_sample": round(flops / 1e9, 3),
+    }
+
+
+def _speed(setting: Setting, needed: int, ms: float) -> dict[str, float | None]:
+    samples_per_s = 1e3 * setting.batch_size / ms
+    return {
+        "ms_per_step": round(ms, 3),
+        "samples_per_s": round(samples_per_s, 3),
+        "mfu": utilisation(setting, needed * samples_per_s),
+    }
+
+
+def _turns(bench: Bench, distiller: Distiller, mode: str, *, cached: bool) -> tuple[list[tuple[float, float]], float]:
+    """Milliseconds of our step and the baseline's, alternately, and the baseline's operations for a sample."""
+    setting, clock = bench.setting, Clock(bench.world.device)
     theirs, given = published_step(bench, distiller, mode), step_inputs(bench, cached=cached)
 
     def their_step() -> None:
@@ -39,21 +73,24 @@ def beside_baseline(bench: Bench, mode: str, *, cached: bool = False) -> dict[st
 
     flops = count_flops(their_step) / setting.batch_size
     their_step()
-    turns = [(clock.ms(lambda step=step: distiller.step(step))[0], clock.ms(their_step)[0]) for step in range(3, 3 + setting.num_steps)]
-    ours_ms, theirs_ms = (statistics.median(column) for column in zip(*turns, strict=True))
-    samples_per_s = 1e3 * setting.batch_size / ours_ms
-    return {
-        "first_step_ms": round(first_ms, 1),
-        "ms_per_step": round(ours_ms, 3),
-        "samples_per_s": round(samples_per_s, 3),
-        "mfu": utilisation(setting, needed * samples_per_s),
-        "peak_mib": peak_mib,
-        "needed_gflop_per_sample": round(needed / 1e9, 3),
-        "baseline_ms": round(theirs_ms, 3),
-        "ratio": round(theirs_ms / ours_ms, 3),
-        "baseline_gflop_per_sample": round(flops / 1e9, 3),
-        "cached": cached,
-    }
+    distiller.step(4)
+    steps = range(5, 5 + setting.num_steps)
+    return [(clock.ms(lambda step=step: distiller.step(step))[0], clock.ms(their_step)[0]) for step in steps], flops
+
+
+def largest_kernels(work: Callable[[], object], device: torch.device, *, count: int = 8) -> list[dict[str, Any]] | None:
+    """The kernels that take most of the GPU's time in ``work``, by name, with their share of all kernels' time; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize(device)
+    found = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in found)
+    return [
+        {"kernel": event.key[:120], "share": round(event.self_device_time_total / total, 4), "calls": event.count}
+        for event in found[:count]
+    ]
 
 
 def _peak_mib(bench: Bench, distiller: Distiller) -> float | None:

@@ -263,7 +263,7 @@ class Bench:
         if mode == "latent":
             parts += [
                 count_flops(gradient(lambda z: self.lrm.score(z, features))),
-                3 * count_flops(without_gradient(lambda: self.expert.score(self.codec.decode(z0), features))),
+                2 * count_flops(without_gradient(lambda: self.expert.score(self.codec.decode(z0), features))),
                 count_flops(fit),
             ]
         return sum(parts)
@@ -283,6 +283,7 @@ def _random_cache(folder: Path, latent_shape: tuple[int, int, int], *, text_widt
         "latent_logvar": torch.full((num_samples, *latent_shape), -10.0),
         "input_ids": torch.zeros(num_samples, length, dtype=torch.int32),
         "text.expert": torch.randn(num_samples, text_width, generator=generator),
+        "score.expert": torch.rand(num_samples, generator=generator),
     }
     fingerprint = Fingerprint(0, "", "", "", {"expert": ""})
     rows = [{"key": f"{row:09d}", "caption": ""} for row in range(num_samples)]

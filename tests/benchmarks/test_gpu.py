@@ -83,10 +83,10 @@ def test_a_failing_part_says_its_last_lines_and_a_part_without_time_is_not_begun
     assert str(late["ended"]).startswith("not begun")
 
 
-def test_all_parts_together_fit_the_eight_minutes_but_for_those_that_are_cut() -> None:
+def test_all_parts_but_the_last_leave_it_two_of_the_eight_minutes() -> None:
     names = [part.name for part in parts("sd21", "cuda", batch_size=16)]
-    assert names == ["tests", "step plain", "step pixel", "step latent", "step plain, compiled", "caching and evaluation"]
-    assert sum(part.seconds for part in parts("sd21", "cuda", batch_size=16)) <= 520
+    assert names == ["step plain", "step pixel", "step latent", "caching and evaluation", "tests", "step plain, compiled"]
+    assert sum(part.seconds for part in parts("sd21", "cuda", batch_size=16)[:-1]) <= 350
 
 
 def test_gpu_tests_need_none_of_the_packages_that_a_bare_machine_lacks(tmp_path: Path) -> None:

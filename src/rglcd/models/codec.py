@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from rglcd.errors import InputError
 from rglcd.models.loading import load_weights, read_json
@@ -36,6 +36,9 @@ class Codec:
 
     def __init__(self, vae: AutoencoderKL | AutoencoderDC) -> None:
         self.vae = vae.eval().requires_grad_(False)
+        if isinstance(vae, AutoencoderKL):
+            for attention in filter(None, vae.decoder.mid_block.attentions):
+                attention.register_forward_hook(_laid_out_for_groupnorm)
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(vae.config.get("shift_factor") or 0.0)
 
@@ -90,6 +93,15 @@ class Codec:
         raw = self.vae.decode((latents / self._scale + self._shift).to(dtype)).sample
         pixels: Tensor = (raw / 2 + 0.5).clamp(0, 1)
         return pixels
+
+
+def _laid_out_for_groupnorm(_attention: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    """The same values on a GPU in the order (B, C, h, w).
+
+    diffusers' attention returns a transposed view, whose order every convolution after it would keep: torch's GroupNorm on CUDA
+    copies such a tensor each time, and sums with tensors in the usual order are not vectorised.
+    """
+    return output.contiguous() if output.is_cuda else output
 
 
 def vae_class(folder: Path) -> Any:
