@@ -35,21 +35,6 @@ def test_a_step_in_bfloat16_is_finite_and_does_not_wait_for_the_device(half_prec
     assert all(math.isfinite(figure) for figure in figures_of(figures).values()), figures
 
 
-@pytest.fixture(scope="module")
-def on_both_devices(sizes: Sizes) -> tuple[Bench, Bench]:
-    """Networks of the same weights on the CPU and here, in float32. Few pixels: a CPU computes with them, too."""
-    resolution = 32 if ON_CPU else 128
-    on_cpu = Bench(setting(device="cpu", resolution=resolution), sizes)
-    return on_cpu, with_weights_of(Bench(setting(resolution=resolution), sizes), on_cpu)
-
-
-@pytest.mark.parametrize("mode", MODES)  # the last one, latent, tunes the proxy that they share
-def test_a_step_equals_the_cpus_in_float32(on_both_devices: tuple[Bench, Bench], mode: str, true_float32: None) -> None:
-    """Within one part in a thousand for every figure: sums of millions of terms in another order, and their differences."""
-    expected, found = (figures_of(bench.distiller(mode, 2).step(0)) for bench in on_both_devices)
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_resumed_run_goes_on_as_the_unbroken_one(mode: str) -> None:
     """Weights come back bit for bit; what follows is equal but for the order of a GPU's atomic sums."""
@@ -66,16 +51,6 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(mode: str) -> None:
         assert all(torch.equal(tensor, proxy[name]) for name, tensor in bench.lrm.state_dict().items())
     assert all(torch.equal(tensor, saved["student"][name]) for name, tensor in resumed.parts()["student"].items())
     assert figures_of(resumed.step(2)) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.skipif(ON_CPU, reason="minutes of a CPU's compiler: tests/training/test_step.py compiles a smaller step, in the slow suite")
-@pytest.mark.parametrize("mode", ["plain", "pixel"])
-def test_a_compiled_step_equals_the_eager_one(mode: str) -> None:
-    bench = Bench(setting(resolution=32), toy_sizes())
-    eager, compiled = (bench.distiller(mode, 2, execution=execution) for execution in ("eager", "compiled"))
-    for step in range(2):
-        expected, found = (figures_of(distiller.step(step)) for distiller in (eager, compiled))
-        assert found == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_process_group_of_one_averages_gradients_to_themselves() -> None:
@@ -97,3 +72,31 @@ def test_a_process_group_of_one_averages_gradients_to_themselves() -> None:
         assert int(votes) == 1
     finally:
         dist.destroy_process_group()
+
+
+# --- the slow ones last: half a minute each on an H200's 16 cores, for the CPU computes too, or a compiler does ---
+
+
+@pytest.fixture(scope="module")
+def on_both_devices(sizes: Sizes) -> tuple[Bench, Bench]:
+    """Networks of the same weights on the CPU and here, in float32. Few pixels: a CPU computes with them, too."""
+    resolution = 32 if ON_CPU else 128
+    on_cpu = Bench(setting(device="cpu", resolution=resolution), sizes)
+    return on_cpu, with_weights_of(Bench(setting(resolution=resolution), sizes), on_cpu)
+
+
+@pytest.mark.parametrize("mode", MODES)  # the last one, latent, tunes the proxy that they share
+def test_a_step_equals_the_cpus_in_float32(on_both_devices: tuple[Bench, Bench], mode: str, true_float32: None) -> None:
+    """Within one part in a thousand for every figure: sums of millions of terms in another order, and their differences."""
+    expected, found = (figures_of(bench.distiller(mode, 2).step(0)) for bench in on_both_devices)
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.skipif(ON_CPU, reason="minutes of a CPU's compiler: tests/training/test_step.py compiles a smaller step, in the slow suite")
+@pytest.mark.parametrize("mode", ["plain", "pixel"])
+def test_a_compiled_step_equals_the_eager_one(mode: str) -> None:
+    bench = Bench(setting(resolution=32), toy_sizes())
+    eager, compiled = (bench.distiller(mode, 2, execution=execution) for execution in ("eager", "compiled"))
+    for step in range(2):
+        expected, found = (figures_of(distiller.step(step)) for distiller in (eager, compiled))
+        assert found == pytest.approx(expected, rel=2e-3)
