@@ -4,6 +4,7 @@ PYTHON ?= $(shell .ci/python)
 # The interpreter that has the GPU's torch.
 GPU_PYTHON ?= python3
 VENV := .venv
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 # uv has its own word for what pip calls PIP_FIND_LINKS.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -11,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-needs demo results results-quick bench gpu faults test test-pythons test-slow test-cluster test-debian check format golden images image-requirements clean
+.PHONY: help install demo-needs demo results results-quick bench gpu faults test test-pythons test-slow test-cluster test-debian check docs notice release-check format golden images image-requirements clean
 
 help: ## say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -67,14 +68,14 @@ test-cluster: install ## against a real API server and scheduler: needs kubectl 
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 check: install ## format, lint, types, layers
-	$(BIN)/ruff format --check src components pipelines tests benchmarks
-	$(BIN)/ruff check src components pipelines tests benchmarks
+	$(BIN)/ruff format --check src components pipelines tests benchmarks docs/hooks .ci
+	$(BIN)/ruff check src components pipelines tests benchmarks docs/hooks .ci
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: install ## put the code in shape
-	$(BIN)/ruff format src components pipelines tests benchmarks
-	$(BIN)/ruff check --fix src components pipelines tests benchmarks
+	$(BIN)/ruff format src components pipelines tests benchmarks docs/hooks .ci
+	$(BIN)/ruff check --fix src components pipelines tests benchmarks docs/hooks .ci
 
 images: ## build, push and pin the images of a release: make images PREFIX=registry.example.org/team (see images/release)
 	images/release "$(PREFIX)"
@@ -88,6 +89,20 @@ test-debian: install ## build, publish and run the images; run the alerts; drive
 
 golden: install ## write the golden files anew; read the diff before committing it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --update-golden
+
+docs: $(DOCS)/installed ## build the documentation site into site/, strictly: a dead link is an error (its own environment, .venv-docs; no torch)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+$(DOCS)/installed: requirements.lock pyproject.toml
+	@python="$(PYTHON)" && test -n "$$python" && echo "$$python -m venv $(DOCS)" && $$python -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
+	@touch $@
+
+notice: install ## write NOTICE anew: what is shipped and installed, with licences, as the lock's packages declare them
+	$(BIN)/python .ci/notice.py > .NOTICE.unfinished && mv .NOTICE.unfinished NOTICE
+
+release-check: install ## what must hold before a version is given away: versions, date, licences, wheel, images, docs (CHECK="wheel docs" for some)
+	@$(BIN)/python .ci/release_check.py $(CHECK)
 
 clean: ## remove what the stages made; data/ and .venv stay
 	rm -rf artifacts

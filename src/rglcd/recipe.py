@@ -52,6 +52,7 @@ class LognormalTimesteps(Choice):
     p_mean: float = -1.1
     """iCT's, for data of standard deviation 0.5; latents of Stable Diffusion have about 1, which adds log 2: -0.41."""
     p_std: Annotated[float, Gt(0)] = 2.0
+    """Standard deviation of that logarithm."""
     uniform_share: Probability = 0.0
     """This share of the draws is spread evenly: few-step sampling starts at the noisiest steps, else seldom trained."""
 
@@ -72,7 +73,9 @@ class DoublingGrid(Choice):
 
     kind: Literal["doubling"] = "doubling"
     start: NumGridSteps = 10
+    """Steps of the grid at first."""
     end: NumGridSteps = 80
+    """Steps of the grid at last."""
 
     def __post_init__(self) -> None:
         if self.start > self.end:
@@ -94,6 +97,7 @@ class EmaTarget(Choice):
 
     kind: Literal["ema"] = "ema"
     decay: Probability = 0.95
+    """What a step keeps of the average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,7 @@ class Huber(Choice):
 
     kind: Literal["huber"] = "huber"
     c: Annotated[float, Gt(0)] = 1e-3
+    """Where it bends from quadratic to linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,7 @@ class PseudoHuber(Choice):
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     c: Annotated[float, Gt(0)] | None = None
+    """Where it bends from quadratic to linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +147,7 @@ class Cauchy(Choice):
 
     kind: Literal["cauchy"] = "cauchy"
     c: Annotated[float, Gt(0)] | None = None
+    """Its scale."""
 
 
 Distance = Huber | SquaredL2 | PseudoHuber | Cauchy
@@ -177,11 +184,14 @@ class LoraStudent(Choice):
 
     kind: Literal["lora"] = "lora"
     rank: Positive = 64
+    """Of the two factors."""
     alpha: Positive = 64
+    """The adapter's scale is alpha / rank."""
     targets: Annotated[tuple[str, ...], MinLen(1)] = (
         *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
         *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
     )
+    """Ends of the names of the layers that get an adapter."""
 
 
 Student = FullStudent | SameInputsStudent | LoraStudent
@@ -268,7 +278,9 @@ class LastBlocks(Choice):
 
     kind: Literal["last"] = "last"
     num_blocks: Annotated[int, Ge(0)] = 1
+    """Of the latent tower, from its end."""
     text: Literal["learns", "stays"] = "learns"
+    """Whether the projection of the caption's features learns too."""
 
 
 Trains = WholeProxy | LastBlocks
@@ -287,6 +299,7 @@ class OnlineProxy(Choice):
 
     kind: Literal["online"] = "online"
     learning_rate: Annotated[float, Gt(0)] = 3.3e-6
+    """Of the proxy, constant."""
     num_updates: Positive = 1
     """Optimiser steps of the proxy for each of the student's, all on the same labels: the labels are the expensive part."""
     label_every: Positive = 1
@@ -322,9 +335,11 @@ class RollBackGuard(Choice):
     spike: Annotated[float, Gt(1)] = 10.0
     """A gradient norm is a spike above this multiple of the median of the ``window`` before it; before there are so many, none is."""
     window: Annotated[int, Ge(2)] = 50
+    """How many norms the median is of."""
     skip: Positive = 1
     """How many batches are left out, up to the one in which it showed; never one from before the last regular checkpoint."""
     most: Positive = 3
+    """Roll-backs of a run."""
 
 
 Guard = StopGuard | RollBackGuard

@@ -60,6 +60,7 @@ class Distillation(Section):
     That is the reward section's reward; an arm that says its own ``distillation.num_steps`` has those.
     """
     num_steps: Positive = 10_000
+    """Optimiser steps of an arm."""
     batch_size: Positive = 16
     """Over all ranks together: the world size changes the speed, not the run."""
     micro_batch: Positive | None = None
@@ -69,15 +70,20 @@ class Distillation(Section):
     """
     activations: Activations = "kept"
     learning_rate: float = Field(default=1e-6, gt=0)
+    """Its peak, after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Over which the learning rate rises."""
     schedule: Schedule = "constant"
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The student's gradients are scaled down to this norm where it is larger."""
     target: Annotated[Target, Field(discriminator="kind")] = EmaTarget()
     neighbour: Neighbour = "teacher"
     omega: tuple[float, float] = (5.0, 15.0)
     """Guidance weights are drawn uniformly from this range (LCM notation: cond + omega (cond - uncond))."""
     caption_dropout: Probability = 0.0
+    """Share of the samples whose caption is left empty."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """In the residual blocks; student and target drop the same."""
     distance: Annotated[Distance, Field(discriminator="kind")] = Huber()
@@ -85,11 +91,13 @@ class Distillation(Section):
     weighting: Weighting = "even"
     grid: Annotated[Grid, Field(discriminator="kind")] = ConstantGrid()
     precision: Precision = "float32"
+    """Of the networks' computation while training."""
     all_reduce: Precision = "float32"
     """In which the student's gradients are averaged over the processes; bfloat16 halves what travels between them."""
     execution: ExecutionMode = "eager"
     memory_format: MemoryFormat = "contiguous"
     checkpoint_every: Positive = 1_000
+    """Steps between two saved states."""
     guard: Annotated[Guard, Field(discriminator="kind")] = StopGuard()
     """What a step that goes wrong does to the run."""
     seed: Seed = 0

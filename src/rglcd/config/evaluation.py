@@ -22,7 +22,9 @@ class Evaluation(Section):
     reference: str = "reference/index.tsv"
     """Index of the real images that the Fréchet distance compares with, within the source folder."""
     num_images: Positive = 3_200
+    """Of each student in each number of steps, and of the teacher."""
     num_steps: Annotated[tuple[Positive, ...], Field(min_length=1), OR_ONE] = (1, 2, 4, 8)
+    """In which each student draws."""
     teacher_steps: Annotated[
         Annotated[_Steps, Tag(SHORT)] | Annotated[tuple[_Steps, ...], Field(min_length=1), Tag(SEVERAL)], ONE_OR_SEVERAL
     ] = 50
@@ -30,6 +32,7 @@ class Evaluation(Section):
     guidance_scale: float = Field(default=7.5, gt=1)
     """As diffusers counts it: omega + 1."""
     scorers: Annotated[tuple[str, ...], OR_ONE] = ("expert",)
+    """Of ``preparation.scorers``; those that trained no student are judges."""
     batch_size: Positive = 32
     """Images drawn and rated at once: also what is made again after a kill, and what several processes share out."""
     decode_chunk: Positive | None = None
@@ -38,7 +41,9 @@ class Evaluation(Section):
     """``bfloat16``: the networks that draw have such weights. On a GPU it also lets float32 networks, the scorers among them, multiply
     in TF32, as ``tf32`` does; a CPU knows no TF32."""
     grid_prompts: Positive = 8
+    """Prompts whose pictures the report shows side by side."""
     seed: int = 0
+    """Of the noise that every student and the teacher start from."""
 
     @property
     def all_teacher_steps(self) -> tuple[int, ...]:

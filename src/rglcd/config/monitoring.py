@@ -23,6 +23,7 @@ class PanelMonitoring(Section):
     images_per_prompt: Positive = 2
     """Diversity needs two."""
     num_steps: Positive = 2
+    """In which the student draws them."""
     teacher_steps: Annotated[Positive, Field(le=NUM_TIMESTEPS)] = 25
     """Of the teacher's pictures of the same prompts and noise, which are drawn once, before training."""
     guidance_scale: float = Field(default=7.5, gt=1)

@@ -12,17 +12,24 @@ class Model(Section):
     """The teacher, and what the student's parametrisation adds to it."""
 
     teacher: ModelSource
+    """The diffusion model that is distilled: a pipeline folder in diffusers' layout."""
     resolution: Positive = 512
+    """Side of the pictures that are drawn, in pixels; ``sharding.resolution`` must be equal."""
     num_ddim_steps: NumGridSteps = 50
+    """Steps of the grid on which the teacher's ODE is solved; no student draws in more."""
     sigma_data: float = Field(default=0.5, gt=0)
+    """The data's standard deviation in the boundary scalings (LCM's c_skip and c_out). Without meaning for a flow."""
     timestep_scaling: float = Field(default=10.0, gt=0)
+    """The slope in t of the boundary scalings. Without meaning for a flow."""
 
 
 class Preparation(Section):
     """What is fetched beside the teacher: reward models by name, the networks whose features distances compare, a start."""
 
     scorers: dict[str, ScorerSource]
+    """Reward models by names of your own; other keys refer to the names."""
     features: FeatureSources
+    """The networks whose features distances to real images compare."""
     # Left out where it is not given, so that results made before it was there keep their keys.
     initial: ModelSource | None = Field(default=None, exclude_if=lambda source: source is None)
     """A few-step model that whole students start from instead of the teacher: a folder of its kind, or of an LCM-LoRA, which is merged."""
@@ -59,6 +66,7 @@ class Caching(Section):
     """Encode once what every epoch would encode again."""
 
     batch_size: Positive = 32
+    """Images encoded at once."""
     scorers: tuple[str, ...] = ("expert",)
     """Scorers whose text features are stored, once per caption."""
     scores: tuple[str, ...] = ()
@@ -70,3 +78,4 @@ class Caching(Section):
     """Of the VAE's encoder but for its first and last layers; moments are float32 all the same. There is no float16: SDXL's VAE
     overflows it (``force_upcast`` in its config.json; huggingface.co/madebyollin/sdxl-vae-fp16-fix). bfloat16 has float32's range."""
     parts: Positive = 1
+    """Independent parts that a cluster may run side by side."""

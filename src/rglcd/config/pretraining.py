@@ -13,9 +13,13 @@ class VitTower(Section):
 
     kind: Literal["vit"] = "vit"
     patch: Positive = 4
+    """Side of a patch, in latent pixels."""
     width: Positive = 512
+    """Of the transformer."""
     num_layers: Positive = 12
+    """Of the transformer."""
     num_heads: Positive = 8
+    """Of its attention; divides the width."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "VitTower":
@@ -31,6 +35,7 @@ class ResNetTower(Section):
     blocks: tuple[Positive, ...] = Field(default=(3, 4, 6, 3), min_length=1)
     """Bottleneck blocks of each stage; every stage but the first halves the sides and doubles the channels."""
     width: int = Field(default=64, gt=0, multiple_of=32)
+    """Channels of the first stage."""
 
 
 class Pretraining(Section):
@@ -40,12 +45,17 @@ class Pretraining(Section):
     scorer: str = "expert"
     """The scorer whose cached text features the LRM reads."""
     num_steps: Positive = 10_000
+    """Optimiser steps."""
     batch_size: Positive = 480
     """Over all ranks together; every caption of it is contrasted with every other."""
     learning_rate: float = Field(default=5e-4, gt=0)
+    """Its peak, after the warm-up."""
     weight_decay: float = Field(default=0.2, ge=0)
+    """AdamW's."""
     warmup_steps: int = Field(default=500, ge=0)
+    """Over which the learning rate rises."""
     num_validation: int = Field(default=1_000, ge=0)
     """The last samples of the cache, never trained on: retrieval accuracy is measured on them ten times a run."""
     checkpoint_every: Positive = 1_000
+    """Steps between two saved states."""
     seed: Seed = 0

@@ -19,7 +19,9 @@ class PixelReward(Section):
 
     kind: Literal["pixel"] = "pixel"
     expert: str = "expert"
+    """The scorer that the student is trained on, of ``preparation.scorers``."""
     weight: float = Field(default=1.0, ge=0)
+    """Of the reward in the loss."""
     chunk_size: Positive = 4
     """Images decoded with gradient at a time: bounds the memory, changes nothing else."""
     activations: DecoderActivations = "kept"
@@ -33,7 +35,9 @@ class LatentReward(Section):
 
     kind: Literal["latent"] = "latent"
     expert: str = "expert"
+    """The scorer that the student is trained on, of ``preparation.scorers``."""
     weight: float = Field(default=1.0, ge=0)
+    """Of the reward in the loss."""
     chunk_size: Positive = 4
     """Images decoded without gradient at a time, for the expert's labels."""
     initial: ProxyStart = "pretrained"

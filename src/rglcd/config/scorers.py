@@ -43,6 +43,7 @@ class PublishedClipScorer(Scorer):
     kind: Literal["hpsv2", "clipscore", "pickscore"]
     source: WeightsSource
     tokenizer: ModelSource | None = None
+    """The folder of its tokenizer."""
 
     @model_validator(mode="after")
     def _complete(self) -> "PublishedClipScorer":
@@ -57,7 +58,9 @@ class ImageRewardScorer(Scorer):
     kind: Literal["imagereward"]
     source: WeightsSource
     tokenizer: ModelSource | None = None
+    """The folder of its tokenizer."""
     form: Literal["raw", "hinge"] = "raw"
+    """The raw score, or the hinge that is flat above 2."""
 
     @model_validator(mode="after")
     def _complete(self) -> "ImageRewardScorer":
@@ -72,6 +75,7 @@ class AestheticScorer(Scorer):
     kind: Literal["aesthetic-v1", "aesthetic-v2"]
     source: ModelSource
     head: WeightsSource
+    """The file of the head."""
     logit_scale: float = Field(default=1.0, gt=0)
     """Inverse temperature of its preferences: the predictor was fitted to ratings and has none of its own."""
 
@@ -90,6 +94,7 @@ class MixtureScorer(Scorer):
 
     kind: Literal["mixture"]
     weights: dict[str, float] = Field(min_length=1)
+    """The weight of each scorer, by its name."""
     logit_scale: float = Field(gt=0)
     """Inverse temperature of its preferences: a sum of several scales has none of its own."""
 
@@ -121,7 +126,9 @@ class ProcessScorer(Scorer):
     program: str
     """A command on the PATH, or a path."""
     version: str
+    """What the program must say of itself."""
     arguments: tuple[str, ...] = ()
+    """What it is started with, before its folder and device."""
     source: ModelSource | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -133,6 +140,7 @@ class EntryPointScorer(Scorer):
 
     kind: Literal["entry-point"]
     name: str
+    """Of the entry point."""
     source: ModelSource | None = None
 
     def settings(self) -> dict[str, Any]:

@@ -21,15 +21,21 @@ class WebDownload(Section):
     store: str = "downloads"
     """Folder in which everything fetched is kept by its sha256; another run needs no network."""
     user_agent: str = "Mozilla/5.0 (compatible; rglcd/0.1; fetches images for training, honours X-Robots-Tag)"
+    """What servers are told of who asks."""
     allowed_networks: tuple[str, ...] = ()
     """Networks that may be reached although they are not public (one's own mirrors), such as 10.1.2.0/24."""
     max_bytes: Positive = 20 << 20
+    """Of one image; a longer answer is cut off and refused."""
     total_seconds: float = Field(default=15.0, gt=0)
     """For one url: resolving, connecting, redirects, retries and body together."""
     min_bytes_per_second: Positive = 4096
+    """A url that is slower on average, after its first seconds, is given up."""
     num_connections: Positive = 64
+    """In all, at once."""
     connections_per_host: Positive = 4
+    """To one host, at once."""
     num_retries: int = Field(default=2, ge=0)
+    """Of a url, after an answer that may pass."""
     round: Positive = 1
     """Raise it to ask again for what failed; what was fetched is kept."""
 
@@ -48,6 +54,7 @@ class Sharding(Section):
     deduplication: Literal["none", "exact", "perceptual"] = "none"
     """Leave out an image that an earlier row gave: the same bytes, or the same 64-bit difference hash of its pixels."""
     image_format: Literal["png", "jpeg", "webp"] = "jpeg"
+    """In which the samples of a shard are written."""
     samples_per_shard: Positive = 10_000
     """Rows of the index that make a shard; a ready-made shard stays one."""
     max_rows: Positive | None = None

@@ -22,8 +22,11 @@ class ModelSource(Section):
     """
 
     uri: str
+    """A hub id, ``s3://bucket/prefix``, or a local folder."""
     revision: str | None = None
+    """The hub's commit."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """The digest that it must have."""
 
     @model_validator(mode="before")
     @classmethod
@@ -54,6 +57,7 @@ class WeightsSource(ModelSource):
     """
 
     file: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_+][A-Za-z0-9_.+/-]*$")
+    """The one file that is read, by its path in the folder."""
 
     @model_validator(mode="after")
     def _inside(self) -> "WeightsSource":
@@ -69,6 +73,7 @@ class FeatureSource(Section):
     """
 
     kind: str
+    """``auto``, ``dinov2`` or ``clip``."""
     source: ModelSource | None = None
 
 
@@ -116,6 +121,10 @@ class PromptSource(Section):
     """
 
     kind: PromptKind
+    """Which published format it has."""
     source: str
+    """File or folder, within the source folder."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """The digest that it must have."""
     per_prompt: Positive | None = None
+    """Images of each prompt; null: as ``num_images`` gives."""
