@@ -20,7 +20,7 @@ HEADS = {
     "frechet": "Fréchet distance",
     "frechet_to_teacher": "the same, to teacher",
     "high_frequency": "fine detail",
-    "whole": "all five right",
+    "whole": "right and neat",
 }
 
 
@@ -32,10 +32,10 @@ Made by `make results` (three seeds; `make results-quick`: one) with the `params
 it is of: a seed is that of the latent reward model and the distillation. World, teacher, scorers and noise are shared, so a spread
 (± standard deviation) is that of training only. Held-out captions, {NUM_IMAGES} images a cell.
 
-`expert` is the reward that guides; its preferences were annotated by `checker`, a program, as people annotate HPSv2's. `judge` (another
-architecture, other data) saw neither. `checker` is the mean of five attributes, `all five right` a share of images. The Fréchet distance
-is on the toy's feature network and compares with nothing outside this page; `diversity` is the distance between its features of two
-images of one caption.""",
+`expert` is the reward that guides; it learnt from one group of simulated raters, `judge` (another architecture, other pictures) from
+another (decisions/0011). `checker` is a program: the share of five conditions, the caption's four attributes and neatness; `right and
+neat` is the share of images that meet all. The Fréchet distance is on the toy's feature network and compares with nothing outside this
+page; `diversity` is the distance between its features of two images of one caption.""",
     ]
     parts.append(_main(seeds) if (seeds := seeds_done([MAIN])) else "No run is finished yet.")
     for study in STUDIES:

@@ -35,6 +35,9 @@ class Study:
 MAIN = Run("main", "the demo's line", ())
 """Both arms at the preset's length: claims about the teacher and about the control are read from it."""
 
+LATENT = "reward={kind: latent, weight: 1.0, chunk_size: 32, tuning: {kind: online, learning_rate: 1.0e-4, label_every: 1}}"
+"""The proxy's recipe, for claims about it: the preset's reward acts through the decoder. How it was tuned: docs/decisions/0011."""
+
 _SHORT = ("distillation.match_compute=false", f"evaluation.num_steps=[{STEPS}]")
 
 
@@ -51,7 +54,7 @@ def _weights(kind: str, weights: Sequence[float]) -> tuple[Run, ...]:
     return tuple(
         _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, f"reward={reward[kind] % weight}")
         if kind in reward
-        else _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, f"reward.weight={weight:g}")
+        else _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, LATENT, f"reward.weight={weight:g}")
         for weight in weights
     )
 
@@ -86,10 +89,15 @@ STUDIES: tuple[Study, ...] = (
         "The checker is a program. Does a proxy tuned on its answers guide better than one left as it was, or tuned on the answers of "
         "other captions?",
         (
-            _guided("checker-online", "tuned on the checker", 400, "reward.expert=checker"),
-            _guided("checker-frozen", "left as pretrained", 400, "reward.expert=checker", "reward.tuning={kind: frozen}"),
+            _guided("checker-online", "tuned on the checker", 400, LATENT, "reward.expert=checker"),
+            _guided("checker-frozen", "left as pretrained", 400, LATENT, "reward.expert=checker", "reward.tuning={kind: frozen}"),
             _guided(
-                "checker-shuffled", "tuned on other captions' answers", 400, "reward.expert=checker", "reward.tuning.pairing=other_captions"
+                "checker-shuffled",
+                "tuned on other captions' answers",
+                400,
+                LATENT,
+                "reward.expert=checker",
+                "reward.tuning.pairing=other_captions",
             ),
         ),
         ("checker", "judge", "expert", "frechet"),
@@ -119,8 +127,8 @@ STUDIES: tuple[Study, ...] = (
         "What pretraining the proxy is worth",
         "The same guided run from a proxy contrasted on the cached latents, and from one with random weights.",
         (
-            _guided("proxy-pretrained", "pretrained", 400),
-            _guided("proxy-random", "random", 400, "reward.initial=random"),
+            _guided("proxy-pretrained", "pretrained", 400, LATENT),
+            _guided("proxy-random", "random", 400, LATENT, "reward.initial=random"),
         ),
         ("expert", "judge", "checker", "frechet"),
         baseline="random",

@@ -18,6 +18,9 @@ from rglcd.config.synonyms import SYNONYMS
 from rglcd.errors import InputError
 from rglcd.stages.table import stages_of
 
+PROXIED = "reward={kind: latent, weight: 1.4, chunk_size: 32, tuning: {kind: online, learning_rate: 0.0003, label_every: 2}}"
+"""The toy's reward through a proxy: the kind with most keys."""
+
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_resolves_and_survives_the_round_trip_through_params_yaml(name: str, tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
 )
 def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
     with pytest.raises(InputError) as refusal:
-        load_preset("toy", overrides=[override])
+        load_preset("toy", overrides=[PROXIED, override])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -122,7 +125,7 @@ def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
 )
 def test_what_arithmetic_can_refuse_is_refused_by_the_configuration(override: str, said: str) -> None:
     with pytest.raises(InputError) as refusal:
-        load_preset("toy", overrides=[override])
+        load_preset("toy", overrides=[PROXIED, override])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -165,7 +168,7 @@ def test_config_and_table_import_no_torch() -> None:
 
 def test_every_synonym_suggests_a_key_that_exists() -> None:
     config = load_preset("sd15").model_dump(mode="json")
-    proxied = load_preset("toy").model_dump(mode="json")
+    proxied = load_preset("toy", overrides=[PROXIED]).model_dump(mode="json")
     for word, targets in SYNONYMS.items():
         for target in targets:
             assert _has(config, target) or _has(proxied, target), (word, target)
@@ -226,7 +229,7 @@ class TestArms:
     )
     def test_what_is_refused_names_arm_and_key(self, arms: str, words: str) -> None:
         with pytest.raises(InputError, match=re.escape(words)):
-            load_preset("toy", overrides=[f"distillation.arms={arms}"])
+            load_preset("toy", overrides=[PROXIED, f"distillation.arms={arms}"])
 
     def test_a_proxy_is_pretrained_when_any_arm_asks_for_one(self) -> None:
         arms = "distillation.arms={lcm: {}, late: {reward: {kind: latent}}}"

@@ -16,7 +16,7 @@ from rglcd.stages.outside import outside_digests
 from rglcd.stages.table import SOURCE, WHOLE, Stage, inputs_of, parts_read, stages_of
 from rglcd.store.manifest import Manifest, read_manifest, results_digest, scan, write_manifest
 
-WITH_LRM = load_preset("toy")
+WITH_LRM = load_preset("toy", overrides=["reward={kind: latent}"])
 WITHOUT_LRM = load_preset("toy", overrides=["reward={kind: none}"])
 
 
@@ -121,7 +121,7 @@ def test_after_adopting_dvc_has_nothing_to_do(checkout: Path, monkeypatch) -> No
 def test_after_adopting_a_changed_section_re_runs_its_readers_only(checkout: Path, monkeypatch) -> None:
     monkeypatch.chdir(checkout)  # DVC names stages from where it is
     adopt(WITH_LRM, checkout)
-    configure(checkout, load_preset("toy", overrides=["evaluation.seed=1"]))
+    configure(checkout, load_preset("toy", overrides=["reward={kind: latent}", "evaluation.seed=1"]))
     with Repo(str(checkout)) as repo:
         assert list(repo.status()) == ["evaluate"]
 
@@ -162,7 +162,7 @@ def test_an_unfinished_stage_is_named_and_nothing_is_recorded(checkout: Path) ->
 
 
 def test_a_stage_done_with_other_parameters_is_named(checkout: Path) -> None:
-    other = load_preset("toy", overrides=["distillation.num_steps=7"])
+    other = load_preset("toy", overrides=["reward={kind: latent}", "distillation.num_steps=7"])
     configure(checkout, other)
     with pytest.raises(InputError, match=r"stage distill: .* made with other parameters"):
         adopt(other, checkout)

@@ -10,7 +10,8 @@ from rglcd.models.codec import Codec
 from rglcd.models.declared_type import doubt_about, errors_of_x0
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
-from rglcd.toy.scene import all_scenes, caption, draw_batch
+from rglcd.toy.drawing import draw_batch
+from rglcd.toy.scene import all_scenes, caption
 
 TOY = Path("toy/teacher")
 NUM_PICTURES = 16

@@ -22,6 +22,8 @@ from rglcd.launch.settings import load_settings
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, maker_of, stage_named, stages_of
 from tests.cluster.control_plane import free_port
 
+PROXIED = "reward={kind: latent}"
+"""With a proxy there is every stage there is."""
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
 
@@ -40,12 +42,12 @@ def tasks_of(ir: dict) -> dict:
 
 def test_compiled_toy_is_the_golden_one(check_golden, tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
-    compile_pipeline(load_preset("toy"), path, source=f"{STORE}/data@{MD5}", cluster=load_settings())
+    compile_pipeline(load_preset("toy", overrides=[PROXIED]), path, source=f"{STORE}/data@{MD5}", cluster=load_settings())
     # Kubeflow's comment at the head lists the inputs in whatever order protobuf has them.
     check_golden("pipeline-toy.yaml", "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")))
 
 
-@pytest.mark.parametrize("overrides", [[], ["reward={kind: none}"], ["reward={kind: pixel}"]], ids=["latent", "none", "pixel"])
+@pytest.mark.parametrize("overrides", [[PROXIED], ["reward={kind: none}"], ["reward={kind: pixel}"]], ids=["latent", "none", "pixel"])
 def test_edges_of_the_pipeline_are_those_of_the_stage_table(tmp_path: Path, overrides: list[str]) -> None:
     config = load_preset("toy", overrides=overrides)
     tasks = tasks_of(compiled(config, tmp_path)[0])
@@ -66,7 +68,7 @@ def test_edges_of_the_pipeline_are_those_of_the_stage_table(tmp_path: Path, over
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
-    return compiled(load_preset("toy"), tmp_path_factory.mktemp("ir"))
+    return compiled(load_preset("toy", overrides=[PROXIED]), tmp_path_factory.mktemp("ir"))
 
 
 ALL = [*(stage.name for stage in STAGES), "end-jobs"]

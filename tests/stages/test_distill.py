@@ -178,6 +178,9 @@ def test_timesteps_that_are_never_drawn_are_refused(own: Path) -> None:
 # --- match_compute -------------------------------------------------------------------------------
 
 
+PROXIED = "reward={kind: latent, chunk_size: 32, tuning: {kind: online, label_every: 2}}"
+
+
 def toy_materials(root: Path, *overrides: str) -> tuple[Materials, AnyReward]:
     """The toy preset's own networks and settings, on a cache of sixteen pictures and an untrained proxy."""
     few = ("pretraining.num_validation=0", "pretraining.batch_size=4", "pretraining.num_steps=1", "caching.batch_size=8")
@@ -194,7 +197,7 @@ def toy_materials(root: Path, *overrides: str) -> tuple[Materials, AnyReward]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy") / "line"
-    toy_materials(root)
+    toy_materials(root, PROXIED, "caching.scores=[expert]")
     return root
 
 
@@ -202,10 +205,11 @@ def steps_of_arms(materials: Materials, reward: AnyReward) -> dict[str, int]:
     return {arm.name: arm.num_steps for arm in _arms(StepCosts(materials), reward)}
 
 
-def test_the_toys_control_has_714_steps_as_a_step_of_the_whole_batch_counts_it(toy: Path) -> None:
-    """docs/results.md: counted on one sample without values, the ratio is that of a real step of all sixteen, and to the last bit."""
-    materials, reward = toy_materials(toy)
-    assert steps_of_arms(materials, reward) == {"lcm": 714, "rg": 500}
+@pytest.mark.parametrize(("overrides", "control"), [((), 641), ((PROXIED,), 714)], ids=["the preset's", "through the proxy"])
+def test_the_toys_control_has_the_steps_that_a_step_of_the_whole_batch_counts(toy: Path, overrides: tuple[str, ...], control: int) -> None:
+    """Counted on one sample without values, the ratio is that of a real step of all sixteen, and to the last bit."""
+    materials, reward = toy_materials(toy, *overrides)
+    assert steps_of_arms(materials, reward) == {"lcm": control, "rg": 500}
     whole = [flops_of_step(make_distiller(materials, chosen, num_steps=500, world=materials.world)) for chosen in (reward, NoReward())]
     assert StepCosts(materials).relative(reward) == whole[0] / whole[1]
 
@@ -216,12 +220,12 @@ def test_the_toys_control_has_714_steps_as_a_step_of_the_whole_batch_counts_it(t
 )
 def test_how_a_step_is_computed_does_not_change_how_long_the_control_trains(toy: Path, override: str) -> None:
     """A global batch of 4,096 would take minutes and 20 GiB to run; of it one sample is counted, and none is computed."""
-    assert steps_of_arms(*toy_materials(toy, f"distillation.{override}"))["lcm"] == 714
+    assert steps_of_arms(*toy_materials(toy, PROXIED, f"distillation.{override}"))["lcm"] == 714
 
 
 def test_an_expert_that_reads_pixels_is_counted_on_a_few_real_samples(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that runs elsewhere has no form without values."""
-    materials, reward = toy_materials(toy)
+    materials, reward = toy_materials(toy, PROXIED)
     scorer, devices = Pretrained.scorer, []
 
     def elsewhere(self: Pretrained, name: str, *, dtype: torch.dtype, device: torch.device) -> Reward:

@@ -45,7 +45,7 @@ def test_parts_point_at_configuration_keys() -> None:
 
 
 def test_a_stage_that_does_not_run_leaves_its_readers_without_that_input() -> None:
-    latent = load_preset("toy")
+    latent = load_preset("toy", overrides=["reward={kind: latent}"])
     plain = load_preset("toy", overrides=["reward={kind: none}"])
     assert "pretrain" in {stage.name for stage in stages_of(latent)}
     assert "pretrain" not in {stage.name for stage in stages_of(plain)}

@@ -11,10 +11,10 @@ from rglcd.study.raters import read_raters, with_raters
 from rglcd.study.records import Answer
 from rglcd.study.simulation import simulate
 from rglcd.study.vote_log import VOTES
-from rglcd.toy.world.flaws import Flaw
-from rglcd.toy.world.measuring import held_out
-from rglcd.toy.world.scene import caption
-from rglcd.toy.world.web import Row, draw_pixels
+from rglcd.toy.flaws import Flaw
+from rglcd.toy.measuring import held_out
+from rglcd.toy.scene import caption
+from rglcd.toy.web import Row, draw_pixels
 from tests.study.studies import small_study
 
 

@@ -1,27 +1,39 @@
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import AutoModel, CLIPModel, ResNetModel
 
+from rglcd.rewards.clip import ClipReward
 from rglcd.toy.build import BuildSettings, build
 from rglcd.toy.codec import CodecSettings
-from rglcd.toy.expert import ExpertSettings
 from rglcd.toy.features import FeatureSettings
-from rglcd.toy.judge import ToyJudge
-from rglcd.toy.judge_training import JudgeSettings
+from rglcd.toy.gates import BOUNDS
+from rglcd.toy.judge import JudgeShape, ToyJudge
+from rglcd.toy.measuring import expert_scores, held_out, real_pictures
 from rglcd.toy.model_folder import read_ledger
-from rglcd.toy.scene import world_digest
-from rglcd.toy.teacher import TeacherSettings
+from rglcd.toy.scene import caption
+from rglcd.toy.scorers import ExpertSettings, JudgeSettings
+from rglcd.toy.shelves import DrawingSettings
+from rglcd.toy.teacher import TeacherSettings, build_tokenizer
+from rglcd.toy.web import NEAT, world_digest
 
+DRAWINGS = DrawingSettings(seed=0, few_steps=(1,), few_guidances=(1.0,), many_steps=(), num_real=1)
 TINY = BuildSettings(
-    codec=CodecSettings(num_pictures=16, num_joint_steps=1, num_decoder_steps=1, batch=2),
-    teacher=TeacherSettings(num_pictures=16, num_steps=1, batch=2),
-    expert=ExpertSettings(num_pictures=432, num_steps=1, batch=2, drawing_steps=(1,), drawing_guidances=(1.0,), num_preference_steps=1),
-    judge=JudgeSettings(num_pictures=432, num_steps=1, batch=2),
+    codec=CodecSettings(num_pictures=16, num_joint_steps=1, num_decoder_steps=1, batch=2, channels=(4, 4, 8)),
+    teacher=TeacherSettings(num_pictures=16, num_steps=1, batch=2, channels=(8, 8), text_width=8, text_layers=1),
     features=FeatureSettings(num_pictures=16, num_steps=1, batch=2),
+    expert_drawings=DRAWINGS,
+    judge_drawings=replace(DRAWINGS, seed=1),
+    expert=ExpertSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, num_preference_steps=1, width=8, projection=8),
+    judge=JudgeSettings(num_pictures=600, num_steps=1, batch=2, num_pairs=2, shape=JudgeShape(width=8, text_width=8)),
     num_gate_pictures=2,
+    num_gate_captions=2,
+    num_gate_steps=1,
 )
 
 
@@ -44,30 +56,42 @@ def test_every_built_model_opens_with_its_librarys_class(built: Path) -> None:
     assert isinstance(ToyJudge.from_pretrained(built / "judge"), ToyJudge)
 
 
+def test_expert_scores_in_training_as_it_scores_as_a_reward(built: Path) -> None:
+    captions = [caption(scene) for scene in held_out(3)]
+    pixels = real_pictures(3, NEAT)
+    reward = ClipReward.load(built / "expert", dtype=torch.float32, device=torch.device("cpu"))
+    ours = expert_scores(CLIPModel.from_pretrained(built / "expert").eval(), build_tokenizer(), pixels, captions)
+    torch.testing.assert_close(reward.score(pixels, reward.encode_text(captions)), ours)
+
+
 def test_build_json_records_how_each_model_was_trained(built: Path) -> None:
     ledger = read_ledger(built)
-    assert list(ledger) == ["codec", "teacher", "expert", "judge", "features"]
+    assert list(ledger) == ["codec", "teacher", "expert", "judge", "features", "gates"]
+    gates = ledger.pop("gates")["gates"]
+    assert all(set(record) == {"figure", "low", "high", "met"} for record in gates.values())
+    assert set(gates) < set(BOUNDS)
     for record in ledger.values():
-        assert set(record) == {"settings", "cpu_seconds", "gate", "made_with", "curve"}
-        assert record["settings"]["world"] == world_digest()
-    codec = {name: value for name, value in ledger["codec"]["settings"].items() if name != "world"}
-    assert ledger["teacher"]["settings"]["codec"] == codec
+        assert set(record) == {"settings", "cpu_seconds", "figures", "made_with", "curve"}
+        assert record["figures"]
+    assert ledger["codec"]["settings"]["world"] == world_digest()
+    assert ledger["judge"]["settings"]["teacher"] == ledger["teacher"]["settings"]
 
 
-def test_second_build_trains_only_what_changed(built: Path) -> None:
-    before, ledger = weights(built), (built / "build.json").read_bytes()
-    build(built, settings=TINY)
-    assert weights(built) == before
-    assert (built / "build.json").read_bytes() == ledger
-    build(built, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
-    after = weights(built)
-    assert {name for name in before if before[name] != after[name]} == {"judge/model.safetensors"}
+def test_second_build_trains_only_what_changed(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(built, folder)
+    before = weights(folder)
+    build(folder, settings=replace(TINY, features=replace(TINY.features, seed=1)))
+    after = weights(folder)
+    assert {name for name in before if before[name] != after[name]} == {"features/model.safetensors"}
 
 
-def test_seeds_determine_the_weights(built: Path, tmp_path: Path) -> None:
-    build(tmp_path, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
-    build(built, settings=replace(TINY, judge=replace(TINY.judge, seed=1)))
-    assert weights(tmp_path) == weights(built)
-    # Nor does a config tell where it was made: a folder is pinned by the digest of all its files.
+def test_seeds_determine_the_weights_and_no_config_says_where_it_was_made(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "toy", ignore=shutil.ignore_patterns("features", "vae"))
+    ledger = json.loads((built / "build.json").read_text())
+    kept = {name: record for name, record in ledger.items() if name in {"expert", "judge"}}
+    (tmp_path / "toy" / "build.json").write_text(json.dumps(kept))
+    build(tmp_path / "toy", settings=TINY)
+    assert weights(tmp_path / "toy") == weights(built)
     configs = [path.relative_to(built) for path in built.rglob("*.json") if path.name != "build.json"]
-    assert all((tmp_path / name).read_bytes() == (built / name).read_bytes() for name in configs)
+    assert all((tmp_path / "toy" / name).read_bytes() == (built / name).read_bytes() for name in configs)

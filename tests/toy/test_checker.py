@@ -1,70 +1,80 @@
-from itertools import cycle, islice
-
 import pytest
 import torch
-from torch import Tensor
 
 from rglcd.errors import InputError
+from rglcd.rewards.protocol import Reward
 from rglcd.toy.checker import UNDECIDED, CheckerReward, check, measure
-from rglcd.toy.expert import changed
-from rglcd.toy.scene import ATTRIBUTES, VALUES, Scene, all_scenes, caption
-from rglcd.toy.training import draw_pixels
-
-COUNT = 2 * 432
-
-
-def pictures(scenes: list[Scene], *, first_seed: int = 0) -> Tensor:
-    return draw_pixels(scenes, count=len(scenes), first_seed=first_seed)
+from rglcd.toy.flaws import EACH, Flaw
+from rglcd.toy.measuring import FLAWED, checker_figures, held_out, real_pictures
+from rglcd.toy.scene import ATTRIBUTES, SUBJECTS, Scene, caption
+from rglcd.toy.web import Row, draw_pixels, web_rows
 
 
-def scenes() -> list[Scene]:
-    return list(islice(cycle(all_scenes()), COUNT))
+def test_checker_reads_real_neat_pictures_right() -> None:
+    assert checker_figures(count=150)["right"] >= 0.99
 
 
-@pytest.fixture(scope="module")
-def real() -> Tensor:
-    return pictures(scenes())
-
-
-def test_checker_finds_every_attribute_of_a_drawn_picture(real: Tensor) -> None:
-    assert check(real, list(map(caption, scenes()))).all(1).float().mean() >= 0.99
-
-
-@pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_one_wrong_attribute_fails_its_own_column_only(real: Tensor, attribute: str) -> None:
-    column = ATTRIBUTES.index(attribute)
-    wrong = [changed(scene, attribute, 1 + k % (len(VALUES[column]) - 1)) for k, scene in enumerate(scenes())]
-    right = check(real, list(map(caption, wrong)))
-    expected = torch.ones(len(ATTRIBUTES), dtype=torch.bool)
-    expected[column] = False
-    assert (right == expected).all(1).float().mean() >= 0.99
-
-
-def test_checker_is_robust_to_noise_of_decoder_size(real: Tensor) -> None:
-    noisy = real + 0.04 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    assert check(noisy, list(map(caption, scenes()))).all(1).float().mean() >= 0.99
-
-
-def test_empty_picture_has_a_background_and_no_other_attribute() -> None:
-    assert measure(torch.full((1, 3, 32, 32), 0.5)).tolist() == [[UNDECIDED] * 4 + [1]]
-
-
-def test_two_objects_count_as_no_shape() -> None:
-    left, right = (
-        pictures([Scene("small", "red", "circle", position, "gray")], first_seed=seed) for position, seed in (("left", 3), ("right", 3))
+@pytest.mark.parametrize("flaw", EACH)
+def test_a_flaw_makes_a_picture_untidy_and_leaves_what_it_shows(flaw: Flaw) -> None:
+    scenes = held_out(40)
+    neat, flawed = (
+        measure(draw_pixels([Row(scene, scene, flaws) for scene in scenes], first_seed=50_000_000)) for flaws in (Flaw.NONE, flaw)
     )
-    both = torch.where((left - 0.5).abs() > 0.2, left, right)
-    assert measure(both)[0, ATTRIBUTES.index("shape")] == UNDECIDED
+    truth = torch.tensor([scene.indices for scene in scenes])
+    assert (flawed.values == truth).all(1).float().mean() >= 0.9
+    assert flawed.untidiness.quantile(0.05) > neat.untidiness.max()
 
 
-def test_checker_reward_is_the_share_of_correct_attributes(real: Tensor) -> None:
-    reward = CheckerReward()
-    shown = scenes()[:64]
-    assert reward.score(real[:64], reward.encode_text(list(map(caption, shown)))).tolist() == [1.0] * 64
-    other = [changed(changed(scene, "colour", 2), "background", 1) for scene in shown]
-    torch.testing.assert_close(reward.score(real[:64], reward.encode_text(list(map(caption, other)))), torch.full((64,), 0.6))
+def test_softness_counts_as_other_flaws_do_and_sharpness_beyond_the_ideal_buys_nothing() -> None:
+    scenes = held_out(40)
+    neat, pale, blurred = (
+        draw_pixels([Row(scene, scene, flaw) for scene in scenes], first_seed=50_000_000) for flaw in (Flaw.NONE, Flaw.PALE, Flaw.BLUR)
+    )
+    assert measure(blurred).untidiness.median() == pytest.approx(measure(pale).untidiness.median().item(), rel=0.3)
+    half = measure((neat + blurred) / 2).untidiness
+    assert (half > measure(neat).untidiness).all()
+    sharper = (neat + (neat - blurred)).clamp(0, 1)
+    assert (measure(sharper).untidiness > measure(neat).untidiness).all()
 
 
-def test_checking_an_unknown_caption_is_an_input_error() -> None:
+def test_checker_is_wrong_about_one_attribute_where_the_caption_is() -> None:
+    scene = Scene("large", "cat", "left", "blue")
+    pixels = draw_pixels([Row(scene, scene, Flaw.NONE)] * 4, first_seed=0)
+    changed = [
+        Scene("small", "cat", "left", "blue"),
+        Scene("large", "frog", "left", "blue"),
+        Scene("large", "cat", "right", "blue"),
+        Scene("large", "cat", "left", "pink"),
+    ]
+    right = check(pixels, [caption(other) for other in changed])
+    assert torch.equal(right, ~torch.eye(len(ATTRIBUTES), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("pixels", [torch.full((1, 3, 32, 32), 0.5), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))])
+def test_a_picture_of_nothing_shows_no_subject_and_is_untidy(pixels: torch.Tensor) -> None:
+    seen = measure(pixels)
+    assert seen.values[0, 1] == UNDECIDED
+    assert not check(pixels, [caption(Scene("small", subject, "top", "white")) for subject in SUBJECTS[:1]])[0, 1]
+    assert seen.untidiness > 2
+
+
+def test_untidiness_tells_flawed_pictures_from_neat_ones_whatever_they_show() -> None:
+    rows = web_rows(held_out(150), range(90_000_000, 90_000_150), FLAWED)
+    flawed = measure(draw_pixels(rows, first_seed=90_000_000)).untidiness
+    neat = measure(real_pictures(150, FLAWED.__class__(0, 0))).untidiness
+    assert (flawed > neat.max()).float().mean() >= 0.99
+
+
+def test_checker_refuses_captions_of_another_world() -> None:
     with pytest.raises(InputError, match="not of the toy world"):
-        CheckerReward().encode_text(["a cat"])
+        check(torch.zeros(1, 3, 32, 32), ["a small red circle at the top on a dark background"])
+
+
+def test_checker_as_a_reward_counts_what_holds_of_attributes_and_neatness() -> None:
+    scene = Scene("large", "cat", "left", "blue")
+    neat, pale = (draw_pixels([Row(scene, scene, flaw)], first_seed=0) for flaw in (Flaw.NONE, Flaw.PALE))
+    reward = CheckerReward()
+    assert isinstance(reward, Reward)
+    text = reward.encode_text([caption(scene), caption(Scene("small", "cat", "left", "pink"))])
+    assert reward.score(torch.cat([neat, neat]), text).tolist() == pytest.approx([1.0, 0.6])
+    assert reward.score(torch.cat([pale, pale]), text).tolist() == pytest.approx([0.8, 0.4])

@@ -6,8 +6,8 @@ import torch
 from rglcd.errors import InputError
 from rglcd.rewards.protocol import DifferentiableReward
 from rglcd.toy.judge import JudgeShape, ToyJudge
-from rglcd.toy.judge_training import _claims
 from rglcd.toy.scene import VALUES
+from rglcd.toy.scorers import _claims
 
 WORDS = ("a", "circle", "red", "square")
 
@@ -52,7 +52,7 @@ def test_folder_without_a_judge_is_an_input_error(tmp_path: Path) -> None:
 def test_judge_training_captions_are_half_true_and_a_quarter_wrong_in_one_value() -> None:
     draws = torch.Generator().manual_seed(0)
     counts = torch.tensor([len(values) for values in VALUES])
-    truth = (torch.rand(8000, 5, generator=draws) * counts).long()
+    truth = (torch.rand(8000, len(VALUES), generator=draws) * counts).long()
     wrong = (_claims(truth, draws) != truth).sum(1)
     assert bool((_claims(truth, draws) < counts).all())
     assert 0.47 < (wrong == 0).float().mean() < 0.53

@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from rglcd.toy.scene import all_scenes, draw
-from rglcd.toy.training import LOG_EVERY, Curve, cosine, descend, draw_pixels
+from rglcd.toy.training import LOG_EVERY, Curve, cosine, descend
 
 
 def rate(step: int, *, total: int = 1000) -> float:
@@ -35,10 +34,3 @@ def test_curve_points_are_means_over_the_logging_interval() -> None:
         (LOG_EVERY, (LOG_EVERY - 1) / 2),
         (2 * LOG_EVERY, (3 * LOG_EVERY - 1) / 2),
     ]
-
-
-def test_draw_pixels_draws_picture_i_of_scene_i_with_its_own_seed() -> None:
-    scenes = all_scenes()[:3]
-    pixels = draw_pixels(scenes, count=5, first_seed=7)
-    expected = torch.from_numpy(draw(scenes[4 % 3], 11).copy()).permute(2, 0, 1) / 255
-    torch.testing.assert_close(pixels[4], expected)

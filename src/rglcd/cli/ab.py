@@ -182,7 +182,7 @@ def _simulate(options: argparse.Namespace) -> None:
     from rglcd.study.raters import read_raters, with_raters
     from rglcd.study.records import read_study
     from rglcd.study.simulation import simulate
-    from rglcd.toy.world.raters import GROUP_SIZE
+    from rglcd.toy.raters import GROUP_SIZE
 
     if options.raters > GROUP_SIZE:
         raise InputError(f"the panel has {GROUP_SIZE} simulated raters, not {options.raters}")
@@ -194,14 +194,14 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _panel(prompts: Iterable[str]) -> "Judge":
-    """The toy's panel as a judge. Raises :class:`InputError` for a prompt that is not of the toy world's second edition."""
+    """The toy's panel as a judge. Raises :class:`InputError` for a prompt that is not of the toy world."""
     import numpy as np
     import torch
 
     from rglcd.study.records import Answer
     from rglcd.study.simulation import Shown
-    from rglcd.toy.world.raters import Question, answer
-    from rglcd.toy.world.scene import CANVAS, parse
+    from rglcd.toy.raters import Question, answer
+    from rglcd.toy.scene import CANVAS, parse
 
     for prompt in prompts:
         parse(prompt)

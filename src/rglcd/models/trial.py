@@ -20,7 +20,7 @@ from rglcd.models.families import STABLE_DIFFUSION, family_of
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 
-CAPTION: Final = "a small red circle at the top on a dark background"
+CAPTION: Final = "a small apple at the top on a white background"
 """As the toy world says it, whose scorers read no other."""
 
 _LARGE: Final = 1 << 30

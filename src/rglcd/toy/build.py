@@ -1,38 +1,42 @@
-"""Trains the toy's frozen models part by part and records how in `build.json`."""
+"""Trains the frozen models of the toy's web-like world part by part and records how in `build.json`.
+
+The same command goes on after a kill: parts that are whole are kept, the one at work goes on from its last saved step.
+"""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import Tensor
+from transformers import CLIPModel
 
-from rglcd.toy.checker import check
-from rglcd.toy.codec import CodecSettings, distorted, train_codec
-from rglcd.toy.expert import PREPROCESSOR, Corpus, ExpertSettings, train_expert
+from rglcd.toy import measuring
+from rglcd.toy.codec import CodecSettings, train_codec
 from rglcd.toy.features import FeatureSettings, train_features
-from rglcd.toy.gates import (
-    Shares,
-    codec_shares,
-    expert_shares,
-    feature_shares,
-    judge_shares,
-    teacher_shares,
-)
-from rglcd.toy.judge_training import JudgeSettings, train_judge
+from rglcd.toy.gates import gate
+from rglcd.toy.headroom import Models, measure_headroom
+from rglcd.toy.judge import ToyJudge
 from rglcd.toy.model_folder import read_codec, read_ledger, replace_folder, versions, write_ledger, write_preprocessor
-from rglcd.toy.scene import Turns, all_scenes, caption, shuffled, split, world_digest
-from rglcd.toy.teacher import TeacherSettings, encode_examples, sample, train_teacher
+from rglcd.toy.preprocessing import PREPROCESSOR
+from rglcd.toy.raters import raters_digest
+from rglcd.toy.scene import caption, shuffled, split
+from rglcd.toy.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, train_expert, train_judge
+from rglcd.toy.shelves import DrawingSettings, fill_shelf
+from rglcd.toy.teacher import train_teacher
+from rglcd.toy.teacher_networks import TeacherSettings
 from rglcd.toy.tokenizer import build_tokenizer
-from rglcd.toy.training import Curve, draw_pixels
+from rglcd.toy.training import Curve
+from rglcd.toy.web import WEB, Mixture, draw_pixels, rows_of, world_digest
+
+STATES: Final = ".states"
 
 # First seed of each part's pictures: the corpus has smaller ones, the gates larger ones.
 CODEC_PICTURES: Final = 10_000_000
+TEACHER_PICTURES: Final = 15_000_000
 EXPERT_PICTURES: Final = 20_000_000
 JUDGE_PICTURES: Final = 30_000_000
 FEATURE_PICTURES: Final = 40_000_000
@@ -44,10 +48,14 @@ class BuildSettings:
 
     codec: CodecSettings = field(default_factory=CodecSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    expert_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=1000))
+    judge_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=2000))
     expert: ExpertSettings = field(default_factory=ExpertSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
-    features: FeatureSettings = field(default_factory=FeatureSettings)
-    num_gate_pictures: int = 432
+    num_gate_pictures: int = 450
+    num_gate_captions: int | None = None  # all held-out ones
+    num_gate_steps: int = 50
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Trained:
 
     write: Callable[[Path], None]
     curve: Curve
-    gate: Shares
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Part:
     name: str
     place: str
     settings: dict[str, Any]
-    train: Callable[[], Trained]
+    train: Callable[[Path], Trained]
 
     @property
     def resolved_settings(self) -> dict[str, Any]:
@@ -77,8 +85,8 @@ class Part:
 def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
     """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
 
-    A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the
-    weights on a given machine; forty minutes of it.
+    A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the weights on a given
+    machine.
     """
     torch.set_num_threads(1)
     recipe = settings or BuildSettings()
@@ -87,96 +95,134 @@ def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
         ledger = read_ledger(folder)
         if ledger.get(part.name, {}).get("settings") == part.resolved_settings and (folder / part.place).is_dir():
             continue
-        trained = part.train()
+        states = _states(folder, part)
+        trained = part.train(states)
         replace_folder(folder / part.place, trained.write)
-        record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "gate": asdict(trained.gate)}
+        record = {"settings": part.resolved_settings, "cpu_seconds": trained.curve.cpu_seconds, "figures": trained.figures}
         write_ledger(folder, ledger | {part.name: record | {"made_with": versions(), "curve": trained.curve.points}})
+        shutil.rmtree(states)
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+    _gates(folder, recipe)
 
 
 def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
     """The parts in the order of their making; the codec is the teacher's `vae/` from the first."""
-    codec, teacher, count, world = asdict(recipe.codec), asdict(recipe.teacher), recipe.num_gate_pictures, {"world": world_digest()}
+    world = {"world": world_digest()}
+    codec = asdict(recipe.codec) | world
+    teacher = asdict(recipe.teacher) | {"codec": codec}
+    count = recipe.num_gate_pictures
+    common = {"teacher": teacher, "raters": raters_digest()}
+    scorers = {
+        "expert": asdict(recipe.expert) | {"drawings": asdict(recipe.expert_drawings)} | common,
+        "judge": asdict(recipe.judge) | {"drawings": asdict(recipe.judge_drawings)} | common,
+    }
     return (
-        Part("codec", "teacher/vae", codec | world, lambda: _codec(recipe.codec, count)),
-        Part("teacher", "teacher", teacher | {"codec": codec} | world, lambda: _teacher(folder, recipe, count)),
-        Part(
-            "expert",
-            "expert",
-            asdict(recipe.expert) | {"codec": codec, "teacher": asdict(recipe.teacher)} | world,
-            lambda: _expert(folder, recipe, count),
-        ),
-        Part("judge", "judge", asdict(recipe.judge) | {"codec": codec} | world, lambda: _judge(folder, recipe, count)),
-        Part("features", "features", asdict(recipe.features) | world, lambda: _features(recipe.features, count)),
+        Part("codec", "teacher/vae", codec, lambda states: _codec(recipe.codec, count, states)),
+        Part("teacher", "teacher", teacher, lambda states: _teacher(folder, recipe.teacher, count, states)),
+        Part("expert", "expert", scorers["expert"], lambda states: _expert(folder, recipe, count, states)),
+        Part("judge", "judge", scorers["judge"], lambda states: _judge(folder, recipe, count, states)),
+        Part("features", "features", asdict(recipe.features) | world, lambda states: _features(recipe.features, count, states)),
     )
 
 
-def _codec(settings: CodecSettings, num_gate_pictures: int) -> Trained:
-    pixels = draw_pixels(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES, turns=Turns.ALL)
-    codec, curve = train_codec(pixels, settings)
-    return Trained(codec.save_pretrained, curve, codec_shares(codec, count=num_gate_pictures))
-
-
-def _teacher(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
-    codec, scenes, count = read_codec(folder), split().train, recipe.teacher.num_pictures
-    pixels = draw_pixels(scenes, count=count, first_seed=CODEC_PICTURES)
-    captions = tuple(caption(scene) for scene in scenes)
-    examples = encode_examples(codec, pixels, torch.arange(count) % len(scenes), captions)
-    watched = [caption(scene) for scene in shuffled(split().held_out, "watched")]
-    pipeline, curve = train_teacher(codec, build_tokenizer(), examples, recipe.teacher, watched=watched)
-    return Trained(pipeline.save_pretrained, curve, teacher_shares(pipeline, count=num_gate_pictures))
-
-
-def _expert(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
-    settings, tokenizer, scenes = recipe.expert, build_tokenizer(), all_scenes()
-    pixels = _drawn_and_coded(folder, settings, first_seed=EXPERT_PICTURES)
-    drawings, right = _few_step_drawings(folder, settings)
-    expert, curve = train_expert(tokenizer, Corpus(pixels, drawings, right), scenes, settings)
-
-    def write(folder: Path) -> None:
-        expert.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_preprocessor(folder, PREPROCESSOR)
-
-    return Trained(write, curve, expert_shares(expert, tokenizer, count=num_gate_pictures))
-
-
-def _drawn_and_coded(folder: Path, settings: ExpertSettings | JudgeSettings, *, first_seed: int) -> Tensor:
-    """Pictures of all captions, in every orientation: half drawn, half decoded from noisy latents."""
-    assert settings.num_pictures % len(all_scenes()) == 0, "both halves begin with the first scene"
-    pixels = draw_pixels(all_scenes(), count=2 * settings.num_pictures, first_seed=first_seed, turns=Turns.ALL)
-    drawn, source = torch.split(pixels, settings.num_pictures)
-    coded = distorted(read_codec(folder), source, latent_noise=settings.latent_noise, seed=settings.seed)
-    return torch.cat([drawn, coded])
-
-
-def _few_step_drawings(folder: Path, settings: ExpertSettings) -> tuple[Tensor, Tensor]:
-    """Every caption drawn by the teacher once a round, and how many attributes the checker finds right."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder / "teacher", safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    # Few steps must begin at the noisiest timestep, where diffusers' default spacing does not (Lin et al. 2024).
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
-    captions = [caption(scene) for scene in all_scenes()]
-    rounds = [
-        sample(pipeline, captions, num_steps=steps, guidance=guidance, seed=settings.seed + 1000 + number)
-        for number, (guidance, steps) in enumerate(product(settings.drawing_guidances, settings.drawing_steps))
+def _gates(folder: Path, recipe: BuildSettings) -> None:
+    """Measure whether the models have what the method's claims need, once for these models."""
+    ledger = read_ledger(folder)
+    of = {part.name: part.resolved_settings for part in parts(folder, recipe)}
+    if ledger.get("gates", {}).get("settings") == of:
+        return
+    models = Models(
+        teacher=read_teacher(folder),
+        expert=CLIPModel.from_pretrained(folder / "expert").eval(),
+        tokenizer=build_tokenizer(),
+        judge=ToyJudge.from_pretrained(folder / "judge"),
+    )
+    found = measure_headroom(models, num_captions=recipe.num_gate_captions, num_steps=recipe.num_gate_steps)
+    codec, judge = ledger["codec"]["figures"], ledger["judge"]["figures"]
+    gates = [
+        gate("codec: neat pictures read right", codec["right"]),
+        gate("codec: neat and flawed pictures told apart", codec["told apart"]),
+        gate("judge: accepts what matches and is neat, refuses the rest", judge["right"]),
+        *found.gates(),
     ]
-    return torch.cat(rounds), torch.cat([check(drawn, captions).sum(1) for drawn in rounds])
+    met = {gate.name: {"figure": gate.figure, "low": gate.low, "high": gate.high, "met": gate.met} for gate in gates}
+    write_ledger(folder, ledger | {"gates": {"settings": of, "gates": met, "figures": asdict(found)}})
 
 
-def _judge(folder: Path, recipe: BuildSettings, num_gate_pictures: int) -> Trained:
-    settings, scenes = recipe.judge, all_scenes()
-    pixels = _drawn_and_coded(folder, settings, first_seed=JUDGE_PICTURES)
-    judge, curve = train_judge(pixels, scenes, settings)
-    return Trained(judge.save_pretrained, curve, judge_shares(judge, count=num_gate_pictures))
+def _codec(settings: CodecSettings, count: int, states: Path) -> Trained:
+    mixture = Mixture(flawed=settings.percent_flawed, wrong=0)
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=CODEC_PICTURES, mixture=mixture)
+    codec, curve = train_codec(draw_pixels(rows, first_seed=CODEC_PICTURES), settings, states=states)
+    return Trained(codec.save_pretrained, curve, measuring.codec_figures(codec, count=count))
 
 
-def _features(settings: FeatureSettings, num_gate_pictures: int) -> Trained:
-    scenes = split().train
-    pixels = draw_pixels(scenes, count=settings.num_pictures, first_seed=FEATURE_PICTURES, turns=Turns.ALL)
-    network, classifier, curve = train_features(pixels, scenes, settings)
+def _teacher(folder: Path, settings: TeacherSettings, count: int, states: Path) -> Trained:
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=TEACHER_PICTURES, mixture=WEB)
+    watched = [caption(scene) for scene in shuffled(split().held_out, "watched")]
+    codec = read_codec(folder)
+    pipeline, curve = train_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=watched, states=states)
+    return Trained(pipeline.save_pretrained, curve, measuring.teacher_figures(pipeline, count=count))
+
+
+def _features(settings: FeatureSettings, count: int, states: Path) -> Trained:
+    rows = rows_of(split().train, count=settings.num_pictures, first_seed=FEATURE_PICTURES, mixture=Mixture(50, 0))
+    network, classifier, curve = train_features(draw_pixels(rows, first_seed=FEATURE_PICTURES), rows, settings, states=states)
 
     def write(folder: Path) -> None:
         network.save_pretrained(folder)
         write_preprocessor(folder, PREPROCESSOR)
 
-    return Trained(write, curve, feature_shares(network, classifier, count=num_gate_pictures))
+    return Trained(write, curve, measuring.feature_figures(network, classifier, count=count))
+
+
+def _expert(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
+    settings, tokenizer = recipe.expert, build_tokenizer()
+    shelf = fill_shelf(
+        read_teacher(folder),
+        recipe.expert_drawings,
+        num_pictures=settings.num_pictures,
+        latent_noise=settings.latent_noise,
+        first_seed=EXPERT_PICTURES,
+        kept=states / "expert-shelf.safetensors",
+    )
+    expert, curve = train_expert(tokenizer, shelf, settings, states=states)
+
+    def write(folder: Path) -> None:
+        expert.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        side = {"shortest_edge": EXPERT_SIDE}
+        write_preprocessor(folder, PREPROCESSOR | {"size": side, "crop_size": {"height": EXPERT_SIDE, "width": EXPERT_SIDE}})
+
+    return Trained(write, curve, measuring.expert_figures(expert, tokenizer, count=count))
+
+
+def _judge(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
+    settings = recipe.judge
+    shelf = fill_shelf(
+        read_teacher(folder),
+        recipe.judge_drawings,
+        num_pictures=settings.num_pictures,
+        latent_noise=settings.latent_noise,
+        first_seed=JUDGE_PICTURES,
+        kept=states / "judge-shelf.safetensors",
+    )
+    judge, curve = train_judge(shelf, settings, states=states)
+    return Trained(judge.save_pretrained, curve, measuring.judge_figures(judge, read_codec(folder), count=count))
+
+
+def read_teacher(folder: Path) -> StableDiffusionPipeline:
+    """The teacher as saved, silent."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "teacher", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _states(folder: Path, part: Part) -> Path:
+    """Where a part's training keeps its state: another place for other settings, so that no state of theirs is gone on from."""
+    states = folder / STATES / part.name
+    marker, settings = states / "settings.json", json.dumps(part.resolved_settings) + "\n"
+    if not marker.is_file() or marker.read_text() != settings:
+        shutil.rmtree(states, ignore_errors=True)
+        states.mkdir(parents=True)
+        marker.write_text(settings)
+    return states

@@ -1,100 +1,97 @@
-"""Quality measurements of the toy's shipped models, on captions that only the judge was trained on."""
+"""What must be true of the toy's models before the method's claims are tried on them; fixed before any student was trained.
 
-from collections.abc import Sequence
+A claim like "two guided steps are preferred to the teacher's fifty" can show only where a reward has something to give. The old world's
+gates asked whether each model is right; these ask too whether the expert's preferences are shared by the judge.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer, ResNetModel
+from torch import Tensor
 
-from rglcd.toy.checker import caption_indices, check
-from rglcd.toy.expert import changed, hard_negative_accuracy
-from rglcd.toy.features import classify
-from rglcd.toy.judge import ToyJudge
-from rglcd.toy.scene import ATTRIBUTES, VALUES, Scene, caption, split
-from rglcd.toy.teacher import GUIDANCE, sample
-from rglcd.toy.training import draw_pixels
-
-GATE_SEED: Final = 90_000_000  # of the real pictures; no training draws from here
-NUM_STEPS: Final = 50
+NUM_RESAMPLES: Final = 2000
 
 
 @dataclass(frozen=True)
-class Shares:
-    """The shares of `count` pictures that are right, in whole and by attribute."""
+class Interval:
+    """A value with the ends of its 95 % interval."""
 
-    count: int
-    whole: float
-    attributes: dict[str, float]
-
-
-def held_out_scenes(count: int) -> list[Scene]:
-    """The held-out scenes, over and over."""
-    scenes = split().held_out
-    return [scenes[number % len(scenes)] for number in range(count)]
+    value: float
+    low: float
+    high: float
 
 
-def checker_shares(*, count: int) -> Shares:
-    """The checker on real pictures."""
-    pixels = draw_pixels(split().held_out, count=count, first_seed=GATE_SEED)
-    return shares(check(pixels, _captions(held_out_scenes(count))))
+@dataclass(frozen=True)
+class Gate:
+    """A figure that must lie in [low, high]."""
+
+    name: str
+    figure: float
+    low: float = -float("inf")
+    high: float = float("inf")
+
+    @property
+    def met(self) -> bool:
+        return self.low <= self.figure <= self.high
 
 
-@torch.no_grad()
-def codec_shares(codec: AutoencoderKL, *, count: int) -> Shares:
-    """The checker on what the codec makes of real pictures, by way of its posterior's mode."""
-    pixels = draw_pixels(split().held_out, count=count, first_seed=GATE_SEED)
-    decoded = [codec.decode(codec.encode(part * 2 - 1).latent_dist.mode()).sample for part in torch.split(pixels, 128)]
-    return shares(check(torch.cat(decoded) / 2 + 0.5, _captions(held_out_scenes(count))))
+# Every gate's figure and its bounds, by name.
+BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "codec: neat pictures read right": (0.99, 1.0),
+    "codec: neat and flawed pictures told apart": (0.95, 1.0),
+    "teacher in 50 steps: right": (0.60, 0.85),
+    "teacher in 50 steps: mean of the judge's scores": (0.5, 0.8),
+    "judge: neat real pictures above the teacher's": (0.15, 1.0),
+    "expert: pairs of teacher's pictures ordered as raters do": (0.80, 1.0),
+    "judge: accepts what matches and is neat, refuses the rest": (0.93, 1.0),
+    "expert and judge: correlation within a caption": (0.5, 0.9),
+    "best of four by the expert wins by the judge: lower bound": (0.55, 1.0),
+    "plain LCM in 2 steps against the teacher by the judge: upper bound": (0.0, 0.5),
+    "plain LCM in 4 steps against the teacher by the judge: upper bound": (0.0, 0.5),
+    "proxy: captions retrieved after pretraining": (0.85, 1.0),
+    "proxy: share of that kept by tuning": (0.8, 1.0),
+}
 
 
-def teacher_shares(pipeline: StableDiffusionPipeline, *, count: int, num_steps: int = NUM_STEPS, guidance: float = GUIDANCE) -> Shares:
-    """The checker on the teacher's pictures of held-out captions."""
-    captions = _captions(held_out_scenes(count))
-    return shares(check(sample(pipeline, captions, num_steps=num_steps, guidance=guidance, seed=0), captions))
+def gate(name: str, figure: float) -> Gate:
+    """A measured figure with the bounds of its gate. Raises KeyError for a gate that is none."""
+    return Gate(name, figure, *BOUNDS[name])
 
 
-def expert_shares(expert: CLIPModel, tokenizer: CLIPTokenizer, *, count: int) -> Shares:
-    """Whether the caption of a real picture beats captions with one attribute changed; chance is a half."""
-    pixels = draw_pixels(split().held_out, count=count, first_seed=GATE_SEED)
-    by_attribute = hard_negative_accuracy(expert, tokenizer, pixels, held_out_scenes(count))
-    return Shares(count, sum(by_attribute.values()) / len(by_attribute), by_attribute)
+def correlation_within(expert: Tensor, judge: Tensor) -> float:
+    """Pearson's correlation of two scorers (C, n) over n pictures of each of C captions, each caption's mean taken off."""
+    first, second = (scores.double() - scores.double().mean(1, keepdim=True) for scores in (expert, judge))
+    return float((first * second).sum() / (first.square().sum() * second.square().sum()).sqrt())
 
 
-@torch.no_grad()
-def judge_shares(judge: ToyJudge, *, count: int) -> Shares:
-    """Balanced accuracy on real pictures: own captions accepted, captions with one attribute changed refused."""
-    scenes = held_out_scenes(count)
-    pixels = draw_pixels(split().held_out, count=count, first_seed=GATE_SEED)
-    accepted = (judge.score(pixels, judge.encode_text(_captions(scenes))) > 0.5).float().mean()
-    by_attribute = {}
-    for attribute, values in zip(ATTRIBUTES, VALUES, strict=True):
-        refusals = [
-            judge.score(pixels, judge.encode_text(_captions([changed(scene, attribute, turn) for scene in scenes])))
-            for turn in range(1, len(values))
-        ]
-        refused = (torch.stack(refusals) <= 0.5).float().mean()
-        by_attribute[attribute] = float((accepted + refused) / 2)
-    return Shares(count, sum(by_attribute.values()) / len(by_attribute), by_attribute)
+def best_of(expert: Tensor, judge: Tensor, *, seed: int = 0) -> Interval:
+    """How often, by the judge, the expert's best of n pictures of a caption beats one of the others; scores (C, n)."""
+    best = expert.argmax(1)
+    chosen = judge.gather(1, best[:, None])
+    others = torch.ones_like(judge, dtype=torch.bool).scatter(1, best[:, None], False)
+    wins = ((chosen > judge).double() + 0.5 * (chosen == judge).double())[others].view(len(judge), -1)
+    return by_caption(wins.mean(1), seed=seed)
 
 
-@torch.no_grad()
-def feature_shares(network: ResNetModel, classifier: nn.Linear, *, count: int) -> Shares:
-    """The feature network's own classifier on real pictures."""
-    pixels = draw_pixels(split().held_out, count=count, first_seed=GATE_SEED)
-    truth = caption_indices(_captions(held_out_scenes(count)))
-    logits = classify(network, classifier, pixels)
-    return shares(torch.stack([part.argmax(1) for part in logits], dim=1) == truth)
+def wins(ours: Tensor, theirs: Tensor, captions: Sequence[str], *, seed: int = 0) -> Interval:
+    """How often our picture beats theirs of the same caption by scores (N,), a tie being half; captions are resampled."""
+    won = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(captions):
+        rows.setdefault(text, []).append(row)
+    return by_caption(torch.stack([won[group].mean() for group in rows.values()]), seed=seed)
 
 
-def shares(right: Tensor) -> Shares:
-    """The shares of a bool (B, 5) table."""
-    columns = right.float().mean(0).tolist()
-    return Shares(len(right), right.all(1).float().mean().item(), dict(zip(ATTRIBUTES, columns, strict=True)))
+def by_caption(values: Tensor, *, seed: int) -> Interval:
+    """The mean of one value for each caption (C,), with its percentile interval over resampled captions (Efron 1979)."""
+    draws = torch.Generator().manual_seed(seed)
+    means = values[torch.randint(len(values), (NUM_RESAMPLES, len(values)), generator=draws)].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return Interval(values.mean().item(), low, high)
 
 
-def _captions(scenes: Sequence[Scene]) -> list[str]:
-    return [caption(scene) for scene in scenes]
+def balanced_accuracy(neat: Tensor, flawed: Tensor, cut: float) -> float:
+    """How well a cut tells neat pictures from flawed ones by their untidiness."""
+    return ((neat < cut).double().mean() + (flawed >= cut).double().mean()).item() / 2

@@ -1,7 +1,7 @@
 """The toy's held-out scorer (the judge): the probability that a picture shows its caption. No student is trained on it.
 
 A convolutional network, unlike the expert in every respect: its text is a bag of words of its own vocabulary that
-modulates the picture's features (FiLM, Perez et al. 2018) before one logit. How it is trained: `judge_training`.
+modulates the picture's features (FiLM, Perez et al. 2018) before one logit. How it is trained: `scorers`.
 """
 
 import hashlib

@@ -1,127 +1,63 @@
-"""The toy's teacher: a small Stable Diffusion pipeline, UNet and text encoder trained together on v-prediction."""
+"""The toy's teacher: a small Stable Diffusion pipeline that learnt pictures and captions as the web has them, good and bad."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rglcd.toy.checker import check
-from rglcd.toy.scene import ATTRIBUTES
-from rglcd.toy.tokenizer import MAX_TOKENS
-from rglcd.toy.training import Curve, cosine, descend, draw_indices
+from rglcd.toy.checker import check, measure
+from rglcd.toy.resuming import Loop
+from rglcd.toy.scene import ATTRIBUTES, CANVAS, caption
+from rglcd.toy.teacher_networks import (
+    TeacherSettings,
+    assemble,
+    build_text_encoder,
+    build_unet,
+    encode_examples,
+    sample,
+    swap,
+    tokenize,
+    v_loss,
+)
+from rglcd.toy.tokenizer import build_tokenizer
+from rglcd.toy.training import Curve, cosine, descend
+from rglcd.toy.web import Row, draw_pixels
 
 GUIDANCE: Final = 3.0  # diffusers' guidance_scale, 1 + omega; the gates and the comparisons with fifty steps use it
 
 
-@dataclass(frozen=True)
-class TeacherSettings:
-    """How the teacher is trained; a change of any of these trains it again."""
-
-    seed: int = 21
-    num_pictures: int = 16384
-    channels: tuple[int, ...] = (48, 72)
-    num_heads: int = 4
-    groups: int = 8
-    text_width: int = 64
-    text_layers: int = 2
-    batch: int = 64
-    learning_rate: float = 1.5e-3
-    num_steps: int = 4200
-    caption_dropout: float = 0.1
-    ema_decay: float = 0.998
-    watch_every: int = 600
-    watch_images: int = 64
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Pictures as the codec's posterior (N, 4, 8, 8), and which caption each shows (N,)."""
-
-    mean: Tensor
-    deviation: Tensor
-    caption_number: Tensor
-    captions: tuple[str, ...]
-
-
-def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion v1's schedule; its steps_offset of 1 too, so that no step is spent on noise-free t = 0."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, num_layers: int) -> CLIPTextModel:
-    """A CLIP text transformer for the toy's tokenizer, with fresh weights."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=num_layers,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids as Stable Diffusion makes them, padded to the full length: int64 (B, 16)."""
-    tokens = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-    return torch.as_tensor(tokens.input_ids)
-
-
-@torch.no_grad()
-def encode_examples(codec: AutoencoderKL, pixels: Tensor, caption_number: Tensor, captions: tuple[str, ...]) -> Examples:
-    """The scaled latents' posterior for `pixels` (N, 3, 32, 32) in [0, 1]."""
-    posteriors = [codec.encode(part * 2 - 1).latent_dist for part in torch.split(pixels, 256)]
-    factor = codec.config.scaling_factor
-    return Examples(
-        mean=torch.cat([posterior.mean for posterior in posteriors]) * factor,
-        deviation=torch.cat([posterior.std for posterior in posteriors]) * factor,
-        caption_number=caption_number,
-        captions=captions,
-    )
-
-
 def train_teacher(
     codec: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    examples: Examples,
+    rows: Sequence[Row],
     settings: TeacherSettings,
     *,
+    first_seed: int,
     watched: Sequence[str],
+    states: Path | None = None,
 ) -> tuple[StableDiffusionPipeline, Curve]:
-    """Train UNet and text encoder; every so often the curve notes how `watched` captions come out at 20 steps."""
+    """Train UNet and text encoder on the rows' pictures and captions; every so often the curve notes how `watched` come out."""
+    tokenizer = build_tokenizer()
+    captions = tuple(caption(scene) for scene in sorted({row.claimed for row in rows}))
+    number = {text: place for place, text in enumerate(captions)}
+    claimed = torch.tensor([number[caption(row.claimed)] for row in rows])
+    examples = encode_examples(codec, draw_pixels(rows, first_seed=first_seed), claimed, captions)
     torch.manual_seed(settings.seed)
     unet = build_unet(settings, codec)
     text_encoder = build_text_encoder(tokenizer, width=settings.text_width, num_layers=settings.text_layers)
     trained = nn.ModuleList([unet, text_encoder])
-    averages = [parameter.detach().clone() for parameter in trained.parameters()]
+    averages = tuple(parameter.detach().clone() for parameter in trained.parameters())
     optimizer = torch.optim.AdamW(trained.parameters(), lr=settings.learning_rate, weight_decay=1e-2, fused=True)
     draws = torch.Generator().manual_seed(settings.seed + 1)
-    ids = tokenize(tokenizer, [*examples.captions, ""])
+    ids = tokenize(tokenizer, [*captions, ""])
     curve = Curve("teacher")
     pipeline = assemble(codec, unet, text_encoder, tokenizer)
-    for step in range(settings.num_steps):
+    loop = Loop(trained, optimizer, draws, curve, averages)
+    for step in loop.steps(settings.num_steps, states and states / "teacher.pt"):
         cosine(optimizer, settings.learning_rate, step=step, total=settings.num_steps)
         loss = v_loss(pipeline, ids, examples, settings, draws)
         descend(loss, optimizer)
@@ -130,97 +66,32 @@ def train_teacher(
         curve.add("v-prediction", step, total=settings.num_steps, loss=loss)
         if (step + 1) % settings.watch_every == 0 and step + 1 < settings.num_steps:
             swap(trained, averages)
-            shares = _watch(pipeline, watched[: settings.watch_images])
-            curve.note("exact", step + 1, total=settings.num_steps, **shares)
+            curve.note("exact", step + 1, total=settings.num_steps, **_watch(pipeline, watched[: settings.watch_images]))
             swap(trained, averages)
     swap(trained, averages)
     return pipeline, curve
 
 
-def assemble(
-    codec: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    *,
-    scheduler: DDIMScheduler | None = None,
-) -> StableDiffusionPipeline:
-    """The parts as a pipeline of diffusers' own; with the training's scheduler unless another one is given."""
-    pipeline = StableDiffusionPipeline(
-        vae=codec,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler or build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def few_step(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """The pipeline for few steps, which must begin at the noisiest timestep, where diffusers' default does not (Lin et al. 2024)."""
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    return assemble(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer, scheduler=scheduler)
 
 
-@torch.no_grad()
-def sample(pipeline: StableDiffusionPipeline, captions: Sequence[str], *, num_steps: int, guidance: float, seed: int) -> Tensor:
-    """One picture for each caption by DDIM: (B, 3, 32, 32) in [0, 1]."""
-    draws = torch.Generator().manual_seed(seed)
-    parts = []
-    for start in range(0, len(captions), 64):
-        chunk = list(captions[start : start + 64])
-        pictures = pipeline(prompt=chunk, num_inference_steps=num_steps, guidance_scale=guidance, generator=draws, output_type="pt")
-        parts.append(pictures.images)
-    return torch.cat(parts)
-
-
-def build_unet(settings: TeacherSettings, codec: AutoencoderKL) -> UNet2DConditionModel:
-    """Cross-attention at both resolutions: with it at the lower one alone, position is not learned."""
-    depth = len(settings.channels)
-    return UNet2DConditionModel(
-        sample_size=codec.config.sample_size // 2 ** (len(codec.config.block_out_channels) - 1),
-        in_channels=codec.config.latent_channels,
-        out_channels=codec.config.latent_channels,
-        block_out_channels=settings.channels,
-        down_block_types=("CrossAttnDownBlock2D",) * depth,
-        up_block_types=("CrossAttnUpBlock2D",) * depth,
-        layers_per_block=1,
-        cross_attention_dim=settings.text_width,
-        attention_head_dim=settings.num_heads,  # diffusers counts heads under this name
-        norm_num_groups=settings.groups,
-    )
-
-
-def v_loss(
-    pipeline: StableDiffusionPipeline,
-    ids: Tensor,
-    examples: Examples,
-    settings: TeacherSettings,
-    draws: torch.Generator,
+def drawings(
+    pipeline: StableDiffusionPipeline, captions: Sequence[str], *, steps: Sequence[int], guidances: Sequence[float], seed: int
 ) -> Tensor:
-    """Mean squared error of v = alpha eps - sigma z0 (Salimans and Ho 2022); the last row of `ids` is no caption."""
-    scheduler = pipeline.scheduler
-    chosen = draw_indices(len(examples.mean), settings.batch, draws)
-    captions = examples.caption_number[chosen]
-    dropped = torch.rand(settings.batch, generator=draws) < settings.caption_dropout
-    captions = captions.masked_fill(dropped, len(ids) - 1)
-    shape = examples.mean[chosen].shape
-    z0 = examples.mean[chosen] + examples.deviation[chosen] * torch.randn(shape, generator=draws)
-    eps = torch.randn(shape, generator=draws)
-    t = draw_indices(scheduler.config.num_train_timesteps, settings.batch, draws)
-    states = pipeline.text_encoder(ids[captions]).last_hidden_state
-    predicted = pipeline.unet(scheduler.add_noise(z0, eps, t), t, encoder_hidden_states=states).sample
-    return F.mse_loss(predicted, scheduler.get_velocity(z0, eps, t))
-
-
-@torch.no_grad()
-def swap(trained: nn.Module, averages: Sequence[Tensor]) -> None:
-    """Exchange the weights of ``trained`` and their averages; a second call undoes it."""
-    for parameter, average in zip(trained.parameters(), averages, strict=True):
-        kept = parameter.clone()
-        parameter.copy_(average)
-        average.copy_(kept)
+    """Every caption drawn once for each guidance and number of steps: (G S C, 3, 32, 32), the captions in turn; seeds from `seed` on."""
+    quick = few_step(pipeline)
+    recipes = [(guidance, count) for guidance in guidances for count in steps]
+    parts = [
+        sample(quick, captions, num_steps=count, guidance=guidance, seed=seed + number) for number, (guidance, count) in enumerate(recipes)
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, 3, CANVAS, CANVAS)
 
 
 def _watch(pipeline: StableDiffusionPipeline, captions: Sequence[str]) -> dict[str, float]:
-    right = check(sample(pipeline, captions, num_steps=20, guidance=GUIDANCE, seed=0), captions)
+    pixels = sample(pipeline, captions, num_steps=20, guidance=GUIDANCE, seed=0)
+    right = check(pixels, captions)
     shares = dict(zip(ATTRIBUTES, right.float().mean(0).tolist(), strict=True))
-    return {"whole": right.all(1).float().mean().item()} | shares
+    return {"whole": right.all(1).float().mean().item()} | shares | {"untidiness": measure(pixels).untidiness.median().item()}

@@ -2,14 +2,12 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rglcd.progress import report
-from rglcd.toy.scene import Scene, Turns, draw_batch
 
 LOG_EVERY = 100  # steps
 
@@ -63,11 +61,3 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 def draw_indices(population: int, count: int, draws: torch.Generator) -> Tensor:
     """`count` indices below `population`, with replacement."""
     return torch.randint(population, (count,), generator=draws)
-
-
-def draw_pixels(scenes: Sequence[Scene], *, count: int, first_seed: int, turns: Turns = Turns.USUAL) -> Tensor:
-    """Pictures in [0, 1], (count, 3, 32, 32): picture i shows `scenes[i % len(scenes)]` by seed `first_seed + i`."""
-    shown = [scenes[number % len(scenes)] for number in range(count)]
-    pictures = torch.from_numpy(draw_batch(shown, list(range(first_seed, first_seed + count)), turns=turns))
-    # The permuted view keeps channels last in memory, where convolutions are faster on a CPU.
-    return pictures.permute(0, 3, 1, 2).float().div(255)
