@@ -99,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     with process_boundary():
         if given.verb == "submit":
-            _require_whole(given)
+            _refuse_what_does_not_go_together(given)
             if given.resume is not None:
                 resume(given.resume, server=_server(given), namespace=given.namespace or load_settings().namespace)
                 return
@@ -123,9 +123,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 submit(config, root=root, server=_server(given), namespace=namespace, store=given.store, settings=settings)
 
 
-def _require_whole(given: argparse.Namespace) -> None:
-    """Said at once: counting takes up to a minute."""
-    if given.host is None:
+def _refuse_what_does_not_go_together(given: argparse.Namespace) -> None:
+    if given.host is None:  # said at once: counting takes up to a minute
         raise InputError("submit needs --host, the address of a Kubeflow Pipelines API; without a cluster: python -m pipelines run")
     if given.resume is not None and (given.set or given.store is not None):
         other = "--set" if given.set else "--store"

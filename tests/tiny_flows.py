@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -33,7 +32,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tests.tiny_models import PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, text_sizes, tiny_tokenizer
+from tests.tiny_models import PROJECTION_WIDTH, RESOLUTION, TEXT_WIDTH, text_sizes, tiny_tokenizer, tiny_vae
 
 JOINT_WIDTH = 2 * TEXT_WIDTH
 LETTERS = [chr(code) for code in range(33, 127)]
@@ -212,19 +211,6 @@ def tiny_gemma_tokenizer() -> GemmaTokenizer:
     start = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", names.index("<bos>"))])
     tokenizer.backend_tokenizer.post_processor = start
     return tokenizer
-
-
-def tiny_vae(**sizes: object) -> AutoencoderKL:
-    """Of factor 2."""
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[8, 16],
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=RESOLUTION,
-        **sizes,
-    )
 
 
 def tiny_t5(width: int = JOINT_WIDTH) -> T5EncoderModel:

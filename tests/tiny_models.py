@@ -35,7 +35,7 @@ PROJECTION_WIDTH = 12
 def write_tiny_teacher(folder: Path, *, seed: int = 0) -> None:
     """A diffusers ``StableDiffusionPipeline`` folder: v-prediction, VAE of factor 2, text encoder of width 16."""
     torch.manual_seed(seed)
-    vae, unet = _vae(), _unet(cross_attention_dim=TEXT_WIDTH)
+    vae, unet = tiny_vae(latent_channels=4), _unet(cross_attention_dim=TEXT_WIDTH)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -61,7 +61,7 @@ def write_tiny_teacher(folder: Path, *, seed: int = 0) -> None:
 def write_tiny_xl(folder: Path, *, seed: int = 0) -> None:
     """A diffusers ``StableDiffusionXLPipeline`` folder: eps-prediction, two text encoders, the second padded otherwise, sizes."""
     torch.manual_seed(seed)
-    vae = _vae()
+    vae = tiny_vae(latent_channels=4)
     unet = _unet(
         cross_attention_dim=2 * TEXT_WIDTH,
         use_linear_projection=True,
@@ -83,15 +83,16 @@ def write_tiny_xl(folder: Path, *, seed: int = 0) -> None:
     ).save_pretrained(folder, safe_serialization=True)
 
 
-def _vae() -> AutoencoderKL:
+def tiny_vae(**sizes: object) -> AutoencoderKL:
+    """Of factor 2."""
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 2,
         up_block_types=["UpDecoderBlock2D"] * 2,
         block_out_channels=[8, 16],
         layers_per_block=1,
-        latent_channels=4,
         norm_num_groups=4,
         sample_size=RESOLUTION,
+        **sizes,
     )
 
 

@@ -182,7 +182,7 @@ def _handler(proxy: FailingProxy) -> type[BaseHTTPRequestHandler]:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
-        do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _answer  # noqa: N815
+        do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _answer  # noqa: N815 (http.server's names)
 
         def log_message(self, *_: Any) -> None:
             pass

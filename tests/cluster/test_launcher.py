@@ -1,100 +1,28 @@
-"""The launcher against a real API server and scheduler: submits, adopts, follows, explains, retries by cause, cancels.
+"""The launcher against a real API server and scheduler: submits, follows, explains, retries by cause.
 
 Pods are processes of this machine (``node.py``), Volcano's job controller is a stand-in (``volcano.py``).
 """
 
 import json
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torchx import specs
 
-from pipelines.rg_lcd import OWN_FIELDS
-from rglcd.cli import main
-from rglcd.config import dump, load_preset
-from rglcd.errors import InputError, TrainingDiverged, TryAgain
+from rglcd.errors import InputError, TrainingDiverged
 from rglcd.launch.failure import JobError
 from rglcd.launch.kubernetes_job import run_kubernetes_job
 from rglcd.launch.placement import Placement
 from rglcd.launch.volcano_job import volcano_job
 from rglcd.stages.table import stage_named
 from tests.cluster.control_plane import Cluster
-from tests.cluster.node import ROOT, KubeletStandIn, process_environment
+from tests.cluster.launching import DISTILL, SAVES, app, in_background, jobs, pods, running, wait_until
+from tests.cluster.node import ROOT, KubeletStandIn
 from tests.cluster.volcano import Faults, VolcanoStandIn
-from tests.manifests import pod_security
 
 pytestmark = pytest.mark.cluster
-
-DISTILL = stage_named("distill")
-
-
-def app(body: str, *, num_nodes: int = 1, image: str = "rg-lcd/train@sha256:0") -> specs.AppDef:
-    resource = specs.Resource(cpu=1, gpu=8, memMB=1024)
-    role = specs.Role(name="distill", image=image, entrypoint="python", args=["-c", body], num_replicas=num_nodes, resource=resource)
-    return specs.AppDef(name="rglcd-distill", roles=[role])
-
-
-@pytest.fixture
-def placement(request: pytest.FixtureRequest, namespace: str, nodes: dict[str, KubeletStandIn], volcano: VolcanoStandIn) -> Placement:
-    run = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-    return Placement(run=run, image="rg-lcd/train@sha256:0", namespace=namespace, grace_seconds=10, num_failures=0)
-
-
-@pytest.fixture
-def launch(cluster: Cluster, placement: Placement, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Run an app to its end, and leave nothing of it."""
-
-    def run(given: specs.AppDef, **changes: Any) -> None:
-        run_kubernetes_job(
-            given,
-            stage=DISTILL,
-            placement=replace(placement, **changes),
-            api=cluster.patient_client(),
-            failure_file=tmp_path / "student.failure.json",
-            poll_seconds=0.3,
-        )
-
-    yield run
-    cluster.kubectl("delete", "jobs.batch.volcano.sh", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}", "--wait=true")
-    wait_until(lambda: not pods(cluster, placement), "the pods of a deleted job are gone")
-
-
-def jobs(cluster: Cluster, placement: Placement) -> list[dict[str, Any]]:
-    return cluster.get("jobs.batch.volcano.sh", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}")["items"]
-
-
-def pods(cluster: Cluster, placement: Placement) -> list[dict[str, Any]]:
-    return cluster.get("pods", "-n", placement.namespace, "-l", f"rg-lcd/run={placement.run}")["items"]
-
-
-def wait_until(holds: Callable[[], Any], what: str, *, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
-    return value
-
-
-def running(cluster: Cluster, placement: Placement, number: int = 1) -> list[dict[str, Any]]:
-    found = [pod for pod in pods(cluster, placement) if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
-    return found if len(found) == number else []
-
-
-def in_background(act: Callable[[], Any]) -> threading.Thread:
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    return thread
 
 
 # --- ends -----------------------------------------------------------------------------------------
@@ -205,16 +133,6 @@ def test_a_stage_without_gpus_never_lands_on_a_gpu_node(cluster: Cluster, placem
 
 # --- evictions ------------------------------------------------------------------------------------
 
-SAVES = """
-import pathlib, signal, sys, time
-marker = pathlib.Path({marker!r})
-if marker.exists():
-    print("goes on from what was saved")
-    sys.exit(0)
-signal.signal(signal.SIGTERM, lambda *_: (marker.touch(), sys.exit(75)))
-time.sleep(60)
-"""
-
 
 @pytest.fixture
 def faults(volcano: VolcanoStandIn) -> Iterator[Faults]:
@@ -263,149 +181,3 @@ def test_an_evicted_job_goes_on_and_no_failure_is_counted(
     in_background(evict)
     launch(app(SAVES.format(marker=str(tmp_path / "saved"))))  # num_failures is 0
     assert "goes on from what was saved" in capfd.readouterr().err
-
-
-# --- the launcher comes and goes ------------------------------------------------------------------
-
-LAUNCHER = """
-import os, sys
-from kubernetes import client, config
-from rglcd.launch.boundary import process_boundary
-from rglcd.launch.cluster_client import PatientClient
-from rglcd.launch.kubernetes_job import run_kubernetes_job
-from rglcd.launch.settings import load_settings, placement_of
-from rglcd.stages.table import stage_named
-from tests.cluster.test_launcher import app
-kubeconfig, body = sys.argv[1:]
-configuration = client.Configuration()
-config.load_kube_config(kubeconfig, client_configuration=configuration)
-stage = stage_named("distill")
-placement = placement_of(load_settings(), stage=stage, request=body)
-with process_boundary():
-    run_kubernetes_job(app(body), stage=stage, placement=placement, api=PatientClient(configuration), poll_seconds=0.3)
-"""
-
-
-def start_launcher(cluster: Cluster, placement: Placement, body: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", LAUNCHER, str(cluster.kubeconfig), body]
-    variables = {"RGLCD_RUN": placement.run, "RGLCD_NAMESPACE": placement.namespace}
-    environment = process_environment(**variables, RGLCD_IMAGE=placement.image, RGLCD_GRACE_SECONDS="10")
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-
-
-def read_until_attached(launcher: subprocess.Popen[str]) -> None:
-    assert launcher.stderr is not None
-    line = launcher.stderr.readline()
-    while not ("submitted" in line or "following" in line):
-        assert line, "the launcher ended by itself"
-        line = launcher.stderr.readline()
-
-
-def test_a_launcher_killed_ten_times_has_one_job(cluster: Cluster, placement: Placement, launch, tmp_path: Path) -> None:
-    body = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.2)"
-    seen: set[str] = set()
-    for _ in range(10):
-        launcher = start_launcher(cluster, placement, body)
-        read_until_attached(launcher)
-        launcher.kill()
-        launcher.wait()
-        seen |= {job["metadata"]["uid"] for job in jobs(cluster, placement)}
-    assert len(seen) == 1
-    last = start_launcher(cluster, placement, body)
-    read_until_attached(last)
-    (tmp_path / "go").touch()
-    _, said = last.communicate(timeout=180)
-    assert last.returncode == 0, said
-    assert {job["metadata"]["uid"] for job in jobs(cluster, placement)} == seen
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_cancelled_launcher_leaves_no_job_and_no_pod(
-    cluster: Cluster, placement: Placement, launch, tmp_path: Path, sent: signal.Signals
-) -> None:
-    launcher = start_launcher(cluster, placement, SAVES.format(marker=str(tmp_path / "saved")))
-    wait_until(lambda: running(cluster, placement), "the pod runs")
-    time.sleep(1)
-    launcher.send_signal(sent)
-    _, said = launcher.communicate(timeout=180)
-    assert launcher.returncode == TryAgain.exit_code, said
-    assert jobs(cluster, placement) == []
-    assert pods(cluster, placement) == []
-    assert (tmp_path / "saved").exists()
-
-
-def test_other_work_under_the_same_run_id_is_refused(cluster: Cluster, placement: Placement, launch) -> None:
-    launcher = start_launcher(cluster, placement, "import time; time.sleep(60)")
-    wait_until(lambda: jobs(cluster, placement), "the job is there")
-    with pytest.raises(InputError, match="does other work"):
-        launch(app("pass"))
-    launcher.terminate()
-    launcher.wait(timeout=60)
-
-
-def test_job_is_deleted_with_its_launchers_pod(cluster: Cluster, placement: Placement, launch, nodes: dict[str, KubeletStandIn]) -> None:
-    """Killed too suddenly to delete its job: Kubernetes' garbage collector does, by what Kubeflow's tasks know of themselves."""
-    own = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in OWN_FIELDS.items()]
-    said = [{"name": "RGLCD_IMAGE", "value": placement.image}, {"name": "RGLCD_GRACE_SECONDS", "value": "10"}]
-    words = ["python", "-c", LAUNCHER, str(cluster.kubeconfig), "import time; time.sleep(600)"]
-    container = {"name": "main", "image": "rg-lcd/step@sha256:0", "command": words, "env": [*own, *said]}
-    metadata = {"name": "launcher", "namespace": placement.namespace, "labels": {"pipeline/runid": placement.run}}
-    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"restartPolicy": "Never", "containers": [container]}})
-    wait_until(lambda: running(cluster, placement), "the job's pod runs")
-    launcher = cluster.get("pod", "launcher", "-n", placement.namespace)
-    (job,) = jobs(cluster, placement)
-    assert [owner["uid"] for owner in job["metadata"]["ownerReferences"]] == [launcher["metadata"]["uid"]]
-
-    os.kill(nodes[launcher["spec"]["nodeName"]].process_of(launcher), signal.SIGKILL)
-    wait_until(lambda: cluster.get("pod", "launcher", "-n", placement.namespace)["status"]["phase"] == "Failed", "the launcher is dead")
-    assert jobs(cluster, placement), "as long as its pod is there, another try may find the job"
-    cluster.kubectl("delete", "pod", "launcher", "-n", placement.namespace)
-    wait_until(lambda: not jobs(cluster, placement) and not pods(cluster, placement), "job and pods are gone")
-
-
-# --- TorchX's own command line ---------------------------------------------------------------------
-
-
-def test_torchx_run_makes_a_job_that_the_namespace_admits(cluster: Cluster, placement: Placement, tmp_path: Path, claim: None) -> None:
-    """As a user types it; nothing of a run lies in the claim, so the pod ends with the code of bad input."""
-    (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
-    (tmp_path / "cluster.yaml").write_text("cpus: 1\nmemory_gib: 1\ndisk_gib: 8\naccelerators: simulated\nnum_processes: 1\n")
-    shutil.copyfile(ROOT / ".torchxconfig", tmp_path / ".torchxconfig")
-    component, store = ROOT / "src" / "rglcd" / "launch" / "component.py", tmp_path / "store"
-    store.mkdir()
-    given = ["--name", "distill", "--image", placement.image, "--run", placement.run, "--store", str(store)]
-    words = [str(Path(sys.executable).parent / "torchx"), "run", f"{component}:stage", *given]
-    environment = process_environment(KUBECONFIG=str(cluster.kubeconfig), HOME=str(tmp_path))
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (pod,) = wait_until(lambda: [each for each in pods(cluster, placement) if each["status"]["phase"] == "Failed"], "the pod ended")
-    assert pod_security.violations(pod["spec"]) == set()
-    ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-    assert ended["exitCode"] == InputError.exit_code
-    assert "is missing or unfinished" in ended["message"]
-    name = done.stdout.strip().rpartition("/")[2]
-    assert name.rpartition(":")[2] == pod["metadata"]["annotations"]["volcano.sh/job-name"]
-    cluster.kubectl("delete", "jobs.batch.volcano.sh", "-n", placement.namespace, name.rpartition(":")[2])
-
-
-# --- doctor ----------------------------------------------------------------------------------------
-
-
-def test_doctor_s_pod_is_admitted_looks_and_is_deleted(
-    cluster: Cluster, placement: Placement, claim: None, tmp_path: Path, monkeypatch, capsys
-) -> None:
-    """Names of a cluster are not found on this machine, which the pod says; the claim is a folder here."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    Path("params.yaml").write_text(dump(load_preset("micro")))
-    Path("cluster.yaml").write_text(f"image: {placement.image}\nstore_claim: rglcd-store={tmp_path}\n")
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor", "--cluster", "--pod"])
-    assert ended.value.code == InputError.exit_code
-    said = capsys.readouterr().out
-    assert f"ok       a pod of {placement.image} starts" in said
-    assert "MISSING  names are found in a pod (" in said
-    assert "ok       the claim is writable for user 10001" in said
-    wait_until(
-        lambda: not cluster.get("pods", "-n", placement.namespace, "-l", "app.kubernetes.io/name=rglcd-doctor")["items"], "it is gone"
-    )

@@ -19,8 +19,8 @@ import pytest
 from rglcd.store.manifest import read_manifest
 from tests.cluster.control_plane import Cluster, free_port
 from tests.cluster.failing_proxy import FailingProxy, Fate, Outage, Schedule
+from tests.cluster.launching import wait_until
 from tests.cluster.node import KubeletStandIn
-from tests.cluster.test_launcher import wait_until
 from tests.end_to_end.conftest import Checkout
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("nodes", "volcano", "claim")]

@@ -28,6 +28,7 @@ from kubernetes.client.rest import ApiException
 
 from tests.cluster.control_plane import Cluster
 from tests.cluster.rest import Rest
+from tests.cluster.volcano_pods import owner_of, pod_of
 
 _POLL_SECONDS = 0.3
 _BATCH = "/apis/batch.volcano.sh/v1alpha1"
@@ -154,7 +155,7 @@ class VolcanoStandIn:
         for task in spec["tasks"]:
             for index in range(task["replicas"]):
                 if f"{job['metadata']['name']}-{task['name']}-{index}" not in names:
-                    self._rest.create(f"/api/v1/namespaces/{job['metadata']['namespace']}/pods", _pod(job, task, index))
+                    self._rest.create(f"/api/v1/namespaces/{job['metadata']['namespace']}/pods", pod_of(job, task, index))
         count = _count(pods)
         total = sum(task["replicas"] for task in spec["tasks"])
         if count["succeeded"] + count["failed"] == total:
@@ -214,7 +215,7 @@ class VolcanoStandIn:
             hosts[f"VC_{key.upper()}_NUM"] = str(len(members))
         selector = {"volcano.sh/job-name": name, "volcano.sh/job-namespace": namespace}
         peers = {"podSelector": {"matchLabels": selector}}
-        owned = {"namespace": namespace, "ownerReferences": [_owner(job)]}
+        owned = {"namespace": namespace, "ownerReferences": [owner_of(job)]}
         service = {"clusterIP": "None", "selector": selector, "publishNotReadyAddresses": True}
         policy = peers | {"ingress": [{"from": [peers]}], "policyTypes": ["Ingress"]}
         core, network = f"/api/v1/namespaces/{namespace}", f"/apis/networking.k8s.io/v1/namespaces/{namespace}"
@@ -258,56 +259,6 @@ def _event(name: str, pod: Mapping[str, Any]) -> _Event:
         for status in pod["status"].get("containerStatuses", [])[:1]:
             exit_code = status["state"].get("terminated", {}).get("exitCode", 0)
     return _Event(name, annotations["volcano.sh/task-spec"], exit_code, int(annotations["volcano.sh/job-version"]))
-
-
-def _pod(job: Mapping[str, Any], task: Mapping[str, Any], index: int) -> dict[str, Any]:
-    job_metadata, template = job["metadata"], task["template"]
-    name = job_metadata["name"]
-    metadata = template.get("metadata", {})
-    marks = {
-        "volcano.sh/task-spec": task["name"],
-        "volcano.sh/job-name": name,
-        "volcano.sh/job-version": str(job["status"]["version"]),
-        "scheduling.k8s.io/group-name": name,
-    }
-    labels = {"volcano.sh/job-name": name, "volcano.sh/job-namespace": job_metadata["namespace"], "volcano.sh/task-spec": task["name"]}
-    pod_name = f"{name}-{task['name']}-{index}"
-    spec = {"schedulerName": job["spec"].get("schedulerName", "volcano"), **template["spec"]}
-    if "svc" in job["spec"].get("plugins", {}):
-        spec |= {"hostname": pod_name, "subdomain": name}
-    if "priorityClassName" in job["spec"]:
-        spec.setdefault("priorityClassName", job["spec"]["priorityClassName"])
-    spec["containers"] = [_with_plugins(container, job, index) for container in spec["containers"]]
-    spec["initContainers"] = [_with_plugins(container, job, index) for container in spec.get("initContainers", [])]
-    return {
-        "metadata": {
-            "name": pod_name,
-            "namespace": job_metadata["namespace"],
-            "labels": {**metadata.get("labels", {}), **labels},
-            "annotations": {**metadata.get("annotations", {}), **marks},
-            "ownerReferences": [_owner(job)],
-        },
-        "spec": spec,
-    }
-
-
-def _with_plugins(container: Mapping[str, Any], job: Mapping[str, Any], index: int) -> dict[str, Any]:
-    variables: list[dict[str, Any]] = list(container.get("env", []))
-    if "svc" in job["spec"].get("plugins", {}):
-        for task in job["spec"]["tasks"]:
-            key = task["name"].replace("-", "_").upper()
-            for name in (f"VC_{key}_HOSTS", f"VC_{key}_NUM"):
-                source = {"configMapKeyRef": {"name": f"{job['metadata']['name']}-svc", "key": name}}
-                variables.append({"name": name, "valueFrom": source})
-    if "env" in job["spec"].get("plugins", {}):
-        variables += [{"name": name, "value": str(index)} for name in ("VK_TASK_INDEX", "VC_TASK_INDEX")]
-    return {**container, "env": variables}
-
-
-def _owner(job: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = job["metadata"]
-    reference = {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
-    return reference | {"controller": True, "blockOwnerDeletion": True}
 
 
 def _count(pods: Mapping[str, dict[str, Any]]) -> dict[str, int]:

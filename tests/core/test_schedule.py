@@ -60,10 +60,16 @@ def test_a_flows_noise_levels_are_diffusers(shift: float) -> None:
     torch.testing.assert_close(ours.sigmas[1:].float(), theirs.sigmas.flip(0)[1:], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_flow_refuses_a_shift_that_is_not_positive(shift: float) -> None:
     with pytest.raises(ValueError, match="shift is positive"):
         NoiseSchedule.rectified_flow(shift=shift)
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 0, -5])
+def test_a_flow_refuses_fewer_than_two_timesteps(num_timesteps: int) -> None:
+    with pytest.raises(ValueError, match="two timesteps at least"):
+        NoiseSchedule.rectified_flow(num_timesteps=num_timesteps)
 
 
 def test_trigflow_preserves_variance_from_the_data_to_noise_alone() -> None:

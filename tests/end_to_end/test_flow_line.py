@@ -24,7 +24,7 @@ from tests.tiny_line import (
 from tests.tiny_models import RESOLUTION
 
 pytestmark = pytest.mark.slow
-UNTOLD = "distillation.student={kind: same_inputs}"
+WITHOUT_OMEGA = "distillation.student={kind: same_inputs}"
 LORA = "distillation.student={kind: lora, rank: 2, alpha: 2, targets: [attn.to_q, attn.add_q_proj]}"
 STAGES = ("prepare", "shard", "cache", "pretrain", "distill", "evaluate")
 
@@ -47,7 +47,7 @@ def open_stock(folder: Path) -> DiffusionPipeline:
 
 def test_sd3_from_pictures_to_whole_students_that_the_stock_pipeline_opens(tmp_path: Path) -> None:
     write_published_models(tmp_path / "models", teacher=write_tiny_sd3)
-    line(tmp_path, UNTOLD, "distillation.omega=[4, 4]", "distillation.weighting=inverse_gap", "caching.text_embeddings=true")
+    line(tmp_path, WITHOUT_OMEGA, "distillation.omega=[4, 4]", "distillation.weighting=inverse_gap", "caching.text_embeddings=true")
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())
     for arm in ("lcm", "rg"):
         assert_draws(open_stock(tmp_path / "student" / arm))
@@ -77,7 +77,7 @@ def test_other_families_from_pictures_to_a_student_that_is_evaluated(tmp_path: P
     write: Callable[[Path], None] = OTHERS[family]
     write_published_models(tmp_path / "models", teacher=write)
     once = ("prepare", "shard", "cache", "distill", "evaluate")
-    line(tmp_path, UNTOLD, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
+    line(tmp_path, WITHOUT_OMEGA, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (tmp_path / "student" / "lcm" / "transformer").is_dir()
 

@@ -5,10 +5,10 @@ import torch
 from rglcd.evaluation.comparison import Comparison, compare
 from rglcd.evaluation.contact_sheet import contact_sheet
 from rglcd.evaluation.distances import NO_DISTANCES, Distances
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.pictures import Pictures
 from rglcd.evaluation.report_data import Provenance
-from rglcd.evaluation.statistics import Estimate
 
 NUM_IMAGES = 64
 SIDE = 16

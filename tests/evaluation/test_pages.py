@@ -10,11 +10,11 @@ from PIL import Image
 
 from rglcd.evaluation.comparison import compare
 from rglcd.evaluation.distances import NO_DISTANCES, Distances
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.pages import figure_svg, report_html, report_markdown
 from rglcd.evaluation.plots import FRAME, Panel, Point, Series
 from rglcd.evaluation.report_data import Report, report_data
 from rglcd.evaluation.result_files import metrics, quality_csv
-from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.wording import css_class
 from tests.evaluation.fixtures import SIDE, comparison, constant, measurements, pictures, provenance
 

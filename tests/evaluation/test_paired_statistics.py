@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from rglcd.evaluation.intervals import wilson
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
-from rglcd.evaluation.statistics import bootstrap_mean, wilson, win_rate
+from rglcd.evaluation.statistics import bootstrap_mean, win_rate
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

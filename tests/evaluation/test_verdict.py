@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rglcd.evaluation.statistics import Estimate, win_rate
+from rglcd.evaluation.intervals import Estimate
+from rglcd.evaluation.statistics import win_rate
 from rglcd.evaluation.verdict import Outcome, findings, outcome_of, pictures_to_tell, verdict
 from tests.evaluation.fixtures import NUM_IMAGES, comparison, constant
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from torchx import specs
 
@@ -23,7 +24,7 @@ class QuickClock(cluster_client.Clock):
 
 def launched(kubeconfig: str, placement: Placement, body: str, said: str) -> None:
     """Run ``python -c BODY`` in a pod as ``rglcd launch`` runs a stage; what is said goes to the file ``said``."""
-    with open(said, "a") as log:  # noqa: PTH123
+    with Path(said).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)

@@ -18,7 +18,7 @@ from rglcd.errors import InputError
 from rglcd.launch.dvc_file import write_dvc_file
 from rglcd.launch.settings import load_settings
 from rglcd.stages.table import stage_named
-from tests.cluster.node import expanded
+from tests.cluster.pod_process import expanded
 from tests.evaluation.test_pages import Reader, rendered
 from tests.faults.rounds import Trial
 from tests.launch.conftest import IMAGE

@@ -34,7 +34,7 @@ _YEAR = 365 * 24 * 3600
 
 @dataclass
 class Tab:
-    """A page of ``rater``: it answers what it believes to be open, sends an entry until it is told something, and undoes some answers."""
+    """A page of ``rater``: it answers what it believes to be open, sends an entry until it is answered, and undoes some answers."""
 
     rater: Rater
     port: int
@@ -134,7 +134,7 @@ def test_no_vote_is_lost_or_counts_twice_when_the_server_is_killed(trial: Trial,
     repeated, refused = sum(tab.num_repeated for tab in tabs), sum(len(tab.refused) for tab in tabs)
     where = f"after {moment:.2f} s" if moment is not None else f"{point} of entry {at}"
     said = f"killed {where}: {len(log.entries)} entries of 3 tabs, each once; {log.num_torn} torn"
-    trial.record(f"{said}, {repeated} recorded though their tab was not told, {refused} refused as answered in the other tab")
+    trial.record(f"{said}, {repeated} recorded whose tab got no answer, {refused} refused as answered in the other tab")
 
 
 def _check(study: Study, raters: Sequence[Rater], tabs: Sequence[Tab], entries: Sequence[Any]) -> None:
@@ -144,7 +144,7 @@ def _check(study: Study, raters: Sequence[Rater], tabs: Sequence[Tab], entries: 
     lost = set(acknowledged) - recorded.keys()
     assert not lost, f"{len(lost)} acknowledged entries are lost"
     assert set(recorded.values()) == {1}, f"recorded twice: {[id_ for id_, count in recorded.items() if count > 1]}"
-    assert recorded.keys() == set(acknowledged), "what no tab was told is recorded"
+    assert recorded.keys() == set(acknowledged), "what was acknowledged to no tab is recorded"
     answers = {entry["id"]: entry.get("answer") for tab in tabs for entry in tab.acknowledged}
     assert all(getattr(entry, "answer", None) == answers[entry.id] for entry in entries)
     ballots = Ballots()

@@ -1,4 +1,4 @@
-"""An MLflow server of a hundred lines: the six calls that we make, what they were asked, and what it is told to answer instead."""
+"""An MLflow server of a hundred lines: the six calls that we make, what they were asked, and what it answers instead if a test says so."""
 
 import json
 import threading

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def test_torchx_s_command_line_makes_the_pods_of_rglcd_launch(project: Path, cap
         assert _comparable(theirs, job) == _comparable(own, ours)
 
 
-def _comparable(pod: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+def _comparable(pod: dict[str, Any], job: dict[str, Any]) -> str:
     """A pod without TorchX's own labels and variables, and without the job's name."""
     name, spec = job["metadata"]["name"], {**pod["spec"]}
     (container,) = spec.pop("containers")
@@ -69,8 +68,7 @@ def _comparable(pod: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     labels = {key: value for key, value in pod["metadata"]["labels"].items() if "torchx" not in key and "kubernetes.io" not in key}
     text = yaml.safe_dump({"labels": labels, "spec": {key: value for key, value in spec.items() if value}})
     text += yaml.safe_dump({**container, "env": variables})
-    whole: dict[str, Any] = {"text": text.replace(name, "JOB")}
-    return whole
+    return text.replace(name, "JOB")
 
 
 @pytest.mark.parametrize(
@@ -86,14 +84,10 @@ def test_what_is_wrong_is_one_line(words: list[str], settings: dict[str, Any], s
     from torchx.cli.main import main as torchx
 
     (project / "cluster.yaml").write_text(yaml.safe_dump(settings))
-    done = _ended(lambda: torchx([*TYPED[1:], *words]), capsys)
-    assert done[0] == 2
-    (line,) = [line for line in done[1].splitlines() if line.startswith("rglcd: ")]
-    assert said in line
-    assert "Traceback" not in done[1]
-
-
-def _ended(act: Callable[[], Any], capsys) -> tuple[int, str]:
     with pytest.raises(SystemExit) as ended:
-        act()
-    return int(ended.value.code or 0), capsys.readouterr().err
+        torchx([*TYPED[1:], *words])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    (line,) = [line for line in error.splitlines() if line.startswith("rglcd: ")]
+    assert said in line
+    assert "Traceback" not in error

@@ -236,7 +236,7 @@ def test_a_run_that_is_not_known_or_says_no_more_what_it_was_is_refused(kubeflow
     assert kubeflow.runs == []
 
 
-def test_taking_a_run_up_goes_through_the_same_door(kubeflow: Kubeflow, submit) -> None:
+def test_taking_a_run_up_stops_at_a_login_page_and_takes_no_other_settings(kubeflow: Kubeflow, submit) -> None:
     stopped(kubeflow)
     kubeflow.gate = lambda call: LOGIN if "/runs" in call.path else None
     assert "answers with a login page" in submit("submit", "--resume", "old-1").last

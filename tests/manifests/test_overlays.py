@@ -182,15 +182,15 @@ def test_every_profile_fits_into_the_local_overlay_with_its_settings(
         assert asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
-@pytest.mark.parametrize(("overlay", "settings"), [("a100", {}), ("local", "cluster.local.yaml")])
+@pytest.mark.parametrize(("overlay", "settings"), [("a100", None), ("local", "cluster.local.yaml")])
 def test_tasks_of_kubeflow_may_fill_the_tmp_that_they_are_given(
-    overlay: str, settings: str | dict[str, str], tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
+    overlay: str, settings: str | None, tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
 ) -> None:
     """Kubeflow cannot ask for disk: a task's two containers, its own and Argo's, have the default each, and the kubelet adds them up."""
     limits = only(rendered(kustomization(overlay, tmp_path_factory.mktemp(overlay))), "LimitRange")["spec"]["limits"][0]
     monkeypatch.chdir(tmp_path)
-    given = (MANIFESTS / settings).read_text() if isinstance(settings, str) else yaml.safe_dump(settings)
-    (tmp_path / "cluster.yaml").write_text(given)
+    if settings is not None:
+        (tmp_path / "cluster.yaml").write_text((MANIFESTS / settings).read_text())
     tmp = amount(f"{resources_of(Profile.CPU, load_settings().pool).disk_gib}Gi")
     assert 2 * amount(limits["default"]["ephemeral-storage"]) >= tmp
 

@@ -1,6 +1,5 @@
 """PixArt-Sigma, SANA, Lumina-Image 2.0 and FLUX.1 through the core equal diffusers' own pipelines. Random weights."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from tests.models.students import learnt, run_card
 from tests.tiny_flows import write_tiny_flux, write_tiny_lumina2, write_tiny_pixart, write_tiny_sana
 from tests.tiny_models import RESOLUTION
 
@@ -149,15 +149,6 @@ def test_pictures_go_through_the_familys_autoencoder_as_in_its_pipeline(family: 
 # --- students ------------------------------------------------------------------------------------
 
 
-def learnt(student: Student) -> Student:
-    """As if it had learnt."""
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in student.trainable_parameters.values():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return student
-
-
 def drawn(student: Student, text: TextEncoder) -> torch.Tensor:
     """Two steps, in the scale of guidance of the card."""
     boundary: Boundary = FlowBoundary() if student.schedule.is_flow else BoundaryScalings()
@@ -166,17 +157,6 @@ def drawn(student: Student, text: TextEncoder) -> torch.Tensor:
     if student.family.title == "FLUX.1":  # its scheduler draws the second in packed tokens
         second = as_latents(second.reshape(1, -1, 16))
     return student_latents(student, cond, [first, second], schedule=student.schedule, scalings=boundary, omega=3.5)
-
-
-def run_card(folder: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """The latents that the card's own example draws, from seed 7."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    code = code.replace('"this folder"', repr(str(folder))).replace('"org/teacher"', repr(str(teacher)))
-    code = code.replace("manual_seed(0)", "manual_seed(7)").replace(").images[0]", ', output_type="latent").images[0]')
-    monkeypatch.chdir(folder)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    return as_latents(names["image"][None])
 
 
 def test_the_cards_own_example_draws_what_a_whole_student_draws_here(
@@ -188,7 +168,7 @@ def test_the_cards_own_example_draws_what_a_whole_student_draws_here(
     student = learnt(Student.of_teacher(teacher, omega_embedding_dim=None))
     export_student(student, teacher=folder, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
     ours = drawn(student, text)
-    theirs = run_card(tmp_path, folder, monkeypatch)
+    theirs = as_latents(run_card(tmp_path, teacher=folder, monkeypatch=monkeypatch)[None])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tiny.tolerance * max(1.0, float(ours.abs().max())))
     loaded = drawn(Student.load(tmp_path, dtype=torch.float32, device=CPU), text)
     torch.testing.assert_close(loaded, ours, rtol=1e-4, atol=1e-4)
@@ -219,9 +199,8 @@ def test_an_adapter_draws_in_the_pipeline_by_its_card_or_is_refused(
     student = learnt(Student.adapting(teacher, shape, seed=0))
     export_student(student, teacher=folder, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
     ours = drawn(student, text)
-    torch.testing.assert_close(
-        ours, run_card(tmp_path, folder, monkeypatch), rtol=0, atol=tiny.tolerance * max(1.0, float(ours.abs().max()))
-    )
+    theirs = as_latents(run_card(tmp_path, teacher=folder, monkeypatch=monkeypatch)[None])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tiny.tolerance * max(1.0, float(ours.abs().max())))
 
 
 def test_a_student_of_a_guided_teacher_is_given_the_scale_and_others_are_not(family: tuple[Tiny, Path]) -> None:

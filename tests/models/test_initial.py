@@ -14,6 +14,7 @@ from rglcd.models.initial import start_from
 from rglcd.models.kohya import kohya_tensors
 from rglcd.models.student import ADAPTER_FILE, AdapterShape, Student
 from rglcd.models.teacher import Teacher
+from tests.models.students import learnt
 from tests.tiny_flows import write_tiny_sd3
 from tests.tiny_models import MAX_TOKENS, RESOLUTION, TEXT_WIDTH
 
@@ -23,14 +24,6 @@ SHAPE = AdapterShape(rank=3, alpha=6, targets=("to_q", "to_out.0", "conv1", "tim
 
 def load(folder: Path) -> Teacher:
     return Teacher.load(folder, dtype=torch.float32, device=CPU, resolution=RESOLUTION)
-
-
-def learnt(student: Student) -> Student:
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in student.trainable_parameters.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return student
 
 
 def draw(student: Student) -> torch.Tensor:
@@ -48,7 +41,7 @@ def started(teacher_folder: Path, initial: Path, *, omega_embedding_dim: int = 1
 
 
 def test_a_student_that_starts_from_a_folder_is_that_students_equal_and_learns(teacher_folder: Path, tmp_path: Path) -> None:
-    first = learnt(Student.of_teacher(load(teacher_folder), omega_embedding_dim=16))
+    first = learnt(Student.of_teacher(load(teacher_folder), omega_embedding_dim=16), by=0.1)
     first.unet.save_pretrained(tmp_path / "unet")
     second = started(teacher_folder, tmp_path)
     torch.testing.assert_close(draw(second), draw(first), rtol=0, atol=0)
@@ -67,7 +60,7 @@ def test_a_few_step_unet_without_omega_leaves_the_new_layer_at_zero(teacher_fold
 
 @pytest.mark.parametrize("names", ["diffusers", "kohya"])
 def test_an_lcm_lora_is_merged_into_the_teacher(teacher_folder: Path, tmp_path: Path, names: str) -> None:
-    adapter = learnt(Student.adapting(load(teacher_folder), SHAPE, seed=0))
+    adapter = learnt(Student.adapting(load(teacher_folder), SHAPE, seed=0), by=0.1)
     tensors = adapter.adapter_tensors()
     save_file(tensors if names == "diffusers" else kohya_tensors(tensors), tmp_path / ADAPTER_FILE)
     student = started(teacher_folder, tmp_path)
@@ -79,7 +72,7 @@ def test_an_lcm_lora_is_merged_into_the_teacher(teacher_folder: Path, tmp_path: 
 def test_a_transformers_adapter_is_merged_too(tmp_path: Path) -> None:
     write_tiny_sd3(tmp_path / "teacher")
     teacher = load(tmp_path / "teacher")
-    adapter = learnt(Student.adapting(teacher, AdapterShape(2, 2, teacher.family.lora_targets), seed=0))
+    adapter = learnt(Student.adapting(teacher, AdapterShape(2, 2, teacher.family.lora_targets), seed=0), by=0.1)
     (tmp_path / "lora").mkdir()
     save_file(adapter.adapter_tensors(), tmp_path / "lora" / ADAPTER_FILE)
     student = Student.of_teacher(load(tmp_path / "teacher"), omega_embedding_dim=None)
@@ -104,4 +97,11 @@ def test_what_is_no_student_of_this_teacher_is_refused(teacher_folder: Path, xl_
     shutil.rmtree(tmp_path / "unet")
     save_file({"transformer.blocks.0.lora_A.weight": torch.zeros(2, 4)}, tmp_path / ADAPTER_FILE)
     with pytest.raises(InputError, match=r"cannot be merged|changes no layer"):
+        started(teacher_folder, tmp_path)
+    whole = Student.adapting(load(teacher_folder), SHAPE, seed=0).adapter_tensors()
+    save_file({name: tensor for name, tensor in whole.items() if ".lora_A." in name}, tmp_path / ADAPTER_FILE)
+    with pytest.raises(InputError, match="cannot be merged"):
+        started(teacher_folder, tmp_path)
+    (tmp_path / ADAPTER_FILE).write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="cannot be merged"):
         started(teacher_folder, tmp_path)

@@ -1,6 +1,5 @@
 """Stable Diffusion 3 through the core equals diffusers' own pipeline: captions, teacher, student, export. Random weights."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rglcd.models.export import CardFacts, SamplingGrid, export_student
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from tests.models.students import card_example, learnt, run_card
 from tests.tiny_flows import write_tiny_sd3
 from tests.tiny_models import RESOLUTION
 
@@ -99,15 +99,6 @@ def test_latents_of_pictures_are_the_pipelines(folder: Path) -> None:
 # --- students ------------------------------------------------------------------------------------
 
 
-def learnt(student: Student) -> Student:
-    """As if it had learnt."""
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in student.trainable_parameters.values():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return student
-
-
 @pytest.fixture(scope="module")
 def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Path]:
     student = learnt(Student.of_teacher(load(folder)[0], omega_embedding_dim=None))
@@ -153,29 +144,12 @@ def test_a_loaded_student_is_the_exported_one(exported: tuple[Student, Path], fo
     assert torch.equal(drawn(Student.load(place, dtype=torch.float32, device=CPU), cond, 2), drawn(student, cond, 2))
 
 
-def card_example(folder: Path) -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    return code
-
-
-def run_example(code: str, *, folder: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """The latents that the card's own lines draw."""
-    monkeypatch.chdir(folder.parent)
-    calling = code.replace('"this folder"', repr(str(folder))).replace('"org/teacher"', repr(str(teacher)))
-    names: dict[str, object] = {}
-    exec(calling.replace(").images[0]", ', output_type="latent").images[0]'), names)
-    image = names["image"]
-    assert isinstance(image, torch.Tensor)
-    return image
-
-
 def test_the_cards_own_example_draws_what_is_drawn_here(
     exported: tuple[Student, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student, place = exported
     text = load(folder)[1]
-    code = card_example(place)
-    theirs = run_example(code.replace("manual_seed(0)", "manual_seed(7)"), folder=place, teacher=folder, monkeypatch=monkeypatch)
+    theirs = run_card(place, teacher=folder, monkeypatch=monkeypatch)
     ours = drawn(student, text.encode(text.tokenise(["a prompt"])), 2)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -191,12 +165,17 @@ def test_the_stock_draw_without_sigmas_is_not_ours(exported: tuple[Student, Path
     assert (drawn(student, text.encode(text.tokenise(PROMPTS)), 2) - theirs).abs().max() > 1e-2
 
 
+def test_a_card_of_a_grid_of_one_step_draws_in_one(folder: Path, tmp_path: Path) -> None:
+    student = Student.of_teacher(load(folder)[0], omega_embedding_dim=None)
+    export_student(student, teacher=folder, folder=tmp_path, grid=SamplingGrid(1, 10.0, RESOLUTION), card=CARD)
+    assert "sigmas=[1.0]" in card_example(tmp_path)
+
+
 def test_a_student_without_t5_is_opened_as_its_card_says(without_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = Student.of_teacher(load(without_t5)[0], omega_embedding_dim=None)
     export_student(student, teacher=without_t5, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
-    code = card_example(tmp_path)
-    assert "text_encoder_3=None, tokenizer_3=None" in code
-    assert run_example(code, folder=tmp_path, teacher=without_t5, monkeypatch=monkeypatch).isfinite().all()
+    assert "text_encoder_3=None, tokenizer_3=None" in card_example(tmp_path)
+    assert run_card(tmp_path, teacher=without_t5, monkeypatch=monkeypatch).isfinite().all()
 
 
 def test_an_adapter_loads_and_draws_in_the_teachers_stock_pipeline(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +184,7 @@ def test_an_adapter_loads_and_draws_in_the_teachers_stock_pipeline(folder: Path,
     student = learnt(Student.adapting(teacher, shape, seed=0))
     export_student(student, teacher=folder, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
     assert not (tmp_path / "kohya_lora.safetensors").exists()
-    code = card_example(tmp_path).replace("manual_seed(0)", "manual_seed(7)")
-    theirs = run_example(code, folder=tmp_path, teacher=folder, monkeypatch=monkeypatch)
+    theirs = run_card(tmp_path, teacher=folder, monkeypatch=monkeypatch)
     cond = text.encode(text.tokenise(["a prompt"]))
     ours = drawn(student, cond, 2)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -12,6 +12,7 @@ from rglcd.errors import InputError
 from rglcd.models.student import ADAPTER_FILE, AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
+from tests.models.students import learnt
 from tests.tiny_models import MAX_TOKENS, TEXT_WIDTH
 
 OMEGA_DIM = 32
@@ -121,14 +122,6 @@ def adapter(teacher: Teacher) -> Student:
     return Student.adapting(teacher, SHAPE, seed=0)
 
 
-def stir(student: Student) -> None:
-    """As if it had learnt."""
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in student.trainable_parameters.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
 def draw(student: Student, omega: float = 3.0) -> torch.Tensor:
     z_t, t, cond = inputs()
     with torch.no_grad():
@@ -138,7 +131,7 @@ def draw(student: Student, omega: float = 3.0) -> torch.Tensor:
 def test_new_adapter_predicts_like_the_teacher_and_ignores_omega(teacher: Teacher, adapter: Student) -> None:
     z_t, t, cond = inputs()
     torch.testing.assert_close(draw(adapter), teacher(z_t, t, cond).x0)
-    stir(adapter)
+    learnt(adapter, by=0.1)
     assert not torch.allclose(draw(adapter), teacher(z_t, t, cond).x0)
     assert torch.equal(draw(adapter, omega=1.0), draw(adapter, omega=9.0))
 
@@ -149,7 +142,7 @@ def test_adapter_shares_the_teachers_weights_and_trains_only_its_own(teacher: Te
     assert theirs <= mine, "nothing is copied"
     assert {name for name, parameter in adapter.unet.named_parameters() if parameter.requires_grad} == adapter.trainable_parameters.keys()
     assert {parameter.data_ptr() for parameter in adapter.trainable_parameters.values()} == mine - theirs
-    stir(adapter)
+    learnt(adapter, by=0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.unet.state_dict().items())
     assert not any(hasattr(module, "lora_A") for module in teacher.unet.modules())
 
@@ -190,13 +183,13 @@ def test_adapter_on_a_half_precision_teacher_trains_in_float32(teacher_folder: P
 
 
 def test_copy_of_an_adapter_has_its_own_factors_on_the_same_frozen_weights(adapter: Student) -> None:
-    stir(adapter)
+    learnt(adapter, by=0.1)
     copy = adapter.copy()
     before = draw(copy)
     assert torch.equal(before, draw(adapter))
     assert not any(parameter.requires_grad for parameter in copy.unet.parameters())
     assert all(parameter.requires_grad for parameter in adapter.trainable_parameters.values())
-    stir(adapter)
+    learnt(adapter, by=0.1)
     assert torch.equal(draw(copy), before)
     base = [{p.data_ptr() for name, p in s.unet.named_parameters() if name not in s.trainable_parameters} for s in (copy, adapter)]
     assert base[0] == base[1]
@@ -206,7 +199,7 @@ def test_copy_of_an_adapter_has_its_own_factors_on_the_same_frozen_weights(adapt
 
 @pytest.fixture
 def adapter_folder(adapter: Student, tmp_path: Path) -> Path:
-    stir(adapter)
+    learnt(adapter, by=0.1)
     save_file(adapter.adapter_tensors(), tmp_path / ADAPTER_FILE)
     return tmp_path
 

@@ -134,7 +134,7 @@ def test_a_record_that_was_changed_is_refused_by_name(tmp_path: Path, name: str)
         read(tmp_path / "study")
 
 
-def test_a_picture_that_was_changed_or_is_a_links_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_picture_that_was_changed_is_refused_by_name(tmp_path: Path) -> None:
     study = small_study(tmp_path / "study")
     path = tmp_path / "study/pictures" / study.pairs[0].pictures[0]
     path.write_bytes(path.read_bytes()[:-1])
@@ -168,7 +168,7 @@ def test_names_are_ordered_as_people_count(tmp_path: Path) -> None:
         ({"a": ["1.png"], "b": ["1.png"]}, "x\ny\n", "has 2 prompts, and .*a 1 pictures"),
         ({"a": ["1.png"], "b": ["1.png"]}, "\n", "line 1 is empty"),
         ({"a": ["1.png", "1.jpg"], "b": ["1.png"]}, "x\n", "two pictures called '1'"),
-        ({"a": ["1.png"], "b": ["1.bmp"]}, None, "no file of prompts"),
+        ({"a": ["1.png"], "b": ["1.bmp"]}, None, r"prompts\.txt is missing"),
     ],
 )
 def test_folders_that_do_not_go_together_are_one_line(tmp_path: Path, names: dict[str, list[str]], prompts: str | None, said: str) -> None:

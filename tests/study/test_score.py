@@ -139,10 +139,10 @@ def test_a_study_without_votes_is_one_line(tmp_path: Path) -> None:
 # --- a static study ------------------------------------------------------------------------------
 
 
-def answers(folder: Path, study: Study, rater: Rater, path: Path, *, arm: str = ARMS[0], head: dict[str, str] | None = None) -> Path:
+def answers(folder: Path, study: Study, rater: Rater, path: Path, *, arm: str = ARMS[0]) -> Path:
     """The file that a rater downloads from a static page."""
     key = read_key(folder)
-    lines: list[dict[str, object]] = [{"kind": "rater", "study": study.id, "rater": rater.token} | (head or {})]
+    lines: list[dict[str, object]] = [{"kind": "rater", "study": study.id, "rater": rater.token}]
     for task in tasks_of(study, rater.number):
         answer = whole(task, key) if is_check(task, key) else for_arm(task, key, arm)
         lines.append({"kind": "vote", "id": new_id(path.name, task.id), "task": task.id, "answer": answer, "milliseconds": 800})

@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binomtest, norm
 
+from rglcd.evaluation.intervals import Estimate
 from rglcd.study.statistics import (
-    Interval,
     Votes,
     bradley_terry,
     independent_votes,
@@ -137,9 +137,9 @@ def test_an_arm_that_wins_every_time_has_a_finite_strength_and_a_fair_interval()
 
 def test_votes_needed_grow_with_the_square_of_the_precision_and_never_shrink() -> None:
     votes = crossed(10, 4, np.ones((10, 4)))
-    wide = needed(Interval(0.6, 0.5, 0.7), votes, half_width=0.05)
+    wide = needed(Estimate(0.6, 0.5, 0.7), votes, half_width=0.05)
     assert (wide.votes, wide.prompts, wide.raters) == (160, 40, 16)
-    assert needed(Interval(0.6, 0.59, 0.61), votes, half_width=0.05).votes == len(votes)
+    assert needed(Estimate(0.6, 0.59, 0.61), votes, half_width=0.05).votes == len(votes)
 
 
 def test_independent_votes_are_the_textbooks_385() -> None:

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H x W latent size, T training timesteps.
     z0, z_t, eps (B,C,H,W)    t (B,) integers in [0,T)    alpha, sigma (B,1,1,1), or (T,) as tables
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,10 +47,13 @@ class NoiseSchedule:
         """A straight path from data to noise, in float64: alpha = 1 - sigma, from 0 at t = 0 to 1 at t = T - 1.
 
         `shift` > 1 moves the timesteps to more noise. At t > 0 they are those of diffusers' FlowMatchEulerDiscreteScheduler,
-        counted from the cleanest; its own table ends at 1/T, one step before the data. Raises ValueError unless shift > 0.
+        counted from the cleanest; its own table ends at 1/T, one step before the data. Raises ValueError unless shift > 0 and
+        finite, and num_timesteps > 1.
         """
-        if not shift > 0:
-            raise ValueError(f"a flow's shift is positive, not {shift}")
+        if not 0 < shift < math.inf:
+            raise ValueError(f"a flow's shift is positive and finite, not {shift}")
+        if num_timesteps < 2:
+            raise ValueError(f"a flow has two timesteps at least, not {num_timesteps}")
         even = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
         # SD3, arXiv 2403.03206, Eq. 23
         sigmas = shift * even / (1 + (shift - 1) * even)
@@ -60,7 +64,8 @@ class NoiseSchedule:
     def trigflow(cls, *, num_timesteps: int = 1000) -> Self:
         """alpha = cos and sigma = sin of an angle from 0 to pi / 2, in float64: sCM's TrigFlow (arXiv 2410.11081, Sec. 3.1).
 
-        For data of standard deviation 1 its network, which gives dx/dt, is a v-prediction of this schedule.
+        For data of standard deviation 1 its network, which gives dx/dt, is a v-prediction of this schedule. No family uses it yet:
+        SANA-Sprint, which would, is a student already.
         """
         angles = torch.linspace(0, torch.pi / 2, num_timesteps, dtype=torch.float64)
         return cls(alphas=angles.cos(), sigmas=angles.sin())

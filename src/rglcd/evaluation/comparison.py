@@ -8,8 +8,9 @@ import torch
 
 from rglcd.evaluation.distances import Distances, refuse_other_basis
 from rglcd.evaluation.groups import Grouping, grouped
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
-from rglcd.evaluation.statistics import Estimate, bootstrap_mean, win_rate
+from rglcd.evaluation.statistics import bootstrap_mean, win_rate
 from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
 
 

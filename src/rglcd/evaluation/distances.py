@@ -15,8 +15,8 @@ from torch import Tensor
 from rglcd.errors import InputError
 from rglcd.evaluation.distance_names import FRECHET, KERNEL
 from rglcd.evaluation.frechet import FeatureMoments, frechet_distance
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.kernel_distance import KERNEL_IMAGES, Kernel, blocks_of, cubic, gaussian, kernel_distance
-from rglcd.evaluation.statistics import Estimate
 
 _FILE: Final = "moments.safetensors"
 _KERNELS: Final[Mapping[str, Kernel]] = {"cmmd": gaussian}

@@ -8,8 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, Measurement, Sampler
-from rglcd.evaluation.statistics import Estimate, bootstrap_mean
+from rglcd.evaluation.statistics import bootstrap_mean
 
 HPSV2_BLOCK: Final = 80
 HPSV2_IMAGES: Final = 800

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from rglcd.evaluation.statistics import Estimate, Z
+from rglcd.evaluation.intervals import Estimate, Z
 
 NUM_BLOCKS: Final = 20
 KERNEL_IMAGES: Final = 5000

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rglcd.evaluation.statistics import Estimate, percentile_interval, wilson
+from rglcd.evaluation.intervals import Estimate, wilson
+from rglcd.evaluation.statistics import percentile_interval
 
 
 def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_resamples: int = 2000) -> Estimate:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.distance_names import LABELS
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import TEACHER
 from rglcd.evaluation.plots import Level, Panel, Point, Series, thinned
-from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.wording import LRM, css_class, label_of
 
 Records = Sequence[Mapping[str, float]]

@@ -154,7 +154,7 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} is missing: the prompts to draw, one a line") from None
+        raise InputError(f"{path} is missing: expected prompts, one a line") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name the file of prompts in it") from None
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ import yaml
 
 from rglcd.evaluation.comparison import Comparison
 from rglcd.evaluation.distance_names import LABELS
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.look_report import LookReport, look_report
 from rglcd.evaluation.looks import Record
 from rglcd.evaluation.measurement import TEACHER
@@ -20,7 +21,6 @@ from rglcd.evaluation.panels import Records, quality_panels, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
 from rglcd.evaluation.plots import Layout, layout
 from rglcd.evaluation.report_tables import GroupTable, SamplerTable, group_tables, sampler_table
-from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.verdict import findings, verdict
 from rglcd.evaluation.wording import in_words, label_of
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.groups import Grouping, GroupScore
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER
-from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.wording import css_class, label_of
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from rglcd.errors import InputError
 from rglcd.evaluation.distances import Basis, Distances, differing_in
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
 from rglcd.evaluation.score_tables import OTHER_VALUES, ScoreTable
-from rglcd.evaluation.statistics import Estimate
 from rglcd.evaluation.verdict import Outcome, outcome_of
 from rglcd.evaluation.wording import from_two, in_report_order, label_of, listed, steps
 

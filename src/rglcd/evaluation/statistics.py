@@ -1,30 +1,15 @@
 """Statistics of per-image values: means and win rates with confidence intervals, sharpness, saturation, diversity."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CONFIDENCE = 0.95
-"""The confidence level of every interval here."""
-
-Z = 1.959964
-"""Normal quantile of :data:`CONFIDENCE`, two-sided."""
+from rglcd.evaluation.intervals import CONFIDENCE, Estimate, wilson
 
 _RESAMPLES_AT_ONCE = 1 << 22
 """How many values may be held in memory while resampling."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap_mean(values: Tensor, *, seed: int, num_resamples: int = 2000) -> Estimate:
@@ -57,13 +42,6 @@ def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:
     """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; Wilson's interval (1927)."""
     n = len(ours)
     return wilson(((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n, n)
-
-
-def wilson(rate: float, n: int) -> Estimate:
-    """Wilson's interval (1927) of a share ``rate`` of ``n`` votes."""
-    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    spread = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
-    return Estimate(rate, max(centre - spread, 0.0), min(centre + spread, 1.0))
 
 
 def high_frequency_energy(pixels: Tensor) -> Tensor:

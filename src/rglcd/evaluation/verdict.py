@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Final
 
 from rglcd.evaluation.comparison import Comparison, Summary
+from rglcd.evaluation.intervals import Estimate, Z
 from rglcd.evaluation.measurement import TEACHER
-from rglcd.evaluation.statistics import Estimate, Z
 from rglcd.evaluation.wording import PLAIN_ARM, in_words, interval_percent, label_of, listed, percent
 
 LEAST_PICTURES: Final = 30

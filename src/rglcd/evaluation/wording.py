@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER
-from rglcd.evaluation.statistics import Estimate
 
 PLAIN_ARM = "lcm"
 """The arm trained without a reward: guided arms are compared with it, as well as with the teacher."""

@@ -185,10 +185,8 @@ def require_exact(arguments: Mapping[str, Any], where: str = "") -> None:
         key = f"{where}.{name}" if where else str(name)
         if "{{" in str(name):
             raise InputError(f"{key}: Kubeflow's Argo expands '{{{{'; use another name")
-        if isinstance(value, Mapping):
-            require_exact(value, key)
         for each in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(each, Mapping) and not isinstance(value, Mapping):
+            if isinstance(each, Mapping):
                 require_exact(each, key)
             if isinstance(each, int) and not isinstance(each, bool) and abs(each) > LARGEST_INTEGER:
                 raise InputError(f"{key} is {each}: Kubeflow carries integers up to 2^53 ({LARGEST_INTEGER}); use a smaller one")

@@ -54,7 +54,7 @@ def _url(value: str) -> str:
     return value
 
 
-def http_address(value: str) -> str:
+def _http_address(value: str) -> str:
     """``value`` without a slash at its end; ``ValueError`` unless it is the plain address of a server."""
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -97,4 +97,4 @@ Label = Annotated[Word, AfterValidator(_label)]
 SecretKeys = Annotated[tuple[Annotated[str, AfterValidator(_secret_key)], ...], NoDecode, BeforeValidator(_names)]
 Volume = Annotated[Word, AfterValidator(_volume)]
 Url = Annotated[Word, AfterValidator(_url)]
-HttpAddress = Annotated[Word, AfterValidator(http_address)]
+HttpAddress = Annotated[Word, AfterValidator(_http_address)]

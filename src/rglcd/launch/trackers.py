@@ -8,8 +8,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain, repeat
 from typing import Any, Final
 
 from rglcd import progress
@@ -29,7 +31,7 @@ _LAST_SECONDS: Final = 5.0
 """How long the end of a stage waits for what a tracker has not taken yet."""
 
 _PAUSES: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
-"""Seconds between two tries."""
+"""Seconds between two tries; the last is repeated."""
 
 
 @contextmanager
@@ -123,7 +125,7 @@ class _Served:
         try:
             while not self._left.is_set() and not (self._ending.is_set() and self._rows.empty()):
                 if rows := self._next():
-                    self._insist(lambda taken=rows: self._tracker.log(taken))
+                    self._insist(partial(self._tracker.log, rows))
             self._insist(lambda: self._tracker.end(self._outcome or "failed"))
         except RefusedError as refused:
             self._warn(str(refused))
@@ -140,14 +142,14 @@ class _Served:
             rows.append(self._rows.get_nowait())
         return rows
 
-    def _insist(self, give: Any) -> None:
+    def _insist(self, give: Callable[[], None]) -> None:
         """Until it is taken; a stage that has ended does not wait long (:meth:`end`)."""
-        for attempt in range(sys.maxsize):
+        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             try:
                 give()
             except UnreachableError as error:
                 self._warn(str(error))
-                if self._ending.wait(_PAUSES[min(attempt, len(_PAUSES) - 1)]) and self._left.wait(_PAUSES[0]):
+                if self._ending.wait(pause) and self._left.wait(_PAUSES[0]):
                     return
             else:
                 return

@@ -17,6 +17,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 
 from rglcd.errors import InputError
+from rglcd.models.families import NAME_ANOTHER
 from rglcd.models.loading import load_weights, read_json
 
 _NO_SPREAD: Final = -30.0
@@ -50,7 +51,7 @@ class Codec:
             if vae.config.get(key) is not None:
                 raise InputError(
                     f"{folder}/vae/config.json says {key}: its latents are scaled channel by channel (Playground v2.5), which is not "
-                    "supported; name a teacher of Stable Diffusion 1.x, 2.x or XL"
+                    f"supported; {NAME_ANOTHER}"
                 )
         return cls(vae)
 

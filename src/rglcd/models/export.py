@@ -14,7 +14,7 @@ from diffusers import FlowMatchLCMScheduler, LCMScheduler
 from safetensors.torch import save_file
 
 from rglcd.core.sampling import lcm_timesteps
-from rglcd.models.families import STABLE_DIFFUSION
+from rglcd.models.families import FAMILIES, STABLE_DIFFUSION
 from rglcd.models.families.stable_diffusion import is_xl
 from rglcd.models.kohya import KOHYA_FILE, kohya_tensors
 from rglcd.models.loading import read_json
@@ -102,7 +102,7 @@ def export_student(student: Student, *, teacher: Path, folder: Path, grid: Sampl
 
 def exported_weights(files: Mapping[str, str], arm: str) -> dict[str, str]:
     """The weights of the student of ``arm`` among an artifact's ``files`` (digests by name)."""
-    networks = tuple(f"{arm}/{folder}/" for folder in ("unet", "transformer"))
+    networks = tuple(f"{arm}/{family.folder}/" for family in FAMILIES)
     return {name: digest for name, digest in files.items() if name.startswith(networks) or name == f"{arm}/{ADAPTER_FILE}"}
 
 
@@ -156,7 +156,7 @@ def _scheduler_name(student: Student) -> str:
 
 
 def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dict[str, Any]:
-    """Of Stable Diffusion, whose students have a pipeline of their own, but for XL's."""
+    """The index of a student of Stable Diffusion: diffusers has a pipeline of its own for these, but for XL's."""
     entries = {part: index[part] for part in parts} | {
         "unet": ["diffusers", "UNet2DConditionModel"],
         "scheduler": ["diffusers", "LCMScheduler"],
@@ -176,7 +176,7 @@ def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: Ca
     counts = [count for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps and student.family.is_flow]
     index = read_json(teacher / "model_index.json")
     # Not all pipelines take a part for optional that a folder may lack: SD3's third text encoder.
-    absent = sorted(name for name, entry in index.items() if entry == [None, None] and name in student.family.required_parts)
+    absent = [name for name in student.family.required_parts if index.get(name) == [None, None]]
     side = [f"height={grid.resolution}", f"width={grid.resolution}"] if grid.resolution is not None else []
     # In the scale of the network's own input.
     guidance = sum(card.omega) / 2 if student.takes_omega else 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError
 
 from rglcd.errors import InputError
 from rglcd.models.families import STABLE_DIFFUSION
@@ -52,7 +53,8 @@ def _merge(student: Student, folder: Path) -> None:
             pipeline.load_lora_into_unet(tensors, alphas, unet=network)
         else:
             network.load_lora_adapter(str(folder), prefix=student.family.folder, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    # For tensors of other names or shapes, or half of a pair, diffusers and peft raise ValueError, RuntimeError, KeyError or IndexError.
+    except (OSError, SafetensorError, ValueError, RuntimeError, LookupError) as error:
         raise InputError(f"{folder / ADAPTER_FILE} cannot be merged: {' '.join(str(error).split())[:300]}") from None
     if not getattr(network, "peft_config", None):
         raise InputError(

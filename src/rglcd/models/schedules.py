@@ -41,7 +41,8 @@ def _diffusion(declared: dict[str, Any], *, where: Path) -> tuple[NoiseSchedule,
     try:
         scheduler = DDPMScheduler(**{key: declared[key] for key in keys if key in declared})
         schedule = NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+    # An unknown beta_schedule is a NotImplementedError, which is a RuntimeError, as are counts and betas that torch refuses.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{where} describes no noise schedule: {' '.join(str(error).split())[:300]}") from None
     if schedule.has_zero_terminal_snr and kind is PredictionType.EPSILON:
         # Pure noise holds nothing of x0, so predicting the noise says nothing: arXiv 2305.08891, Sec. 3.1
@@ -62,7 +63,8 @@ def _flow(declared: dict[str, Any], *, num_tokens: int | None, where: Path) -> N
     try:
         shift = _dynamic_shift(declared, num_tokens) if declared.get("use_dynamic_shifting") else _fixed_shift(declared)
         schedule = NoiseSchedule.rectified_flow(shift=shift, num_timesteps=int(declared.get("num_train_timesteps", 1000)))
-    except (ValueError, TypeError, OverflowError) as error:
+    # Values that are infinite, and two sizes alike between which there is no line, are ArithmeticErrors.
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{where} describes no flow: {error}") from None
     return schedule.to(dtype=torch.float32)
 

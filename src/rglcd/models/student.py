@@ -120,6 +120,7 @@ class Student:
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype, device: torch.device) -> "Student":
         """The whole student of an exported pipeline folder, frozen."""
+        # A UNet and its scheduler are enough: a folder without an index was read before there were other families.
         family = STABLE_DIFFUSION if (folder / STABLE_DIFFUSION.folder).is_dir() else family_of(folder)
         unet = load_weights(family.network, folder / family.folder, dtype=dtype).to(device).eval().requires_grad_(False)
         if family is STABLE_DIFFUSION and not family.takes_omega(unet.config):
@@ -155,7 +156,7 @@ class Student:
 
     @property
     def takes_omega(self) -> bool:
-        """Whether it is told the guidance scale that it draws with."""
+        """Whether it is given the guidance scale that it draws with."""
         return self.family.takes_omega(self.unet.config)
 
     @property

@@ -4,7 +4,6 @@ Shapes: B batch, (C, h, w) latents.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -14,11 +13,9 @@ from rglcd.core.condition import Condition
 from rglcd.core.guidance import guided_teacher
 from rglcd.core.prediction import Prediction, PredictionType, convert
 from rglcd.core.schedule import NoiseSchedule
-from rglcd.errors import InputError
 from rglcd.models.codec import latent_factor
 from rglcd.models.families import STABLE_DIFFUSION, family_of
 from rglcd.models.families.protocol import Call, Family
-from rglcd.models.families.stable_diffusion import XL_CONDITIONING, is_xl
 from rglcd.models.loading import load_weights
 from rglcd.models.schedules import read_schedule
 
@@ -40,8 +37,7 @@ class Teacher:
         """Network and noise schedule of the diffusers pipeline in ``folder``; ``resolution`` decides on a flow's dynamic shift."""
         family = family_of(folder)
         network = load_weights(family.network, folder / family.folder, dtype=dtype).to(device)
-        if family is STABLE_DIFFUSION:
-            _refuse_other_conditioning(network.config, folder)
+        family.refuse_conditioning(network.config, folder)
         schedule, kind = read_teacher_schedule(folder, resolution=resolution, patch=family.patch(network.config))
         return cls(network, schedule.to(device=device), kind, family=family)
 
@@ -80,18 +76,3 @@ def read_teacher_schedule(folder: Path, *, resolution: int | None, patch: int) -
     family = family_of(folder)
     num_tokens = None if resolution is None or not family.is_flow else (resolution // latent_factor(folder) // patch) ** 2
     return read_schedule(folder / "scheduler", is_flow=family.is_flow, num_tokens=num_tokens)
-
-
-def _refuse_other_conditioning(config: Any, folder: Path) -> None:
-    """Raise :class:`InputError` for a UNet that is given more than a caption, or SDXL's sizes: unCLIP, students."""
-    if config.time_cond_proj_dim is not None:
-        raise InputError(
-            f"{folder}/unet already takes a guidance embedding: it is a distilled student; name the teacher that it was distilled from"
-        )
-    given = XL_CONDITIONING if is_xl(folder) else None
-    if config.addition_embed_type != given or config.class_embed_type is not None:
-        taken = config.addition_embed_type or config.class_embed_type
-        raise InputError(
-            f"{folder}/unet takes {taken or 'a caption alone'} as conditioning and its pipeline gives {given or 'a caption alone'}: "
-            "name a teacher of Stable Diffusion 1.x, 2.x or XL"
-        )

@@ -6,7 +6,7 @@ Shapes: B batch, L token positions. A pipeline with several encoders has their i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedM
 
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights
+
+CLIP_TOKENS: Final = 77
+"""Length of every caption as the published CLIP text encoders read it."""
 
 _NO_LENGTH = 10**9
 """transformers gives a tokenizer that declares no length 10**30."""
@@ -60,7 +63,7 @@ def load_tower(part: TextPart, folder: Path, *, dtype: torch.dtype, device: torc
     """The encoder and tokenizer of ``part`` of the pipeline in ``folder``. Raises :class:`InputError`."""
     model = load_weights(part.kind, folder / part.encoder, dtype=dtype).to(device)
     tower = TextTower(model, load_tokenizer(folder / part.tokenizer), part.num_tokens)
-    # Gemma's pads on the left, and diffusers' pipelines tell it not to; all others do not anyway.
+    # Gemma's pads on the left by default, and diffusers' pipelines set the right; all others pad on the right anyway.
     tower.tokenizer.padding_side = "right"
     _require_fit(tower, encoder=folder / part.encoder, tokenizer=folder / part.tokenizer)
     return tower

@@ -18,7 +18,10 @@ def costs_of_arms(config: Config, pretrained: Path | None, *, count: int) -> tup
 
 
 def _costs(config: Config, pretrained: Path | None, *, count: int) -> list[tuple[ArmSettings, TrainingCost]]:
-    """Each arm with what a run of its sections costs; one without a reward may stand beside a guided one's, whose plain step is its own."""
+    """Each arm with what a run of its sections costs.
+
+    One without a reward takes the costs of one that has a reward and is distilled alike: they count a plain step too.
+    """
     known: list[tuple[ArmSettings, TrainingCost]] = []
     for arm in sorted(config.arms, key=has_reward, reverse=True):
         alike = (cost for other, cost in known if other.distillation == arm.distillation and arm.reward in (other.reward, NoReward()))

@@ -36,11 +36,11 @@ from rglcd.stages.pretrain import tower_shape
 from rglcd.training.choices import dtype_of
 
 META = torch.device("meta")
-TOKENS = 77
-"""Of a caption in every network here: CLIP's."""
-
 Captions = Literal["encoded", "cached"]
 """Whether a stage encodes captions for a reward model, or reads their features from the cache and drops its text tower."""
+
+_TEXT_WIDTH = 768
+"""Of a scorer's text features where its shapes are not known: CLIP ViT-L/14's."""
 
 _NETWORK_OF_KIND = {"hpsv2": "CLIP-ViT-H-14", "clipscore": "CLIP-ViT-H-14", "pickscore": "CLIP-ViT-H-14"}
 
@@ -112,7 +112,7 @@ class Networks:
     def proxy(self) -> LatentRewardModel:
         """The latent reward model that stage pretrain makes."""
         expert = self.scorer(self.config.pretraining.scorer, torch.float32)
-        width = TOKENS if expert is None else int(expert.config.projection_dim)
+        width = _TEXT_WIDTH if expert is None else int(expert.config.projection_dim)
         tower = tower_shape(self.config.pretraining.tower)
         with META:
             return LatentRewardModel(LatentRewardShape(latent=self.latent_shape, text_dim=width, tower=tower))

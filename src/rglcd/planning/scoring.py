@@ -9,9 +9,10 @@ from transformers import CLIPModel
 
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.precision import dtype_name
+from rglcd.models.text_towers import CLIP_TOKENS
 from rglcd.planning.costs import FrozenPass, Line, TrainedPass, frozen_pass, trained_pass
 from rglcd.planning.memory import Part
-from rglcd.planning.networks import META, TOKENS, Captions, Networks, num_bytes
+from rglcd.planning.networks import META, Captions, Networks, num_bytes
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 
 
@@ -97,7 +98,7 @@ class Scoring:
 
         def run(samples: int) -> None:
             for expert in self.experts.values():
-                length = min(TOKENS, expert.config.text_config.max_position_embeddings)
+                length = min(CLIP_TOKENS, expert.config.text_config.max_position_embeddings)
                 expert.text_model(torch.zeros(samples, length, dtype=torch.int64, device=META))
 
         return frozen_pass(run)

@@ -67,7 +67,7 @@ def build(folder: Path, drawn: Drawn, design: Design) -> Study:
             for path in (staging / PICTURES).iterdir():
                 os.utime(path, (_DATE, _DATE))
             write_study(staging, study, key)
-            for path in staging.rglob("*"):
+            for path in staging.rglob("*"):  # not publish_folder, which gives the key the mode of other files
                 flush(path)
             flush(staging)
             rename_flushed(staging, folder)
@@ -110,7 +110,7 @@ def _drawn_up(writer: _Writer, drawn: Drawn, design: Design, *, rows: Sequence[i
             if images[first].size != images[second].size:
                 sizes = f"{images[first].size} and {images[second].size}"
                 raise InputError(
-                    f"picture {row + 1}: {first!r} and {second!r} differ in size, {sizes}, which tells them apart; use --side N"
+                    f"picture {row + 1}: {first!r} and {second!r} differ in size, {sizes}, which gives them away; use --side N"
                 )
             id_ = writer.digest("pair", f"{row}/{first}/{second}".encode())
             pairs.append(Pair(id_, drawn.prompts[row][:LONGEST_PROMPT], (names[first], names[second])))
@@ -151,7 +151,7 @@ def _chosen(count: int, design: Design) -> list[int]:
         return list(range(count))
     if design.num_prompts > count:
         raise InputError(f"there are {count} prompts, not {design.num_prompts}")
-    return sorted(random.Random(f"{design.seed}/prompts").sample(range(count), design.num_prompts))  # noqa: S311
+    return sorted(random.Random(f"{design.seed}/prompts").sample(range(count), design.num_prompts))  # noqa: S311 (a choice, no secret)
 
 
 def _checked_arms(arms: Mapping[str, object]) -> list[str]:

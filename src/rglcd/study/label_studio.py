@@ -4,15 +4,12 @@ https://labelstud.io/templates/pairwise_comparison, https://labelstud.io/guide/t
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from rglcd.errors import InputError
-from rglcd.store.disk_space import disk_space_for
-from rglcd.store.staging import STAGING, publish_folder
 from rglcd.study.assignment import every_task
-from rglcd.study.records import PICTURES, WORDING, Study, picture_names, verify_pictures
+from rglcd.study.exports import exported_to
+from rglcd.study.records import WORDING, Study
 
 LOCAL_FILES: Final = "/data/local-files/?d=pictures/"
 """How Label Studio serves ``pictures/`` of its document root (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED, ..._DOCUMENT_ROOT)."""
@@ -50,16 +47,7 @@ def label_studio_tasks(study: Study, *, url: str) -> list[dict[str, Any]]:
 
 
 def export_label_studio(study_folder: Path, study: Study, folder: Path, *, url: str) -> None:
-    """Write ``tasks.json``, ``config.xml`` and ``pictures/`` to ``folder``. Raises :class:`InputError` if there is something already."""
-    if folder.exists():
-        raise InputError(f"{folder} exists already; name another folder")
-    verify_pictures(study_folder, study)
-    staging = folder.with_name(f".{folder.name}{STAGING}")
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / PICTURES).mkdir(parents=True)
-    with disk_space_for(folder):
-        for name in picture_names(study):
-            shutil.copy2(study_folder / PICTURES / name, staging / PICTURES / name)
+    """Write ``tasks.json``, ``config.xml`` and ``pictures/`` to ``folder``. Raises :class:`InputError` as :func:`exported_to` does."""
+    with exported_to(folder, study_folder, study) as staging:
         (staging / "tasks.json").write_text(json.dumps(label_studio_tasks(study, url=url), indent=1), encoding="utf-8")
         (staging / "config.xml").write_text(CONFIG, encoding="utf-8")
-        publish_folder(staging, folder)

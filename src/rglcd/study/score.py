@@ -11,17 +11,18 @@ from typing import Final
 import numpy as np
 
 from rglcd.errors import InputError
+from rglcd.evaluation.intervals import Estimate
 from rglcd.study.assignment import Task, tasks_of
 from rglcd.study.ballots import Vote
 from rglcd.study.raters import Rater, read_raters
 from rglcd.study.records import Answer, Key, Question, Study, read_key, read_study
 from rglcd.study.returned import counted, read_returned
-from rglcd.study.statistics import Interval, Needed, SignTest, Votes, bradley_terry, krippendorff_alpha, needed, sign_test, win_rate
+from rglcd.study.statistics import Needed, SignTest, Votes, bradley_terry, krippendorff_alpha, needed, sign_test, win_rate
 from rglcd.study.vote_log import VOTES, read_log
 
 PASS_MARK: Final = 0.8
 RULE: Final = f"a rater is left out who chose the whole picture in fewer than {PASS_MARK:.0%} of the attention checks answered"
-"""Written before any vote; a tie is no choice of the whole picture, and who answered no check is kept, and counted apart."""
+"""Written before any vote; a tie is no choice of the whole picture, and who answered no check is kept, and counted separately."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Comparison:
     tied: int
     num_prompts: int
     num_raters: int
-    win_rate: Interval
+    win_rate: Estimate
     sign_test: SignTest
     needed: Needed
 
@@ -60,7 +61,7 @@ class Asked:
     question: Question
     num_votes: int
     comparisons: tuple[Comparison, ...]
-    strengths: Mapping[str, Interval] | None
+    strengths: Mapping[str, Estimate] | None
     alpha: float | None
     num_rated_twice: int
 
@@ -119,7 +120,7 @@ class _Cast:
 def score(folder: Path, returned: Sequence[Path], *, half_width: float, seed: int) -> Score:
     """The figures of the study in ``folder``: of its own votes and of the files that were sent back.
 
-    ``half_width``: of the interval for which the votes needed are told. ``seed``: of the resamples.
+    ``half_width``: of the interval for which the votes needed are counted. ``seed``: of the resamples.
     Raises :class:`InputError` for files that are not the study's, and where nobody has voted.
     """
     study, key, raters = read_study(folder), read_key(folder), read_raters(folder)
@@ -172,13 +173,13 @@ def _asked(question: Question, kept: Sequence[_Cast], key: Key, *, half_width: f
     cast = [one for one in kept if one.task.question is question]
     votes = _as_votes(cast, key)
     numbers = {arm: number for number, arm in enumerate(key.arms)}
-    comparisons = []
-    for first, second in combinations(key.arms, 2):
+    comparisons, pairs = [], list(combinations(key.arms, 2))
+    for first, second in pairs:
         is_theirs = (votes.first == numbers[first]) & (votes.second == numbers[second])
         if is_theirs.any():
             theirs = Votes(*(values[is_theirs] for values in (votes.prompt, votes.rater, votes.first, votes.second, votes.share)))
             comparisons.append(_compared(first, second, theirs, half_width=half_width, seed=seed))
-    strengths = bradley_terry(votes, len(key.arms), seed=seed) if len(key.arms) > 2 and len(comparisons) == len(_pairs(key)) else None
+    strengths = bradley_terry(votes, len(key.arms), seed=seed) if len(key.arms) > 2 and len(comparisons) == len(pairs) else None
     units = defaultdict[str, list[float]](list)
     for one in cast:
         units[one.task.id].append(one.share)
@@ -221,10 +222,6 @@ def _as_votes(cast: Sequence[_Cast], key: Key) -> Votes:
         second=np.array([arms[second] for _, second in drawn_by], dtype=np.int64),
         share=np.array([one.share for one in cast], dtype=np.float64),
     )
-
-
-def _pairs(key: Key) -> list[tuple[str, str]]:
-    return list(combinations(key.arms, 2))
 
 
 def _mean(values: Sequence[float]) -> float | None:

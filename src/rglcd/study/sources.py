@@ -10,13 +10,14 @@ from PIL import Image
 
 from rglcd.errors import InputError
 from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
+from rglcd.evaluation.prompt_formats import text_of
 from rglcd.evaluation.score_tables import read_score_table
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode
 from rglcd.store.manifest import altered_files, read_manifest
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_MEASURED_AS = "draws"
+_DRAWS = "draws"
 
 Open = Callable[[], Image.Image]
 """Reads a picture: RGB, upright, without metadata of its file's."""
@@ -37,17 +38,17 @@ def from_report(report: Path, arms: Sequence[str]) -> Drawn:
     Raises :class:`InputError` if the report has no such arm, or if its pictures are not what its manifest says.
     """
     manifest = read_manifest(report, made_by="evaluate")
-    known = sorted(name.split("/")[1] for name in manifest.files if name.startswith(f"{_MEASURED_AS}/") and name.endswith("/images.png"))
+    known = sorted(name.split("/")[1] for name in manifest.files if name.startswith(f"{_DRAWS}/") and name.endswith("/images.png"))
     for arm in arms:
         if arm not in known:
             raise InputError(f"{report} has no pictures of {arm!r}; it has: {', '.join(known)}")
     read = [*arms, *(["real"] if "real" in known else [])]
-    names = [f"{_MEASURED_AS}/{arm}/{file}" for arm in read for file in ("images.png", "scores.csv")]
+    names = [f"{_DRAWS}/{arm}/{file}" for arm in read for file in ("images.png", "scores.csv")]
     altered = altered_files(report, manifest, names=names)
     if altered:
         raise InputError(f"{report}: {altered[0]}; make it again: rglcd run evaluate")
-    pictures = {arm: _sheet(report / _MEASURED_AS / arm) for arm in read}
-    prompts = {arm: _captions(report / _MEASURED_AS / arm / "scores.csv") for arm in read}
+    pictures = {arm: _sheet(report / _DRAWS / arm) for arm in read}
+    prompts = {arm: _captions(report / _DRAWS / arm / "scores.csv") for arm in read}
     count = min(len(pictures[arm]) for arm in arms)
     shown = prompts[arms[0]][:count]
     if any(prompts[arm][:count] != shown for arm in arms):
@@ -120,12 +121,7 @@ def _opener(path: Path) -> Open:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"{path} is no file of prompts, one a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = text_of(path).splitlines()
     empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
     if empty:
         raise InputError(f"{path}, line {empty[0]} is empty; each line is the prompt of a picture")

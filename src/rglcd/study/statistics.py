@@ -9,13 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE: Final = 0.95
-"""The confidence level of every interval here."""
+from rglcd.evaluation.intervals import CONFIDENCE, Estimate, Z, wilson
 
 NUM_RESAMPLES: Final = 2000
-
-_Z: Final = 1.959964
-"""Normal quantile of :data:`CONFIDENCE`, two-sided."""
 
 _AT_ONCE: Final = 1 << 22
 """How many weights may be held in memory while resampling."""
@@ -27,15 +23,6 @@ _MOST_ITERATIONS, _PRECISION = 2000, 1e-9
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -77,14 +64,14 @@ def resampled_weights(votes: Votes, *, seed: int, num_resamples: int = NUM_RESAM
         yield drawn[0][:, prompts] * drawn[1][:, raters]
 
 
-def win_rate(votes: Votes, *, seed: int) -> Interval:
+def win_rate(votes: Votes, *, seed: int) -> Estimate:
     """How often the first arm was preferred to the second, a tie being half a win; all votes between the same two arms.
 
     A resample without any vote (possible where few raters saw few prompts each) is left out. Votes that are all alike have no spread to
     resample, and are no proof that the next one is like them: their interval is Wilson's (1927), each prompt one vote.
     """
     if np.ptp(votes.share) == 0:
-        return _wilson(float(votes.share[0]), votes.num_prompts)
+        return wilson(float(votes.share[0]), votes.num_prompts)
     rates = list[Floats]()
     for weights in resampled_weights(votes, seed=seed):
         total = weights.sum(axis=1)
@@ -115,7 +102,7 @@ def sign_test(votes: Votes) -> SignTest:
     return SignTest(first, second, len(favour) - count, min(1.0, 2 * tail))
 
 
-def bradley_terry(votes: Votes, num_arms: int, *, seed: int) -> list[Interval]:
+def bradley_terry(votes: Votes, num_arms: int, *, seed: int) -> list[Estimate]:
     """The strength of each arm: P(i preferred to j) = 1 / (1 + exp(s_j - s_i)), their mean 0 (Bradley and Terry 1952).
 
     A tie is half a win of each. Each arm is given half a win over each other that it met. Intervals as :func:`win_rate`'s.
@@ -180,7 +167,7 @@ class Needed:
     raters: int
 
 
-def needed(rate: Interval, votes: Votes, *, half_width: float) -> Needed:
+def needed(rate: Estimate, votes: Votes, *, half_width: float) -> Needed:
     """What the interval of ``rate`` needs to become ``half_width`` either way.
 
     Prompts, raters and votes grow by one factor: the variance, of prompts, of raters and of single votes, falls by it. More votes of the
@@ -194,19 +181,13 @@ def needed(rate: Interval, votes: Votes, *, half_width: float) -> Needed:
 
 def independent_votes(half_width: float) -> int:
     """Votes without ties, each of another prompt and rater, for an interval of ``half_width`` either way around one half: at the least."""
-    return math.ceil((_Z / half_width) ** 2 / 4)
+    return math.ceil((Z / half_width) ** 2 / 4)
 
 
-def _wilson(rate: float, count: int) -> Interval:
-    centre = (rate + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    spread = _Z / (1 + _Z**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2))
-    return Interval(rate, max(0.0, centre - spread), min(1.0, centre + spread))
-
-
-def _with_quantiles(value: float, drawn: Floats) -> Interval:
+def _with_quantiles(value: float, drawn: Floats) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def _log_binomial(n: int, k: int) -> float:

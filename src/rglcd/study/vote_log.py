@@ -1,6 +1,6 @@
 """``votes.jsonl``: one line of JSON an entry, appended and flushed to disk before anybody hears that it is recorded.
 
-A kill leaves at most one line unfinished, which nobody was told is recorded. The next server ends that line and says so in a line of its
+A kill leaves at most one line unfinished, which was acknowledged to nobody. The next server ends that line and says so in a line of its
 own; nothing is ever cut off or written over, but for what a failed write itself left.
 """
 
@@ -26,9 +26,10 @@ _TORN = "torn"
 
 @dataclass(frozen=True)
 class Recorded:
-    """The entries of a log in order, and how many lines a kill had left unfinished."""
+    """The entries of a log in order, what is in force after them, and how many lines a kill had left unfinished."""
 
     entries: list[Entry]
+    ballots: Ballots
     num_torn: int
 
 
@@ -82,10 +83,7 @@ def open_log(folder: Path, raters: Sequence[Rater]) -> Iterator[VoteLog]:
         if not is_ours:
             raise InputError(f"{path} is another server's; stop that one first, or send raters its links")
         _end_torn_line(path)
-        ballots = Ballots()
-        for entry in read_log(path, raters).entries:
-            ballots.add(entry)
-        log = VoteLog(path, ballots)
+        log = VoteLog(path, read_log(path, raters).ballots)
         try:
             yield log
         finally:
@@ -95,7 +93,7 @@ def open_log(folder: Path, raters: Sequence[Rater]) -> Iterator[VoteLog]:
 def read_log(path: Path, raters: Sequence[Rater]) -> Recorded:
     """What is recorded in ``path``; nothing if there is no such file. A line that was torn is passed over if the next one says so.
 
-    A last line without an end is one that a server is writing, or was when it was killed: nobody was told of it.
+    A last line without an end is one that a server is writing, or was when it was killed: it was acknowledged to nobody.
     Raises :class:`InputError` for any other line that cannot be read, or that contradicts the lines before it.
     """
     entries, num_torn, unreadable = list[Entry](), 0, 0
@@ -117,7 +115,7 @@ def read_log(path: Path, raters: Sequence[Rater]) -> Recorded:
             entries.append(entry)
     if unreadable:
         raise InputError(f"{path}, line {unreadable} is damaged, and not by a kill: put the file back from a copy")
-    return Recorded(entries, num_torn)
+    return Recorded(entries, ballots, num_torn)
 
 
 def entry_line(entry: Entry, *, simulated: bool) -> bytes:
@@ -142,7 +140,7 @@ def _end_torn_line(path: Path) -> None:
         tail = stream.read()
         last = tail.removesuffix(b"\n").rpartition(b"\n")[2]
         end = b"" if not tail or tail.endswith(b"\n") else b"\n"
-        # One that lacks its end alone counts: its page was not told so, and will send it again under the same id.
+        # One that lacks its end alone counts: its page does not know so, and will send it again under the same id.
         note = _line({"kind": _TORN, "bytes": len(last), "at": now()}) if last and _fields(last) is None else b""
         stream.write(end + note)
         stream.flush()

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from rglcd.evaluation.intervals import Estimate
 from rglcd.study.score import RULE, Comparison, Score
-from rglcd.study.statistics import Interval
 
 FEW_RATERS = 5
 """Up to so many the percentiles of the bootstrap cover less than they say."""
@@ -53,7 +53,7 @@ def _comparison(one: Comparison) -> list[str]:
     ]
 
 
-def _percent(rate: Interval) -> str:
+def _percent(rate: Estimate) -> str:
     return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 

@@ -17,6 +17,10 @@ STABLE_DIFFUSION: Final = StableDiffusion()
 
 FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, StableDiffusion3(), PixArtSigma(), Sana(), Lumina2(), Flux())
 
+_TITLES: Final = [family.title for family in FAMILIES]
+NAME_ANOTHER: Final = f"name a teacher of {', '.join(_TITLES[:-1])}, or of {_TITLES[-1]}"
+"""What to do about a teacher that is refused."""
+
 _OTHERS: Final = {
     "StableDiffusion3": "another pipeline of Stable Diffusion 3 (this needs text to image: StableDiffusion3Pipeline)",
     "Flux": "another pipeline of FLUX (this needs text to image: FluxPipeline)",
@@ -39,12 +43,11 @@ def family_of(folder: Path) -> Family:
     named = str(index.get("_class_name", ""))
     if (found := _named(named)) is not None:
         return found
-    ours = f"name a teacher of {_listed([family.title for family in FAMILIES])}"
     for beginning, title in _OTHERS.items():
         if named.startswith(beginning):
-            raise InputError(f"{folder} is a {named}, {title}: {ours}")
+            raise InputError(f"{folder} is a {named}, {title}: {NAME_ANOTHER}")
     if "unet" not in index and "transformer" in index:
-        raise InputError(f"{folder} is a {named or 'pipeline'} whose network is a transformer: {ours}")
+        raise InputError(f"{folder} is a {named or 'pipeline'} whose network is a transformer: {NAME_ANOTHER}")
     # Any pipeline of a UNet and CLIP: a student's, which is refused as a teacher; community pipelines have names of their own, and indexes
     # made by hand none.
     return STABLE_DIFFUSION
@@ -57,7 +60,3 @@ def family_named(pipeline: str) -> Family:
 
 def _named(pipeline: str) -> Family | None:
     return next((family for family in FAMILIES if pipeline in family.pipelines), None)
-
-
-def _listed(titles: list[str]) -> str:
-    return f"{', '.join(titles[:-1])}, or of {titles[-1]}"

@@ -21,7 +21,7 @@ _SIDE: Final = 2
 
 
 class Flux(Family):
-    """The network is told sigma. With ``guidance_embeds`` it is given omega, in the scale of diffusers' ``guidance_scale``."""
+    """The network is given sigma as time. With ``guidance_embeds`` it is given omega, in the scale of diffusers' ``guidance_scale``."""
 
     title = "FLUX.1"
     pipelines = ("FluxPipeline",)

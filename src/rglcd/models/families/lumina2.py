@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0: a flow that runs from noise to data and is told so; Gemma reads a system prompt before the caption."""
+"""Lumina-Image 2.0: a flow whose network counts time and velocity from noise to data; Gemma reads a system prompt before the caption."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ SYSTEM_PROMPT: Final = (
 
 
 class Lumina2(Family):
-    """The network is told 1 - sigma and gives data less noise. Its guidance is plain: diffusers' ``cfg_normalization=False``."""
+    """The network is given 1 - sigma as time and gives data less noise. Its guidance is plain: diffusers' ``cfg_normalization=False``."""
 
     title = "Lumina-Image 2.0"
     pipelines = ("Lumina2Pipeline",)

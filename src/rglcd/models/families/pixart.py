@@ -42,11 +42,11 @@ class PixArtSigma(Family):
         ).sample
         return sample[:, : config.in_channels]
 
-    def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
-        super().refuse(config, latent_channels=latent_channels, where=where)
+    def refuse_conditioning(self, config: Config, folder: Path) -> None:
         if config.use_additional_conditions:
             raise InputError(
-                f"{where} says use_additional_conditions: it is conditioned on sizes, as PixArt-Alpha at 1024 pixels; not supported"
+                f"{folder / self.folder} says use_additional_conditions: it is conditioned on sizes, as PixArt-Alpha at 1024 pixels; "
+                "not supported"
             )
 
     def blank(self, config: Config, rows: int, *, dtype: torch.dtype, device: torch.device) -> Condition:

@@ -61,7 +61,7 @@ class Family(ABC):
     is_planned: ClassVar[bool] = True
     """Whether the network runs without values, which is how memory is planned."""
     required_parts: ClassVar[tuple[str, ...]] = ()
-    """Parts that a folder may lack, and the pipeline then wants to be told so."""
+    """Parts that a folder may lack; the pipeline is then loaded with None for each."""
     text_kinds: ClassVar[tuple[Any, ...]]
     """Classes of its text encoders, in their order; a folder may have fewer."""
     lora_targets: ClassVar[tuple[str, ...]]
@@ -95,6 +95,9 @@ class Family(ABC):
         taken = self.latent_channels(config)
         if taken != latent_channels:
             raise InputError(f"{where} takes {taken} channels and the VAE's latents have {latent_channels}: they are not of one model")
+
+    def refuse_conditioning(self, config: Config, folder: Path) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Raise :class:`InputError` for a network that is conditioned on more than the pipeline in ``folder`` makes of captions."""
 
     def latent_channels(self, config: Config) -> int:
         """C of the latents that the network takes."""

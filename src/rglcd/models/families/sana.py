@@ -22,7 +22,7 @@ INSTRUCTION: Final = "\n".join(inspect.signature(SanaPipeline.__call__).paramete
 
 
 class Sana(Family):
-    """The network is told 1000 sigma times its ``timestep_scale``. Its scheduler may be DPM-Solver with flow sigmas."""
+    """The network is given 1000 sigma times its ``timestep_scale`` as time. Its scheduler may be DPM-Solver with flow sigmas."""
 
     title = "SANA"
     pipelines = ("SanaPipeline",)
@@ -42,11 +42,11 @@ class Sana(Family):
         ).sample
         return sample[:, : config.in_channels]
 
-    def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
-        super().refuse(config, latent_channels=latent_channels, where=where)
+    def refuse_conditioning(self, config: Config, folder: Path) -> None:
         if config.guidance_embeds:
             raise InputError(
-                f"{where} is given its guidance scale: it is SANA-Sprint, a student already; name the SANA it was distilled from"
+                f"{folder / self.folder} is given its guidance scale: it is SANA-Sprint, a student already; "
+                "name the SANA it was distilled from"
             )
 
     def blank(self, config: Config, rows: int, *, dtype: torch.dtype, device: torch.device) -> Condition:

@@ -13,15 +13,14 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from rglcd.core.condition import Condition
 from rglcd.models.families.protocol import Call, Config, Family, split_ids
 from rglcd.models.loading import read_json
-from rglcd.models.text_towers import TextPart, TextTower
+from rglcd.models.text_towers import CLIP_TOKENS, TextPart, TextTower
 
 T5_TOKENS: Final = 256
 """``max_sequence_length`` of diffusers' pipeline."""
-CLIP_TOKENS: Final = 77
 
 
 class StableDiffusion3(Family):
-    """The network is told 1000 sigma; padding of captions is attended to, as in its training, so there is no mask.
+    """The network is given 1000 sigma as time; padding of captions is attended to, as in its training, so there is no mask.
 
     A folder without T5 (``text_encoder_3`` null) is read as diffusers reads it: with zeros in its place.
     """

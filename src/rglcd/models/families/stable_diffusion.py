@@ -13,17 +13,14 @@ from rglcd.core.condition import Condition
 from rglcd.core.guidance import guidance_embedding
 from rglcd.errors import InputError
 from rglcd.models.families.protocol import Call, Config, Family, split_ids
-from rglcd.models.families.refusals import refuse_other_channels
 from rglcd.models.loading import read_json
-from rglcd.models.text_towers import TextPart, TextTower
+from rglcd.models.text_towers import CLIP_TOKENS, TextPart, TextTower
 
 XL_CONDITIONING: Final = "text_time"
 """``addition_embed_type`` of SDXL's UNet: pooled caption and embedded sizes are added to the time embedding."""
 
 OMEGA_LAYER: Final = "time_embedding.cond_proj.weight"
 """What a student has and its teacher has not: bias-free, zero at the start."""
-
-CLIP_TOKENS: Final = 77
 
 
 class StableDiffusion(Family):
@@ -55,7 +52,35 @@ class StableDiffusion(Family):
         return {**config, "time_cond_proj_dim": omega_embedding_dim}
 
     def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
-        refuse_other_channels(config, latent_channels=latent_channels, where=where)
+        """Inpainting, depth and edit models take more than the latents, others give more."""
+        taken, given = int(config.in_channels), int(config.out_channels)
+        if taken != latent_channels:
+            extra = {9: "an inpainting model", 8: "an edit or upscaling model", 5: "a depth model"}.get(
+                taken, "a model with further inputs"
+            )
+            raise InputError(
+                f"{where} takes {taken} channels and the VAE's latents have {latent_channels}: it is {extra}; "
+                f"name a teacher of {self.title}"
+            )
+        if given != latent_channels:
+            raise InputError(
+                f"{where} gives {given} channels and the VAE's latents have {latent_channels} (a learned variance?): "
+                f"name a teacher of {self.title}"
+            )
+
+    def refuse_conditioning(self, config: Config, folder: Path) -> None:
+        """Students are given omega, unCLIP and others embeddings of pictures or classes."""
+        if config.time_cond_proj_dim is not None:
+            raise InputError(
+                f"{folder}/unet already takes a guidance embedding: it is a distilled student; name the teacher that it was distilled from"
+            )
+        given = XL_CONDITIONING if is_xl(folder) else None
+        if config.addition_embed_type != given or config.class_embed_type is not None:
+            taken = config.addition_embed_type or config.class_embed_type
+            raise InputError(
+                f"{folder}/unet takes {taken or 'a caption alone'} as conditioning and its pipeline gives {given or 'a caption alone'}: "
+                f"name a teacher of {self.title}"
+            )
 
     def patch(self, config: Config) -> int:
         return int(2 ** (len(config.block_out_channels) - 1))

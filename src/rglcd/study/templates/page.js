@@ -18,9 +18,9 @@
       return keys.map((key) => ({ key, entry: JSON.parse(localStorage.getItem(key)) }));
     } catch { return []; }
   };
-  const nextKey = () => {
+  const nextKey = (id) => {
     const last = [...kept(), ...queue].reduce((most, one) => Math.max(most, Number(one.key.slice(prefix.length).split(":")[0])), 0);
-    return (id) => `${prefix}${String(last + 1).padStart(9, "0")}:${id}`;
+    return `${prefix}${String(last + 1).padStart(9, "0")}:${id}`;
   };
   const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -75,7 +75,7 @@
   };
 
   const record = (entry) => {
-    const key = nextKey()(entry.id);
+    const key = nextKey(entry.id);
     const isKept = keep(key, entry);
     if (offline) {
       say("saved", isKept ? "Kept in this browser" : "");
