@@ -1,6 +1,7 @@
 """docs/results.md: tables and plots of the studies that are done, and which are still to come."""
 
 import json
+import textwrap
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from rglcd.evaluation.plots import Level, Panel, Point, Series
 from rglcd.store.manifest import read_manifest
 
 PAGE = Path("docs/results.md")
+GPU_RECORDS = Path("docs/gpu.jsonl")
+"""What `make gpu` printed, with the commit that it ran on; lines are copied there by hand from the machine that had the card."""
 MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "frechet", "frechet_to_teacher", "diversity")
 HEADS = {
     "frechet": "Fréchet distance",
@@ -43,6 +46,8 @@ page; `diversity` is the distance between its features of two images of one capt
         parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
     if RECORDS.is_file():
         parts.append(_step_costs([json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]))
+    if GPU_RECORDS.is_file():
+        parts.append(_gpu_steps([json.loads(line) for line in GPU_RECORDS.read_text(encoding="utf-8").splitlines()]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,17 +144,45 @@ def _step_costs(records: Sequence[dict[str, Any]]) -> str:
     return f"""## What a training step costs
 
 `make bench BENCH="--baseline --batch-size 16 --chunk-size 32 --steps 15 --record"`, eager and with `--execution compiled`: random
-weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on labels for all of the batch, the real
-images' too. Milliseconds are medians. `beside`: how many times as fast as the published scripts' step (`benchmarks/baseline.py`: eager,
-images encoded in the step), turn by turn in the same process. Operations as counted by torch, and as the networks need by themselves;
-fused attention, which the meta device has not, computes its scores again on the way back. `BENCH="--model sd21 --device meta --record"`
-only counts, on any machine. MFU is the needed operations over the data sheet's dense bfloat16 peak. A batch of 8 does not fill an H200:
-the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a CPU show that the step runs and how its parts compare, not
-what it costs where it is meant to run.
+weights; `plain` has no reward, `pixel` the reward through the decoder, `latent` the proxy, tuned on labels for all of the batch (before
+commit 978bcfa the real images' too, which presets have in the cache). Milliseconds are medians. `beside`: how many times as fast as the
+published scripts' step (`benchmarks/baseline.py`: eager, images encoded in the step), turn by turn in the same process. Operations as
+counted by torch, and as the networks need by themselves; fused attention, which the meta device has not, computes its scores again on the
+way back. `BENCH="--model sd21 --device meta --record"` only counts, on any machine. MFU is the needed operations over the data sheet's
+dense bfloat16 peak. A batch of 8 does not fill an H200: the teacher's pass on 16 rows takes it as long as the target's on 8. Times on a
+CPU show that the step runs and how its parts compare, not what it costs where it is meant to run.
 
 | model, pixels, precision, batch, execution | mode | ms | samples/s | beside | GFLOP a sample, counted / needed | peak MiB | MFU | on |
 |---|---|--:|--:|--:|--:|--:|--:|---|
 {chr(10).join(rows)}"""
+
+
+def _gpu_steps(lines: Sequence[dict[str, Any]]) -> str:
+    """The steps of `make gpu`, with the kernels that took most of the GPU's time."""
+    steps = [line for line in lines if str(line["part"]).startswith("step ") and "ms_per_step" in line]
+    rows = [
+        f"| {step['mode']}, {step['execution']} | {step['batch_size']} | {step['ms_per_step']:,.0f} | {step['baseline_ms']:,.0f} | "
+        f"{step['ratio']:.2f} | {step['peak_mib'] / 1024:.1f} | {100 * step['mfu']:.0f} % | {_kernels(step)} |"
+        for step in steps
+    ]
+    hardware, versions = steps[0]["hardware"], steps[0]["versions"]
+    return f"""## A step on a GPU
+
+`make gpu` on one {hardware["gpu"]} (torch {versions["torch"]}, commit {steps[0]["commit"]}): Stable Diffusion 2.1's size at
+{steps[0]["resolution"]} pixels, random weights, {steps[0]["precision"]}; `docs/gpu.jsonl` has all of it. The published scripts' step ran
+turn by turn in the same process; it decodes with our VAE, whose order of values was mended on the way, so its own would be slower.
+
+| mode | batch | ms | published scripts, ms | ratio | peak GiB | MFU | largest kernels, share of the GPU's time |
+|---|--:|--:|--:|--:|--:|--:|---|
+{chr(10).join(rows)}"""
+
+
+def _kernels(step: dict[str, Any]) -> str:
+    kernels = (
+        (kernel["kernel"].removeprefix("void ").split("<")[0].split("(")[0], kernel["share"]) for kernel in step["largest_kernels"][:3]
+    )
+    names = ((name.split("::")[-1] or name, share) for name, share in kernels)
+    return ", ".join(f"`{textwrap.shorten(name.replace('_', ' '), 34, placeholder=' …')}` {100 * share:.0f} %" for name, share in names)
 
 
 def _drawn(name: str, title: str, svg: str) -> str:
