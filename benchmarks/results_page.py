@@ -1,8 +1,8 @@
 """docs/results.md: tables and plots of the studies that are done, and which are still to come."""
 
 import json
-import textwrap
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
