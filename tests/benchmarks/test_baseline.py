@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.baseline import StepInputs
+from benchmarks.baseline import PublishedStep, StepInputs
 from benchmarks.beside import beside_baseline, published_step, step_inputs
 from benchmarks.step_bench import MODES, Bench, Setting, toy_sizes
 
@@ -57,3 +57,16 @@ def test_a_baseline_that_encodes_images_does_more_operations_than_one_with_laten
     encoding, cached = (beside_baseline(bench, "plain", cached=cached) for cached in (False, True))
     assert encoding["baseline_gflop_per_sample"] > cached["baseline_gflop_per_sample"] > 0
     assert encoding["ratio"] == pytest.approx(encoding["baseline_ms"] / encoding["ms_per_step"], rel=0.01)
+
+
+def test_where_the_baseline_runs_out_of_memory_our_figures_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has networks of its own and decodes its whole batch: it needs more than we do."""
+
+    def full(self: PublishedStep, given: StepInputs) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nof which 1 GiB is free")
+
+    monkeypatch.setattr(PublishedStep, "step", full)
+    found = beside_baseline(toy_bench(2), "plain")
+    assert found["baseline_error"] == "CUDA out of memory. Tried to allocate 20 GiB."
+    assert found["ms_per_step"] > 0
+    assert "ratio" not in found

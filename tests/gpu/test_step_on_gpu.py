@@ -53,6 +53,19 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(mode: str) -> None:
     assert figures_of(resumed.step(2)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.skipif(ON_CPU, reason="on a CPU the order of values stays as diffusers makes it")
+def test_the_decoder_keeps_the_usual_order_of_values_after_its_attention(half_precision: Bench) -> None:
+    """In the order that diffusers' attention leaves, four images took 62 ms on an H200 instead of 50."""
+    seen: list[bool] = []
+    hook = half_precision.codec.vae.decoder.up_blocks[-1].register_forward_hook(
+        lambda _block, _inputs, output: seen.append(output.is_contiguous())
+    )
+    with torch.no_grad():
+        half_precision.codec.decode(torch.randn(1, *half_precision.latent_shape, device=DEVICE))
+    hook.remove()
+    assert seen == [True]
+
+
 def test_a_process_group_of_one_averages_gradients_to_themselves() -> None:
     """NCCL on a GPU: the collectives that a step of several ranks makes, in a group of one."""
     backend = "gloo" if ON_CPU else "cpu:gloo,cuda:nccl"
