@@ -25,15 +25,14 @@ Made by `make notice`; `make release-check` refuses another state of it.
 What is shipped and not written for this project
 ------------------------------------------------
 
-src/rglcd/toy/world/sprites.png
+src/rglcd/toy/sprites.png
     Drawings of Microsoft's Fluent Emoji (https://github.com/microsoft/fluentui-emoji), scaled. MIT License, Copyright (c) Microsoft
-    Corporation: src/rglcd/toy/world/sprites-license.txt, which the wheel holds too.
+    Corporation: src/rglcd/toy/sprites-license.txt, which the wheel holds too.
 src/rglcd/planning/shapes/
     Sizes of published networks, from the config.json files of the models that each file names. No weights.
 
-The toy's models (toy/) were trained here, on pictures that this project's programs draw; those of toy/second on pictures of the drawings
-above. No weights of others are shipped. Weights that `rglcd run prepare` fetches have licences of their own, and a student's weights
-inherit their teacher's.
+The toy's models (toy/) were trained here, on pictures that this project's programs compose of the drawings above. No weights of others
+are shipped. Weights that `rglcd run prepare` fetches have licences of their own, and a student's weights inherit their teacher's.
 
 What is installed beside it
 ---------------------------

@@ -1,8 +1,8 @@
 """docs/results.md: tables and plots of the studies that are done, and which are still to come."""
 
 import json
+import re
 import statistics
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ CPU show that the step runs and how its parts compare, not what it costs where i
 
 def _gpu_steps(lines: Sequence[dict[str, Any]]) -> str:
     """The steps of `make gpu`, with the kernels that took most of the GPU's time."""
-    steps = [line for line in lines if str(line["part"]).startswith("step ") and "ms_per_step" in line]
+    steps = [line for line in lines if "ratio" in line]
     rows = [
         f"| {step['mode']}, {step['execution']} | {step['batch_size']} | {step['ms_per_step']:,.0f} | {step['baseline_ms']:,.0f} | "
         f"{step['ratio']:.2f} | {step['peak_mib'] / 1024:.1f} | {100 * step['mfu']:.0f} % | {_kernels(step)} |"
@@ -178,11 +178,12 @@ turn by turn in the same process; it decodes with our VAE, whose order of values
 
 
 def _kernels(step: dict[str, Any]) -> str:
-    kernels = (
-        (kernel["kernel"].removeprefix("void ").split("<")[0].split("(")[0], kernel["share"]) for kernel in step["largest_kernels"][:3]
-    )
-    names = ((name.split("::")[-1] or name, share) for name, share in kernels)
-    return ", ".join(f"`{textwrap.shorten(name.replace('_', ' '), 34, placeholder=' …')}` {100 * share:.0f} %" for name, share in names)
+    """Of C++ names the function alone: `void at::native::f<...>(...)` is `f`."""
+    largest = [
+        (re.sub(r"^void |\(anonymous namespace\)::|[<(].*", "", kernel["kernel"]).split("::")[-1], kernel["share"])
+        for kernel in step["largest_kernels"][:3]
+    ]
+    return ", ".join(f"`{name[:40]}` {100 * share:.0f} %" for name, share in largest)
 
 
 def _drawn(name: str, title: str, svg: str) -> str:

@@ -76,15 +76,15 @@ def _tables(kind: type, path: str, level: int | None, shared: list[type]) -> Ite
 
 
 def _keys_of(kind: type) -> list[_Key]:
-    told = _told(kind)
+    texts = _texts_of(kind)
     if issubclass(kind, BaseModel):
         keys = [
-            _Key(name, field.annotation, _default_of(field), told.get(name, ""), tuple(field.metadata))
+            _Key(name, field.annotation, _default_of(field), texts.get(name, ""), tuple(field.metadata))
             for name, field in kind.model_fields.items()
         ]
     else:
         hints = _hints(kind)
-        keys = [_Key(field.name, hints[field.name], _plain_default(field), told.get(field.name, "")) for field in dataclasses.fields(kind)]
+        keys = [_Key(field.name, hints[field.name], _plain_default(field), texts.get(field.name, "")) for field in dataclasses.fields(kind)]
     keys = [dataclasses.replace(key, about=key.about or _of_its_kinds(key)) for key in keys]
     silent = [
         key.name
@@ -120,7 +120,7 @@ def _plain_default(field: "dataclasses.Field[Any]") -> Any:
 
 
 @cache
-def _told(kind: type) -> Mapping[str, str]:
+def _texts_of(kind: type) -> Mapping[str, str]:
     """The text below each field, or below the name of its type, in the order of inheritance."""
     found: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
@@ -151,7 +151,7 @@ def _below_names(body: list[ast.stmt]) -> dict[str, str]:
     return found
 
 
-def _told_annotation(kind: type, name: str) -> str:
+def _written_annotation(kind: type, name: str) -> str:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     for statement in body.body:
@@ -168,7 +168,7 @@ def _aliases(module: str) -> Mapping[str, str]:
 def _alias(kind: type, name: str) -> str:
     """What is said of the type that the field is annotated with, where that has a name of its own."""
     known = {text: said for module in (kind.__module__, "rglcd.recipe", "rglcd.config.base") for text, said in _aliases(module).items()}
-    words = re.findall(r"\w+", _told_annotation(kind, name))
+    words = re.findall(r"\w+", _written_annotation(kind, name))
     return next((known[word] for word in words if word in known), "")
 
 

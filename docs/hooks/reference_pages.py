@@ -39,7 +39,8 @@ def _pipelines_page() -> str:
     parts = ["# Commands of the Kubeflow pipeline\n\nThe exit codes are those of [every command](exit-codes.md).\n"]
     for words in ([], ["run"], ["compile"], ["submit"]):
         command = [sys.executable, "-W", "ignore", "-m", "pipelines", *words, "--help"]
-        asked = subprocess.run(command, cwd=ROOT, env={"COLUMNS": "84", "PATH": ""}, capture_output=True, text=True, check=True)  # noqa: S603
+        environment = {"COLUMNS": "84", "PATH": ""}
+        asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603 (fixed words)
         parts.append(f"## {' '.join(['python -m pipelines', *words])}\n\n```text\n{asked.stdout.strip()}\n```\n")
     return "\n".join(parts)
 
@@ -62,8 +63,8 @@ def _cluster_page() -> str:
 
 
 def _exit_codes_page() -> str:
-    told = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    rows = [(kind.exit_code, f"`{kind.__name__}`", " ".join((kind.__doc__ or "").split())) for kind in told]
+    errors_raised = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    rows = [(kind.exit_code, f"`{kind.__name__}`", " ".join((kind.__doc__ or "").split())) for kind in errors_raised]
     rows += [(0, "", "Done."), (errors.UNEXPECTED, "", "An error that nobody expected: the line names the file that holds its traceback.")]
     table = "\n".join(f"| {code} | {name} | {what} |" for code, name, what in sorted(rows))
     about = " ".join((errors.__doc__ or "").split("\n\n", 1)[0].split())

@@ -78,7 +78,7 @@ def test_a_run_and_itself_drew_the_same_pictures() -> None:
 
 def test_runs_that_differ_by_noise_cannot_be_told_apart() -> None:
     b = run_of("b")
-    b.measured[Sampler("rg", 2)].table.scores["judge"] = scores(99)  # type: ignore[index]
+    b.measured[Sampler("rg", 2)].table.scores["judge"] = scores(99)  # type: ignore[index]  # read-only to all but a test
     assert compared(run_of("a"), b).verdict == "RG-LCM in 2 steps: A and B cannot be told apart by judge"
 
 
@@ -123,7 +123,7 @@ def test_distances_that_were_measured_otherwise_are_named_and_not_compared(key: 
 
 def test_a_scorer_of_one_name_that_is_another_network_is_found_by_the_real_images() -> None:
     b = run_of("b")
-    b.measured[Sampler(REAL, 0)].table.scores["judge"] = scores(77)  # type: ignore[index]
+    b.measured[Sampler(REAL, 0)].table.scores["judge"] = scores(77)  # type: ignore[index]  # read-only to all but a test
     found = compared(run_of("a"), b)
     assert found.scorers == ("expert",)
     assert any(reason.startswith("scorer judge: it gives the same real images other scores") for reason in found.refused)

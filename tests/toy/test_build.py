@@ -18,8 +18,8 @@ from rglcd.toy.measuring import expert_scores, held_out, real_pictures
 from rglcd.toy.model_folder import read_ledger
 from rglcd.toy.scene import caption
 from rglcd.toy.scorers import ExpertSettings, JudgeSettings
-from rglcd.toy.shelves import DrawingSettings
 from rglcd.toy.teacher import TeacherSettings, build_tokenizer
+from rglcd.toy.training_pictures import DrawingSettings
 from rglcd.toy.web import NEAT, world_digest
 
 DRAWINGS = DrawingSettings(seed=0, few_steps=(1,), few_guidances=(1.0,), many_steps=(), num_real=1)

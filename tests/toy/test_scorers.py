@@ -4,11 +4,11 @@ import torch
 from rglcd.toy.codec import CodecSettings, reconstruction_loss
 from rglcd.toy.flaws import Flaw
 from rglcd.toy.scene import GROUNDS, Scene
-from rglcd.toy.scorers import Shelf, draw_pairs, paired
+from rglcd.toy.scorers import TrainingPictures, draw_pairs, paired
 from rglcd.toy.teacher import build_tokenizer
 from rglcd.toy.web import Row, draw_pixels
 
-EMPTY = Shelf(torch.empty(0), torch.empty(0), torch.zeros(3 * 600, 1), torch.empty(0))
+EMPTY = TrainingPictures(torch.empty(0), torch.empty(0), torch.zeros(3 * 600, 1), torch.empty(0))
 
 
 def test_raters_compare_two_different_pictures_of_one_caption() -> None:

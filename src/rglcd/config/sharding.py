@@ -21,7 +21,7 @@ class WebDownload(Section):
     store: str = "downloads"
     """Folder in which everything fetched is kept by its sha256; another run needs no network."""
     user_agent: str = "Mozilla/5.0 (compatible; rglcd/0.1; fetches images for training, honours X-Robots-Tag)"
-    """What servers are told of who asks."""
+    """The name that requests give servers (their User-Agent header)."""
     allowed_networks: tuple[str, ...] = ()
     """Networks that may be reached although they are not public (one's own mirrors), such as 10.1.2.0/24."""
     max_bytes: Positive = 20 << 20

@@ -24,12 +24,12 @@ from rglcd.toy.model_folder import read_codec, read_ledger, replace_folder, vers
 from rglcd.toy.preprocessing import PREPROCESSOR
 from rglcd.toy.raters import raters_digest
 from rglcd.toy.scene import caption, shuffled, split
-from rglcd.toy.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, train_expert, train_judge
-from rglcd.toy.shelves import DrawingSettings, fill_shelf
+from rglcd.toy.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, TrainingPictures, train_expert, train_judge
 from rglcd.toy.teacher import train_teacher
 from rglcd.toy.teacher_networks import TeacherSettings
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve
+from rglcd.toy.training_pictures import DrawingSettings, make_training_pictures
 from rglcd.toy.web import WEB, Mixture, draw_pixels, rows_of, world_digest
 
 STATES: Final = ".states"
@@ -177,15 +177,8 @@ def _features(settings: FeatureSettings, count: int, states: Path) -> Trained:
 
 def _expert(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
     settings, tokenizer = recipe.expert, build_tokenizer()
-    shelf = fill_shelf(
-        read_teacher(folder),
-        recipe.expert_drawings,
-        num_pictures=settings.num_pictures,
-        latent_noise=settings.latent_noise,
-        first_seed=EXPERT_PICTURES,
-        kept=states / "expert-shelf.safetensors",
-    )
-    expert, curve = train_expert(tokenizer, shelf, settings, states=states)
+    pictures = _pictures(folder, settings, recipe.expert_drawings, first_seed=EXPERT_PICTURES, states=states)
+    expert, curve = train_expert(tokenizer, pictures, settings, states=states)
 
     def write(folder: Path) -> None:
         expert.save_pretrained(folder)
@@ -197,17 +190,23 @@ def _expert(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Tr
 
 
 def _judge(folder: Path, recipe: BuildSettings, count: int, states: Path) -> Trained:
-    settings = recipe.judge
-    shelf = fill_shelf(
+    pictures = _pictures(folder, recipe.judge, recipe.judge_drawings, first_seed=JUDGE_PICTURES, states=states)
+    judge, curve = train_judge(pictures, recipe.judge, states=states)
+    return Trained(judge.save_pretrained, curve, measuring.judge_figures(judge, read_codec(folder), count=count))
+
+
+def _pictures(
+    folder: Path, settings: ExpertSettings | JudgeSettings, drawings: DrawingSettings, *, first_seed: int, states: Path
+) -> TrainingPictures:
+    """What a scorer learns from."""
+    return make_training_pictures(
         read_teacher(folder),
-        recipe.judge_drawings,
+        drawings,
         num_pictures=settings.num_pictures,
         latent_noise=settings.latent_noise,
-        first_seed=JUDGE_PICTURES,
-        kept=states / "judge-shelf.safetensors",
+        first_seed=first_seed,
+        kept=states / "pictures.safetensors",
     )
-    judge, curve = train_judge(shelf, settings, states=states)
-    return Trained(judge.save_pretrained, curve, measuring.judge_figures(judge, read_codec(folder), count=count))
 
 
 def read_teacher(folder: Path) -> StableDiffusionPipeline:

@@ -1,7 +1,7 @@
 """What must be true of the toy's models before the method's claims are tried on them; fixed before any student was trained.
 
-A claim like "two guided steps are preferred to the teacher's fifty" can show only where a reward has something to give. The old world's
-gates asked whether each model is right; these ask too whether the expert's preferences are shared by the judge.
+A claim like "two guided steps are preferred to the teacher's fifty" can show only where a reward has something to give. It is not enough
+that each model is right: these gates ask too whether the expert's preferences are shared by the judge.
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ EXPERT_SIDE: Final = 16  # pixels
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TrainingPictures:
     """Pictures of all scenes in turn, picture i of scene i % 600.
 
     `matched` (M, 3, 32, 32) show their captions, neatly where `neat` (M,) says so; `compared` (N, 3, 32, 32) are of every kind, the
@@ -80,7 +80,7 @@ class JudgeSettings:
 
 
 def train_expert(
-    tokenizer: CLIPTokenizer, shelf: Shelf, settings: ExpertSettings, *, states: Path | None = None
+    tokenizer: CLIPTokenizer, pictures: TrainingPictures, settings: ExpertSettings, *, states: Path | None = None
 ) -> tuple[CLIPModel, Curve]:
     """Contrast first, then preferences beside it."""
     torch.manual_seed(settings.seed)
@@ -88,7 +88,7 @@ def train_expert(
     ids = tokenize(tokenizer, [caption(scene) for scene in all_scenes()])
     curve = Curve("expert")
     draws = torch.Generator().manual_seed(settings.seed + 1)
-    lesson = _ExpertLesson(model, ids, shelf, settings, draws)
+    lesson = _ExpertLesson(model, ids, pictures, settings, draws)
     for act, rate, steps in (
         ("contrast", settings.learning_rate, settings.num_steps),
         ("preference", settings.preference_rate, settings.num_preference_steps),
@@ -113,23 +113,23 @@ def seen_by_expert(pixels: Tensor) -> Tensor:
 class _ExpertLesson:
     """The expert's two losses, and the random draws that they share."""
 
-    def __init__(self, model: CLIPModel, ids: Tensor, shelf: Shelf, settings: ExpertSettings, draws: torch.Generator) -> None:
-        self._model, self._ids, self._shelf, self._settings, self._draws = model, ids, shelf, settings, draws
+    def __init__(self, model: CLIPModel, ids: Tensor, pictures: TrainingPictures, settings: ExpertSettings, draws: torch.Generator) -> None:
+        self._model, self._ids, self._pictures, self._settings, self._draws = model, ids, pictures, settings, draws
         self._people = raters(Group.EXPERTS)
 
     def contrast(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Each picture against its own caption, the batch's, and some others (Radford et al. 2021)."""
-        chosen = draw_indices(len(self._shelf.matched), self._settings.batch, self._draws)
+        chosen = draw_indices(len(self._pictures.matched), self._settings.batch, self._draws)
         shown = chosen % len(self._ids)
-        logits, pool = self._logits(self._shelf.matched[chosen], shown)
+        logits, pool = self._logits(self._pictures.matched[chosen], shown)
         own = torch.searchsorted(pool, shown)
         return F.cross_entropy(logits, own), {"right": (logits.argmax(1) == own).float().mean()}
 
     def preference(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Two pictures of a caption and a rater who prefers one of them (Bradley and Terry 1952)."""
-        first, second = draw_pairs(self._shelf, self._settings.num_pairs, self._draws)
-        label = prefers_first(self._people, self._shelf.traits[first], self._shelf.traits[second], self._draws)
-        logits, pool = self._logits(self._shelf.compared[torch.cat([first, second])], (shown := first % len(self._ids)).repeat(2))
+        first, second = draw_pairs(self._pictures, self._settings.num_pairs, self._draws)
+        label = prefers_first(self._people, self._pictures.traits[first], self._pictures.traits[second], self._draws)
+        logits, pool = self._logits(self._pictures.compared[torch.cat([first, second])], (shown := first % len(self._ids)).repeat(2))
         scores = logits.gather(1, torch.searchsorted(pool, shown.repeat(2))[:, None]).view(2, -1)
         return paired(scores[0] - scores[1], label)
 
@@ -142,7 +142,7 @@ class _ExpertLesson:
         return self._model(input_ids=self._ids[pool], pixel_values=seen).logits_per_image, pool
 
 
-def train_judge(shelf: Shelf, settings: JudgeSettings, *, states: Path | None = None) -> tuple[ToyJudge, Curve]:
+def train_judge(pictures: TrainingPictures, settings: JudgeSettings, *, states: Path | None = None) -> tuple[ToyJudge, Curve]:
     """Does the picture show this caption, and neatly; and which of two pictures of a caption do raters prefer: at once."""
     torch.manual_seed(settings.seed)
     draws = torch.Generator().manual_seed(settings.seed + 1)
@@ -155,12 +155,12 @@ def train_judge(shelf: Shelf, settings: JudgeSettings, *, states: Path | None = 
     curve = Curve("judge")
     for step in Loop(judge, optimizer, draws, curve).steps(settings.num_steps, states and states / "judge.pt"):
         cosine(optimizer, settings.learning_rate, step=step, total=settings.num_steps)
-        chosen = draw_indices(len(shelf.matched), settings.batch, draws)
+        chosen = draw_indices(len(pictures.matched), settings.batch, draws)
         claimed = _claims(attributes[chosen % len(words)], draws)
-        target = ((claimed == attributes[chosen % len(words)]).all(1) & shelf.neat[chosen]).float()
-        first, second = draw_pairs(shelf, settings.num_pairs, draws)
-        label = prefers_first(people, shelf.traits[first], shelf.traits[second], draws)
-        pixels = torch.cat([shelf.matched[chosen], shelf.compared[torch.cat([first, second])]])
+        target = ((claimed == attributes[chosen % len(words)]).all(1) & pictures.neat[chosen]).float()
+        first, second = draw_pairs(pictures, settings.num_pairs, draws)
+        label = prefers_first(people, pictures.traits[first], pictures.traits[second], draws)
+        pixels = torch.cat([pictures.matched[chosen], pictures.compared[torch.cat([first, second])]])
         noise = settings.pixel_noise * torch.rand(len(pixels), 1, 1, 1, generator=draws) * torch.randn(pixels.shape, generator=draws)
         asked = torch.cat([words[_scene_numbers(claimed)], words[first % len(words)].repeat(2, 1)])
         logits = judge((pixels + noise).clamp(0, 1), asked)
@@ -180,10 +180,10 @@ def train_judge(shelf: Shelf, settings: JudgeSettings, *, states: Path | None = 
     return judge.eval(), curve
 
 
-def draw_pairs(shelf: Shelf, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_pairs(pictures: TrainingPictures, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """Two different pictures of one caption each, by their numbers in `compared`: two of (count,)."""
     num_scenes = len(all_scenes())
-    rounds = len(shelf.compared) // num_scenes
+    rounds = len(pictures.compared) // num_scenes
     scene = draw_indices(num_scenes, count, draws)
     first = draw_indices(rounds, count, draws)
     second = (first + 1 + draw_indices(rounds - 1, count, draws)) % rounds

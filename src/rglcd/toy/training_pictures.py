@@ -12,7 +12,7 @@ from rglcd.toy.codec import coded, distorted
 from rglcd.toy.flaws import Flaw
 from rglcd.toy.raters import traits
 from rglcd.toy.scene import all_scenes, caption
-from rglcd.toy.scorers import Shelf
+from rglcd.toy.scorers import TrainingPictures
 from rglcd.toy.teacher import drawings
 from rglcd.toy.web import Mixture, draw_pixels, web_rows
 
@@ -33,7 +33,7 @@ class DrawingSettings:
     num_real: int = 3
 
 
-def fill_shelf(
+def make_training_pictures(
     teacher: StableDiffusionPipeline,
     settings: DrawingSettings,
     *,
@@ -41,11 +41,11 @@ def fill_shelf(
     latent_noise: float,
     first_seed: int,
     kept: Path | None = None,
-) -> Shelf:
+) -> TrainingPictures:
     """Twice `num_pictures` that match their captions, half of them decoded; and what raters compare. Kept in the file `kept`."""
     if kept is not None and kept.is_file():
         tensors = load_file(kept)
-        return Shelf(tensors["matched"], tensors["neat"], tensors["compared"], tensors["traits"])
+        return TrainingPictures(tensors["matched"], tensors["neat"], tensors["compared"], tensors["traits"])
     scenes = all_scenes()
     assert num_pictures % len(scenes) == 0, "both halves begin with the first scene"
     shown = [scenes[number % len(scenes)] for number in range(2 * num_pictures)]
@@ -62,8 +62,8 @@ def fill_shelf(
     real = coded(teacher.vae, draw_pixels(real_rows, first_seed=first_real))
     compared = torch.cat([few, many, real])
     seen = traits(compared, captions * (len(compared) // len(captions)))
-    shelf = Shelf(matched, torch.tensor([row.flaws == Flaw.NONE for row in rows]), compared, seen)
+    pictures = TrainingPictures(matched, torch.tensor([row.flaws == Flaw.NONE for row in rows]), compared, seen)
     if kept is not None:
-        tensors = {"matched": shelf.matched, "neat": shelf.neat, "compared": shelf.compared, "traits": shelf.traits}
+        tensors = {"matched": pictures.matched, "neat": pictures.neat, "compared": pictures.compared, "traits": pictures.traits}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, kept)
-    return shelf
+    return pictures
