@@ -55,7 +55,9 @@ def test_distill_makes_the_same_bytes_from_the_same_inputs(own: Path) -> None:
     first = run(own, tiny_config(), "distill").manifest
     shutil.rmtree(own / "student")
     second = run(own, tiny_config(), "distill").manifest
-    assert [name for name in first.files if first.files[name] != second.files[name]] == ["timings.json"]
+    # Timings are rounded: two runs may have the same.
+    assert {name for name in first.files if first.files[name] != second.files[name]} <= {"timings.json"}
+    assert second.files.keys() == first.files.keys()
     assert second.digest == first.digest
 
 
