@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many runs at once (default: %(default)s)")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
-    studied = dict.fromkeys(run for study in STUDIES for run in study.runs)
+    # Studies share runs, each by a label of its own.
+    studied = {run.name: run for study in STUDIES for run in study.runs}.values()
     # A stopped command leaves every claim with one seed before any study has two.
-    todo = dict.fromkeys([*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied)])
+    todo = dict.fromkeys([*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied if run.name != MAIN.name)])
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
         started = time.perf_counter()
         first, *others = todo

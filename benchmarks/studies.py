@@ -1,6 +1,5 @@
 """The claims that are tested at toy size, each as runs that differ in what the claim is about and in nothing else."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEPS = 2
@@ -35,102 +34,116 @@ class Study:
 MAIN = Run("main", "the demo's line", ())
 """Both arms at the preset's length: claims about the teacher and about the control are read from it."""
 
-LATENT = "reward={kind: latent, weight: 1.0, chunk_size: 32, tuning: {kind: online, learning_rate: 1.0e-4, label_every: 1}}"
-"""The proxy's recipe, for claims about it: the preset's reward acts through the decoder. How it was tuned: docs/decisions/0011."""
+LATENT = (
+    "reward={kind: latent, weight: 1.0, chunk_size: 32, prediction: {kind: shared, every: 2}, "
+    "tuning: {kind: online, learning_rate: 1.0e-4, label_every: 1}}"
+)
+"""The proxy's recipe, for claims about it: the preset's reward acts through the decoder, on as many samples. docs/decisions/0011."""
+
+SHORT_STEPS = 300
 
 _SHORT = ("distillation.match_compute=false", f"evaluation.num_steps=[{STEPS}]")
 
 
-def _guided(name: str, label: str, num_steps: int, *overrides: str) -> Run:
-    return Run(name, label, (*_SHORT, "distillation.arms=[rg]", f"distillation.num_steps={num_steps}", *overrides))
+def _guided(name: str, label: str, *overrides: str) -> Run:
+    return Run(name, label, (*_SHORT, "distillation.arms=[rg]", f"distillation.num_steps={SHORT_STEPS}", *overrides))
 
 
-def _plain(name: str, label: str, num_steps: int, *overrides: str) -> Run:
+def _plain(name: str, label: str, *overrides: str, num_steps: int = SHORT_STEPS) -> Run:
     return Run(name, label, (*_SHORT, "distillation.arms=[lcm]", f"distillation.num_steps={num_steps}", *overrides), arm="lcm")
 
 
-def _weights(kind: str, weights: Sequence[float]) -> tuple[Run, ...]:
-    reward = {"pixel": "{kind: pixel, weight: %g, chunk_size: 32}"}
-    return tuple(
-        _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, f"reward={reward[kind] % weight}")
-        if kind in reward
-        else _guided(f"{kind}-{weight:g}", f"{kind}, weight {weight:g}", 200, LATENT, f"reward.weight={weight:g}")
-        for weight in weights
+def _taught_by(expert: str, what: str) -> tuple[Run, Run, Run]:
+    """The proxy tuned on an expert that has no gradient, and the two controls."""
+    reward = (LATENT, f"reward.expert={expert}")
+    return (
+        _guided(f"{expert}-online", f"tuned on {what}", *reward),
+        _guided(f"{expert}-frozen", "left as pretrained", *reward, "reward.tuning={kind: frozen}"),
+        _guided(f"{expert}-shuffled", f"tuned on {what} of other captions", *reward, "reward.tuning.pairing=other_captions"),
     )
 
 
-UNGUIDED = _plain("unguided", "no reward", 200)
+WEIGHTS = (0.3, 1.0, 3.0, 10.0)
+
+
+def _pixel(weight: float) -> Run:
+    return _guided(f"pixel-{weight:g}", f"pixel, weight {weight:g}", f"reward.weight={weight:g}")
+
+
+def _latent(weight: float) -> Run:
+    return _guided(f"latent-{weight:g}", f"latent, weight {weight:g}", LATENT, f"reward.weight={weight:g}")
+
+
+PLAIN = _plain("lcm-300", "no reward")
+
+CONTROLS = (_plain("lcm-300", "no reward, 300 steps"), _plain("lcm-500", "no reward, 500 steps", num_steps=500))
+"""Shorter than the control that is matched by compute: the best of the three is the control stopped at its best."""
 
 STUDIES: tuple[Study, ...] = (
     Study(
         "control-length",
         "Is the control held back by its length?",
-        "Matched by compute, the control takes more steps than the guided student. Fewer of them, as many, and those of the first table.",
+        "Matched by compute, the control takes more steps than the guided student. As many of them, and fewer.",
         (
-            _plain("lcm-250", "no reward, 250 steps", 250),
-            _plain("lcm-500", "no reward, as many as guided: 500", 500),
+            *CONTROLS,
             Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm"),
             Run(MAIN.name, "guided, 500 steps", MAIN.overrides),
         ),
-        ("judge", "checker", "whole", "frechet", "expert"),
+        ("judge", "votes", "whole", "frechet", "expert"),
         baseline="guided, 500 steps",
     ),
     Study(
         "over-optimisation",
         "A reward followed too far, in pixels and through the latent proxy",
-        "With the weight raised, the expert's score rises; do the judge, the checker and the pictures themselves follow?",
-        (UNGUIDED, *_weights("pixel", (0.1, 1.0, 10.0)), *_weights("latent", (0.1, 1.0, 10.0))),
-        ("expert", "judge", "checker", "frechet_to_teacher", "high_frequency", "saturation", "diversity"),
-        baseline=UNGUIDED.label,
+        "With the weight raised, the expert's score rises; do the judge, the panel and the pictures themselves follow? "
+        f"{SHORT_STEPS} steps, half of the samples rewarded; one unit of weight for both ways.",
+        (PLAIN, *map(_pixel, WEIGHTS), *map(_latent, WEIGHTS)),
+        ("expert", "judge", "votes", "whole", "frechet", "high_frequency", "diversity"),
+        baseline=PLAIN.label,
+    ),
+    Study(
+        "votes-as-expert",
+        "A reward without gradient teaches through the proxy: votes",
+        "A further group of simulated raters votes on pictures; none of them is in the judge or the panel. Does a proxy tuned on their "
+        f"votes guide better than one left as it was, or tuned on votes for other captions? {SHORT_STEPS} steps.",
+        _taught_by("votes", "votes"),
+        ("votes", "judge", "whole", "expert", "frechet"),
+        baseline="tuned on votes",
     ),
     Study(
         "checker-as-expert",
-        "A reward without gradient teaches through the proxy",
-        "The checker is a program. Does a proxy tuned on its answers guide better than one left as it was, or tuned on the answers of "
-        "other captions?",
-        (
-            _guided("checker-online", "tuned on the checker", 400, LATENT, "reward.expert=checker"),
-            _guided("checker-frozen", "left as pretrained", 400, LATENT, "reward.expert=checker", "reward.tuning={kind: frozen}"),
-            _guided(
-                "checker-shuffled",
-                "tuned on other captions' answers",
-                400,
-                LATENT,
-                "reward.expert=checker",
-                "reward.tuning.pairing=other_captions",
-            ),
-        ),
-        ("checker", "judge", "expert", "frechet"),
-        baseline="tuned on the checker",
-    ),
-    Study(
-        "ict",
-        "Improved consistency training's choices, one at a time",
-        "Song and Dhariwal's techniques (ICLR 2024) on latent consistency distillation without a reward, 200 steps each.",
-        (
-            UNGUIDED,
-            _plain("ict-target", "stop-gradient target", 200, "distillation.target={kind: stop_gradient}"),
-            _plain("ict-pseudo-huber", "pseudo-Huber", 200, "distillation.distance={kind: pseudo_huber}"),
-            _plain("ict-cauchy", "Cauchy", 200, "distillation.distance={kind: cauchy}"),
-            _plain("ict-lognormal", "lognormal timesteps", 200, "distillation.timesteps={kind: lognormal, p_mean: -0.41}"),
-            _plain("ict-mixed", "half lognormal", 200, "distillation.timesteps={kind: lognormal, p_mean: -0.41, uniform_share: 0.5}"),
-            _plain("ict-weighting", "1/gap weighting", 200, "distillation.weighting=inverse_gap"),
-            _plain("ict-constant-grid", "constant grid", 200, "distillation.grid={kind: constant}"),
-            _plain("ict-dropout", "shared dropout 0.1", 200, "distillation.dropout=0.1"),
-            _plain("ict-training", "consistency training", 200, "distillation.neighbour=data"),
-        ),
-        ("checker", "judge", "frechet", "frechet_to_teacher", "diversity"),
-        baseline=UNGUIDED.label,
+        "A reward without gradient teaches through the proxy: a program's count",
+        f"The same with the checker, a program that counts how many of five conditions a picture meets. {SHORT_STEPS} steps.",
+        _taught_by("checker", "counts"),
+        ("checker", "judge", "whole", "votes", "frechet"),
+        baseline="tuned on counts",
     ),
     Study(
         "proxy-start",
         "What pretraining the proxy is worth",
-        "The same guided run from a proxy contrasted on the cached latents, and from one with random weights.",
+        f"The same guided run from a proxy contrasted on the cached latents, and from one with random weights. {SHORT_STEPS} steps.",
+        (_latent(1.0), _guided("latent-random", "latent, weight 1, random start", LATENT, "reward.initial=random")),
+        ("expert", "judge", "votes", "whole", "frechet"),
+        baseline="latent, weight 1, random start",
+    ),
+    Study(
+        "ict",
+        "Improved consistency training's choices, one at a time",
+        f"Song and Dhariwal's techniques (ICLR 2024) on latent consistency distillation without a reward, {SHORT_STEPS} steps each. The "
+        "preset has their curriculum already: `constant grid` is the run without it.",
         (
-            _guided("proxy-pretrained", "pretrained", 400, LATENT),
-            _guided("proxy-random", "random", 400, LATENT, "reward.initial=random"),
+            PLAIN,
+            _plain("ict-constant-grid", "constant grid", "distillation.grid={kind: constant}"),
+            _plain("ict-target", "stop-gradient target", "distillation.target={kind: stop_gradient, evaluation_decay: 0.99}"),
+            _plain("ict-pseudo-huber", "pseudo-Huber", "distillation.distance={kind: pseudo_huber}"),
+            _plain("ict-cauchy", "Cauchy", "distillation.distance={kind: cauchy}"),
+            _plain("ict-lognormal", "lognormal timesteps", "distillation.timesteps={kind: lognormal, p_mean: -0.41}"),
+            _plain("ict-mixed", "half lognormal", "distillation.timesteps={kind: lognormal, p_mean: -0.41, uniform_share: 0.5}"),
+            _plain("ict-weighting", "1/gap weighting", "distillation.weighting=inverse_gap"),
+            _plain("ict-dropout", "shared dropout 0.1", "distillation.dropout=0.1"),
+            _plain("ict-training", "consistency training", "distillation.neighbour=data"),
         ),
-        ("expert", "judge", "checker", "frechet"),
-        baseline="random",
+        ("judge", "votes", "whole", "frechet", "frechet_to_teacher"),
+        baseline=PLAIN.label,
     ),
 )

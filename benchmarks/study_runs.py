@@ -10,20 +10,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import MAIN, Run
+from benchmarks.studies import MAIN, STEPS, Run
 from rglcd.config import Config, Section, load_params
 from rglcd.launch.execute import execute
+from rglcd.stages.export_images import export_images
 from rglcd.stages.run import standing_outcome
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
-from rglcd.store.manifest import digest_of
+from rglcd.store.manifest import digest_of, read_manifest
 
 ROOT = Path("artifacts/results")
-NUM_IMAGES = 1080
-"""Ten of each held-out caption: with the demo's 256, chance moves the share of right pictures by two points."""
+COPIES = 4
+"""Pictures of each held-out caption."""
+NUM_IMAGES = 600
 MOST_SEEDS = 3
 SHARED = frozenset({"shards", "pretrained", "latents"})
 
+TEACHER = "teacher-50"
+
 _DONE: set[tuple[Run, int]] = set()
+
+_VOTERS = (
+    "preparation.scorers.votes={kind: toy-votes}",
+    "caching.scorers=[expert, checker, votes]",
+    "evaluation.scorers=[expert, judge, checker, votes]",
+)
+"""One scorer more than the demo has: simulated raters of a group of their own, as a reward and as a measure."""
 
 Cells = dict[str, dict[str, Any]]
 """What ``metrics.json`` says of an arm, by number of steps."""
@@ -46,9 +57,13 @@ def _is_done(run: Run, seed: int) -> bool:
     """A run found finished is not checked again: checking reads every byte of its results."""
     if (run, seed) not in _DONE:
         there = (folder_of(run, seed) / "report" / "manifest.json").is_file()
-        if there and all(standing_outcome(*stage) for stage in stages_of_run(run, seed)):
+        if there and all(standing_outcome(*stage) for stage in stages_of_run(run, seed)) and _is_drawn(run, seed):
             _DONE.add((run, seed))
     return (run, seed) in _DONE
+
+
+def _is_drawn(run: Run, seed: int) -> bool:
+    return all(len(list(pictures_of(run, seed, sampler).glob("*.png"))) == NUM_IMAGES for sampler in _samplers(run, seed))
 
 
 def make(run: Run, seed: int) -> None:
@@ -60,12 +75,35 @@ def make(run: Run, seed: int) -> None:
         shutil.copytree(measured, own / "report")
     for name, sections, artifacts in stages_of_run(run, seed):
         execute(name, sections=sections, artifacts=artifacts)
+    for sampler in _samplers(run, seed):
+        config, folder = _config(run, seed), pictures_of(run, seed, sampler)
+        needed = {name: _artifact(name, config, own) for name in ("source", "pretrained", "student")}
+        export_images(config, needed, layout="flat", sampler=sampler, count=COPIES, folder=folder)
+
+
+def pictures_of(run: Run, seed: int, sampler: str) -> Path:
+    """The folder of a sampler's pictures, `COPIES` of each held-out caption, as ``rglcd export-images --layout flat`` writes them.
+
+    The teacher's are the same with every seed. The student's digest is in the name: pictures of another are never taken for its own.
+    """
+    if sampler == TEACHER:
+        return ROOT / "pictures" / "teacher"
+    student = read_manifest(folder_of(run, seed) / "student", made_by="distill").digest
+    return folder_of(run, seed) / "pictures" / student[:12] / sampler
+
+
+def _samplers(run: Run, seed: int) -> list[str]:
+    """What the panel is shown of a run."""
+    if run.name != MAIN.name:
+        return [f"{run.arm}-{STEPS}"]
+    students = [f"{arm}-{steps}" for arm in ("lcm", "rg") for steps in _config(run, seed).evaluation.num_steps]
+    return [TEACHER, *students]
 
 
 def _config(run: Run, seed: int) -> Config:
     # All draw from the same noise, so the teacher is measured once.
     common = [f"pretraining.seed={seed}", f"distillation.seed={seed}", f"evaluation.num_images={NUM_IMAGES}"]
-    return load_params(Path("params.yaml"), overrides=[*common, *run.overrides])
+    return load_params(Path("params.yaml"), overrides=[*_VOTERS, *common, *run.overrides])
 
 
 def folder_of(run: Run, seed: int) -> Path:
@@ -78,7 +116,7 @@ def _artifact(name: str, config: Config, own: Path) -> Path:
     if name == "reward_model":
         # Runs that pretrain the same proxy share it.
         return ROOT / "proxies" / digest_of(config.pretraining.model_dump(mode="json"))[:12]
-    return (Path("artifacts") if name in SHARED else own) / name
+    return (ROOT / "shared" if name in SHARED else own) / name
 
 
 def metrics_of(run: Run, seed: int) -> dict[str, Cells]:

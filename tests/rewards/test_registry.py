@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 # The two that need something installed have tests of their own.
 KINDS = sorted({*scorer_kinds(), "mixture"} - {"hpsv2-process", "process", "entry-point"})
+PROGRAMS = {"toy-checker", "toy-votes"}
 
 
 def write(kind: str, folder: Path) -> None:
@@ -76,10 +77,10 @@ def test_every_scorer_kind_implements_the_reward_protocol(kind: str, scorers_dir
     assert scores.requires_grad == reward.differentiable
     assert reward.logit_scale > 0
     digest = reward.weights_sha256()
-    assert digest is None if kind == "toy-checker" else re.fullmatch("[0-9a-f]{64}", digest or "")
+    assert digest is None if kind in PROGRAMS else re.fullmatch("[0-9a-f]{64}", digest or "")
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"toy-checker"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - PROGRAMS))
 def test_scoring_needs_no_host_synchronisation(kind: str, scorers_dir: Path) -> None:
     """On ``meta`` tensors, which have no values, any read of one would raise, and so would a constant left on the CPU."""
     meta = torch.device("meta")
@@ -101,7 +102,7 @@ def test_scorer_configuration_in_the_docs_is_valid_and_covers_every_kind() -> No
     written = yaml.safe_load(block)["preparation"]
     section = Preparation.model_validate(written | {"features": {"kind": "auto"}})
     documented = {scorer.settings()["kind"] for scorer in section.scorers.values()}
-    assert documented == {*scorer_kinds(), "mixture"} - {"aesthetic-v1", "clip", "toy-judge", "toy-checker"}
+    assert documented == {*scorer_kinds(), "mixture"} - {"aesthetic-v1", "clip", "toy-judge"} - PROGRAMS
 
 
 def test_weights_digest_depends_on_the_weights(scorers_dir: Path, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_weights_digest_depends_on_the_weights(scorers_dir: Path, tmp_path: Path
 
 
 def test_unknown_scorer_kind_is_refused_listing_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"unknown scorer kind 'hps'; there are: aesthetic-v1, .*, toy-judge$"):
+    with pytest.raises(InputError, match=r"unknown scorer kind 'hps'; there are: aesthetic-v1, .*, toy-votes$"):
         load_scorer("hps", Path("nowhere"), **PLACE)
 
 
@@ -122,7 +123,7 @@ def test_only_scorers_with_a_gradient_are_differentiable_rewards(scorers_dir: Pa
     assert not checker.differentiable
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"mixture", "toy-checker"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"mixture"} - PROGRAMS))
 def test_missing_weights_folder_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         load_scorer(kind, tmp_path / "nowhere", **PLACE, **SETTINGS.get(kind, {}))

@@ -31,6 +31,7 @@ from rglcd.config.scorers import (
     Scorer,
     ScorerSource,
     ToyCheckerScorer,
+    ToyVotesScorer,
     ToyJudgeScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
@@ -114,6 +115,7 @@ __all__ = [
     "SquaredL2",
     "StopGradientTarget",
     "ToyCheckerScorer",
+    "ToyVotesScorer",
     "ToyJudgeScorer",
     "UniformTimesteps",
     "VitTower",

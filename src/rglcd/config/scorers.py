@@ -164,6 +164,14 @@ class ToyCheckerScorer(Scorer):
     kind: Literal["toy-checker"]
 
 
+class ToyVotesScorer(Scorer):
+    """The share of the toy world's simulated voters who would show a picture to others: no weights, no gradient."""
+
+    text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+
+    kind: Literal["toy-votes"]
+
+
 ScorerSource = Annotated[
     ClipScorer
     | PublishedClipScorer
@@ -174,7 +182,8 @@ ScorerSource = Annotated[
     | ProcessScorer
     | EntryPointScorer
     | ToyJudgeScorer
-    | ToyCheckerScorer,
+    | ToyCheckerScorer
+    | ToyVotesScorer,
     Field(discriminator="kind"),
 ]
 

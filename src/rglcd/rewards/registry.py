@@ -30,8 +30,9 @@ _LOADERS: Mapping[str, str] = {
     "entry-point": "rglcd.rewards.entry_point:load_entry_point",
     "toy-judge": "rglcd.toy.judge:ToyJudge.load",
     "toy-checker": "rglcd.toy.checker:CheckerReward.load",
+    "toy-votes": "rglcd.toy.raters:VotesReward.load",
 }
-_WITHOUT_WEIGHTS = frozenset({"mixture", "toy-checker"})
+_WITHOUT_WEIGHTS = frozenset({"mixture", "toy-checker", "toy-votes"})
 
 
 def open_scorer(name: str, catalogue: Catalogue, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Reward:
