@@ -1,11 +1,17 @@
-"""Temporary handlers of SIGTERM and SIGINT: the previous ones are restored afterwards."""
+"""Temporary handlers of SIGTERM and SIGINT, the previous ones being restored afterwards, and processes that end with their parent."""
 
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+
+_LOOKED_EVERY = 0.5
 
 
 @contextmanager
@@ -26,3 +32,15 @@ def stops_restored() -> Iterator[None]:
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def end_with_parent(parent: int) -> None:
+    """From now on, kill this process soon after ``parent``, the process that started it, has gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOKED_EVERY)
+        print("rglcd: what started this process has been killed; it ends too", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)  # the rest may hang in a collective operation, where no exception arrives
+
+    threading.Thread(target=watch, daemon=True, name="end with parent").start()

@@ -6,18 +6,15 @@ same result, so it alone knows whether any work is left.
 """
 
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
+from rglcd.signals import end_with_parent
+
 LAUNCHER: Final = "RGLCD_LAUNCHER"
 """Process id of what starts the ranks, in their environment."""
 
-_LOOKED_EVERY: Final = 0.5
 _PATIENCE: Final = timedelta(days=7)
 """For another run of the same stage, which may be the whole of a training."""
 
@@ -33,13 +30,7 @@ def end_with_launcher() -> None:
     if launcher is None or "LOCAL_RANK" not in os.environ:
         return
 
-    def watch() -> None:
-        while os.getppid() == int(launcher):
-            time.sleep(_LOOKED_EVERY)
-        print("rglcd: what started this rank has been killed; the rank ends too", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)  # the rest may hang in a collective operation, where no exception arrives
-
-    threading.Thread(target=watch, daemon=True, name="end with launcher").start()
+    end_with_parent(int(launcher))
 
 
 def telling_the_others() -> Callable[[bool], None]:

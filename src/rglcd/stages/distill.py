@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from rglcd.config import AnyReward, ArmSettings, Distillation, Model, Monitoring
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.order import sample_indices
 from rglcd.models.precision import tf32
+from rglcd.models.threads import one_thread_if_small
 from rglcd.stages.assembly import Materials, make_distiller
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.monitoring import Watching
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
+from rglcd.stages.side_by_side import run_side_by_side
 from rglcd.stages.step_cost import StepCosts
 from rglcd.stages.student_export import RECORD, Arm, arm_sections, export_arm
 from rglcd.stages.table import stage_named
+from rglcd.store.locks import exclusive_lock
 from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified
 from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.checkpoint import Checkpointer
@@ -44,16 +48,21 @@ def distill(
     the ``lcm`` arm alone. What ``monitoring`` looks at enters no key, and changes no weight.
     Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
     """
-    with join_world() as world, tf32(world.device):
-        models = Pretrained.open(pretrained)
-        cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
-        cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))
-        materials = Materials(model, distillation, latents, models, reward_model, cache, world)
+    models = Pretrained.open(pretrained)
+    with join_world() as world, tf32(world.device), one_thread_if_small(models.teacher, world.device) as at_once:
+        materials = _materials(model, distillation, latents, pretrained, reward_model, world)
         costs = StepCosts(materials)
         arms = _arms(costs, reward)
         watching = Watching(monitoring, reward, costs, student.folder)
+        left = [arm for arm in arms if not _is_there(arm, student, world=world)] if world.size == 1 else []
+        if min(len(left), at_once) > 1:
+            lengths = {arm.name: arm.num_steps for arm in left}
+            alone = partial(
+                _train_alone, model, reward, distillation, monitoring, latents, pretrained, reward_model, student.folder, lengths
+            )
+            run_side_by_side(alone, list(lengths), at_once=at_once)
         for arm in arms:
-            if not _is_finished(student.folder / arm.name, arm) and not _taken_over(arm, student, world=world):
+            if not _is_there(arm, student, world=world):
                 _train_arm(arm, student.folder, watching)
             if world.is_main:
                 # Here, not where the arm is trained: a kill may have come between its publication and this.
@@ -62,6 +71,15 @@ def distill(
         if world.is_main:
             watching.sweep()
     return {"arms": {arm.name: {"num_steps": arm.num_steps, "key": arm.key} for arm in arms}}
+
+
+def _materials(
+    model: Model, distillation: Distillation, latents: Path, pretrained: Path, reward_model: Path | None, world: World
+) -> Materials:
+    models = Pretrained.open(pretrained)
+    cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
+    cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))
+    return Materials(model, distillation, latents, models, reward_model, cache, world)
 
 
 # --- arms ----------------------------------------------------------------------------------------
@@ -101,6 +119,10 @@ def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
     )
 
 
+def _is_there(arm: Arm, student: Output, *, world: World) -> bool:
+    return _is_finished(student.folder / arm.name, arm) or _taken_over(arm, student, world=world)
+
+
 def _is_finished(folder: Path, arm: Arm) -> bool:
     path = folder / RECORD
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == arm.key
@@ -132,6 +154,31 @@ def _train_arm(arm: Arm, folder: Path, watching: Watching) -> None:
     curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world, monitor=monitor)
     if world.is_main:
         export_arm(arm, distiller, curve=curve, seen=watching.seen_of(arm), folder=folder / arm.name)
+
+
+def _train_alone(
+    model: Model,
+    reward: AnyReward,
+    distillation: Distillation,
+    monitoring: Monitoring,
+    latents: Path,
+    pretrained: Path,
+    reward_model: Path | None,
+    folder: Path,
+    lengths: Mapping[str, int],
+    name: str,
+) -> None:
+    """Train the arm ``name`` for its number of steps, in a process that has opened nothing yet."""
+    with join_world() as world:
+        materials = _materials(model, distillation, latents, pretrained, reward_model, world)
+        settings = next(settings for settings in arms_of(reward, distillation) if settings.name == name)
+        own = replace(materials, distillation=settings.distillation)
+        arm = Arm(name, own, settings.reward, lengths[name], _arm_key(own, settings.reward, lengths[name]))
+        checkpoints = _checkpoints(folder, arm)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        # The process of a killed stage may take a moment to notice, and still be writing here.
+        with exclusive_lock(checkpoints / ".lock"):
+            _train_arm(arm, folder, Watching(monitoring, reward, StepCosts(materials), folder))
 
 
 def _checkpoints(folder: Path, arm: Arm) -> Path:
