@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claim_pictures import rows_of, sheet
+from benchmarks.claims import claims_text, compared, in_words
+from benchmarks.comparisons import TEACHERS, Drawn, drawn
 from benchmarks.dots import dots_svg
 from benchmarks.step import RECORDS
-from benchmarks.studies import MAIN, STEPS, STUDIES, Study
-from benchmarks.study_runs import NUM_IMAGES, folder_of, metrics_of, seeds_done
+from benchmarks.studies import MAIN, MATCHED, STEPS, STUDIES, Study
+from benchmarks.study_runs import COPIES, NUM_IMAGES, folder_of, metrics_of, seeds_done
 from rglcd.evaluation.pages import figure_svg
 from rglcd.evaluation.plots import Level, Panel, Point, Series
-from rglcd.store.manifest import read_manifest
+from rglcd.store.manifest import folder_digest, read_manifest
+from rglcd.toy.raters import raters_digest
 
 PAGE = Path("docs/results.md")
 GPU_RECORDS = Path("docs/gpu.jsonl")
 """What `make gpu` printed, with the commit that it ran on; lines are copied there by hand from the machine that had the card."""
-MAIN_COLUMNS = ("expert", "judge", "checker", "whole", "frechet", "frechet_to_teacher", "diversity")
+MAIN_COLUMNS = ("expert", "judge", "votes", "checker", "whole", "frechet", "frechet_to_teacher", "diversity")
+MODELS = ("teacher", "expert", "judge", "features")
+"""The frozen models of the toy world, by their folder in `toy`."""
 HEADS = {
     "frechet": "Fréchet distance",
     "frechet_to_teacher": "the same, to teacher",
@@ -31,14 +37,24 @@ def page_text() -> str:
     parts = [
         f"""# Results at toy size
 
-Made by `make results` (three seeds; `make results-quick`: one) with the `params.yaml` of the same commit. Each figure says which seeds
-it is of: a seed is that of the latent reward model and the distillation. World, teacher, scorers and noise are shared, so a spread
-(± standard deviation) is that of training only. Held-out captions, {NUM_IMAGES} images a cell.
+Made by `make results` (three seeds; `make results-quick`: one) with the `params.yaml` of the same commit. A seed is that of the proxy's
+pretraining and of the distillation; world, teacher, scorers and noise are shared, so a spread (± standard deviation) is that of training
+only. {NUM_IMAGES} pictures a cell: {COPIES} of each held-out caption.
 
-`expert` is the reward that guides; it learnt from one group of simulated raters, `judge` (another architecture, other pictures) from
-another (decisions/0011). `checker` is a program: the share of five conditions, the caption's four attributes and neatness; `right and
-neat` is the share of images that meet all. The Fréchet distance is on the toy's feature network and compares with nothing outside this
-page; `diversity` is the distance between its features of two images of one caption.""",
+{claims_text()}
+
+A claim is shown by a measure if its interval's lower end is above one half and every seed's figure is too, refuted if the upper end is
+below and every seed's is; otherwise it is not shown. A tie is half a win; intervals are over captions and, for the panel, raters. All of
+it is at 2 steps unless it says otherwise.
+
+Who judges: `expert` is the reward that guides; it learnt from one group of simulated raters, `judge` (another architecture, other
+pictures) from another. The `panel` is a third group: programs that stand for people, used for nothing else; no person was asked. `votes`
+are those of a fourth. `checker` is a program: the share of five conditions, the caption's four attributes and neatness; `right and neat` is
+the share of pictures that meet all. The Fréchet distance is on the toy's feature network and compares with nothing outside this page;
+`diversity` is the distance between its features of two pictures of one caption.
+
+World, raters, scorers and gates were fixed before any student was trained on them, and recipes were tuned on seeds 100 to 102, which are
+not in this page ([decision 11](decisions/0011-a-toy-world-as-the-web-is.md)). {_frozen()}""",
     ]
     parts.append(_main(seeds) if (seeds := seeds_done([MAIN])) else "No run is finished yet.")
     for study in STUDIES:
@@ -63,13 +79,11 @@ def _main(seeds: Sequence[int]) -> str:
         for steps in _steps(who, seeds)
     }
     rows = [f"| {who} | {steps} | {' | '.join(_figure(of, column) for column in MAIN_COLUMNS)} |" for (who, steps), of in cells.items()]
-    wins = [
-        f"| {steps} | {' | '.join(_wins('rg', steps, seeds, opponent) for opponent in ('lcm', 'teacher'))} |"
-        for steps in _steps("rg", seeds)
-    ]
-    compared = ("judge", "checker", "whole", "frechet")
+    wins = [f"| {steps} | {' | '.join(_wins(int(steps), seeds))} |" for steps in _steps("rg", seeds)]
+    _picture("main", seeds)
+    shown = ("judge", "votes", "whole", "frechet")
     gaps = [
-        f"| {steps} | {' | '.join(_gaps(cells['rg', steps], cells['lcm', steps], column) for column in compared)} |"
+        f"| {steps} | {' | '.join(_gaps(cells['rg', steps], cells['lcm', steps], column) for column in shown)} |"
         for steps in _steps("rg", seeds)
     ]
     return f"""## Two guided steps against the teacher's fifty, and against steps without a reward
@@ -81,34 +95,61 @@ against {arms["rg"]["num_steps"]}). {_said(seeds).capitalize()}.
 |---|--:|{"--:|" * len(MAIN_COLUMNS)}
 {chr(10).join(rows)}
 
-{_drawn("steps", "Judge and checker against the number of steps", _main_plot(seeds))}
+{_drawn("steps", "Judge and votes against the number of steps", _main_plot(seeds))}
 
-Share of images on which `rg` wins by the judge, a tie being half a win, with its 95 % interval, seed by seed:
+How often `rg` wins, with its 95 % interval (seed by seed):
 
-| steps | against lcm | against the teacher's fifty |
-|--:|---|---|
+| steps | against lcm: panel | judge | against the teacher's fifty: panel | judge |
+|--:|---|---|---|---|
 {chr(10).join(wins)}
 
 Difference `rg` - `lcm`, seed by seed:
 
-| steps | {" | ".join(_head(column) for column in compared)} |
-|--:|{"---|" * len(compared)}
+| steps | {" | ".join(_head(column) for column in shown)} |
+|--:|{"---|" * len(shown)}
 {chr(10).join(gaps)}
 
-The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} by the judge and ±{_chance(seeds, "checker"):.3f} by
-the checker (95 %). Here and below, a difference whose sign is another with another seed shows nothing."""
+The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} by the judge and ±{_chance(seeds, "votes"):.3f} by
+the voters (95 %). Here and below, a difference whose sign is another with another seed shows nothing."""
+
+
+def _wins(steps: int, seeds: Sequence[int]) -> list[str]:
+    """Of the guided student against the control and the teacher, by panel and judge."""
+    opponents: tuple[Drawn, ...] = (drawn(MATCHED, steps), TEACHERS)
+    return [in_words(compared(by, drawn(MAIN, steps), theirs, seeds)) for theirs in opponents for by in ("panel", "judge")]
+
+
+def _frozen() -> str:
+    """The digests of what was fixed."""
+    digests = ", ".join(f"{name} `{folder_digest(Path('toy') / name)[:12]}`" for name in MODELS)
+    return f"Digests: {digests}, raters `{raters_digest()[:12]}`."
+
+
+def _picture(name: str, seeds: Sequence[int]) -> None:
+    """The pictures beside a claim, of the first seed that is done, written beside the page."""
+    sheet(rows_of(name), seeds[0]).save(PAGE.parent / "images" / f"claim-{name}.png", optimize=True)
 
 
 def _study(study: Study, seeds: Sequence[int]) -> str:
     cells = {run.label: [metrics_of(run, seed)[run.arm][str(STEPS)] for seed in seeds] for run in study.runs}
     rows = [f"| {label} | {' | '.join(_figure(of, column) for column in study.columns)} |" for label, of in cells.items()]
-    compared = study.columns[:4]
+    shown = study.columns[:4]
     gaps = [
-        f"| {label} | {' | '.join(_gaps(of, cells[study.baseline], column) for column in compared)} |"
+        f"| {label} | {' | '.join(_gaps(of, cells[study.baseline], column) for column in shown)} |"
         for label, of in cells.items()
         if label != study.baseline
     ]
-    drawn = _weights_plot(study, seeds) if study.name == "over-optimisation" else _dots_plot(study, seeds)
+    plot = _weights_plot(study, seeds) if study.name == "over-optimisation" else _dots_plot(study, seeds)
+    own = next(run for run in study.runs if run.label == study.baseline)
+    asked = [
+        f"| {run.label} | {' | '.join(in_words(compared('panel', drawn(run), theirs, seeds)) for theirs in (drawn(own), TEACHERS))} |"
+        for run in study.runs
+        if run is not own
+    ]
+    pictures = ""
+    if study.name not in ("ict", "control-length"):
+        _picture(study.name, seeds)
+        pictures = f"\n\n![The same captions and noise, a row for each run](images/claim-{study.name}.png)"
     return f"""## {study.title}
 
 {study.question} At {STEPS} steps, {_said(seeds)}.
@@ -119,11 +160,17 @@ def _study(study: Study, seeds: Sequence[int]) -> str:
 
 Difference to “{study.baseline}”, seed by seed:
 
-| | {" | ".join(_head(column) for column in compared)} |
-|---|{"---|" * len(compared)}
+| | {" | ".join(_head(column) for column in shown)} |
+|---|{"---|" * len(shown)}
 {chr(10).join(gaps)}
 
-{_drawn(study.name, study.title, drawn)}"""
+By the panel, at {STEPS} steps (seed by seed):
+
+| | wins against “{study.baseline}” | against the teacher's fifty |
+|---|---|---|
+{chr(10).join(asked)}
+
+{_drawn(study.name, study.title, plot)}{pictures}"""
 
 
 def _step_costs(records: Sequence[dict[str, Any]]) -> str:
@@ -194,8 +241,8 @@ def _drawn(name: str, title: str, svg: str) -> str:
 
 
 def _main_plot(seeds: Sequence[int]) -> str:
-    """Judge and checker against the number of steps, the teacher's as a line across; seeds' means, and from the least to the most."""
-    return figure_svg([_steps_panel(scorer, seeds) for scorer in ("judge", "checker")])
+    """Judge and votes against the number of steps, the teacher's as a line across; seeds' means, and from the least to the most."""
+    return figure_svg([_steps_panel(scorer, seeds) for scorer in ("judge", "votes")])
 
 
 def _steps_panel(scorer: str, seeds: Sequence[int]) -> Panel:
@@ -218,12 +265,12 @@ def _dots_plot(study: Study, seeds: Sequence[int]) -> str:
 
 
 def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
-    """Expert and judge against the weight, in pixels and through the proxy, side by side; seeds' means."""
+    """Expert, judge and votes against the weight, in pixels and through the proxy, side by side; seeds' means."""
     panels = []
     for kind in ("pixel", "latent"):
         runs = [run for run in study.runs if run.name.startswith(f"{kind}-")]
         series = []
-        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("checker", "arm-lrm")):
+        for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("votes", "arm-lrm")):
             points = []
             for run in runs:
                 mean = statistics.mean(_value(metrics_of(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
@@ -265,11 +312,6 @@ def _chance(seeds: Sequence[int], scorer: str) -> float:
     """Half of the widest 95 % interval of ``scorer``'s mean over the pictures of a cell of the first table."""
     means = [metrics_of(MAIN, seed)[arm][str(STEPS)][scorer] for seed in seeds for arm in ("lcm", "rg")]
     return max((mean["high"] - mean["low"]) / 2 for mean in means)
-
-
-def _wins(who: str, steps: str, seeds: Sequence[int], opponent: str) -> str:
-    rates = [metrics_of(MAIN, seed)[who][steps]["judge"][f"win_rate_{opponent}"] for seed in seeds]
-    return ", ".join(f"{100 * rate['value']:.0f} % ({100 * rate['low']:.0f}–{100 * rate['high']:.0f})" for rate in rates)
 
 
 def _head(column: str) -> str:

@@ -34,6 +34,8 @@ class Study:
 MAIN = Run("main", "the demo's line", ())
 """Both arms at the preset's length: claims about the teacher and about the control are read from it."""
 
+MATCHED = Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm")
+
 LATENT = (
     "reward={kind: latent, weight: 1.0, chunk_size: 32, prediction: {kind: shared, every: 2}, "
     "tuning: {kind: online, learning_rate: 1.0e-4, label_every: 1}}"
@@ -86,7 +88,7 @@ STUDIES: tuple[Study, ...] = (
         "Matched by compute, the control takes more steps than the guided student. As many of them, and fewer.",
         (
             *CONTROLS,
-            Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm"),
+            MATCHED,
             Run(MAIN.name, "guided, 500 steps", MAIN.overrides),
         ),
         ("judge", "votes", "whole", "frechet", "expert"),

@@ -77,7 +77,7 @@ def make(run: Run, seed: int) -> None:
         execute(name, sections=sections, artifacts=artifacts)
     for sampler in _samplers(run, seed):
         config, folder = _config(run, seed), pictures_of(run, seed, sampler)
-        needed = {name: _artifact(name, config, own) for name in ("source", "pretrained", "student")}
+        needed = {name: _artifact(name, config, own) for name in ("source", "pretrained", "student", "report")}
         export_images(config, needed, layout="flat", sampler=sampler, count=COPIES, folder=folder)
 
 

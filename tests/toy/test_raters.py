@@ -4,7 +4,7 @@ import torch
 from rglcd.rewards.protocol import Reward
 from rglcd.toy.flaws import Flaw
 from rglcd.toy.measuring import held_out
-from rglcd.toy.raters import TRAITS, Answer, Group, Question, VotesReward, answer, ask, prefers_first, raters, traits
+from rglcd.toy.raters import TRAITS, Answer, Group, Question, VotesReward, answer, ask, poll, prefers_first, raters, traits
 from rglcd.toy.scene import caption
 from rglcd.toy.web import Row, draw_pixels
 
@@ -51,6 +51,22 @@ def test_the_same_pair_gets_the_same_answer_alone_and_among_others() -> None:
         answer(text, left, right, Question.GENERAL_PREFERENCE) for text, left, right in zip(CAPTIONS[:6], NEAT[:6], FLAWED[:6], strict=True)
     ]
     assert together == alone
+
+
+def test_a_poll_is_what_each_rater_answers_when_asked_alone() -> None:
+    polled = poll(Group.PANEL, CAPTIONS[:8], NEAT[:8], FLAWED[:8], Question.GENERAL_PREFERENCE)
+    words = {1.0: Answer.LEFT, 0.0: Answer.RIGHT, 0.5: Answer.TIE}
+    for rater, row in enumerate(polled.tolist()):
+        assert [words[value] for value in row] == ask(
+            Group.PANEL, CAPTIONS[:8], NEAT[:8], FLAWED[:8], Question.GENERAL_PREFERENCE, rater=rater
+        )
+
+
+def test_votes_on_a_larger_picture_are_those_on_the_same_picture() -> None:
+    voters = VotesReward()
+    text = voters.encode_text(CAPTIONS)
+    larger = NEAT.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(voters.score(larger, text), voters.score(NEAT, text))
 
 
 def test_votes_count_who_would_show_a_picture_to_others() -> None:

@@ -31,8 +31,8 @@ from rglcd.config.scorers import (
     Scorer,
     ScorerSource,
     ToyCheckerScorer,
-    ToyVotesScorer,
     ToyJudgeScorer,
+    ToyVotesScorer,
 )
 from rglcd.config.sharding import NoDownload, Sharding, WebDownload
 from rglcd.config.sources import FeatureSource, InceptionSource, ModelSource, PromptSource, WeightsSource
@@ -115,8 +115,8 @@ __all__ = [
     "SquaredL2",
     "StopGradientTarget",
     "ToyCheckerScorer",
-    "ToyVotesScorer",
     "ToyJudgeScorer",
+    "ToyVotesScorer",
     "UniformTimesteps",
     "VitTower",
     "WebDownload",

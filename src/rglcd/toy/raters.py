@@ -15,11 +15,12 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rglcd.toy.checker import FORGIVEN_SOFTNESS, SOFTNESS_WEIGHT, caption_indices, measure
 from rglcd.toy.draws import between, random_words
-from rglcd.toy.scene import ATTRIBUTES
+from rglcd.toy.scene import ATTRIBUTES, CANVAS
 
 GROUP_SIZE: Final = 16
 TRAITS: Final = (*ATTRIBUTES, "neat", "colourful", "bright")
@@ -120,18 +121,16 @@ def ask(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, quest
     Which rater of the group answers (``rater`` by number, if it is given), and how it errs, is settled by the prompt, the pictures as
     files hold them (whole levels) and the question: the same pair is answered in the same way, whatever else is asked.
     """
-    people = raters(group)
     sides = [_levels(left), _levels(right)]
-    seeds = [_seed(group, prompt, question, *pair, rater=rater) for prompt, *pair in zip(prompts, *sides, strict=True)]
-    words = random_words(seeds)
-    drawn = torch.from_numpy(between(words[:, 0], 0, GROUP_SIZE - 1)).long()
-    who = drawn if rater is None else torch.full_like(drawn, rater)
-    # The sum of twelve even draws is normal enough, and needs no library's logarithm (Irwin and Hall 1927).
-    errors = torch.from_numpy(between(words[:, 1:13], -500, 500).sum(1)).double() / 1000
-    shown = [traits(torch.from_numpy(side).float() / 255, prompts) for side in sides]
-    asked = torch.tensor(_ASKED[question], dtype=torch.float64)
-    verdict = _verdict(people, who, (shown[0] - shown[1]) * people.weights[who] * asked, errors)
+    verdict = _asked(group, prompts, sides, _seen(sides, prompts), question, rater)
     return [Answer.LEFT if value == 1 else Answer.RIGHT if value == 0 else Answer.TIE for value in verdict.tolist()]
+
+
+def poll(group: Group, prompts: Sequence[str], left: Tensor, right: Tensor, question: Question) -> Tensor:
+    """What every rater of a group answers on each of B pairs, as `ask` does: 1 left, 0 right, 1/2 neither; (16, B) float64."""
+    sides = [_levels(left), _levels(right)]
+    seen = _seen(sides, prompts)
+    return torch.stack([_asked(group, prompts, sides, seen, question, rater) for rater in range(GROUP_SIZE)])
 
 
 def answer(prompt: str, left: Tensor, right: Tensor, question: Question, *, group: Group = Group.PANEL, rater: int | None = None) -> Answer:
@@ -161,11 +160,32 @@ class VotesReward:
         return caption_indices(captions)
 
     def score(self, pixels: Tensor, text: Tensor) -> Tensor:
-        """The share of the voters for whom a picture (B, 3, 32, 32) in [0, 1] has enough of what they want: (B,)."""
+        """The share of the voters for whom a picture (B, 3, H, W) in [0, 1] has enough of what they want: (B,).
+
+        Another size than 32 is averaged to it.
+        """
         people = raters(Group.VOTERS)
-        worth = _traits(pixels.float().cpu(), text.cpu()) @ people.weights.T
+        worth = _traits(F.adaptive_avg_pool2d(pixels.float().cpu(), CANVAS), text.cpu()) @ people.weights.T
         votes = worth > _WANTED * people.weights[:, : len(USUAL_WEIGHTS)].sum(1)
         return votes.float().mean(1).to(pixels.device)
+
+
+def _seen(sides: Sequence[np.ndarray], prompts: Sequence[str]) -> tuple[Tensor, ...]:
+    return tuple(traits(torch.from_numpy(side).float() / 255, prompts) for side in sides)
+
+
+def _asked(
+    group: Group, prompts: Sequence[str], sides: Sequence[np.ndarray], seen: Sequence[Tensor], question: Question, rater: int | None
+) -> Tensor:
+    """`_verdict` of one rater on each pair, of whom `sides` are the levels and `seen` the traits."""
+    people = raters(group)
+    words = random_words([_seed(group, prompt, question, *pair, rater=rater) for prompt, *pair in zip(prompts, *sides, strict=True)])
+    drawn = torch.from_numpy(between(words[:, 0], 0, GROUP_SIZE - 1)).long()
+    who = drawn if rater is None else torch.full_like(drawn, rater)
+    # The sum of twelve even draws is normal enough, and needs no library's logarithm (Irwin and Hall 1927).
+    errors = torch.from_numpy(between(words[:, 1:13], -500, 500).sum(1)).double() / 1000
+    weights = people.weights[who] * torch.tensor(_ASKED[question], dtype=torch.float64)
+    return _verdict(people, who, (seen[0] - seen[1]) * weights, errors)
 
 
 def _verdict(people: Raters, who: Tensor, differences: Tensor, errors: Tensor) -> Tensor:
