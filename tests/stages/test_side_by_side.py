@@ -1,5 +1,6 @@
 """Work in processes of one thread each: what they report, how they end, and that arms trained so are the same arms."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,9 +15,14 @@ import torch
 
 from rglcd import progress
 from rglcd.errors import InputError, TryAgain
+from rglcd.evaluation.observation import Batches
 from rglcd.stages import distill
 from rglcd.stages.side_by_side import run_side_by_side
-from tests.tiny_line import run, tiny_config, up_to_latents
+from rglcd.stages.table import inputs_of, stage_named
+from rglcd.store.manifest import read_manifest
+from tests.stages.evaluated_line import config
+from tests.stages.named_work import work
+from tests.tiny_line import run
 
 
 @pytest.fixture
@@ -25,20 +31,6 @@ def two_threads() -> object:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def work(folder: Path, name: str) -> None:
-    """Says how it is done by its name: well, badly, killed, or not before it is stopped."""
-    (folder / name).write_text(f"{torch.get_num_threads()} {os.getpid()}")
-    progress.report(name, done=1, total=1, unit="things")
-    if name == "bad":
-        raise InputError("bad.txt holds nothing: give it a line")
-    if name == "unexpected":
-        raise ZeroDivisionError("by nothing")
-    if name == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if name == "endless":
-        time.sleep(600)
 
 
 def heard(folder: Path, names: list[str], *, at_once: int = 2) -> list[str]:
@@ -76,7 +68,8 @@ def test_an_error_ends_the_others_and_is_raised(tmp_path: Path, name: str, kind:
     with pytest.raises(kind, match=words):
         heard(tmp_path, ["endless", name, "never"])
     assert not (tmp_path / "never").exists()
-    assert not is_alive(int((tmp_path / "endless").read_text().split()[1]))
+    if (said := tmp_path / "endless").is_file() and said.read_text():  # else it was ended before it began
+        assert not is_alive(int(said.read_text().split()[1]))
 
 
 @pytest.mark.slow
@@ -86,7 +79,7 @@ def test_whatever_ends_the_starter_ends_what_it_started(tmp_path: Path, how: sig
 from functools import partial
 from pathlib import Path
 from rglcd.stages.side_by_side import run_side_by_side
-from tests.stages.test_side_by_side import work
+from tests.stages.named_work import work
 if __name__ == "__main__":
     run_side_by_side(partial(work, Path({str(tmp_path)!r})), ["endless"], at_once=2)
 """
@@ -104,19 +97,66 @@ if __name__ == "__main__":
         time.sleep(0.05)
 
 
-def test_arms_trained_side_by_side_are_those_trained_in_turn(tmp_path: Path, two_threads: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config()
-    up_to_latents(tmp_path, config)
-    run(tmp_path, config, "pretrain")
-
-    torch.set_num_threads(1)
-    in_turn = run(tmp_path, config, "distill").manifest
-    shutil.rmtree(tmp_path / "student")
-
-    torch.set_num_threads(2)
-    monkeypatch.setattr(distill, "_train_arm", None)  # here, not in the processes: nothing is trained in this one
+@pytest.mark.slow
+def test_students_and_pictures_made_side_by_side_are_those_made_in_turn(
+    own_evaluated: Path, two_threads: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of the fixture was made by one thread. Nothing of the second one is trained or drawn in this process."""
+    root = own_evaluated
+    digests = {name: read_manifest(root / name, made_by=stage).digest for name, stage in (("student", "distill"), ("report", "evaluate"))}
+    for name in digests:
+        shutil.rmtree(root / name)
+    monkeypatch.setattr(distill, "_train_arm", None)
+    monkeypatch.setattr(Batches, "_observe", None)
     events: list[progress.Event] = []
     with progress.reporting_to(events.append):
-        side_by_side = run(tmp_path, config, "distill").manifest
-    assert side_by_side.digest == in_turn.digest
-    assert {"distill lcm", "distill rg"} <= {event.task for event in events}
+        made = {"student": run(root, config(), "distill").manifest, "report": run(root, config(), "evaluate").manifest}
+    assert {name: manifest.digest for name, manifest in made.items()} == digests
+    assert {"distill lcm", "distill rg", "draw rg-2", "draw teacher-3"} <= {event.task for event in events}
+    page = (root / "report" / "index.html").read_text()
+    assert "CPU, 1 torch thread, 2 processes" in page
+
+
+LONG = ("distillation.num_steps=40", "distillation.checkpoint_every=4")
+
+
+def distilling(line: Path) -> list[str]:
+    """``rglcd run distill``, as a user runs it."""
+    configuration, stage = config(*LONG), stage_named("distill")
+    sections = {section: configuration.section(section).model_dump(mode="json") for section in stage.sections}
+    places = {name: line / name for name in inputs_of(stage, configuration)} | {"student": line / "student"}
+    words = [sys.executable, "-m", "rglcd", "run", "distill", "--sections", json.dumps(sections)]
+    return words + [word for name, place in places.items() for word in ("--artifact", f"{name}={place}")]
+
+
+def saved(line: Path) -> list[str]:
+    return [path.name for path in line.glob(".work/student-*/.*.checkpoints/step-*")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_training_of_several_processes_that_is_ended_goes_on_to_the_same_student(
+    own_evaluated: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    root = own_evaluated
+    shutil.rmtree(root / "student")
+    words = distilling(root)
+    assert subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False, timeout=600).returncode == 0
+    expected = read_manifest(root / "student", made_by="distill").digest
+    for left in (root / "student", root / ".work", root / ".results"):
+        shutil.rmtree(left, ignore_errors=True)
+
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    while len(saved(root)) < 2:
+        assert process.poll() is None, "it was done before it was ended"
+        time.sleep(0.01)
+    process.send_signal(how)  # the command alone: its processes are left to notice
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == (-9 if how is signal.SIGKILL else 75)
+    assert how is signal.SIGKILL or "run the same command to go on" in said
+    assert "Traceback" not in said
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert read_manifest(root / "student", made_by="distill").digest == expected
+    assert not list(root.glob(".work/student-*/"))

@@ -34,6 +34,7 @@ from rglcd.models.families import family_of
 from rglcd.models.precision import tf32
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder, text_parts
+from rglcd.models.threads import one_thread_if_small
 from rglcd.models.trial import dtype_to_try
 from rglcd.rewards.protocol import Reward
 from rglcd.sharding.accounting import RowRejectedError
@@ -66,7 +67,7 @@ def cache(model: Model, caching: Caching, *, shards: Path, pretrained: Path, lat
     models, folder = Pretrained.open(pretrained), latents.folder
     fingerprint = _fingerprint(model, models, scorers=caching.scorers)
     entries = shard_entries(shards)
-    with join_world() as world, tf32(world.device):
+    with join_world() as world, tf32(world.device), one_thread_if_small(models.teacher, world.device):
         remove_stale_staging(folder)
         mine = Part(world.rank, world.size).of(latents.part.of(entries))
         encoder = _Encoder.load(model, caching, models, world=world)

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,14 @@ from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speed
 from rglcd.evaluation.verdict import verdict
 from rglcd.evaluation.wording import in_report_order
 from rglcd.models.precision import drawing_products
+from rglcd.models.threads import one_thread_if_small
 from rglcd.rewards.kinship import akin
 from rglcd.stages.computation import TIMINGS
 from rglcd.stages.evaluation_context import BATCHES, EvaluationContext, open_context
+from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.prompts import protocol_of
 from rglcd.stages.run import Output
+from rglcd.stages.side_by_side import run_side_by_side
 from rglcd.stages.student_export import RECORD
 from rglcd.stages.table import STAGES, stage_named
 from rglcd.store.manifest import altered_files, read_manifest, write_json
@@ -40,6 +44,9 @@ from rglcd.store.staging import STAGING
 from rglcd.training.distributed import World, join_world, unequal_work
 
 METRICS, DRAWS = "metrics", "draws"
+
+_MOST_PROCESSES = 4
+"""Drawing side by side: each opens all networks, which takes as long as small ones draw."""
 
 
 def evaluate(
@@ -50,14 +57,25 @@ def evaluate(
     The page shows the training curves of ``reward_model``, too.
     Each sampler's measurement is a folder of its own in ``draws/``. What a killed run finished is kept, down to single batches of
     images, and measurements of the report published before are reused where teacher or arm, prompts and settings are the same.
-    Ranks share the batches out; the first alone puts them together, and writes.
+    Ranks share the batches out; the first alone puts them together, and writes. On a CPU of several cores, processes of one thread each do
+    so where the networks are small.
     Raises :class:`InputError` for prompts, reference images or students that are missing or cannot be used.
     """
     started = time.perf_counter()
-    with join_world() as world, drawing_products(evaluation.precision, world.device):
+    with (
+        join_world() as world,
+        drawing_products(evaluation.precision, world.device),
+        one_thread_if_small(Pretrained.open(pretrained).teacher, world.device) as at_once,
+    ):
         context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
         if world.is_main:
             _sweep(report.folder)
+            _reuse(context, report)
+        num_parts = min(at_once, _MOST_PROCESSES) if world.size == 1 else 1
+        if num_parts > 1 and (missing := _missing(context, report)):
+            observe = partial(_observe_part, model, evaluation, source, pretrained, student, report.folder / DRAWS, missing, num_parts)
+            run_side_by_side(observe, [str(index) for index in range(num_parts)], at_once=num_parts)
+        num_threads = torch.get_num_threads()
         found = [_measurement(sampler, context, report, world) for sampler in context.samplers]
     if not world.is_main:
         return {}
@@ -73,7 +91,16 @@ def evaluate(
     _write_numbers(report.folder, comparison)
     pretraining = [] if reward_model is None else _curve(reward_model)
     seconds = time.perf_counter() - started
-    _write_pages(report.folder, comparison, measurements, context, pretraining, num_processes=world.size, seconds=seconds)
+    _write_pages(
+        report.folder,
+        comparison,
+        measurements,
+        context,
+        pretraining,
+        num_processes=world.size * num_parts,
+        num_threads=num_threads,
+        seconds=seconds,
+    )
     return {
         "verdict": verdict(comparison),
         "images": comparison.num_images,
@@ -92,19 +119,51 @@ def _measurement(sampler: Sampler, context: EvaluationContext, report: Output, w
     None on every rank but the first, which alone has it.
     """
     key, folder = context.key(sampler), report.folder / DRAWS / sampler.name
-    if world.is_main and report.previous is not None and _is_whole(report.previous, sampler):
-        reuse(folder, report.previous / DRAWS / sampler.name, key=key)
     found = load(folder, key=key) if world.is_main else None
     if not world.any(found is not None):
         batches = context.batches(sampler, report.folder / DRAWS)
-        task = "score the real images" if sampler.who == REAL else f"draw {sampler.name}"
         with unequal_work(world):  # what a killed run left may be one rank's batches alone
-            batches.observe(lambda: context.draw_fn(sampler), lambda: context.panel, task=task, share=Part(world.rank, world.size))
+            _observe(batches, sampler, context, Part(world.rank, world.size))
         with unequal_work(world):
             if world.is_main:
                 found = _put_together(batches, sampler, context, report.folder / DRAWS)
                 shutil.rmtree(batches.folder)
     return None if found is None else found.in_order_of(context.evaluation.scorers, context.feature_kinds)
+
+
+def _reuse(context: EvaluationContext, report: Output) -> None:
+    """Take over from the last report what was measured by the same keys."""
+    for sampler in context.samplers:
+        if report.previous is not None and _is_whole(report.previous, sampler):
+            reuse(report.folder / DRAWS / sampler.name, report.previous / DRAWS / sampler.name, key=context.key(sampler))
+
+
+def _missing(context: EvaluationContext, report: Output) -> list[Sampler]:
+    """The samplers that are not measured yet."""
+    return [sampler for sampler in context.samplers if load(report.folder / DRAWS / sampler.name, key=context.key(sampler)) is None]
+
+
+def _observe(batches: Batches, sampler: Sampler, context: EvaluationContext, share: Part) -> None:
+    task = "score the real images" if sampler.who == REAL else f"draw {sampler.name}"
+    batches.observe(lambda: context.draw_fn(sampler), lambda: context.panel, task=task, share=share)
+
+
+def _observe_part(
+    model: Model,
+    evaluation: Evaluation,
+    source: Path,
+    pretrained: Path,
+    student: Path,
+    drawings: Path,
+    samplers: Sequence[Sampler],
+    num_parts: int,
+    index: str,
+) -> None:
+    """Draw and rate one of ``num_parts`` shares of the batches of ``samplers``, in a process that has opened nothing yet."""
+    with join_world() as world, drawing_products(evaluation.precision, world.device):
+        context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
+        for sampler in samplers:
+            _observe(context.batches(sampler, drawings), sampler, context, Part(int(index), num_parts))
 
 
 def _put_together(batches: Batches, sampler: Sampler, context: EvaluationContext, drawings: Path) -> Measurement:
@@ -179,6 +238,7 @@ def _write_pages(
     pretraining: Records,
     *,
     num_processes: int,
+    num_threads: int,
     seconds: float,
 ) -> None:
     drawn = [sampler for sampler in context.samplers if sampler.who != REAL]
@@ -195,7 +255,7 @@ def _write_pages(
     data = report_data(
         comparison,
         pictures=pictures,
-        provenance=_provenance(context, num_processes=num_processes, seconds=seconds),
+        provenance=_provenance(context, num_processes=num_processes, num_threads=num_threads, seconds=seconds),
         curves={arm: _curve(context.student / arm) for arm in context.arms},
         pretraining=pretraining,
         looks={arm: seen for arm in context.arms if (seen := read_record(context.student / arm / LOOKS)) is not None},
@@ -204,7 +264,7 @@ def _write_pages(
     (folder / "report.md").write_text(report_markdown(data), encoding="utf-8")
 
 
-def _provenance(context: EvaluationContext, *, num_processes: int, seconds: float) -> Provenance:
+def _provenance(context: EvaluationContext, *, num_processes: int, num_threads: int, seconds: float) -> Provenance:
     """The stages behind the student, this one last; it has no digest yet, for the page is part of its result."""
     sections = {"model": context.model, "evaluation": context.evaluation}
     this = {"version": stage_named("evaluate").version, "sections": {name: s.model_dump(mode="json") for name, s in sections.items()}}
@@ -222,7 +282,9 @@ def _provenance(context: EvaluationContext, *, num_processes: int, seconds: floa
         num_prompts=len(set(context.captions)),
         protocol=protocol_of(context.evaluation, context.prompt_set),
         precision=context.evaluation.precision,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} torch threads",
+        device=torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {num_threads} torch thread{'s' if num_threads > 1 else ''}",
         has_gpu=device.type == "cuda",
         num_processes=num_processes,
         versions={name: version(name) for name in ("torch", "diffusers", "transformers")},

@@ -14,6 +14,7 @@ from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import ResNetShape, VitShape
 from rglcd.models.precision import tf32
+from rglcd.models.threads import one_thread_if_small
 from rglcd.stages.cache import fingerprint_of
 from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Output
@@ -30,9 +31,10 @@ _NUM_VALIDATIONS = 10
 def pretrain(model: Model, pretraining: Pretraining, *, latents: Path, pretrained: Path, reward_model: Output) -> Mapping[str, Any]:
     """Write the LRM (``config.json``, ``model.safetensors``) and its learning curve; facts: held-out retrieval accuracy."""
     checkpoints = reward_model.folder / ".checkpoints"
-    with join_world() as world, tf32(world.device):
+    models = Pretrained.open(pretrained)
+    with join_world() as world, tf32(world.device), one_thread_if_small(models.teacher, world.device):
         run = Run("pretrain the latent reward model", pretraining.num_steps, pretraining.batch_size, pretraining.checkpoint_every)
-        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=Pretrained.open(pretrained), run=run, world=world)
+        pretrainer = _pretrainer(model, pretraining, latents=latents, pretrained=models, run=run, world=world)
         curve = train(pretrainer, run, checkpointer=Checkpointer(checkpoints), world=world)
         accuracy = float(pretrainer.retrieval_accuracy()) if pretraining.num_validation else None
         if world.is_main:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -86,12 +87,20 @@ def _run(work: Work, name: str, connection: Connection, parent: int) -> None:
     end_with_parent(parent)
     torch.set_num_threads(1)
     try:
-        with progress.reporting_to(connection.send):
+        with progress.reporting_to(partial(_tell, connection)):
             work(name)
     except Exception as error:
         if not hasattr(error, "exit_code"):
             error = RuntimeError(f"{type(error).__name__} in the process of {name}:\n{traceback.format_exc()}")
-        connection.send(error)
+        _tell(connection, error)
+
+
+def _tell(connection: Connection, message: object) -> None:
+    """Send to the process that started this one; if that has been killed, end."""
+    try:
+        connection.send(message)
+    except OSError:
+        os._exit(1)
 
 
 def _hear(job: _Job) -> bool:
