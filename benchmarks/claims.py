@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from benchmarks.comparisons import TEACHERS, Drawn, best_of, by_panel, by_scorer, drawn, pooled
-from benchmarks.studies import CONTROLS, MAIN, MATCHED, STUDIES, WEIGHTS, Run, Study
+from benchmarks.studies import CONTROLS, MAIN, MATCHED, PLAIN, STUDIES, WEIGHTS, Run, Study
 from benchmarks.study_runs import metrics_of, seeds_done
 
 PEOPLE = ("panel", "judge")
@@ -120,12 +120,13 @@ def _judge(run: Run, seeds: Sequence[int]) -> float:
 
 def _without_gradient(name: str, expert: str) -> Iterator[Line]:
     study = study_named(name)
-    if not (seeds := seeds_done(study.runs)):
+    if not (seeds := seeds_done((*study.runs, PLAIN))):
         return
     tuned, frozen, shuffled = map(drawn, study.runs)
     what, picture = "votes" if expert == "votes" else "a program's counts", f"[seen](images/claim-{name}.png)"
     yield _line(f"proxy tuned on {what} against one left as pretrained", tuned, frozen, seeds, picture, by=[expert])
     yield _line(f"proxy tuned on {what} against one tuned on those of other captions", tuned, shuffled, seeds, picture, by=[expert])
+    yield _line(f"proxy tuned on {what} against no reward", tuned, drawn(PLAIN), seeds, picture, by=[expert])
 
 
 def _pretraining() -> Iterator[Line]:
