@@ -24,7 +24,7 @@ SERVE = "rglcd ab serve"
 
 
 def blocks() -> list[str]:
-    """The commands of the page, block by block. What is indented instead installs the checkout, as this test's own environment was."""
+    """The commands of the page, block by block. What is fenced as `sh` installs the checkout, as this test's own environment was."""
     return re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs/tutorial.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
