@@ -69,7 +69,7 @@ def unknown(words: list[str]) -> list[str]:
             return [word for word in rest if (word.startswith("--") or word is rest[0]) and f'"{word}"' not in source]
         case ["python", "-m", module, *_]:
             path = ROOT / module.replace(".", "/")
-            return [] if path.with_suffix(".py").is_file() or path.is_dir() or module in ("pip", "venv") else [module]
+            return [] if path.with_suffix(".py").is_file() or path.is_dir() or module in ("http.server", "pip", "venv") else [module]
         case ["make", *rest]:
             targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
             return [word for word in rest if "=" not in word and word not in targets]
