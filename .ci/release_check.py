@@ -19,6 +19,7 @@ from notice import ROOT, notice
 sys.path.insert(0, str(ROOT / "src"))
 from rglcd import __version__
 
+_INSTALL = "docs/how-to/install.md"
 _RUN_IN_AN_EMPTY_FOLDER = (
     ["--version"],
     ["config", "use", "micro"],
@@ -30,10 +31,10 @@ _RUN_IN_AN_EMPTY_FOLDER = (
 
 
 def versions() -> list[str]:
-    """The version of the package, of the citation and of what the README says to install, and a heading of the changelog."""
+    """The version of the package, of the citation and of what the site says to install, and a heading of the changelog."""
     citation = yaml.safe_load(_text("CITATION.cff"))
     found = {"CITATION.cff": str(citation["version"])}
-    found |= {f"README.md, {wheel}": wheel for wheel in re.findall(r"rg_lcd-([\d.]+)-py3", _text("README.md"))}
+    found |= {f"{_INSTALL}, {wheel}": wheel for wheel in re.findall(r"rg_lcd-([\d.]+)-py3", _text(_INSTALL))}
     wrong = [f"{where} says {version}, the package {__version__}" for where, version in found.items() if version != __version__]
     return wrong + ([] if f"## [{__version__}]" in _text("CHANGELOG.md") else [f"CHANGELOG.md has no heading for {__version__}"])
 

@@ -130,7 +130,7 @@ def test_kubectl_reports_the_same_rights(cluster: Cluster, applied: str) -> None
 
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_output_of_dry_run_can_be_applied(cluster: Cluster, applied: str, stage: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    """``rglcd launch STAGE --dry-run | kubectl apply -f -``, as the README has it."""
+    """``rglcd launch STAGE --dry-run | kubectl apply -f -``, as docs/operations.md has it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(dump(load_preset("micro")))
     main(["launch", stage, "--dry-run", "--image", f"registry/train@sha256:{'0' * 64}"])
