@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,19 +65,20 @@ def test_sd3_from_pictures_to_an_adapter_that_the_stock_pipeline_loads(tmp_path:
 
 
 OTHERS = {
-    "pixart": write_tiny_pixart,
-    "sana": write_tiny_sana,
-    "lumina2": write_tiny_lumina2,
-    "flux-dev": write_tiny_flux,
+    "pixart": (write_tiny_pixart, WITHOUT_OMEGA),
+    "sana": (write_tiny_sana, WITHOUT_OMEGA),
+    "sana-sprint": (write_tiny_sana, "distillation.student={kind: full}"),
+    "lumina2": (write_tiny_lumina2, WITHOUT_OMEGA),
+    "flux-dev": (write_tiny_flux, WITHOUT_OMEGA),
 }
 
 
 @pytest.mark.parametrize("family", list(OTHERS))
 def test_other_families_from_pictures_to_a_student_that_is_evaluated(tmp_path: Path, family: str) -> None:
-    write: Callable[[Path], None] = OTHERS[family]
+    write, student = OTHERS[family]
     write_published_models(tmp_path / "models", teacher=write)
     once = ("prepare", "shard", "cache", "distill", "evaluate")
-    line(tmp_path, WITHOUT_OMEGA, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
+    line(tmp_path, student, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (tmp_path / "student" / "lcm" / "transformer").is_dir()
 

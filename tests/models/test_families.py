@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SCMScheduler
 
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import Boundary, BoundaryScalings, FlowBoundary
@@ -16,6 +16,7 @@ from rglcd.errors import InputError
 from rglcd.evaluation.generation import student_latents, teacher_latents
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
+from rglcd.models.initial import start_from
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
@@ -177,7 +178,8 @@ def test_the_cards_own_example_draws_what_a_whole_student_draws_here(
 def allow_tiny_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     """These pipelines take their autoencoder for one of factor 8 or 32, whatever it is."""
     monkeypatch.setattr("diffusers.SanaPipeline.check_inputs", lambda *_, **__: None)
-    for pipeline in ("SanaPipeline", "Lumina2Pipeline"):
+    monkeypatch.setattr("diffusers.SanaSprintPipeline.check_inputs", lambda *_, **__: None)
+    for pipeline in ("SanaPipeline", "SanaSprintPipeline", "Lumina2Pipeline"):
         monkeypatch.setattr(f"diffusers.{pipeline}.prepare_latents", lambda *_: noise_from_the_global_generator())
 
 
@@ -207,5 +209,81 @@ def test_a_student_of_a_guided_teacher_is_given_the_scale_and_others_are_not(fam
     teacher, _ = load(family[1])
     student = Student.of_teacher(teacher, omega_embedding_dim=None)
     assert student.takes_omega == teacher.guides_itself
+    if teacher.family.title == "SANA":  # see below
+        return
     with pytest.raises(InputError, match=r"distillation\.student: .* set kind to same_inputs"):
         Student.of_teacher(teacher, omega_embedding_dim=256)
+
+
+# --- SANA-Sprint ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sana-sprint")
+    write_tiny_sana(folder)
+    return folder
+
+
+def test_sana_sprint_starts_as_its_teacher_and_is_told_guidance_from_there(sana: Path) -> None:
+    teacher, text = load(sana)
+    student = Student.of_teacher(teacher, omega_embedding_dim=256)
+    assert student.takes_omega
+    cond, (z_t,), t = text.encode(text.tokenise(PROMPTS)), noise(5, 2), torch.tensor([999, 399])
+
+    def at(omega: float) -> torch.Tensor:
+        return student(z_t, t, torch.full((2,), omega), cond).x0
+
+    torch.testing.assert_close(at(3.5), teacher(z_t, t, cond).x0)
+    torch.testing.assert_close(at(3.5), at(9.0))
+    learnt(student)
+    assert not torch.allclose(at(3.5), at(9.0), rtol=0, atol=1e-4)
+
+
+def test_sana_sprints_own_card_draws_in_its_pipeline_what_it_draws_here(
+    sana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, text = load(sana)
+    allow_tiny_latents(monkeypatch)
+    student = learnt(Student.of_teacher(teacher, omega_embedding_dim=256))
+    export_student(student, teacher=sana, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
+    opened = stock(tmp_path)
+    assert (type(opened).__name__, type(opened.scheduler).__name__) == ("SanaSprintPipeline", "SCMScheduler")
+    text_of_card = (tmp_path / "README.md").read_text()
+    # The shift of 3 makes a sigma of 0.75 of the half: an angle whose tangent is 3. Guidance is omega's middle and one.
+    assert "num_inference_steps=2, intermediate_timesteps=1.249046, guidance_scale=4.5" in text_of_card
+    ours = drawn(student, text)
+    theirs = run_card(tmp_path, teacher=sana, monkeypatch=monkeypatch)[None]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * max(1.0, float(ours.abs().max())))
+    torch.testing.assert_close(drawn(Student.load(tmp_path, dtype=torch.float32, device=CPU), text), ours, rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_starts_from_sana_sprint_or_from_one_that_is_not_told_guidance(sana: Path, tmp_path: Path) -> None:
+    teacher, text = load(sana)
+    cond, (z_t,), t, omega = text.encode(text.tokenise(PROMPTS)), noise(5, 2), torch.tensor([999, 399]), torch.tensor([3.0, 5.0])
+    for dim in (256, None):
+        first = learnt(Student.of_teacher(teacher, omega_embedding_dim=dim))
+        export_student(first, teacher=sana, folder=tmp_path / str(dim), grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
+        second = Student.of_teacher(teacher, omega_embedding_dim=256)
+        start_from(second, tmp_path / str(dim))
+        torch.testing.assert_close(second(z_t, t, omega, cond).x0, first(z_t, t, omega, cond).x0)
+
+
+def test_a_sana_that_its_sprint_could_not_draw_with_is_named(sana: Path, tmp_path: Path) -> None:
+    teacher, _ = load(sana)
+    with pytest.raises(InputError, match="a student of SANA has 256"):
+        Student.of_teacher(teacher, omega_embedding_dim=128)
+    teacher.unet.register_to_config(timestep_scale=1.0)
+    with pytest.raises(InputError, match=r"timestep_scale of 1\.0, .* set kind to same_inputs"):
+        Student.of_teacher(teacher, omega_embedding_dim=256)
+
+
+def test_sana_sprint_is_no_teacher_and_draws_only_as_exported(sana: Path, tmp_path: Path) -> None:
+    export_student(
+        Student.of_teacher(load(sana)[0], omega_embedding_dim=256), teacher=sana, folder=tmp_path, grid=SamplingGrid(50, 10.0), card=CARD
+    )
+    with pytest.raises(InputError, match="it is SANA-Sprint, a student already; name the SANA"):
+        load(tmp_path)
+    SCMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(InputError, match="does not say _shift: this SANA-Sprint was not exported by rglcd"):
+        Student.load(tmp_path, dtype=torch.float32, device=CPU)

@@ -64,8 +64,8 @@ class NoiseSchedule:
     def trigflow(cls, *, num_timesteps: int = 1000) -> Self:
         """alpha = cos and sigma = sin of an angle from 0 to pi / 2, in float64: sCM's TrigFlow (arXiv 2410.11081, Sec. 3.1).
 
-        For data of standard deviation 1 its network, which gives dx/dt, is a v-prediction of this schedule. No family uses it yet:
-        SANA-Sprint, which would, is a student already.
+        For data of standard deviation 1 its network, which gives dx/dt, is a v-prediction of this schedule. SANA-Sprint's pipeline
+        draws along it; its students are trained along the flow, which is the same path once z is divided by alpha + sigma.
         """
         angles = torch.linspace(0, torch.pi / 2, num_timesteps, dtype=torch.float64)
         return cls(alphas=angles.cos(), sigmas=angles.sin())

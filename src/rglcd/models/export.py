@@ -3,6 +3,7 @@ pipeline and ``fuse_lora`` merges. Neither needs this package."""
 
 import inspect
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers import FlowMatchLCMScheduler, LCMScheduler
+from diffusers import FlowMatchLCMScheduler, LCMScheduler, SCMScheduler
 from safetensors.torch import save_file
 
 from rglcd.core.sampling import lcm_timesteps
@@ -18,6 +19,7 @@ from rglcd.models.families import FAMILIES, STABLE_DIFFUSION
 from rglcd.models.families.stable_diffusion import is_xl
 from rglcd.models.kohya import KOHYA_FILE, kohya_tensors
 from rglcd.models.loading import read_json
+from rglcd.models.schedules import EXPORTED_SHIFT
 from rglcd.models.student import ADAPTER_FILE, Student
 from rglcd.models.text import text_parts
 from rglcd.rendering import markdown_environment
@@ -66,10 +68,10 @@ class SamplingGrid:
 
 @dataclass(frozen=True)
 class StockDrawing:
-    """How the family's own pipeline draws with a student: a flow's ``sigmas`` by number of steps, and arguments as Python writes them."""
+    """How the family's own pipeline draws with a student, in arguments as Python writes them: ``steps`` by their number, and the others."""
 
     scheduler: str
-    sigmas: Mapping[int, list[float]]
+    steps: Mapping[int, str]
     loading: str
     calling: str
     is_seeded: bool
@@ -133,8 +135,13 @@ def _write_scheduler(teacher: Path, folder: Path, grid: SamplingGrid) -> None:
 
 def _write_flow_scheduler(student: Student, folder: Path) -> None:
     """The shift is a fixed one, that of the student's own schedule: a dynamic one would be another at another size."""
-    schedule = student.schedule
-    FlowMatchLCMScheduler(num_train_timesteps=schedule.num_timesteps, shift=schedule.shift).save_pretrained(str(folder / "scheduler"))
+    schedule, where = student.schedule, folder / "scheduler"
+    if _scheduler_name(student) == SCMScheduler.__name__:
+        SCMScheduler(num_train_timesteps=schedule.num_timesteps).save_pretrained(str(where))
+        declared = {**read_json(where / "scheduler_config.json"), EXPORTED_SHIFT: schedule.shift}
+        (where / "scheduler_config.json").write_text(json.dumps(declared, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    else:
+        FlowMatchLCMScheduler(num_train_timesteps=schedule.num_timesteps, shift=schedule.shift).save_pretrained(str(where))
 
 
 def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
@@ -146,13 +153,13 @@ def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
     written = (
         _index(index, parts, teacher)
         if student.family is STABLE_DIFFUSION
-        else {**index, "scheduler": ["diffusers", _scheduler_name(student)]}
+        else {**index, "_class_name": student.family.exported(student.unet.config)[0], "scheduler": ["diffusers", _scheduler_name(student)]}
     )
     (folder / "model_index.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _scheduler_name(student: Student) -> str:
-    return "FlowMatchLCMScheduler" if student.family.is_flow else "LCMScheduler"
+    return student.family.exported(student.unet.config)[1]
 
 
 def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dict[str, Any]:
@@ -173,20 +180,36 @@ def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dic
 
 
 def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: CardFacts) -> StockDrawing:
-    counts = [count for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps and student.family.is_flow]
     index = read_json(teacher / "model_index.json")
     # Not all pipelines take a part for optional that a folder may lack: SD3's third text encoder.
     absent = [name for name in student.family.required_parts if index.get(name) == [None, None]]
     side = [f"height={grid.resolution}", f"width={grid.resolution}"] if grid.resolution is not None else []
-    # In the scale of the network's own input.
-    guidance = sum(card.omega) / 2 if student.takes_omega else 1
+    # In the scale of the pipeline's own argument.
+    guidance = 1.0 if not student.takes_omega else sum(card.omega) / 2 + (0 if student.family.guides_itself(student.unet.config) else 1)
     return StockDrawing(
         _scheduler_name(student),
-        {count: grid.sigmas(count, num_timesteps=student.schedule.num_timesteps) for count in counts},
+        {count: _steps(student, grid, count) for count in (1, 2, 4, 8) if count <= grid.num_ddim_steps},
         loading="".join(f", {name}=None" for name in absent),
         calling=", ".join([f"guidance_scale={guidance:g}", *side, *filter(None, [student.family.calling])]),
         is_seeded=student.family.seeds_scheduler,
     )
+
+
+def _steps(student: Student, grid: SamplingGrid, count: int) -> str:
+    """The arguments for ``count`` steps at the student's own noise levels, as near as the pipeline can be told."""
+    schedule = student.schedule
+    match _scheduler_name(student):
+        case "FlowMatchLCMScheduler":
+            return f"sigmas={grid.sigmas(count, num_timesteps=schedule.num_timesteps)}"
+        case "SCMScheduler":
+            # It takes an angle for the second of two steps alone; its ``timesteps`` fail in the pipeline, which keeps their number back.
+            second = None
+            if count == 2:
+                t = lcm_timesteps(2, original_steps=grid.num_ddim_steps, num_timesteps=schedule.num_timesteps)[1]
+                second = round(math.atan2(float(schedule.sigmas[t]), float(schedule.alphas[t])), 6)
+            return f"num_inference_steps={count}, intermediate_timesteps={second}"
+        case _:
+            return f"num_inference_steps={count}"
 
 
 def model_card(card: CardFacts, *, kind: Literal["pipeline", "adapter"], stock: StockDrawing | None = None) -> str:

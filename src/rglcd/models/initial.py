@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from rglcd.errors import InputError
 from rglcd.models.families import STABLE_DIFFUSION
-from rglcd.models.families.stable_diffusion import OMEGA_LAYER, XL_CONDITIONING
+from rglcd.models.families.stable_diffusion import XL_CONDITIONING
 from rglcd.models.loading import load_weights
 from rglcd.models.student import ADAPTER_FILE, Student
 
@@ -17,7 +17,7 @@ from rglcd.models.student import ADAPTER_FILE, Student
 def start_from(student: Student, folder: Path) -> None:
     """Give the new whole ``student`` the weights of the model in ``folder``: its network's, or its teacher's with the adapter there merged.
 
-    A network that is not given omega leaves the student's layer for it at zero. Raises :class:`InputError` for a folder that holds
+    A network that is not given omega leaves the student's layers for it as they start. Raises :class:`InputError` for a folder that holds
     neither, or a model of another shape than the teacher's.
     """
     if (folder / student.family.folder).is_dir():
@@ -30,12 +30,13 @@ def start_from(student: Student, folder: Path) -> None:
 
 @torch.no_grad()
 def _take_over(student: Student, folder: Path) -> None:
-    theirs = load_weights(student.family.network, folder, dtype=torch.float32).state_dict()
-    mine = student.unet.state_dict()
-    missing = sorted(mine.keys() - theirs.keys() - {OMEGA_LAYER})
+    layers = student.family.omega_layers
+    weights = load_weights(student.family.network, folder, dtype=torch.float32).state_dict()
+    theirs, mine = student.family.renamed(weights, student.unet.config), student.unet.state_dict()
+    missing = sorted(mine.keys() - theirs.keys() - set(layers))
     odd = missing or sorted(theirs.keys() - mine.keys()) or sorted(name for name in theirs if theirs[name].shape != mine[name].shape)
     if odd:
-        hint = "; distillation.student.omega_embedding_dim must be its own" if odd[0] == OMEGA_LAYER else ""
+        hint = "; distillation.student.omega_embedding_dim must be its own" if odd[0] in layers else ""
         raise InputError(f"{folder} is no student of this teacher: {len(odd)} tensors differ, first {odd[0]}{hint}")
     for name, tensor in theirs.items():
         mine[name].copy_(tensor)

@@ -13,6 +13,9 @@ from rglcd.errors import InputError
 from rglcd.models.families.refusals import refuse_other_schedules
 from rglcd.models.loading import read_json
 
+EXPORTED_SHIFT: Final = "_shift"
+"""A key of an exported ``SCMScheduler``, which has none for it: diffusers reads over names that start so."""
+
 _DIFFUSIONS: Final = (PredictionType.EPSILON, PredictionType.V, PredictionType.SAMPLE)
 _NOT_A_PATH: Final = ("invert_sigmas", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 """Switches of flow schedulers that change which noise levels are drawn at, beyond a shift."""
@@ -55,7 +58,9 @@ def _diffusion(declared: dict[str, Any], *, where: Path) -> tuple[NoiseSchedule,
 
 def _flow(declared: dict[str, Any], *, num_tokens: int | None, where: Path) -> NoiseSchedule:
     named = str(declared.get("_class_name", ""))
-    if not named.startswith("FlowMatch") and not declared.get("use_flow_sigmas"):
+    if named == "SCMScheduler":
+        declared = {"shift": _shift_of_export(declared, where=where), "num_train_timesteps": declared.get("num_train_timesteps", 1000)}
+    elif not named.startswith("FlowMatch") and not declared.get("use_flow_sigmas"):
         raise InputError(f"{where} is a {named or 'scheduler without a name'}, and the teacher is a flow: expected a FlowMatch scheduler")
     odd = next((key for key in _NOT_A_PATH if declared.get(key)), None)
     if odd is not None:
@@ -67,6 +72,15 @@ def _flow(declared: dict[str, Any], *, num_tokens: int | None, where: Path) -> N
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{where} describes no flow: {error}") from None
     return schedule.to(dtype=torch.float32)
+
+
+def _shift_of_export(declared: dict[str, Any], *, where: Path) -> float:
+    """SANA-Sprint's scheduler is told its noise levels with each picture: only an exported student's says where they were trained."""
+    if EXPORTED_SHIFT not in declared:
+        raise InputError(
+            f"{where} does not say {EXPORTED_SHIFT}: this SANA-Sprint was not exported by rglcd, which draws with its own alone"
+        )
+    return float(declared[EXPORTED_SHIFT])
 
 
 def _fixed_shift(declared: dict[str, Any]) -> float:

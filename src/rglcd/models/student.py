@@ -2,7 +2,8 @@
 
 A whole UNet has one more input than its teacher, the guidance weight omega. It enters through
 ``time_embedding.cond_proj``, a bias-free layer that the teacher does not have. It starts at zero, so at step 0 the student
-*is* the teacher's conditional half (the released RG-LCD code leaves it at random, so its student starts elsewhere).
+*is* the teacher's conditional half (the released RG-LCD code leaves it at random, so its student starts elsewhere). A SANA may have
+such an input too.
 
 An adapter has no such input, as in LCM-LoRA (arXiv 2311.05556): it must fit onto the teacher's own network, so the student
 learns the average over the range of omega in training. Its second factor starts at zero: it starts as the teacher too. Nor has
@@ -31,7 +32,6 @@ from rglcd.errors import InputError
 from rglcd.models.dropout import drop_nothing
 from rglcd.models.families import STABLE_DIFFUSION, family_of
 from rglcd.models.families.protocol import Call, Family
-from rglcd.models.families.stable_diffusion import OMEGA_LAYER
 from rglcd.models.loading import load_weights
 from rglcd.models.schedules import read_schedule
 from rglcd.models.teacher import Teacher
@@ -87,11 +87,11 @@ class Student:
         config = family.student_config(shape, omega_embedding_dim=omega_embedding_dim)
         with teacher.unet.device:
             unet = family.network.from_config(config)
-        missing, unexpected = unet.load_state_dict(teacher.unet.state_dict(), strict=False)
-        assert missing == ([OMEGA_LAYER] if family is STABLE_DIFFUSION else []), missing
+        missing, unexpected = unet.load_state_dict(family.renamed(teacher.unet.state_dict(), unet.config), strict=False)
+        assert set(missing) == set(() if omega_embedding_dim is None else family.omega_layers), missing
         assert not unexpected, unexpected
-        for name in missing:
-            nn.init.zeros_(unet.get_parameter(name))
+        if missing:
+            family.start_omega(unet)
         return cls(unet, teacher.schedule, teacher.kind, family=family)
 
     @classmethod

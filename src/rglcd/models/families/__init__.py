@@ -29,7 +29,6 @@ _OTHERS: Final = {
     "Kandinsky": "Kandinsky",
     "PixArt": "PixArt-Alpha (a transformer)",
     "HunyuanDiT": "Hunyuan-DiT (a transformer)",
-    "SanaSprint": "SANA-Sprint: it is a student already",
     "Sana": "another pipeline of SANA",
     "AuraFlow": "AuraFlow (flow matching, a transformer)",
     "IFPipeline": "DeepFloyd IF (it draws pixels)",

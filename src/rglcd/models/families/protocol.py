@@ -66,6 +66,8 @@ class Family(ABC):
     """Classes of its text encoders, in their order; a folder may have fewer."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Ends of the names of the layers that an adapter usually changes."""
+    omega_layers: ClassVar[tuple[str, ...]] = ()
+    """Parameters by which a student is given omega, where its teacher has none of that name."""
 
     # --- the network -----------------------------------------------------------------------------
 
@@ -89,6 +91,17 @@ class Family(ABC):
                 "same_inputs: the student then learns the mean over distillation.omega, which may be one value, [4, 4]"
             )
         return dict(config)
+
+    def renamed(self, state: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+        """The weights ``state`` of a teacher, by the names that a student of ``config`` has for them."""
+        return dict(state)
+
+    def start_omega(self, network: nn.Module) -> None:  # noqa: B027 (most have nothing to start)
+        """Give the :attr:`omega_layers` of a new student their first values, with which omega changes nothing."""
+
+    def exported(self, config: Config) -> tuple[str, str]:
+        """``_class_name`` of the pipeline that draws with a whole student of ``config``, and of its scheduler."""
+        return self.pipelines[0], "FlowMatchLCMScheduler" if self.is_flow else "LCMScheduler"
 
     def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
         """Raise :class:`InputError` for a network that takes or gives more than latents of so many channels."""

@@ -33,6 +33,7 @@ class StableDiffusion(Family):
     is_flow = False
     text_kinds = (CLIPTextModel, CLIPTextModelWithProjection)
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    omega_layers: ClassVar[tuple[str, ...]] = (OMEGA_LAYER,)
 
     def output(self, network: nn.Module, config: Config, call: Call) -> Tensor:
         dim = config.time_cond_proj_dim
@@ -50,6 +51,9 @@ class StableDiffusion(Family):
                 "LatentConsistencyModelPipeline asks for; set kind to full"
             )
         return {**config, "time_cond_proj_dim": omega_embedding_dim}
+
+    def start_omega(self, network: nn.Module) -> None:
+        nn.init.zeros_(network.get_parameter(OMEGA_LAYER))
 
     def refuse(self, config: Config, *, latent_channels: int, where: Path) -> None:
         """Inpainting, depth and edit models take more than the latents, others give more."""
