@@ -73,14 +73,21 @@ OTHERS = {
 }
 
 
+MASKED = {"pixart", "lumina2"}
+
+
 @pytest.mark.parametrize("family", list(OTHERS))
 def test_other_families_from_pictures_to_a_student_that_is_evaluated(tmp_path: Path, family: str) -> None:
     write, student = OTHERS[family]
     write_published_models(tmp_path / "models", teacher=write)
     once = ("prepare", "shard", "cache", "distill", "evaluate")
-    line(tmp_path, student, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
+    stored = f"caching.text_embeddings={str(family in MASKED).lower()}"
+    line(tmp_path, student, stored, "distillation.omega=[4, 4]", "distillation.arms=[lcm]", "reward={kind: none}", stages=once)
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (tmp_path / "student" / "lcm" / "transformer").is_dir()
+    columns = load_file(next((tmp_path / "latents").glob("*.safetensors")))
+    assert ("text_rows" in columns) == (family in MASKED)
+    assert family not in MASKED or 0 < len(columns["text_rows"]) == columns["text_mask"].sum() < columns["text_mask"].numel()
 
 
 def test_a_second_run_starts_from_the_student_of_the_first(tmp_path: Path) -> None:

@@ -223,6 +223,42 @@ class TestWriting:
         assert not finished_latents(tmp_path, "00000")
 
 
+class TestMaskedCaptions:
+    """Of families with a mask, whose captions are padded to hundreds of tokens."""
+
+    MASKS = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+
+    def masked(self, rows: slice = slice(None)) -> LatentBatch:
+        batch = batch_of(4, embeddings=True)
+        assert batch.caption is not None
+        caption = Condition(batch.caption.embeddings, mask=self.MASKS)
+        return replace(batch_of(4), caption=caption) if rows == slice(None) else replace(batch_of(rows.stop), caption=caption[rows])
+
+    def test_only_what_the_mask_is_true_for_is_stored_and_comes_back_in_place(self, tmp_path: Path) -> None:
+        batch = self.masked()
+        columns = to_columns(batch, list("abcd"))
+        assert columns["text_rows"].shape == (6, 3)
+        write_shard(tmp_path, "00000", batch)
+        write_shard(tmp_path, "00001", self.masked(slice(0, 2)))
+        cache = LatentCache.open(publish(tmp_path))
+        order = torch.tensor([2, 5, 3, 0, 1, 4, 2])
+        caption = cache.batch(order).caption
+        assert caption is not None
+        assert batch.caption is not None
+        where = order % 4
+        assert torch.equal(caption.mask, self.MASKS[where])
+        assert torch.equal(caption.embeddings, batch.caption.embeddings[where] * self.MASKS[where][..., None])
+
+    def test_a_row_that_is_not_finite_is_refused_by_its_samples_key(self) -> None:
+        batch = self.masked()
+        assert batch.caption is not None
+        batch.caption.embeddings[1, 3] = float("nan")  # padding
+        to_columns(batch, list("abcd"))
+        batch.caption.embeddings[2, 3] = float("nan")
+        with pytest.raises(InputError, match="sample c: text_rows is not finite"):
+            to_columns(batch, list("abcd"))
+
+
 class TestRefusals:
     def test_a_cache_with_the_expected_fingerprint_is_opened(self, own_folder: Path) -> None:
         again = Fingerprint(**json.loads((own_folder / "fingerprint.json").read_text()))

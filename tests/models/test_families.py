@@ -1,7 +1,7 @@
 """PixArt-Sigma, SANA, Lumina-Image 2.0 and FLUX.1 through the core equal diffusers' own pipelines. Random weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,17 @@ def test_a_mask_is_known_from_the_ids_alone(family: tuple[Tiny, Path]) -> None:
     again = text.masked(Condition(cond.embeddings, cond.pooled), ids)
     assert (again.mask is None) == (cond.mask is None)
     assert cond.mask is None or torch.equal(again.mask, cond.mask)
+
+
+def test_what_a_mask_leaves_out_is_not_looked_at_and_need_not_be_stored(family: tuple[Tiny, Path]) -> None:
+    teacher, text = load(family[1])
+    cond, (z_t,), t = text.encode(text.tokenise(PROMPTS)), noise(5, 2), torch.tensor([999, 399])
+    if cond.mask is None:
+        assert teacher.family.title == "FLUX.1"
+        return
+    assert not cond.mask.all()
+    bare = replace(cond, embeddings=cond.embeddings * cond.mask[..., None])
+    torch.testing.assert_close(teacher(z_t, t, bare).x0, teacher(z_t, t, cond).x0, rtol=1e-6, atol=1e-6)
 
 
 def test_pictures_go_through_the_familys_autoencoder_as_in_its_pipeline(family: tuple[Tiny, Path]) -> None:

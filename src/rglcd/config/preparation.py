@@ -73,7 +73,8 @@ class Caching(Section):
     """Of these, those whose score of each picture is stored, as the codec gives the picture back: an expert in it need not
     look at the real image in every step that labels (``reward.kind: latent``), a third of what labelling costs."""
     text_embeddings: bool = False
-    """Store the text encoder's output too: about five times the size of a latent, for 1 % of a step."""
+    """Store the text encoder's output too. Of CLIP it is about five times the size of a latent, for 1 % of a step. T5 and Gemma take more
+    of a step: where the network has a mask (PixArt-Sigma, SANA, Lumina-Image 2.0) padding is left out; of SD 3 it is fourteen latents."""
     precision: Precision = "float32"
     """Of the VAE's encoder but for its first and last layers; moments are float32 all the same. There is no float16: SDXL's VAE
     overflows it (``force_upcast`` in its config.json; huggingface.co/madebyollin/sdxl-vae-fp16-fix). bfloat16 has float32's range."""

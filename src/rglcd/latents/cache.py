@@ -27,6 +27,8 @@ from rglcd.errors import InputError
 from rglcd.latents.format import (
     MAKE_AGAIN,
     METADATA_KEY,
+    RAGGED_MASK,
+    RAGGED_ROWS,
     TEXT_PREFIX,
     Fingerprint,
     LatentBatch,
@@ -45,11 +47,21 @@ _OPENED_AT_ONCE: Final = 4
 
 @dataclass(frozen=True)
 class _Shard:
-    """One file: its columns (N, values of a row) on the mapped file, the shapes of their rows, what log-variance codes stand for."""
+    """One file: its columns (N, values of a row) on the mapped file, the shapes of their rows, what log-variance codes stand for.
+
+    ``ragged_ends`` (N + 1,) are where each sample's rows of the ragged column end, and 0 before the first.
+    """
 
     columns: Mapping[str, NDArray[Any]]
     shapes: Mapping[str, tuple[int, ...]]
     logvar: Steps
+    ragged_ends: NDArray[np.int64] | None
+
+    def rows(self, column: str, row: int) -> NDArray[Any]:
+        """Those of sample ``row``: one, but in the ragged column."""
+        if column != RAGGED_ROWS or self.ragged_ends is None:
+            return self.columns[column][row]
+        return self.columns[column][self.ragged_ends[row] : self.ragged_ends[row + 1]]
 
 
 def _unmoved(tensor: Tensor) -> Tensor:
@@ -123,7 +135,7 @@ class LatentCache:
         """The same as they are stored, on the CPU: one copy of their bytes."""
         numbers, rows = self._places(indices)
         shards = {number: self._shard(number) for number in dict.fromkeys(numbers.tolist()) or (0,)}
-        places = [(shards[number].columns, row) for number, row in zip(numbers.tolist(), rows.tolist(), strict=True)]
+        places = [(shards[number], row) for number, row in zip(numbers.tolist(), rows.tolist(), strict=True)]
         some = next(iter(shards.values()))
         columns = {name: _gathered(name, places, like=column, shape=some.shapes[name]) for name, column in some.columns.items()}
         return StoredBatch(columns, torch.from_numpy(self._logvar_steps[numbers].T))
@@ -194,12 +206,10 @@ class LatentCache:
         return self._captions[shard]
 
 
-def _gathered(
-    column: str, places: Sequence[tuple[Mapping[str, NDArray[Any]], int]], *, like: NDArray[Any], shape: tuple[int, ...]
-) -> Tensor:
-    """The rows of ``column`` at ``places`` (a shard's columns, row), one after the other: every byte is copied once."""
-    copied = bytearray().join([columns[column][row] for columns, row in places])
-    return torch.from_numpy(np.frombuffer(copied, like.dtype).reshape(len(places), *shape))
+def _gathered(column: str, places: Sequence[tuple[_Shard, int]], *, like: NDArray[Any], shape: tuple[int, ...]) -> Tensor:
+    """The rows of ``column`` at ``places`` (a shard, row), one after the other: every byte is copied once."""
+    copied = bytearray().join([shard.rows(column, row) for shard, row in places])
+    return torch.from_numpy(np.frombuffer(copied, like.dtype).reshape(-1 if column == RAGGED_ROWS else len(places), *shape))
 
 
 def _require_equal(folder: Path, *, found: Fingerprint, expected: Fingerprint) -> None:
@@ -225,7 +235,11 @@ def _mapped(path: Path, fingerprint: Fingerprint) -> _Shard:
             tensors = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
             columns = {name: tensor.view(len(tensor), math.prod(tensor.shape[1:])).numpy() for name, tensor in tensors.items()}
             shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
-            return _Shard(columns, shapes, Steps(**header["logvar"]))
+            mask = tensors.get(RAGGED_MASK)
+            ends = None if mask is None else np.concatenate([[0], mask.sum(dim=1).cumsum(0).numpy()])
+            if ends is not None and ends[-1] != len(columns[RAGGED_ROWS]):
+                raise InputError(f"{path} holds {len(columns[RAGGED_ROWS])} rows of captions, and its masks {ends[-1]}; {MAKE_AGAIN}")
+            return _Shard(columns, shapes, Steps(**header["logvar"]), ends)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -7,7 +7,9 @@
         text.<scorer>    (N, D)        float32  the scorer's text features of the caption, as it gave them
         score.<scorer>   (N,)          float32  its score of the picture as the codec gives it back, if asked for
         text_embeddings  (N, L, D)     float16  the text encoder's output, if asked for
-        text_pooled      (N, P)        float16  with it, for SDXL: the pooled caption
+        text_rows        (M, D)        float16  in its place, for families with a mask: the M rows that their masks are true for, in order
+        text_mask        (N, L)        bool     with them: the masks
+        text_pooled      (N, P)        float16  with it, for SDXL and others: the pooled caption
         time_ids         (N, 6)        int32    for SDXL: the picture's sizes (see core's Condition)
     00000.jsonl         key and caption of each row
     00000_stats.json    the digests of the two; written last
@@ -47,9 +49,14 @@ _STORED: Final = {
     "latent_logvar": torch.float32,
     "input_ids": torch.int32,
     "text_embeddings": torch.float16,
+    "text_rows": torch.float16,
+    "text_mask": torch.bool,
     "text_pooled": torch.float16,
     "time_ids": torch.int32,
 }
+RAGGED_ROWS: Final = "text_rows"
+"""The one column that has not a row a sample, but as many as :data:`RAGGED_MASK` says."""
+RAGGED_MASK: Final = "text_mask"
 TEXT_PREFIX: Final = "text."
 SCORE_PREFIX: Final = "score."
 _TEXT_STORED: Final = torch.float32
@@ -117,8 +124,9 @@ class LatentBatch:
 class StoredBatch:
     """Samples as they lie in the cache: the rows (B, ...) of each column in the type that it is stored in.
 
-    ``logvar_steps`` (2, B) float32 are the scale and the offset of each row's log-variance codes. This is what travels to a device:
-    there it is less than half of what it stands for, and a GPU unfolds it in no time.
+    Of the ragged column there are the rows of all samples, one after the other. ``logvar_steps`` (2, B) float32 are the scale and the
+    offset of each row's log-variance codes. This is what travels to a device: there it is less than half of what it stands for, and a
+    GPU unfolds it in no time.
     """
 
     columns: Mapping[str, Tensor]
@@ -132,16 +140,24 @@ class StoredBatch:
         """What the rows stand for, computed where they are."""
         columns = self.columns
         scale, offset = self.logvar_steps.view(2, -1, 1, 1, 1)
-        embeddings, pooled = columns.get("text_embeddings"), columns.get("text_pooled")
         return LatentBatch(
             mean=columns["latent_mean"].float(),
             logvar=columns["latent_logvar"].float() * scale + offset,
             input_ids=columns["input_ids"].long(),
             text={name: features.float() for name, features in self._of_scorers(TEXT_PREFIX)},
             scores=dict(self._of_scorers(SCORE_PREFIX)),
-            caption=None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float()),
+            caption=self._caption(),
             time_ids=columns.get("time_ids"),
         )
+
+    def _caption(self) -> Condition | None:
+        embeddings, rows = self.columns.get("text_embeddings"), self.columns.get(RAGGED_ROWS)
+        mask, pooled = self.columns.get(RAGGED_MASK), self.columns.get("text_pooled")
+        if rows is not None and mask is not None:
+            # Not by indices of the mask, whose number a device would be waited for.
+            padded = torch.zeros(*mask.shape, rows.shape[-1], dtype=torch.float32, device=rows.device)
+            embeddings = padded.masked_scatter(mask[..., None], rows.float())
+        return None if embeddings is None else Condition(embeddings.float(), None if pooled is None else pooled.float(), mask=mask)
 
     def _of_scorers(self, prefix: str) -> list[tuple[str, Tensor]]:
         return [(name.removeprefix(prefix), column) for name, column in sorted(self.columns.items()) if name.startswith(prefix)]
@@ -151,7 +167,7 @@ def to_columns(batch: LatentBatch, keys: Sequence[str]) -> dict[str, Tensor]:
     """``batch`` as it is stored, on the CPU. Raises :class:`InputError` naming the key of a sample that is not finite so."""
     columns = {"latent_mean": batch.mean, "latent_logvar": batch.logvar, "input_ids": batch.input_ids}
     if batch.caption is not None:
-        columns["text_embeddings"] = batch.caption.embeddings
+        columns |= _stored_caption(batch.caption)
         if batch.caption.pooled is not None:
             columns["text_pooled"] = batch.caption.pooled
     if batch.time_ids is not None:
@@ -162,11 +178,19 @@ def to_columns(batch: LatentBatch, keys: Sequence[str]) -> dict[str, Tensor]:
     for name, column in stored.items():
         bad = (~column.isfinite()).reshape(len(column), -1).any(dim=1).nonzero()
         if len(bad):
+            sample = int(bad[0]) if name != RAGGED_ROWS else int(stored[RAGGED_MASK].nonzero()[bad[0], 0])
             raise InputError(
-                f"sample {keys[int(bad[0])]}: {name} is not finite in {dtype_name(column.dtype)}; "
+                f"sample {keys[sample]}: {name} is not finite in {dtype_name(column.dtype)}; "
                 "take its row out of the source index, or check the model that made it"
             )
     return stored
+
+
+def _stored_caption(caption: Condition) -> dict[str, Tensor]:
+    """Padding that nothing looks at is most of a caption for T5 or Gemma: of a family with a mask it is left out."""
+    if caption.mask is None:
+        return {"text_embeddings": caption.embeddings}
+    return {RAGGED_ROWS: caption.embeddings[caption.mask], RAGGED_MASK: caption.mask}
 
 
 def write_latents(

@@ -45,6 +45,8 @@ class Core:
     frozen: Line
     student: TrainedPass
     frozen_flops: float
+    captions: str
+    """In words: encoded in each step, or read from the cache."""
 
 
 def training_cost(networks: Networks, *, count: int) -> TrainingCost:
@@ -70,10 +72,21 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
         whole=share,
         split=(added_up,),
         unsplit=() if buckets else (Moment("update", (gradients,)),),
-        notes=guidance.notes,
+        notes=(*guidance.notes, core.captions),
     )
     plain = core.frozen_flops + core.student.flops
     return TrainingCost(memory, plain + guidance.flops, plain)
+
+
+def _captions(networks: Networks, teacher: Teacher) -> str:
+    """Where a step's captions come from, and what they take in the cache, or would."""
+    caption = networks.condition(teacher, 1, torch.float16)
+    taken = caption.embeddings.nbytes + (0 if caption.pooled is None else caption.pooled.nbytes)
+    size = f"{taken / 2**20:.2g} MiB a sample"
+    if caption.mask is not None:
+        size = f"at most {size}, for padding is left out"
+    stored = networks.config.caching.text_embeddings
+    return f"captions are {'read from the cache' if stored else 'encoded in each step'}; {'there' if stored else 'stored'} they take {size}"
 
 
 def core_cost(networks: Networks) -> Core:
@@ -100,7 +113,7 @@ def core_cost(networks: Networks) -> Core:
     frozen = max(passes.peak, aim.peak, key=lambda line: line.each)
     learning = trained_pass(lambda samples: (_predict(networks, student, samples), None), autocast=dtype, parameters=learnt)
     used = {passes, aim}
-    return Core(lasting, weights, frozen, learning, sum(one.flops for one in used))
+    return Core(lasting, weights, frozen, learning, sum(one.flops for one in used), _captions(networks, teacher))
 
 
 def core_moments(core: Core) -> list[Moment]:
