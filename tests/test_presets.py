@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderDC, AutoencoderKL, DDIMScheduler
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, T5EncoderModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from rglcd.config import Config, ModelSource, load_preset, preset_names
 from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.models.codec import Codec, Moments
 from rglcd.models.families import family_named
-from rglcd.models.families.sd3 import T5_TOKENS
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
@@ -27,7 +26,8 @@ from rglcd.stages.pretrain import tower_shape
 
 PUBLISHED = Path(__file__).parents[1] / "src" / "rglcd" / "planning" / "shapes"
 META = torch.device("meta")
-VAE, VAE_OF_16_CHANNELS = 83_653_863, 83_819_683
+VAE, VAE_OF_16_CHANNELS, VAE_OF_32_CHANNELS = 83_653_863, 83_819_683, 312_250_275
+T5_XXL = 4_762_310_656
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Expected:
     learnt: int
     """Of the student: the UNet with one layer more, or an adapter."""
     vae: int = VAE
+    tokens: int | None = None
+    """Of T5 or Gemma, as diffusers' pipeline pads captions for them."""
 
 
 # The counts are those of the public weights: 859.5 M (SD 1.5), 865.9 M (SD 2.1), 2.57 B (SDXL), 123.1 M (CLIP ViT-L), 340.4 M (23 layers
@@ -53,8 +55,14 @@ EXPECTED = {
     "sdxl": Expected(2_567_463_684, (123_060_480, 694_659_840), (4, 128, 128), "epsilon", 2_567_463_684 + 256 * 320),
     # Of SD 3.5 Medium: 2.24 B (its card rounds to 2.5), and of T5-XXL's encoder 4.76 B.
     "sd35-medium-lora": Expected(
-        2_243_171_520, (123_650_304, 694_659_840, 4_762_310_656), (16, 64, 64), "flow_prediction", 56_623_104, VAE_OF_16_CHANNELS
+        2_243_171_520, (123_650_304, 694_659_840, T5_XXL), (16, 64, 64), "flow_prediction", 56_623_104, VAE_OF_16_CHANNELS, 256
     ),
+    # 2.03 B, 0.61 B, 1.60 B with DC-AE and Gemma 2 of 2.6 B: their papers' and cards' own sizes. Students have no input more.
+    "sd3-medium": Expected(
+        2_028_328_000, (123_650_304, 694_659_840, T5_XXL), (16, 64, 64), "flow_prediction", 2_028_328_000, VAE_OF_16_CHANNELS, 256
+    ),
+    "pixart-sigma": Expected(610_856_096, (T5_XXL,), (4, 64, 64), "epsilon", 610_856_096, VAE, 300),
+    "sana-1600m": Expected(1_604_462_752, (2_614_341_888,), (32, 16, 16), "flow_prediction", 1_604_462_752, VAE_OF_32_CHANNELS, 300),
     "sdxl-lora": Expected(2_567_463_684, (123_060_480, 694_659_840), (4, 128, 128), "epsilon", 196_751_360),
 }
 
@@ -91,12 +99,14 @@ def built(request: pytest.FixtureRequest) -> tuple[Built, Expected]:
         kind = PredictionType(declared["scheduler"].get("prediction_type", PredictionType.FLOW))
         teacher = Teacher(network, alphas, kind, family=family)
         student = make_student(config.distillation, teacher=teacher, start=teacher)
-        codec = Codec(AutoencoderKL.from_config(declared["vae"]))
+        vae = AutoencoderDC if declared.get("vae_class") == "AutoencoderDC" else AutoencoderKL
+        codec = Codec(vae.from_config(declared["vae"]))
         kinds = zip(family.text_kinds, declared["text_encoders"], strict=False)
         models = [kind(kind.config_class(**sizes)) for kind, sizes in kinds]
     tokenizer = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77)
-    towers = [TextTower(model, tokenizer, T5_TOKENS if isinstance(model, T5EncoderModel) else None) for model in models]
-    return Built(config, teacher, student, codec, TextEncoder(towers, family=family)), EXPECTED[request.param]
+    expected, clips = EXPECTED[request.param], (CLIPTextModel, CLIPTextModelWithProjection)
+    towers = [TextTower(model, tokenizer, None if isinstance(model, clips) else expected.tokens) for model in models]
+    return Built(config, teacher, student, codec, TextEncoder(towers, family=family)), expected
 
 
 def sources(config: Config) -> list[ModelSource]:
@@ -156,7 +166,9 @@ def test_captions_predictions_and_images_have_the_expected_shapes(built: tuple[B
     assert latent == expected.latent
     ids = torch.zeros(2, sum(tower.length for tower in text.towers), dtype=torch.int64, device="meta")
     sizes = text.drawing_sizes(config.model.resolution)
-    cond = text.encode(ids).with_time_ids(None if sizes is None else sizes.to("meta"))
+    # A mask is looked at before it is used, so encoders with one cannot run without values.
+    blank = networks.teacher.family.blank(networks.teacher.unet.config, 2, dtype=torch.float32, device=META)
+    cond = blank if blank.mask is not None else text.encode(ids).with_time_ids(None if sizes is None else sizes.to("meta"))
     z_t, t, omega = torch.empty(2, *latent, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"), torch.ones(2, device="meta")
     assert networks.teacher(z_t, t, cond).x0.shape == z_t.shape
     prediction = networks.student(z_t, t, omega, cond)

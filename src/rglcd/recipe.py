@@ -158,11 +158,11 @@ Distance = Huber | SquaredL2 | PseudoHuber | Cauchy
 
 @dataclass(frozen=True, kw_only=True)
 class FullStudent(Choice):
-    """A whole UNet of its own, which is also conditioned on the guidance weight omega."""
+    """A whole network of its own, which is also given the guidance weight omega: a UNet, or a SANA that then is a SANA-Sprint."""
 
     kind: Literal["full"] = "full"
     omega_embedding_dim: Annotated[int, Ge(4), MultipleOf(2)] = 256
-    """Sines and cosines of at least two frequencies."""
+    """Sines and cosines of at least two frequencies; SANA has 256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class SameInputsStudent(Choice):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraStudent(Choice):
-    """A low-rank adapter on the teacher's own UNet, in the manner of LCM-LoRA: it is not conditioned on omega.
+    """A low-rank adapter on the teacher's own network, in the manner of LCM-LoRA: it has no input for omega that its teacher has not.
 
     ``targets`` end the names of the layers that get one; the default is what the released LCM-LoRA was trained with.
     """

@@ -298,3 +298,8 @@ def test_sana_sprint_is_no_teacher_and_draws_only_as_exported(sana: Path, tmp_pa
     SCMScheduler().save_pretrained(tmp_path / "scheduler")
     with pytest.raises(InputError, match="does not say _shift: this SANA-Sprint was not exported by rglcd"):
         Student.load(tmp_path, dtype=torch.float32, device=CPU)
+
+
+def test_an_autoencoder_that_cannot_recompute_is_refused_by_the_setting_that_asked(sana: Path) -> None:
+    with pytest.raises(InputError, match=r"reward\.activations recomputed: diffusers' AutoencoderDC cannot; set it to kept"):
+        Codec.load(sana, dtype=torch.float32, device=CPU).recompute_activations()

@@ -18,8 +18,9 @@ from rglcd.planning.plan import Plan, plan, require_fit
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
 
-# A transformer of 24 blocks beside T5-XXL takes a quarter of a minute to count.
-PLANNED = [pytest.param(name, marks=pytest.mark.slow if name.startswith("sd35") else ()) for name in SIZED]
+# Transformers beside T5-XXL take a quarter of a minute and more to count.
+LARGE = {"sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m"}
+PLANNED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SIZED]
 
 
 @pytest.fixture(scope="module", params=PLANNED)
@@ -49,6 +50,8 @@ def test_a_plan_says_hours_and_parts(planned: Plan) -> None:
     assert 0 < planned.hours.evaluation < 100
     training = planned.stages[0].memory
     assert {"teacher, bfloat16", "student's activations"} <= {part.name for part in training.parts(training.samples)}
+    stored = "read from the cache; there they take at most" if planned.preset in ("pixart-sigma", "sana-1600m") else "encoded in each step"
+    assert any(note.startswith(f"captions are {stored}") for note in training.notes)
 
 
 # --- without counting ----------------------------------------------------------------------------

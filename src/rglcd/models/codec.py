@@ -62,6 +62,13 @@ class Codec:
             raise InputError(f"model.resolution {resolution} is not a multiple of {factor}, the factor of this teacher's VAE; choose one")
         return int(self.vae.config.latent_channels), resolution // factor, resolution // factor
 
+    def recompute_activations(self) -> None:
+        """Keep fewer of the decoder's activations for its backward pass; :class:`InputError` for a VAE that cannot compute them anew."""
+        try:
+            self.vae.enable_gradient_checkpointing()
+        except ValueError:
+            raise InputError(f"reward.activations recomputed: diffusers' {type(self.vae).__name__} cannot; set it to kept") from None
+
     def encode_in(self, dtype: torch.dtype) -> None:
         """From now on encode in ``dtype``, but for the layer that pixels enter by and those that moments leave by, which stay float32.
 

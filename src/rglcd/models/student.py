@@ -151,7 +151,7 @@ class Student:
         return student._frozen()
 
     def through(self, network: nn.Module) -> "Student":
-        """The same student, called through ``network``, a wrapper of its UNet."""
+        """The same student, called through ``network``, a wrapper of its own."""
         return Student(self.unet, self.schedule, self.kind, adapter=self.adapter, network=network, family=self.family)
 
     @property

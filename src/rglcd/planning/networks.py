@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -88,7 +88,7 @@ class Networks:
             vae = self._vae_class().from_config(self._teacher_shapes()["vae"])
         codec = Codec(nn.Module.to(vae, dtype))
         if recomputes:
-            codec.vae.enable_gradient_checkpointing()
+            codec.recompute_activations()
         return codec
 
     def text_encoders(self, dtype: torch.dtype) -> list[nn.Module]:
@@ -154,8 +154,11 @@ class Networks:
         return {**parts, "text_encoders": [_sizes(encoder) for encoder in encoders]}
 
     def _vae_class(self) -> Any:
-        folder = self._folder(self.config.model.teacher, "teacher")
-        return AutoencoderKL if folder is None else vae_class(folder)
+        source = self.config.model.teacher
+        folder = self._folder(source, "teacher")
+        if folder is not None:
+            return vae_class(folder)
+        return AutoencoderDC if _published(source).get("vae_class") == AutoencoderDC.__name__ else AutoencoderKL
 
     def _scorer_shapes(self, name: str) -> dict[str, Any] | None:
         scorer = self.config.preparation.scorers[name]

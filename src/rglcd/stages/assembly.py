@@ -81,7 +81,7 @@ def make_distiller(materials: Materials, reward: AnyReward, *, num_steps: int, w
         )
     codec = _codec(materials, reward, world=world)
     start = teacher
-    if frozen != torch.float32:
+    if frozen != torch.float32 and not isinstance(distillation.student, LoraStudent):
         start = Teacher.load(folder, dtype=torch.float32, device=world.device, resolution=resolution)
     return Distiller(
         recipe=make_recipe(materials, reward, num_steps=num_steps, scalings=boundary_of(materials.model, teacher.schedule)),
@@ -146,7 +146,7 @@ def _keep_or_recompute(codec: Codec, activations: DecoderActivations) -> None:
         case "kept":
             pass
         case "recomputed":
-            codec.vae.enable_gradient_checkpointing()
+            codec.recompute_activations()
         case _:
             assert_never(activations)
 
