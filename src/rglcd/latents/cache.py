@@ -57,7 +57,7 @@ class _Shard:
     logvar: Steps
     ragged_ends: NDArray[np.int64] | None
 
-    def rows(self, column: str, row: int) -> NDArray[Any]:
+    def rows(self, column: str, row: int) -> Any:
         """Those of sample ``row``: one, but in the ragged column."""
         if column != RAGGED_ROWS or self.ragged_ends is None:
             return self.columns[column][row]
