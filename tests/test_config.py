@@ -83,6 +83,9 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
         ("distillation.student={kind: lora, targets: []}", "distillation.student.targets: Tuple should have at least 1 item"),
         ("distillation.timesteps={kind: uniform, span: [1, 0]}", "distillation.timesteps: span runs from low to high"),
         ("distillation.target=3", "distillation.target: Input should be a valid dictionary"),
+        ('evaluation.prompts="a\\ud800b"', "evaluation.prompts: 'a\\ud800b' is no text: \\ud800 is half of a surrogate pair"),
+        ('monitoring={kind: panel, prompts: [x, "\\udc00"], scorers: [judge]}', "monitoring.prompts.1: '\\udc00' is no text"),
+        ('preparation.scorers={"\\ud800": 1}', "preparation.scorers: '\\ud800' is no text"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:

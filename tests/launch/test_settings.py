@@ -165,6 +165,7 @@ def test_variables_of_settings_are_read_back_as_the_same_settings(monkeypatch) -
         ("failures: -1", "cluster.yaml: failures is -1; it is a whole number from 1 on"),
         ("- 3", "cluster.yaml must be a mapping of settings, not [3]"),
         (": [", "cluster.yaml is not YAML: "),
+        ('variables: {A: "x\\ud800"}', "cluster.yaml: variables: A: 'x\\ud800' is no text: \\ud800 is half of a surrogate pair"),
     ],
 )
 def test_wrong_file_is_refused_with_key_and_value(text: str, message: str) -> None:
@@ -187,6 +188,7 @@ def test_wrong_file_is_refused_with_key_and_value(text: str, message: str) -> No
         ("RGLCD_ACCELERATORS", "imagined", "RGLCD_ACCELERATORS is 'imagined'; it is one of: real, simulated"),
         ("RGLCD_RUNTIME", "slurm", "RGLCD_RUNTIME is 'slurm'; it is one of: inline, torchx:local_cwd, torchx:kubernetes"),
         ("RGLCD_DEVICES", "vpc.amazonaws.com/efa", "RGLCD_DEVICES is 'vpc.amazonaws.com/efa'; it takes the form name=amount"),
+        ("RGLCD_VARIABLES", '{"A": "\\udfff"}', "RGLCD_VARIABLES: A: '\\udfff' is no text: \\udfff is half of a surrogate pair"),
         ("RGLCD_DEVICES", "=4", "RGLCD_DEVICES is '=4'; it takes the form name=amount"),
         ("RGLCD_PATIENCE", "60", "RGLCD_PATIENCE has another name now: RGLCD_COLLECTIVE_TIMEOUT"),
     ],

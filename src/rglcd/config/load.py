@@ -14,6 +14,7 @@ from rglcd.config.explanation import explain, nearest
 from rglcd.config.hardware import RUNS_ON, Hardware
 from rglcd.config.root import SECTIONS, Config
 from rglcd.config.sections import Sections
+from rglcd.config.unicode_text import require_unicode
 from rglcd.errors import InputError
 
 
@@ -56,6 +57,7 @@ def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: 
     merged = dict(values)
     for override in overrides:
         merged = overridden(merged, override)
+    require_unicode(merged, where=where)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -68,6 +70,7 @@ def validate_section(name: str, values: Mapping[str, Any]) -> Section:
         raise InputError(f"unknown section {name!r}{nearest(name, SECTIONS)}")
     if not isinstance(values, Mapping):
         raise InputError(f"section {name} must be a mapping, not {values!r}")
+    require_unicode(values, where=f"section {name}")
     adapter: TypeAdapter[Section] = TypeAdapter(Sections.__annotations__[name])
     try:
         return adapter.validate_python(dict(values))

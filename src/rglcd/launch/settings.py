@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rglcd.config.unicode_text import require_unicode
 from rglcd.errors import InputError
 from rglcd.launch.child_processes import environment
 from rglcd.launch.placement import Accelerators, CpuStages, EarlierAttempts, Owner, Placement
@@ -138,9 +139,12 @@ def load_settings(**given: Any) -> ClusterSettings:
         if former in os.environ:
             raise InputError(f"{former} has another name now: {name}")
     try:
-        return ClusterSettings(**_said(given))
+        settings = ClusterSettings(**_said(given))
     except ValidationError as error:
         raise InputError(_explained(error, given)) from None
+    for name in sorted(settings.model_fields_set):
+        require_unicode(getattr(settings, name), where=_place_of(name, given))
+    return settings
 
 
 def origin_of(name: str, given: Mapping[str, Any]) -> str:
@@ -243,9 +247,11 @@ def _explained(error: ValidationError, given: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, ClusterSettings.model_fields, n=1, cutoff=0.5)
         return f"{FILE}: unknown key {name}" + (f" (did you mean {nearest[0]!r}?)" if nearest else "")
-    origin = origin_of(name, given)
-    where = f"{FILE}: {name}" if origin == str(FILE) else variable_of(name)
-    return f"{where} is {first['input']!r}; {_expected(first)}"
+    return f"{_place_of(name, given)} is {first['input']!r}; {_expected(first)}"
+
+
+def _place_of(name: str, given: Mapping[str, Any]) -> str:
+    return f"{FILE}: {name}" if origin_of(name, given) == str(FILE) else variable_of(name)
 
 
 def _expected(error: Mapping[str, Any]) -> str:
