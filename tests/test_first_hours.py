@@ -282,6 +282,8 @@ def test_an_override_that_the_others_need_is_taken(photos: Path) -> None:
         ("dvc", ["adopt"], "dvc"),
         ("aiohttp", ["run", "shard"], "train"),
         ("torch", ["plan"], "train"),
+        ("aiohttp", ["ab", "serve", "."], "study"),
+        ("numpy", ["ab", "score", "."], "study"),
     ],
 )
 def test_a_missing_extra_is_one_line_with_the_command(elsewhere: Path, package: str, words: list[str], extra: str) -> None:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from typing import Final
 
 import rglcd
@@ -17,13 +18,17 @@ _EXTRA_OF: Final = {
 }
 """Extras of pyproject.toml by the packages that they bring, as they are imported."""
 
+_STUDY: Final = frozenset({"aiohttp", "numpy", "PIL"})
+"""What the small extra ``study`` brings of that: enough for a machine that asks people and trains nothing."""
+
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to say of a package that an extra would have brought; ``None`` for any other, which is a bug."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRA_OF or _is_installed(package):
         return None
-    return f"{package} is not installed: {install_command(_EXTRA_OF[package])}"
+    extra = "study" if package in _STUDY and _is_of_a_study(error) else _EXTRA_OF[package]
+    return f"{package} is not installed: {install_command(extra)}"
 
 
 def install_command(extra: str) -> str:
@@ -32,6 +37,11 @@ def install_command(extra: str) -> str:
     if (checkout / "pyproject.toml").is_file():
         return f"pip install '{checkout}[{extra}]'"
     return f"pip install 'WHEEL[{extra}]', WHEEL being the file that rg-lcd was installed from (or the path of a checkout)"
+
+
+def _is_of_a_study(error: ModuleNotFoundError) -> bool:
+    """Whether it was :mod:`rglcd.study` that asked for the package."""
+    return any(frame.f_globals.get("__name__", "").startswith("rglcd.study.") for frame, _ in walk_tb(error.__traceback__))
 
 
 def _is_installed(package: str) -> bool:
