@@ -1,5 +1,6 @@
 """TorchX's own command line and ``rglcd doctor`` on the test's cluster."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from rglcd.errors import InputError
 from rglcd.launch.placement import Placement
+from rglcd.launch.volcano_job import USER
 from tests.cluster.control_plane import Cluster
 from tests.cluster.launching import pods, wait_until
-from tests.cluster.node import ROOT, process_environment
+from tests.cluster.node import ROOT, KubeletStandIn, process_environment
 from tests.manifests import pod_security
+from tests.manifests.rendering import MANIFESTS
 
 pytestmark = pytest.mark.cluster
 
@@ -59,3 +62,22 @@ def test_doctor_s_pod_is_admitted_looks_and_is_deleted(
     wait_until(
         lambda: not cluster.get("pods", "-n", placement.namespace, "-l", "app.kubernetes.io/name=rglcd-doctor")["items"], "it is gone"
     )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="changes an owner, as the pod's root does: needs root")
+def test_the_job_for_a_fresh_claim_gives_it_to_the_pods_user(
+    cluster: Cluster, placement: Placement, nodes: dict[str, KubeletStandIn], claim: None, tmp_path: Path
+) -> None:
+    """The command of docs/operations.md, but for the claim, which is a folder here."""
+    store = tmp_path / "store"
+    store.mkdir(mode=0o755)
+    (store / "lost+found").mkdir()
+    words = "kubectl kustomize manifests/fresh-claim | sed \"s|image: step$|image: $(sed -n 's/^step: //p' images/lock.yaml)|\""
+    assert words in (ROOT / "docs" / "operations.md").read_text()
+    made = subprocess.run(["bash", "-c", words], cwd=MANIFESTS.parent, capture_output=True, text=True, check=True).stdout
+    assert "image: rg-lcd/python-step@sha256:" in made
+    cluster.kubectl("apply", "-f", "-", "--validate=strict", stdin=made.replace("/store", str(store)))
+    cluster.kubectl("wait", "-n", placement.namespace, "--for=condition=complete", "job/rglcd-fresh-claim", "--timeout=60s")
+    assert (store.stat().st_uid, store.stat().st_gid) == (USER, USER)
+    assert (store / "lost+found").stat().st_uid == 0
+    cluster.kubectl("delete", "job", "-n", placement.namespace, "rglcd-fresh-claim")

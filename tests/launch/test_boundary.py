@@ -43,8 +43,10 @@ def test_exit_code_of_a_job_is_kept() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_a_folder_that_this_user_may_not_use_is_said_with_its_owner(capsys, tmp_path: Path, number: int) -> None:
+def test_a_folder_that_this_user_may_not_use_is_said_with_its_owner(capsys, monkeypatch, tmp_path: Path, number: int) -> None:
     """A fresh volume is root's, and Kubeflow mounts it for user 10001: 35 lines of traceback before, tried three times."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.delenv("RGLCD_POD_NAME", raising=False)
     tmp_path.chmod(0o755)
     path = tmp_path / "shards" / ".lock"
     with pytest.raises(SystemExit) as ended, process_boundary():
@@ -55,6 +57,14 @@ def test_a_folder_that_this_user_may_not_use_is_said_with_its_owner(capsys, tmp_
     assert (
         line == f"rglcd: {path}: {os.strerror(number).lower()} for user {os.getuid()} {owned}; give it to this user, or name another folder"
     )
+
+
+def test_in_a_pod_a_folder_of_root_s_names_the_job_that_gives_it_away(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(SystemExit), process_boundary():
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), "/proc/shards/.lock")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(/proc is user 0's, mode 0555); if it is a fresh claim's, the Job of manifests/fresh-claim gives it to this user" in line
 
 
 def test_a_denied_connection_is_no_file() -> None:

@@ -267,7 +267,7 @@ SEES = {"names": None, "store": None}
         ),
         (
             {"phase": "Succeeded", "code": 0, "said": json.dumps({**SEES, "store": "[Errno 13] Permission denied"})},
-            "MISSING  the claim is writable for user 10001 ([Errno 13] Permission denied); give the claim's folder to user 10001",
+            "MISSING  the claim is writable for user 10001 ([Errno 13] Permission denied); the Job of manifests/fresh-claim gives it to user 10001",
         ),
         ({"phase": "Pending", "waiting": ("ErrImagePull", "unauthorized")}, "does not start: ErrImagePull: unauthorized; check image"),
         (

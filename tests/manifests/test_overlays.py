@@ -13,6 +13,7 @@ from kubernetes.utils import parse_quantity
 
 from rglcd.launch.resources import RESOURCES, resources_of
 from rglcd.launch.settings import load_settings
+from rglcd.launch.volcano_job import USER
 from rglcd.stages.table import Profile
 from tests.manifests.network_policy import Peer, allowed
 from tests.manifests.pod_security import violations
@@ -91,6 +92,22 @@ def test_no_pod_of_the_manifests_violates_the_restricted_standard(objects: list[
     for item in objects:
         for template in pod_templates(item):
             assert violations(template["spec"]) == set()
+
+
+def test_the_job_for_a_fresh_claim_is_root_and_may_change_owners_alone(a100: list[Object]) -> None:
+    """It breaks what `restricted` asks for beyond `baseline`, and nothing else."""
+    (job,) = rendered(MANIFESTS / "fresh-claim")
+    check(job)
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert violations(spec) == {"capabilities_dropped", "runs_as_non_root", "no_root_user"}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
+    assert job["metadata"]["namespace"] == "rglcd"
+    (volume,) = spec["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] in {item["metadata"]["name"] for item in of_kind(a100, "PersistentVolumeClaim")}
+    assert spec["serviceAccountName"] in {item["metadata"]["name"] for item in of_kind(a100, "ServiceAccount")}
+    assert not spec["automountServiceAccountToken"]
+    assert container["command"][1] == f"{USER}:{USER}"
 
 
 def test_no_key_is_kept_in_the_manifests(objects: list[Object]) -> None:

@@ -87,11 +87,13 @@ def _one_line(error: Exception) -> str:
 def _denied(path: Path, why: str) -> str:
     """What to say of a file that this user may not read, write or make: a folder of another user's, a fresh volume of root's."""
     there = next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
-    owner = ""
+    owner, advice = "", "give it to this user, or name another folder"
     with suppress(OSError):
         found = there.stat()
         owner = f" ({there} is user {found.st_uid}'s, mode {stat.S_IMODE(found.st_mode):04o})"
-    return f"{path}: {why.lower()} for user {os.getuid()}{owner}; give it to this user, or name another folder"
+        if found.st_uid == 0 and _is_in_a_pod():
+            advice = "if it is a fresh claim's, the Job of manifests/fresh-claim gives it to this user (docs/operations.md)"
+    return f"{path}: {why.lower()} for user {os.getuid()}{owner}; {advice}"
 
 
 # --- unexpected errors ---------------------------------------------------------------------------

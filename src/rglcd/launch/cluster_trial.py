@@ -105,7 +105,7 @@ def _found(what: str, seen: tuple[dict[str, Any], float], *, has_claim: bool) ->
         yield Finding(f"{what} starts ({duration(waited)})", True)
         yield Finding("names are found in a pod" + _because(answer["names"]), answer["names"] is None, _NAMES)
         if has_claim:
-            advice = f"give the claim's folder to user {USER} (docs/operations.md, a fresh claim)"
+            advice = f"the Job of manifests/fresh-claim gives it to user {USER} (docs/operations.md, A fresh claim)"
             yield Finding(f"the claim is writable for user {USER}" + _because(answer["store"]), answer["store"] is None, advice)
 
 
