@@ -147,6 +147,101 @@ def test_gpus_that_no_node_has_are_said(parts: Parts, doctor) -> None:
     assert not doctor(gpus=0).has("nodes with")
 
 
+def test_gpus_of_another_family_are_named_as_they_are(parts: Parts, doctor, api: ScriptedApi) -> None:
+    labels = {"nvidia.com/gpu.family": "hopper", "nvidia.com/gpu.present": "true"}
+    node = {"status": {"allocatable": {"nvidia.com/gpu": "1", "cpu": "32"}}, "metadata": {"name": "n", "labels": labels}}
+    nodes = {"kind": "NodeList", "items": [node]}
+    empty = {"kind": "NodeList", "items": []}
+    api.faults.insert(0, lambda _method, path: (200, empty if "ampere" in path else nodes, {}) if "/nodes?" in path else None)
+    there = "there is nvidia.com/gpu.family=hopper with 1 nvidia.com/gpu: gpu_label, gpus"
+    assert doctor().has(f"MISSING  nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/gpu: 0; {there}")
+    assert doctor(gpus=1, gpu_label="nvidia.com/gpu.family=hopper").has(
+        "ok       nodes with nvidia.com/gpu.family=hopper and 1 nvidia.com/gpu: 1"
+    )
+
+
+def test_an_image_that_nobody_has_published_is_said(parts: Parts, doctor) -> None:
+    ended = doctor(image="rg-lcd/train@sha256:" + "0" * 64)
+    assert ended.code == 2
+    assert ended.has("a digest of zeros, nobody has published it: make images first")
+
+
+# --- Kubeflow ------------------------------------------------------------------------------------
+
+HEALTH = "/services/ml-pipeline:8888/proxy/apis/v2beta1/healthz"
+
+
+def with_kubeflow(parts: Parts, *kinds: str, multi_user: Any = None, labels: dict[str, str] | None = None) -> None:
+    """``multi_user``: what its API says of itself, or the answer in its place."""
+    parts.at["/apis/kubeflow.org"] = {"kind": "APIGroup", "versions": [{"groupVersion": "kubeflow.org/v1beta1"}]}
+    parts.at["/apis/kubeflow.org/v1beta1"] = {"kind": "APIResourceList", "resources": [{"name": kind} for kind in kinds]}
+    parts.at[HEALTH] = {"tag_name": "2.17.0", "multi_user": multi_user} if isinstance(multi_user, bool) else multi_user
+    parts.at["/namespaces/rglcd"] = {"kind": "Namespace", "metadata": {"name": "rglcd", "labels": labels or {}}}
+    parts.at["/namespaces/kubeflow"] = {"kind": "Namespace", "metadata": {"name": "kubeflow", "labels": {}}}
+
+
+AWAY = refusal(503, "no endpoints available for service")
+FORBIDDEN = refusal(403, 'services "ml-pipeline:8888" is forbidden: User "x" cannot get resource "services/proxy"')
+
+
+@pytest.mark.parametrize(
+    ("kinds", "multi_user", "labels", "words"),
+    [
+        ((), AWAY, {}, "ok       no Kubeflow Pipelines, which `python -m pipelines submit` alone needs"),
+        (("tfjobs", "profiles"), AWAY, {}, "ok       no Kubeflow Pipelines"),
+        (
+            ("scheduledworkflows",),
+            False,
+            {},
+            "note     Kubeflow Pipelines for one user (by its own word), which starts every run in its own",
+        ),
+        (
+            ("scheduledworkflows", "profiles"),
+            False,
+            {},
+            "not in rglcd: for `submit`, apply manifests/ to kubeflow and say --namespace kubeflow",
+        ),
+        (
+            ("scheduledworkflows",),
+            AWAY,
+            {},
+            "note     Kubeflow Pipelines for one user (as it has no Profiles; its own word was not to be had)",
+        ),
+        (
+            ("scheduledworkflows", "profiles"),
+            FORBIDDEN,
+            {},
+            "note     Kubeflow Pipelines for several users (as it has Profiles; its own word",
+        ),
+        (
+            ("scheduledworkflows", "profiles"),
+            True,
+            {},
+            "rglcd is no Profile's, so `submit` may not start runs there: make a Profile of that name",
+        ),
+        (
+            ("scheduledworkflows", "profiles"),
+            True,
+            {"app.kubernetes.io/part-of": "kubeflow-profile"},
+            "ok       Kubeflow Pipelines for several users (by its own word), with rglcd a Profile's",
+        ),
+    ],
+)
+def test_a_kubeflow_is_said_to_be_for_one_user_or_for_several(
+    kinds: tuple[str, ...], multi_user: Any, labels: dict[str, str], words: str, parts: Parts, doctor, clock: ScriptedClock
+) -> None:
+    with_kubeflow(parts, *kinds, multi_user=multi_user, labels=labels)
+    ended = doctor()
+    assert ended.code == 0, ended.lines
+    assert ended.has(words), ended.lines
+    assert clock.seconds < 30, "a Pipelines API that the proxy does not reach is not waited for"
+
+
+def test_a_kubeflow_for_one_user_takes_runs_in_its_own_namespace(parts: Parts, doctor) -> None:
+    with_kubeflow(parts, "scheduledworkflows", multi_user=False)
+    assert doctor(namespace="kubeflow").has("ok       Kubeflow Pipelines for one user (by its own word)")
+
+
 def test_what_one_may_not_look_at_is_unknown_and_no_fault(parts: Parts, doctor, api: ScriptedApi) -> None:
     for end in ("/nodes", "/resourcequotas", "/queues/rglcd"):
         parts.at[end] = refusal(403, f'forbidden: User "x" cannot list resource "{end[1:]}" in API group ""')
@@ -267,7 +362,7 @@ SEES = {"names": None, "store": None}
         ),
         (
             {"phase": "Succeeded", "code": 0, "said": json.dumps({**SEES, "store": "[Errno 13] Permission denied"})},
-            "MISSING  the claim is writable for user 10001 ([Errno 13] Permission denied); the Job of manifests/fresh-claim gives it to user 10001",
+            "MISSING  the claim is writable for user 10001 ([Errno 13] Permission denied); the Job of manifests/fresh-claim gives it to",
         ),
         ({"phase": "Pending", "waiting": ("ErrImagePull", "unauthorized")}, "does not start: ErrImagePull: unauthorized; check image"),
         (

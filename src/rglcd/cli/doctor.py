@@ -77,7 +77,7 @@ def _look_at_cluster(options: argparse.Namespace) -> None:
     for finding in chain(findings(api, asked), trial(api, asked[0].placement) if options.pod else ()):
         print(finding, flush=True)
         missing += finding.is_well is False
-    inside = "" if options.pod else "names and the image from within a pod, the claim's owner (--pod does), "
-    print(f"not looked at: {inside}Kubeflow (docs/operations.md)")
+    if not options.pod:
+        print("not looked at: names and the image from within a pod, the claim's owner (--pod does)")
     if missing:
         raise InputError(f"{missing} thing{'s are' if missing > 1 else ' is'} missing in the cluster; the lines above say what to do")

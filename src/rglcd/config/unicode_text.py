@@ -26,6 +26,4 @@ def _require_text(text: str, where: str, path: tuple[str, ...]) -> None:
     except UnicodeEncodeError as error:
         key = f"{'.'.join(path)}: " if path else ""
         half = f"\\u{ord(text[error.start]):04x}"
-        raise InputError(
-            f"{where}: {key}{ascii(text)} is no text: {half} is half of a surrogate pair; write the character itself"
-        ) from None
+        raise InputError(f"{where}: {key}{text!a} is no text: {half} is half of a surrogate pair; write the character itself") from None

@@ -15,26 +15,16 @@ from rglcd.errors import InputError
 from rglcd.launch.cluster_api import GROUP, PLURAL, VERBS, VERSION
 from rglcd.launch.cluster_client import PatientClient
 from rglcd.launch.cluster_trouble import said
+from rglcd.launch.finding import Finding
+from rglcd.launch.kubeflow_checks import kubeflow
 from rglcd.launch.placement import Placement
+from rglcd.launch.released_image import is_published
 from rglcd.launch.resources import Resources
 from rglcd.launch.volcano_job import priority_of
 from rglcd.stages.table import Stage
 
 OLDEST = (1, 27)
 _APPLY = "kubectl apply -k manifests/overlays/a100 (or local) makes it"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: whether it is as it must be (``None``: it could not be seen), and what to do where it is not."""
-
-    what: str
-    is_well: bool | None
-    advice: str = ""
-
-    def __str__(self) -> str:
-        mark = {True: "ok", False: "MISSING", None: "unknown"}[self.is_well]
-        return f"{mark:8} {self.what}" + ("" if self.is_well else f"; {self.advice}")
 
 
 @dataclass(frozen=True)
@@ -75,8 +65,12 @@ def findings(api: PatientClient, asked: list[Asked]) -> Iterator[Finding]:
         yield _seen(f"claim {name}", look, f"{_APPLY}; store_claim in cluster.yaml names another", then=_phase)
     for secret in sorted({*placement.pull_secrets, *(each.partition("/")[0] for each in placement.secrets)}):
         yield _seen(f"secret {secret}", partial(core.read_namespaced_secret, secret, namespace), "create it in the namespace")
+    yield Finding(
+        f"image {placement.image}", is_published(placement.image), "a digest of zeros, nobody has published it: make images first"
+    )
     yield from _nodes(core, placement)
     yield from _limits(core, namespace, asked)
+    yield from kubeflow(api, namespace)
 
 
 def _version(api: PatientClient) -> Finding:
@@ -125,16 +119,28 @@ def _phase(what: str, claim: client.V1PersistentVolumeClaim) -> Finding:
 def _nodes(core: client.CoreV1Api, placement: Placement) -> Iterator[Finding]:
     if placement.pool.gpus == 0:
         return
+    label = placement.gpu_label.partition("=")[0]
     what = f"nodes with {placement.gpu_label} and {placement.pool.gpus} {placement.pool.gpu_resource}"
     selector = ",".join([placement.gpu_label, *(f"{key}={value}" for key, value in placement.node_selector.items())])
     try:
         nodes = core.list_node(label_selector=selector, limit=100).items
+        fit = [node for node in nodes if int(node.status.allocatable.get(placement.pool.gpu_resource, 0)) >= placement.pool.gpus]
+        others = [] if fit else core.list_node(label_selector=placement.any_gpu_label, limit=100).items
     except (ApiException, InputError):
-        yield Finding(what, None, "you may not list nodes; somebody who may: kubectl get nodes -L " + placement.gpu_label.partition("=")[0])
+        yield Finding(what, None, f"you may not list nodes; somebody who may: kubectl get nodes -L {label}")
         return
-    fit = [node for node in nodes if int(node.status.allocatable.get(placement.pool.gpu_resource, 0)) >= placement.pool.gpus]
-    advice = "gpu_label, gpus and gpu_resource in cluster.yaml say what there is; a pool that scales from nothing shows none yet"
+    there = ", ".join(sorted({_gpus_of(node, label) for node in others})) or f"no node with {placement.any_gpu_label}"
+    advice = (
+        f"there is {there}: gpu_label, gpus and gpu_resource in cluster.yaml say what to use; a pool that scales from nothing shows none"
+    )
     yield Finding(f"{what}: {len(fit)}", bool(fit), advice)
+
+
+def _gpus_of(node: client.V1Node, label: str) -> str:
+    """What a node has to offer, in the words of cluster.yaml: its value of ``label``, and what is allocatable of each kind of GPU."""
+    offered = [f"{amount} {name}" for name, amount in sorted(node.status.allocatable.items()) if name.startswith("nvidia.com/")]
+    said = f"{label}={node.metadata.labels[label]}" if label in (node.metadata.labels or {}) else f"a node without {label}"
+    return f"{said} with {' and '.join(offered) or 'no GPU that can be asked for'}"
 
 
 def _limits(core: client.CoreV1Api, namespace: str, asked: list[Asked]) -> Iterator[Finding]:

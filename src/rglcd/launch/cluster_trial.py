@@ -12,9 +12,9 @@ from torchx import specs
 
 from rglcd.errors import InputError
 from rglcd.launch.appdef import TERMINATION_MESSAGE
-from rglcd.launch.cluster_checks import Finding
 from rglcd.launch.cluster_client import PatientClient
 from rglcd.launch.cluster_trouble import duration, said
+from rglcd.launch.finding import Finding
 from rglcd.launch.job_reason import refusal_of, stuck
 from rglcd.launch.placement import Placement
 from rglcd.launch.volcano_job import USER, volcano_job
@@ -72,7 +72,9 @@ def _pod(name: str, placement: Placement, *, mount: str) -> dict[str, Any]:
     small = {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"}
     container["resources"] = {"requests": small, "limits": dict(small)}
     spec["volumes"] = [_small(volume) for volume in spec["volumes"]]
-    labels = {"app.kubernetes.io/part-of": "rg-lcd", "app.kubernetes.io/name": "rglcd-doctor"}
+    # Where Istio puts a proxy beside each container, as in a Profile of Kubeflow's, a pod with an end must not get one.
+    alone = {"sidecar.istio.io/inject": "false"}
+    labels = {"app.kubernetes.io/part-of": "rg-lcd", "app.kubernetes.io/name": "rglcd-doctor", **alone}
     metadata = {"name": name, "namespace": placement.namespace, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
