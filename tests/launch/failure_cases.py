@@ -98,6 +98,14 @@ CASES = [
         "devices not ready",
         0,
         "before its devices were ready",
+        pod(
+            "Failed", reason="TaintToleration", message="Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+        ),
+    ),
+    Case(
+        "devices not ready",
+        0,
+        "before its devices were ready",
         pod("Failed", reason="OutOfnvidia.com/gpu", message="Node didn't have enough"),
     ),
     Case(

@@ -141,6 +141,26 @@ def test_an_image_that_one_node_gets_late_does_not_end_the_job(api: ScriptedApi,
     assert 4 <= sum("does not start: p: ImagePullBackOff" in line for line in ended.lines) <= 7, "said at once and once a minute"
 
 
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [
+        ('failed to resolve reference "i": i: not found', 2, "check image in cluster.yaml"),
+        ("429 Too Many Requests", 75, "the registry did not deliver"),
+    ],
+)
+def test_why_an_image_does_not_come_is_kept_while_the_kubelet_only_says_that_it_waits(
+    said: str, code: int, words: str, api: ScriptedApi, clock: ScriptedClock, launch: Launch
+) -> None:
+    """Kubernetes before 1.32."""
+    clock.step = 5
+    pulls, waits = waiting("ErrImagePull", said), waiting("ImagePullBackOff", 'Back-off pulling image "i"')
+    api.script = lambda age, _attempt: Scene("Pending", [pulls if age % 300 < 20 else waits])
+    ended = launch()
+    assert (ended.code, api.jobs) == (code, {})
+    assert said in ended.last
+    assert words in ended.last
+
+
 def test_what_is_no_special_case_falls_through_to_the_last_row_of_its_kind() -> None:
     assert row_of(Where.CONTAINER, reasons=("ContainerCreating",)) is None
     crash, refused = row_of(Where.POD, reasons=("Never heard of",), code=9), row_of(Where.REFUSAL, message="never heard of")

@@ -11,7 +11,7 @@ from rglcd.launch.cluster_api import FINISHED, Jobs, phase_of, since_of
 from rglcd.launch.cluster_client import Clock, StopRequested
 from rglcd.launch.cluster_trouble import SAID_EVERY_SECONDS, duration, say
 from rglcd.launch.failure import JobError
-from rglcd.launch.job_reason import Reason, failed_pods, reason_of, refused_pods, stuck, why_waiting
+from rglcd.launch.job_reason import Reason, failed_pods, last_word, reason_of, refused_pods, stuck, why_waiting
 from rglcd.launch.placement import Placement
 from rglcd.launch.pod_logs import PodLogs, messages
 
@@ -34,6 +34,7 @@ class FollowedJob:
         self._why: str | None = None
         self._asked_why: float | None = None
         self._stuck_since: float | None = None
+        self._last_word: Reason | None = None
         self._ending_since: float | None = None
         self._works_since: datetime | None = None
 
@@ -86,8 +87,10 @@ class FollowedJob:
         """Give up a container that does not start, when its row of the table says so."""
         reason, now = stuck(pods), self._clock.monotonic()
         if reason is None or reason.row is None:
-            self._stuck_since = None
+            self._stuck_since, self._last_word = None, None
             return
+        reason = self._last_word = last_word(self._last_word, reason)
+        assert reason.row is not None
         self._stuck_since = now if self._stuck_since is None else self._stuck_since
         waited, patience = now - self._stuck_since, min(reason.row.patience, self._placement.start_seconds)
         if waited >= patience:

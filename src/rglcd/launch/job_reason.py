@@ -12,6 +12,8 @@ from rglcd.launch.failure_table import DELETED, Row, Then, Where, row_of
 
 _LINES_KEPT = 20
 
+_BACK_OFF, _SILENT = "ImagePullBackOff", re.compile(r'Back-off pulling image "[^"]*"')
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -95,6 +97,16 @@ def stuck(pods: Iterable[Mapping[str, Any]]) -> Reason | None:
                 code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
                 found.append((row.patience, Reason(pod["metadata"]["name"], cause, code, message, None, (), row)))
     return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def last_word(earlier: Reason | None, now: Reason) -> Reason:
+    """Why a pod does not start, where what is said ``now`` leaves out what was said ``earlier``.
+
+    Between two tries to pull an image the kubelet says that it waits, and only since Kubernetes 1.32 also why
+    (kubernetes/kubernetes#127918).
+    """
+    is_silent = now.cause == _BACK_OFF and _SILENT.fullmatch(now.message) is not None
+    return earlier if is_silent and earlier is not None and earlier.pod == now.pod else now
 
 
 def refusal_of(name: str, message: str) -> Reason:
