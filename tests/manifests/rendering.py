@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-APPLIED = ("local", "a100", "a100+gke", "a100+eks", "a100+aks")
+APPLIED = ("local", "one-gpu", "a100", "a100+gke", "a100+eks", "a100+aks")
 """Overlays, with the components that somebody may put on top of them. All of their objects can be applied."""
 BUILT = (*APPLIED, *(f"{name}+monitoring" for name in APPLIED))
 

@@ -176,13 +176,13 @@ def test_every_profile_fits_into_the_a100_overlay(a100: list[Object], profile: P
     assert 2 * asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_every_profile_fits_into_the_local_overlay_with_its_settings(
-    gpus: int, tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
+@pytest.mark.parametrize(("overlay", "gpus"), [("local", 0), ("local", 1), ("one-gpu", 1)])
+def test_every_profile_fits_into_the_overlay_of_one_node_with_its_settings(
+    overlay: str, gpus: int, tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
 ) -> None:
     """One job beside Kubeflow's launching task and its last one."""
-    local = rendered(kustomization("local", tmp_path_factory.mktemp("local")))
-    settings = yaml.safe_load((MANIFESTS / "cluster.local.yaml").read_text())
+    local = rendered(kustomization(overlay, tmp_path_factory.mktemp(overlay)))
+    settings = yaml.safe_load((MANIFESTS / f"cluster.{overlay}.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**settings, "gpus": gpus}))
     pool = load_settings().pool
@@ -199,7 +199,7 @@ def test_every_profile_fits_into_the_local_overlay_with_its_settings(
         assert asked.gpus <= amount(queue["nvidia.com/gpu"])
 
 
-@pytest.mark.parametrize(("overlay", "settings"), [("a100", None), ("local", "cluster.local.yaml")])
+@pytest.mark.parametrize(("overlay", "settings"), [("a100", None), ("local", "cluster.local.yaml"), ("one-gpu", "cluster.one-gpu.yaml")])
 def test_tasks_of_kubeflow_may_fill_the_tmp_that_they_are_given(
     overlay: str, settings: str | None, tmp_path_factory: pytest.TempPathFactory, tmp_path, monkeypatch
 ) -> None:
