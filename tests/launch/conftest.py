@@ -32,7 +32,7 @@ class Ended:
 def clock(monkeypatch) -> ScriptedClock:
     made = ScriptedClock()
     monkeypatch.setattr("rglcd.launch.cluster_client.Clock", lambda: made)
-    monkeypatch.setattr("rglcd.launch.cluster_client.TIMEOUTS", (1.0, 0.1))
+    monkeypatch.setattr("rglcd.launch.cluster_client.TIMEOUTS", (1.0, 0.5))  # less than SILENCE lasts
     return made
 
 
