@@ -19,6 +19,7 @@ def measurement(who: str, num_steps: int, scores: dict[str, list[float]]) -> Mea
     num_images = len(next(iter(scores.values())))
     return Measurement(
         sampler=Sampler(who, num_steps),
+        captions=[f"prompt {number}" for number in range(num_images)],
         scores=scores,
         full_marks={name: sum(value >= 1 for value in values) / len(values) for name, values in scores.items()},
         high_frequency=[0.02] * num_images,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rglcd.evaluation.measurement import load, reuse, save
+from rglcd.evaluation.score_tables import LONGEST_CAPTION
 from tests.evaluation.fixtures import NUM_IMAGES, measurement
 
 SCORES = {"judge": [index / 7 for index in range(NUM_IMAGES)], "saturation": [1 / 3 - index * 1e-9 for index in range(NUM_IMAGES)]}
@@ -15,16 +16,17 @@ SCORES = {"judge": [index / 7 for index in range(NUM_IMAGES)], "saturation": [1 
 
 CAPTIONS = ['=HYPERLINK("http://example.com")', "a, b", 'said "c"', "two\nlines", "nul \x00", "-1", "x" * 300_000]
 CAPTIONS += ["a red circle"] * (NUM_IMAGES - len(CAPTIONS))
+MEASURED = replace(measurement("rg", 2, SCORES), captions=CAPTIONS)
 
 
 def saved(folder: Path) -> None:
     sheet = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    save(folder, measurement("rg", 2, SCORES), CAPTIONS, key="k", sheet=sheet, records=None)
+    save(folder, MEASURED, key="k", sheet=sheet, records=None)
 
 
 def test_what_is_saved_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
     saved(tmp_path / "rg-2")
-    assert load(tmp_path / "rg-2", key="k") == measurement("rg", 2, SCORES)
+    assert load(tmp_path / "rg-2", key="k") == replace(MEASURED, captions=[caption[:LONGEST_CAPTION] for caption in CAPTIONS])
     assert load(tmp_path / "rg-2", key="another") is None
     assert load(tmp_path / "absent", key="k") is None
 
@@ -50,8 +52,8 @@ def test_no_caption_is_a_formula_in_the_table(tmp_path: Path) -> None:
 
 def test_times_stand_in_the_file_that_no_digest_covers(tmp_path: Path) -> None:
     for name, seconds in (("one", 1.0), ("other", 2.0)):
-        timed = replace(measurement("rg", 2, SCORES), seconds_per_image=seconds, rate_seconds_per_image=seconds, total_seconds=seconds)
-        save(tmp_path / name, timed, CAPTIONS, key="k", sheet=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), records=None)
+        timed = replace(MEASURED, seconds_per_image=seconds, rate_seconds_per_image=seconds, total_seconds=seconds)
+        save(tmp_path / name, timed, key="k", sheet=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), records=None)
     files = {path.name for path in (tmp_path / "one").iterdir()}
     differing = {name for name in files if (tmp_path / "one" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()}
     assert differing == {"speed.json"}

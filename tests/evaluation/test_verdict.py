@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd.evaluation.intervals import Estimate
-from rglcd.evaluation.statistics import win_rate
+from rglcd.evaluation.paired_statistics import win_rate_by_caption
 from rglcd.evaluation.verdict import Outcome, findings, outcome_of, pictures_to_tell, verdict
 from tests.evaluation.fixtures import NUM_IMAGES, comparison, constant
 
@@ -67,7 +67,10 @@ def test_findings_warn_if_the_only_scorer_is_the_training_reward():
 def test_so_many_pictures_tell_a_win_rate_from_a_tie_four_times_in_five(rate):
     count, generator = pictures_to_tell(rate), torch.Generator().manual_seed(0)
     wins = (torch.rand(1000, count, generator=generator) < rate).double()
-    told = sum(outcome_of(win_rate(row, torch.full_like(row, 0.5))) is not Outcome.UNDECIDED for row in wins) / len(wins)
+    captions = [str(number) for number in range(wins.shape[1])]
+    told = sum(
+        outcome_of(win_rate_by_caption(row, torch.full_like(row, 0.5), captions, seed=0)) is not Outcome.UNDECIDED for row in wins
+    ) / len(wins)
     assert 0.77 < told < 0.92
 
 

@@ -10,7 +10,7 @@ from rglcd.evaluation.distances import Distances, refuse_other_basis
 from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
-from rglcd.evaluation.statistics import bootstrap_mean, win_rate
+from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
 from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
 
 
@@ -119,7 +119,7 @@ def compare(
     num_features: int = 0,
     labels: Sequence[Mapping[str, str]] = (),
 ) -> Comparison:
-    """Means with bootstrap intervals, and win rates against the teacher and against the plain arm at equal steps.
+    """Means, and win rates against the teacher and against the plain arm at equal steps, with intervals over captions.
 
     ``labels`` are each drawn image's groups, by grouping. Raises :class:`InputError` for distances that were measured differently.
     """
@@ -143,9 +143,10 @@ def compare(
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:
     scores = {}
     for name, values in measurement.scores.items():
-        ours = torch.tensor(values, dtype=torch.float64)
-        wins = {who: win_rate(ours, torch.tensor(other.scores[name], dtype=torch.float64)) for who, other in opponents.items()}
-        scores[name] = ScoreSummary(bootstrap_mean(ours, seed=seed), measurement.full_marks[name], wins)
+        ours, captions = torch.tensor(values, dtype=torch.float64), measurement.captions
+        theirs = {who: torch.tensor(other.scores[name], dtype=torch.float64) for who, other in opponents.items()}
+        wins = {who: win_rate_by_caption(ours, values, captions, seed=seed) for who, values in theirs.items()}
+        scores[name] = ScoreSummary(mean_by_caption(ours, captions, seed=seed), measurement.full_marks[name], wins)
     return Summary(
         sampler=measurement.sampler,
         scores=scores,

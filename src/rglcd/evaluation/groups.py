@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, Measurement, Sampler
-from rglcd.evaluation.statistics import bootstrap_mean
+from rglcd.evaluation.paired_statistics import mean_by_caption
 
 HPSV2_BLOCK: Final = 80
 HPSV2_IMAGES: Final = 800
@@ -63,10 +63,12 @@ def _by_group(
     found: dict[str, dict[str, GroupScore]] = {}
     for scorer, values in measurement.scores.items():
         every = torch.tensor(values, dtype=torch.float64)
-        groups = {group: every[list(numbers)] for group, numbers in rows.items()}
         found[scorer] = {
-            group: GroupScore(bootstrap_mean(ours, seed=seed), block_deviation(ours) if is_style else None)
-            for group, ours in groups.items()
+            group: GroupScore(
+                mean_by_caption(every[list(numbers)], [measurement.captions[number] for number in numbers], seed=seed),
+                block_deviation(every[list(numbers)]) if is_style else None,
+            )
+            for group, numbers in rows.items()
         }
     return found
 

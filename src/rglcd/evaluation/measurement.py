@@ -20,7 +20,7 @@ from rglcd.evaluation.distance_names import main_kind
 from rglcd.evaluation.distances import NO_DISTANCES, Basis, Distances, FeatureRecord, Records, save_records
 from rglcd.evaluation.frechet import frechet_distance
 from rglcd.evaluation.observation import Observed
-from rglcd.evaluation.score_tables import OTHER_VALUES, read_score_table, write_score_table
+from rglcd.evaluation.score_tables import LONGEST_CAPTION, OTHER_VALUES, read_score_table, write_score_table
 from rglcd.evaluation.statistics import diversity
 from rglcd.rewards.protocol import Reward
 from rglcd.store.manifest import write_json
@@ -50,7 +50,8 @@ class Sampler:
 class Measurement:
     """What is known of one sampler.
 
-    ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves, one value per image;
+    ``captions`` says what each image is of; ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves,
+    one value per image;
     ``distances`` are those to the real images (none for these), measured with ``basis``; ``frechet_to_teacher`` is the Fréchet distance
     to the teacher's images by the main network (None for these and the real ones), ``diversity`` the mean distance between images of
     one prompt. Seconds are stored in a file of their own, which no digest covers: an image's to be drawn (None for the real ones) and
@@ -58,6 +59,7 @@ class Measurement:
     """
 
     sampler: Sampler
+    captions: list[str]
     scores: dict[str, list[float]]
     full_marks: dict[str, float]
     high_frequency: list[float]
@@ -95,6 +97,7 @@ def measured(
     main = main_kind(kinds)
     found = Measurement(
         sampler=sampler,
+        captions=[caption[:LONGEST_CAPTION] for caption in captions],
         scores={name: observed.scores[name].tolist() for name in scorers},
         full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
@@ -116,8 +119,8 @@ _RECORD, _TABLE, _SPEED = "measurement.json", "scores.csv", "speed.json"
 _SECONDS = ("seconds_per_image", "rate_seconds_per_image", "total_seconds")
 
 
-def save(folder: Path, measurement: Measurement, captions: Sequence[str], *, key: str, sheet: Tensor, records: Records | None) -> None:
-    """Publish a measurement of images of ``captions`` as ``folder``: whole or absent.
+def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, records: Records | None) -> None:
+    """Publish a measurement as ``folder``: whole or absent.
 
     ``records`` of features are kept for the real images and the teacher, which the arms are compared with.
     """
@@ -125,7 +128,7 @@ def save(folder: Path, measurement: Measurement, captions: Sequence[str], *, key
     staging.mkdir(parents=True)
     record = asdict(measurement)
     write_json(staging / _SPEED, {name: record.pop(name) for name in _SECONDS})
-    scores, others = record.pop("scores"), {name: record.pop(name) for name in OTHER_VALUES}
+    captions, scores, others = record.pop("captions"), record.pop("scores"), {name: record.pop(name) for name in OTHER_VALUES}
     write_json(staging / _RECORD, record | {"key": key})
     write_score_table(staging / _TABLE, scores, others, captions)
     contact_sheet(sheet).save(staging / "images.png")
@@ -147,6 +150,7 @@ def load(folder: Path, *, key: str) -> Measurement | None:
     table = read_score_table(folder / _TABLE)
     return Measurement(
         sampler=sampler,
+        captions=list(table.captions),
         distances=distances,
         scores={name: list(values) for name, values in table.scores.items()},
         high_frequency=list(table.others["high_frequency"]),

@@ -1,4 +1,4 @@
-"""Statistics of pairs of pictures, of which several may be of one caption: intervals over captions, not over pictures.
+"""Means and win rates of pictures, of which several may be of one caption: intervals over captions, not over pictures.
 
 Pictures of one caption are alike. Counted as independent they make an interval that is too narrow; here captions are resampled,
 each with all of its pictures (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
@@ -30,13 +30,14 @@ def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_r
 def win_rate_by_caption(ours: Tensor, theirs: Tensor, captions: Sequence[str], *, seed: int) -> Estimate:
     """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; an interval over captions.
 
-    Where every caption says the same, resampling says nothing: then it is Wilson's interval with a vote for each caption.
+    Where each caption has one picture, or all say the same, so that resampling says nothing, it is Wilson's interval with a vote for
+    each caption.
     """
     points = (ours > theirs).double() + 0.5 * (ours == theirs).double()
     sums, counts = _by_caption(points, captions)
     shares = sums / counts
-    if bool((shares == shares[0]).all()):
-        return wilson(float(shares[0]), len(shares))
+    if len(shares) == len(points) or bool((shares == shares[0]).all()):
+        return wilson(float(shares.mean()), len(shares))
     return mean_by_caption(points, captions, seed=seed)
 
 

@@ -14,7 +14,8 @@ OTHER_VALUES: Final = ("high_frequency", "saturation")
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that programs for tables take for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
 
-_LONGEST_CAPTION: Final = 10_000
+LONGEST_CAPTION: Final = 10_000
+"""Characters that are kept of a caption."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def write_score_table(
         writer.writerow(["image", *scores, *OTHER_VALUES, "caption"])
         columns = (*scores.values(), *(others[name] for name in OTHER_VALUES))
         for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
-            writer.writerow([number, *values, _inert(caption[:_LONGEST_CAPTION])])
+            writer.writerow([number, *values, _inert(caption[:LONGEST_CAPTION])])
 
 
 def read_score_table(path: Path) -> ScoreTable:

@@ -1,4 +1,4 @@
-"""Statistics of per-image values: means and win rates with confidence intervals, sharpness, saturation, diversity."""
+"""Statistics of per-image values: sharpness, saturation, diversity, and the ends of a bootstrap interval."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,27 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rglcd.evaluation.intervals import CONFIDENCE, Estimate, wilson
+from rglcd.evaluation.intervals import CONFIDENCE
 
 _RESAMPLES_AT_ONCE = 1 << 22
 """How many values may be held in memory while resampling."""
 
 
-def bootstrap_mean(values: Tensor, *, seed: int, num_resamples: int = 2000) -> Estimate:
-    """The mean of ``values`` (N,) with the percentile interval of ``num_resamples`` resamples (Efron 1979).
-
-    Images are resampled, prompts taken as they are: the interval is about these prompts. The same seed gives the same
-    interval.
-    """
-    values = values.to(torch.float64)
-    low, high = percentile_interval(lambda drawn: values[drawn].mean(dim=1), len(values), seed=seed, num_resamples=num_resamples)
-    return Estimate(values.mean().item(), low, high)
-
-
 def percentile_interval(statistic: Callable[[Tensor], Tensor], count: int, *, seed: int, num_resamples: int) -> tuple[float, float]:
     """The ends of the percentile interval of ``statistic`` over ``num_resamples`` resamples (R, count) of the numbers below ``count``.
 
-    ``statistic`` gives the float64 values (R,) of some of them at a time.
+    ``statistic`` gives the float64 values (R,) of some of them at a time (Efron 1979). The same seed gives the same interval.
     """
     generator = torch.Generator().manual_seed(seed)
     rows_at_once, values = max(1, _RESAMPLES_AT_ONCE // count), []
@@ -36,12 +25,6 @@ def percentile_interval(statistic: Callable[[Tensor], Tensor], count: int, *, se
     tail = (1 - CONFIDENCE) / 2
     low, high = torch.cat(values).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
-
-
-def win_rate(ours: Tensor, theirs: Tensor) -> Estimate:
-    """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; Wilson's interval (1927)."""
-    n = len(ours)
-    return wilson(((ours > theirs).sum().item() + 0.5 * (ours == theirs).sum().item()) / n, n)
 
 
 def high_frequency_energy(pixels: Tensor) -> Tensor:

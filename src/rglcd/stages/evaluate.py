@@ -182,7 +182,7 @@ def _put_together(batches: Batches, sampler: Sampler, context: EvaluationContext
         basis=context.basis,
     )
     kept = None if is_arm else records
-    save(drawings / sampler.name, measurement, batches.captions, key=context.key(sampler), sheet=observed.sheet, records=kept)
+    save(drawings / sampler.name, measurement, key=context.key(sampler), sheet=observed.sheet, records=kept)
     return measurement
 
 

@@ -205,8 +205,8 @@ STAGES: tuple[Stage, ...] = (
         outputs=("report",),
         profile=Profile.GPU_NODE,
         # 3: metrics/, a file for each model under evaluation; the proxy's curve on the page; 4: scores as tables; 5: kernel distances, and
-        # what distances are measured with beside them
-        version=5,
+        # what distances are measured with beside them; 6: intervals over prompts, each with all of its images
+        version=6,
         reads=_read_by_evaluate,
         reuses=("report",),
         kept=("metrics.json", "metrics/*.json", "quality.csv", "draws/*/scores.csv", "index.html", "report.md"),
