@@ -166,6 +166,7 @@ def _export(options: argparse.Namespace) -> None:
 
     export_label_studio(options.study, study, options.folder, url=LOCAL_FILES if options.picture_url is None else options.picture_url)
     print(f"{options.folder}: import tasks.json into a project whose labeling interface is config.xml")
+    print(f"export its answers as JSON; then: rglcd ab score {options.study} FILE")
 
 
 # --- simulate and score --------------------------------------------------------------------------
@@ -219,7 +220,13 @@ def _panel(prompts: Iterable[str]) -> "Judge":
 def _add_score(actions: Any) -> None:
     score = actions.add_parser("score", help="win rates with intervals, sign test, agreement, and votes needed")
     _add_study(score)
-    score.add_argument("returned", nargs="*", type=Path, metavar="FILE", help="files of answers that raters of a static study sent back")
+    score.add_argument(
+        "returned",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="answers that raters of a static study sent back, or Label Studio's JSON export",
+    )
     score.add_argument("--half-width", type=_share, default=_HALF_WIDTH, metavar="X", help="say how many votes give ±X (default: 0.05)")
     score.add_argument("--seed", type=_count, default=0, metavar="S", help="of the resamples (default: 0)")
     score.add_argument("--json", action="store_true", help="print every figure as JSON")

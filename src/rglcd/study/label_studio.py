@@ -14,7 +14,10 @@ from rglcd.study.records import WORDING, Study
 LOCAL_FILES: Final = "/data/local-files/?d=pictures/"
 """How Label Studio serves ``pictures/`` of its document root (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED, ..._DOCUMENT_ROOT)."""
 
-CONFIG: Final = """\
+TIE: Final = "no difference"
+"""What a rater chooses who prefers neither."""
+
+CONFIG: Final = f"""\
 <View>
   <Header value="$question"/>
   <Text name="prompt" value="$prompt"/>
@@ -24,7 +27,7 @@ CONFIG: Final = """\
     <Image name="right" value="$right"/>
   </View>
   <Choices name="tie" toName="prompt" choice="single" showInline="true">
-    <Choice value="no difference"/>
+    <Choice value="{TIE}"/>
   </Choices>
 </View>
 """

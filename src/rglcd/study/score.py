@@ -12,8 +12,9 @@ import numpy as np
 
 from rglcd.errors import InputError
 from rglcd.evaluation.intervals import Estimate
-from rglcd.study.assignment import Task, tasks_of
+from rglcd.study.assignment import Task, every_task, tasks_of
 from rglcd.study.ballots import Vote
+from rglcd.study.label_studio_answers import export_raters, is_export, read_exports
 from rglcd.study.raters import Rater, read_raters
 from rglcd.study.records import Answer, Key, Question, Study, read_key, read_study
 from rglcd.study.returned import counted, read_returned
@@ -68,7 +69,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Score:
-    """All figures of a study. ``simulated``: programs voted, no person did; beside people's votes those of programs are left out."""
+    """All figures of a study. ``simulated``: programs voted, no person did; beside people's votes those of programs are left out.
+
+    ``annotators``: the raters (by number, from 0) that answered in Label Studio, and their numbers there.
+    """
 
     study: str
     arms: tuple[str, ...]
@@ -82,6 +86,7 @@ class Score:
     median_seconds: float | None
     num_contradicting: int
     num_torn_lines: int
+    annotators: Mapping[int, int]
 
     @property
     def excluded(self) -> list[Attention]:
@@ -126,7 +131,12 @@ def score(folder: Path, returned: Sequence[Path], *, half_width: float, seed: in
     study, key, raters = read_study(folder), read_key(folder), read_raters(folder)
     log = read_log(folder / VOTES, raters)
     tasks = {rater.number: {task.id: task for task in tasks_of(study, rater.number)} for rater in raters}
-    sent_back = [entry for path in returned for entry in read_returned(path, study, raters)]
+    exports = [path for path in returned if is_export(path)]
+    sent_back = [entry for path in returned if path not in exports for entry in read_returned(path, study, raters)]
+    elsewhere, annotators = read_exports(exports, study, first_rater=len(raters))
+    sent_back += elsewhere
+    raters += export_raters(annotators)
+    tasks |= {number: {task.id: task for task in every_task(study)} for number in annotators}
     votes, num_contradicting = counted(log.entries, sent_back, {number: set(known) for number, known in tasks.items()})
     cast = [_Cast(vote, tasks[vote.rater][vote.task]) for vote in votes]
     if not cast:
@@ -148,6 +158,7 @@ def score(folder: Path, returned: Sequence[Path], *, half_width: float, seed: in
         median_seconds=_median([one.vote.milliseconds / 1000 for one in kept if one.vote.milliseconds is not None]),
         num_contradicting=num_contradicting,
         num_torn_lines=log.num_torn,
+        annotators=annotators,
     )
 
 

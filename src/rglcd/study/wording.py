@@ -15,7 +15,8 @@ SIMULATED = "SIMULATED: programs that stand for raters voted; no person was aske
 def as_json(score: Score) -> dict[str, Any]:
     """Every figure, with the rule by which raters were left out."""
     excluded = [one.rater for one in score.excluded]
-    return {**asdict(score), "rule": RULE, "excluded": excluded, "num_unchecked": score.num_unchecked}
+    annotators = {number + 1: annotator for number, annotator in score.annotators.items()}
+    return {**asdict(score), "annotators": annotators, "rule": RULE, "excluded": excluded, "num_unchecked": score.num_unchecked}
 
 
 def as_text(score: Score) -> str:
@@ -23,6 +24,9 @@ def as_text(score: Score) -> str:
     raters = "simulated raters" if score.simulated else "raters"
     lines = [SIMULATED, ""] if score.simulated else []
     lines += [f"{score.num_votes:,} votes of {score.num_raters} {raters}; {_attention(score)}"]
+    if score.annotators:
+        who = ", ".join(f"rater {number + 1} is annotator {annotator}" for number, annotator in sorted(score.annotators.items()))
+        lines.append(f"from Label Studio: {who}")
     if score.num_simulated_left_out:
         lines.append(f"{score.num_simulated_left_out:,} votes of simulated raters are left out")
     if score.num_contradicting:
