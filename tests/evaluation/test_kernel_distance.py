@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rglcd.evaluation.kernel_distance import NUM_BLOCKS, blocks_of, cubic, gaussian, kernel_distance
+from rglcd.evaluation.kernel_distance import NUM_BLOCKS, KernelSample, blocks_of, cubic, gaussian, kernel_distance, kernel_sample
 
 
 def drawn(seed: int, count: int, *, shift: float = 0.0, width: int = 4) -> torch.Tensor:
@@ -57,3 +57,9 @@ def test_images_of_one_caption_are_left_out_together() -> None:
 def test_one_caption_alone_has_no_interval_and_so_no_distance() -> None:
     blocks = torch.zeros(8, dtype=torch.long)
     assert kernel_distance(drawn(0, 8), drawn(1, 8), kernel=cubic, our_blocks=blocks, their_blocks=blocks) is None
+
+
+def test_what_was_measured_is_counted_as_it_was_drawn() -> None:
+    """No more than 5,000 images of each set, and as many blocks as there are captions, up to twenty."""
+    assert kernel_sample([str(number) for number in range(6000)], ["one"] * 30) == KernelSample(5000, 30, 20)
+    assert kernel_sample(["a", "b", "a", "c"], ["d", "e"]) == KernelSample(4, 2, 3)

@@ -79,7 +79,8 @@ def test_page_is_well_formed_html_with_the_verdict_as_its_only_heading_of_level_
 def test_page_loads_nothing_and_runs_no_script():
     text = rendered(curves=distances("rg"))
     reader = Reader(text)
-    assert not {"script", "link", "iframe", "form", "object", "embed", "base"} & {tag for tag, _ in reader.tags}
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in reader.tags}
+    assert [attributes for tag, attributes in reader.tags if tag == "form"] == [{"id": "zoom"}], "it sends nothing: its button resets"
     for _, attributes in reader.tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert (attributes.get("src") or "data:image/").startswith("data:image/")
@@ -145,8 +146,72 @@ def test_small_images_are_embedded_without_loss():
 
 
 def test_large_images_are_embedded_as_previews():
-    (first, *_) = re.findall(r'src="data:image/webp;base64,([^"]*)"', rendered(["a"], side=512))
-    assert Image.open(io.BytesIO(base64.b64decode(first))).size == (320, 320)
+    (first, *_) = re.findall(r'src="data:image/webp;base64,([^"]*)"', rendered(["a"], side=768))
+    assert Image.open(io.BytesIO(base64.b64decode(first))).size == (512, 512)
+
+
+@pytest.mark.slow
+def test_page_of_many_large_pictures_of_noise_stays_below_20_mb():
+    """What compresses worst, 24 rows of five: all get smaller together, and all rows are there."""
+    noise = Image.effect_noise((8 * 512, 3 * 512), 120).convert("RGB")
+    shown = pictures([f"{number} {'ä' * 300}" for number in range(24)], side=4)
+    shown = replace(shown, sheets=dict.fromkeys(shown.sheets, noise), side=512)
+    text = report_html(report_data(comparison(constant(0.7, "judge")), pictures=shown, provenance=provenance(), curves={}))
+    assert 5_000_000 < len(text.encode()) < 20_000_000
+    sizes = {Image.open(io.BytesIO(base64.b64decode(uri))).size for uri in re.findall(r'src="data:image/webp;base64,([^"]*)"', text)}
+    assert len(sizes) == 1
+    assert text.count("<img") == 24 * 5
+
+
+def test_rows_that_would_make_a_page_too_large_are_left_out_and_it_says_how_many_it_shows(monkeypatch):
+    monkeypatch.setattr("rglcd.evaluation.pictures._MOST_PICTURES", 39)
+    text = rendered([f"prompt {number}" for number in range(12)])
+    assert text.count("<img") == 7 * 5
+    assert "The first 7 prompts" in " ".join(Reader(text).text.split())
+
+
+def gallery(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    return [(tag, attributes) for tag, attributes in Reader(text).tags if tag in ("input", "label", "button", "figure", "td")]
+
+
+def test_every_label_of_the_pictures_names_a_button_that_is_there():
+    found = gallery(rendered(["a", "b", "c"]))
+    buttons = [attributes["id"] for tag, attributes in found if tag == "input"]
+    assert buttons == ["open", "blind", "told", "z", *(f"z{place}" for place in range(15))]
+    assert {attributes["for"] for tag, attributes in found if tag == "label"} == set(buttons) - {"z"}
+    assert all(attributes["type"] == "reset" for tag, attributes in found if tag == "button")
+    assert [attributes["id"] for tag, attributes in found if "checked" in attributes] == ["open", "z"]
+
+
+def test_blind_view_shuffles_each_row_by_itself_whatever_the_names_are():
+    def orders(**changes):
+        found = gallery(rendered([f"prompt {number}" for number in range(8)], **changes))
+        places = [int((a["class"] or "").split()[1][1:]) for tag, a in found if tag == "figure"]
+        styles = [a["style"] for tag, a in found if tag == "td" and "style" in a]
+        assert styles == [f"--blind:{place}" for place in places]
+        return [places[start : start + 5] for start in range(0, 40, 5)]
+
+    rows = orders()
+    assert [sorted(row) for row in rows] == [list(range(start, start + 5)) for start in range(0, 40, 5)]
+    assert len({tuple(place % 5 for place in row) for row in rows}) > 4
+    assert rows == orders(arm="another")
+
+
+def test_reward_stands_against_distance_with_the_pareto_line_in_words_too():
+    labels = [a["aria-label"] or "" for tag, a in Reader(rendered()).tags if tag == "svg" and "aria-label" in a]
+    (judge, *_) = [label for label in labels if "On the Pareto line" in label]
+    assert judge == "judge: never seen in training. On the Pareto line: RG-LCM, 1"
+
+
+@pytest.mark.parametrize(("num_images", "num_prompts", "said"), [(64, 64, "20"), (64, 6, "12")])
+def test_page_says_on_how_many_pictures_and_blocks_kernel_distances_are(num_images, num_prompts, said):
+    """The real images' captions are their own: a dozen of one picture each."""
+    real, *drawn = measurements(constant(0.7, "judge", count=num_images))
+    real = replace(real, captions=[f"real {number}" for number in range(12)], scores=constant(1.0, "judge", count=12))
+    drawn = [replace(one, captions=[f"prompt {number % num_prompts}" for number in range(num_images)]) for one in drawn]
+    found = compare([real, *drawn], seed=0, trained_on=None)
+    text = report_html(report_data(found, pictures=pictures(["a"]), provenance=provenance(), curves={}))
+    assert f"between {num_images} pictures and 12 real ones, with the interval of a jackknife over {said} blocks" in text
 
 
 def test_pretraining_of_the_proxy_has_plots_of_its_own():

@@ -9,6 +9,7 @@ import torch
 from rglcd.evaluation.distances import Distances, refuse_other_basis
 from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.intervals import Estimate
+from rglcd.evaluation.kernel_distance import KernelSample, kernel_sample
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
 from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
@@ -46,7 +47,7 @@ class Comparison:
 
     ``akin`` are the scorers that have weights or parts in common with it. ``num_features`` is the width of the features that the
     Fréchet distance compares and ``num_reference`` the number of real images (0: not known). ``groupings`` are the scores by groups
-    of prompts, where these have groups.
+    of prompts, where these have groups. ``kernel`` is what kernel distances are measured on, None where there are none.
     """
 
     summaries: tuple[Summary, ...]
@@ -56,6 +57,7 @@ class Comparison:
     num_features: int = 0
     num_reference: int = 0
     groupings: tuple[Grouping, ...] = ()
+    kernel: KernelSample | None = None
 
     @property
     def frechet_name(self) -> str | None:
@@ -135,9 +137,10 @@ def compare(
         if opponents and plain is not None and sampler.who not in (PLAIN_ARM, TEACHER):
             opponents[PLAIN_ARM] = plain
         summaries.append(_summary(measurement, opponents, seed=seed))
-    num_reference = sum(len(measurement.saturation) for measurement in measurements if measurement.sampler.who == REAL)
+    reference = [caption for measurement in measurements if measurement.sampler.who == REAL for caption in measurement.captions]
     groupings = grouped(measurements, labels, seed=seed)
-    return Comparison(tuple(summaries), len(teacher.saturation), trained_on, akin, num_features, num_reference, groupings)
+    kernel = kernel_sample(teacher.captions, reference) if teacher.distances.kernel else None
+    return Comparison(tuple(summaries), len(teacher.captions), trained_on, akin, num_features, len(reference), groupings, kernel)
 
 
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:

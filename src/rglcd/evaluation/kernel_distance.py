@@ -10,6 +10,7 @@ Shapes: features (N, D) and (M, D), blocks (N,) and (M,): which block each image
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -44,6 +45,22 @@ def blocks_of(captions: Sequence[str]) -> Tensor:
     """A block number for each image (N,): images of one caption are in one block, for they are not independent."""
     order: dict[str, int] = {}
     return torch.tensor([order.setdefault(caption, len(order)) % NUM_BLOCKS for caption in captions])
+
+
+@dataclass(frozen=True)
+class KernelSample:
+    """What kernel distances are measured on: how many images of each set, and over how many blocks of prompts the jackknife goes."""
+
+    num_images: int
+    num_reference: int
+    num_blocks: int
+
+
+def kernel_sample(captions: Sequence[str], reference: Sequence[str]) -> KernelSample:
+    """Of images of ``captions`` and of real ones of ``reference``."""
+    ours, theirs = captions[:KERNEL_IMAGES], reference[:KERNEL_IMAGES]
+    blocks = {*blocks_of(ours).tolist(), *blocks_of(theirs).tolist()}
+    return KernelSample(len(ours), len(theirs), len(blocks))
 
 
 def kernel_distance(ours: Tensor, theirs: Tensor, *, kernel: Kernel, our_blocks: Tensor, their_blocks: Tensor) -> Estimate | None:

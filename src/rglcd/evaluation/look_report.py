@@ -1,7 +1,5 @@
 """What was seen while the arms trained, as the page shows it: a plot for each figure, pictures over the steps, and what the rule says."""
 
-import io
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,8 +7,10 @@ from typing import Final, Literal
 
 from PIL import Image
 
+from rglcd.evaluation.embedding import embedded, enlarged_as
 from rglcd.evaluation.looks import TEACHERS, Figures, Record, suspicion
 from rglcd.evaluation.measurement import TEACHER
+from rglcd.evaluation.pictures import cut
 from rglcd.evaluation.plots import Layout, Level, Panel, Point, Series, layout
 from rglcd.evaluation.wording import css_class, duration, label_of, steps
 
@@ -18,8 +18,8 @@ _MOST_PROMPTS: Final = 8
 _MOST_LOOKS: Final = 8
 """Of which pictures are shown: the first, the last, and evenly between them. The folder has all."""
 
-_CRISP_SIDE: Final = 64
-"""Pictures up to this side are embedded as they are; the page holds hundreds, so larger ones are compressed with loss."""
+_MOST_CHARACTERS: Final = 4_000_000
+"""Of all strips' pictures, which the page holds beside its grid."""
 
 _OTHERS: Final = {
     "teacher_distance": ("Distance to the teacher’s picture", "root mean square of the pixels, from the same noise; 0 to 1"),
@@ -61,13 +61,13 @@ def look_report(records: Mapping[str, Record]) -> LookReport | None:
     seen = {arm: record for arm, record in records.items() if record.looks}
     if not seen:
         return None
-    strips = tuple(_filmstrip(arm, record) for arm, record in seen.items())
+    strips = tuple(_filmstrip(arm, record, most=_MOST_CHARACTERS // len(seen)) for arm, record in seen.items())
     side = max(Image.open(record.folder / TEACHERS).height for record in seen.values())
     return LookReport(
         remarks=tuple(_remark(arm, record) for arm, record in seen.items()),
         panels=tuple(map(layout, _panels(seen))),
         strips=strips,
-        enlarged="crisp" if side <= _CRISP_SIDE else "smooth",
+        enlarged=enlarged_as(side),
     )
 
 
@@ -131,14 +131,13 @@ def _level(values: list[float]) -> Level:
 # --- pictures --------------------------------------------------------------------------------------
 
 
-def _filmstrip(arm: str, record: Record) -> Filmstrip:
+def _filmstrip(arm: str, record: Record, *, most: int) -> Filmstrip:
     about, shown = record.about, _shown(record)
     sheets = [(f"{label_of(TEACHER)}, {steps(about.teacher_steps)}", Image.open(record.folder / TEACHERS))]
     sheets += [(f"step {step:,}", Image.open(record.thumbnails(step))) for step in shown]
-    rows = tuple(
-        (prompt, tuple(Thumbnail(_uri(sheet, row), f"{label_of(arm)}, {what}: {prompt}") for what, sheet in sheets))
-        for row, prompt in enumerate(about.prompts[:_MOST_PROMPTS])
-    )
+    prompts = [cut(prompt) for prompt in about.prompts[:_MOST_PROMPTS]]
+    uris = iter(embedded([_picture(sheet, row) for row in range(len(prompts)) for _, sheet in sheets], most=most))
+    rows = tuple((prompt, tuple(Thumbnail(next(uris), f"{label_of(arm)}, {what}: {prompt}") for what, _ in sheets)) for prompt in prompts)
     return Filmstrip(label_of(arm), tuple(what for what, _ in sheets), rows)
 
 
@@ -149,13 +148,6 @@ def _shown(record: Record) -> list[int]:
     return [looks[round(k * (len(looks) - 1) / (_MOST_LOOKS - 1))] for k in range(_MOST_LOOKS)]
 
 
-def _uri(sheet: Image.Image, column: int) -> str:
-    side, stream = sheet.height, io.BytesIO()
-    picture = sheet.crop((column * side, 0, (column + 1) * side, side))
-    if side <= _CRISP_SIDE:
-        picture.save(stream, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.save(stream, format="WEBP", quality=85)
-        kind = "webp"
-    return f"data:image/{kind};base64,{b64encode(stream.getvalue()).decode()}"
+def _picture(sheet: Image.Image, column: int) -> Image.Image:
+    side = sheet.height
+    return sheet.crop((column * side, 0, (column + 1) * side, side))

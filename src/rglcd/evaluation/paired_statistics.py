@@ -19,9 +19,10 @@ def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_r
     Of a single caption the interval is the value alone: there is nothing to resample.
     """
     sums, counts = _by_caption(values, captions)
+    are_equal = bool((counts == counts[0]).all())
 
     def means(drawn: Tensor) -> Tensor:
-        return sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+        return sums[drawn].mean(dim=1) / counts[0] if are_equal else sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
 
     low, high = percentile_interval(means, len(sums), seed=seed, num_resamples=num_resamples)
     return Estimate((sums.sum() / counts.sum()).item(), low, high)

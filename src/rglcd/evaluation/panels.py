@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.intervals import Estimate
-from rglcd.evaluation.measurement import TEACHER
+from rglcd.evaluation.measurement import REAL, TEACHER
 from rglcd.evaluation.plots import Level, Panel, Point, Series, thinned
+from rglcd.evaluation.scatter import Mark, Tradeoff
 from rglcd.evaluation.wording import LRM, css_class, label_of
 
 Records = Sequence[Mapping[str, float]]
@@ -32,18 +33,68 @@ def quality_panels(comparison: Comparison) -> list[Panel]:
     panels = [_scorer_panel(comparison, scorer) for scorer in [*comparison.judges, *training_reward]]
     frechet = comparison.frechet_of(comparison.teacher)
     if frechet is not None:
-        title = "Fréchet distance" if comparison.frechet_name == "frechet" else LABELS[str(comparison.frechet_name)]
+        title = _in_full(str(comparison.frechet_name))
         note = "to real images; lower is better" if not comparison.frechet_has_too_few_images else "not meaningful: too few images"
         panels.append(_steps_panel(comparison, title, note, _exact(frechet), lambda summary: _exact(comparison.frechet_of(summary))))
     return panels
 
 
 def _scorer_panel(comparison: Comparison, scorer: str) -> Panel:
-    note = "the reward it was trained on" if scorer == comparison.trained_on else "never seen in training"
-    if scorer in comparison.akin and scorer != comparison.trained_on:
-        note = "has weights or parts of the reward it was trained on"
     teacher = comparison.teacher.scores[scorer].mean
-    return _steps_panel(comparison, scorer, note, teacher, lambda summary: summary.scores[scorer].mean)
+    return _steps_panel(comparison, scorer, _note(comparison, scorer), teacher, lambda summary: summary.scores[scorer].mean)
+
+
+def _note(comparison: Comparison, scorer: str) -> str:
+    if scorer == comparison.trained_on:
+        return "the reward it was trained on"
+    return "has weights or parts of the reward it was trained on" if scorer in comparison.akin else "never seen in training"
+
+
+def tradeoffs(comparison: Comparison) -> list[Tradeoff]:
+    """Each scorer, held-out ones first, against the Fréchet distance, which has no interval, and the first against kernel distances."""
+    training_reward = [name for name in comparison.scorers if name not in comparison.judges]
+    frechet = comparison.frechet_name
+    plots = []
+    if frechet is not None:
+        few = "; not meaningful: too few images" if comparison.frechet_has_too_few_images else ""
+        across = f"{_in_full(frechet)} to real images, lower is better{few}"
+        plots += [
+            _tradeoff(comparison, scorer, across, lambda summary: _exact(comparison.frechet_of(summary)), logarithmic=True)
+            for scorer in [*comparison.judges, *training_reward]
+        ]
+    judge = comparison.judges[0]
+    for name in comparison.teacher.distances.kernel:
+        drawn = [summary for summary in comparison.summaries if summary.sampler.who != REAL]
+        if all(name in summary.distances.kernel for summary in drawn):
+            across = f"{LABELS[name]} to real images, lower is better"
+            plots.append(_tradeoff(comparison, judge, across, _kernel(name), logarithmic=False))
+    return plots
+
+
+def _kernel(name: str) -> Callable[[Summary], Estimate]:
+    return lambda summary: summary.distances.kernel[name]
+
+
+def _in_full(frechet: str) -> str:
+    return "Fréchet distance" if frechet == "frechet" else LABELS[frechet]
+
+
+def _tradeoff(
+    comparison: Comparison, scorer: str, across: str, distance_of: Callable[[Summary], Estimate], *, logarithmic: bool
+) -> Tradeoff:
+    drawn = [s for s in comparison.summaries if s.sampler.who == TEACHER] + [s for a in comparison.arms for s in comparison.steps_of(a)]
+    marks = tuple(
+        Mark(
+            label_of(summary.sampler.who),
+            css_class(summary.sampler.who),
+            str(summary.sampler.num_steps),
+            distance_of(summary),
+            summary.scores[scorer].mean,
+        )
+        for summary in drawn
+    )
+    is_positive = all(mark.across.low > 0 for mark in marks)
+    return Tradeoff(scorer, _note(comparison, scorer), across, scorer, marks, logarithmic=logarithmic and is_positive)
 
 
 def _steps_panel(comparison: Comparison, title: str, note: str, teacher: Estimate, estimate_of: Callable[[Summary], Estimate]) -> Panel:

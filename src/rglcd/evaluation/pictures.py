@@ -1,22 +1,23 @@
 """The first images of every sampler side by side: as data for the report page, and as one PNG."""
 
-import io
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
 from rglcd.evaluation.contact_sheet import sheet_image
+from rglcd.evaluation.embedding import embedded, enlarged_as
 from rglcd.evaluation.measurement import Sampler
 from rglcd.evaluation.wording import label_of, steps
 
-CRISP_SIDE = 128
-"""Images up to this side are embedded as they are and enlarged without blur; larger ones are shrunk to :data:`_PREVIEW_SIDE`."""
+_MOST_CHARACTERS: Final = 10_000_000
+"""Of a page's pictures: with everything else it stays below 20 MB."""
 
-_PREVIEW_SIDE = 320
+_MOST_PICTURES: Final = 2_000
+"""Of a page: a row more would not be looked at."""
 
 _LONGEST_CAPTION = 240
 
@@ -39,12 +40,26 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """An image to be embedded, with what it is and its score."""
+
+    image: Image.Image
+    description: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Picture:
-    """An image as a ``data:`` URI, with what it is and its score."""
+    """An image as a ``data:`` URI, with what it is and its score.
+
+    ``place`` counts the pictures of the grid from 0 in the order of its columns, ``blind_place`` in that of its rows shuffled.
+    """
 
     uri: str
     description: str
     score: float
+    place: int
+    blind_place: int
 
 
 @dataclass(frozen=True)
@@ -73,45 +88,69 @@ class PictureGrid:
     rows: tuple[PictureRow, ...]
 
     @property
+    def num_pictures(self) -> int:
+        """Of a row."""
+        return sum(len(group.steps) for group in self.groups)
+
+    @property
     def num_columns(self) -> int:
         """Of images, and of the gaps between groups."""
-        return sum(len(group.steps) for group in self.groups) + len(self.groups) - 1
+        return self.num_pictures + len(self.groups) - 1
 
 
 def picture_grid(pictures: Pictures) -> PictureGrid:
     """The grid of the report page."""
     models = [(who, tuple(members)) for who, members in groupby(pictures.sheets, key=lambda sampler: sampler.who)]
-    return PictureGrid(
+    return grid_of(
+        [
+            (caption, [[_shown(pictures, member, row) for member in members] for _, members in models])
+            for row, caption in enumerate(pictures.captions[: _most_rows(len(pictures.sheets))])
+        ],
         judge=pictures.judge,
-        enlarged="crisp" if pictures.side <= CRISP_SIDE else "smooth",
         groups=tuple(ColumnGroup(label_of(who), tuple(steps(member.num_steps) for member in members)) for who, members in models),
-        rows=tuple(
-            PictureRow(cut(caption), tuple(tuple(_picture(pictures, member, row) for member in members) for _, members in models))
-            for row, caption in enumerate(pictures.captions)
+    )
+
+
+def grid_of(rows: Sequence[tuple[str, Sequence[Sequence[Shown]]]], *, judge: str, groups: tuple[ColumnGroup, ...]) -> PictureGrid:
+    """A grid of ``rows``, each a caption and its images by group of columns. It has at most :data:`_MOST_PICTURES`, and fits in a page."""
+    rows = rows[: _most_rows(sum(len(group.steps) for group in groups))]
+    every = [shown for _, of_groups in rows for group in of_groups for shown in group]
+    uris = iter(embedded([shown.image for shown in every], most=_MOST_CHARACTERS))
+    return PictureGrid(
+        judge=judge,
+        enlarged=enlarged_as(max((shown.image.width for shown in every), default=0)),
+        groups=groups,
+        rows=tuple(_row(number, caption, of_groups, uris) for number, (caption, of_groups) in enumerate(rows)),
+    )
+
+
+def _row(number: int, caption: str, groups: Sequence[Sequence[Shown]], uris: Iterator[str]) -> PictureRow:
+    count = sum(map(len, groups))
+    blind = list(range(number * count, (number + 1) * count))
+    places = iter(tuple(blind))
+    random.Random(f"{number}/{caption}").shuffle(blind)  # noqa: S311 (an order to look at, no secret; a study's is drawn elsewhere)
+    blind_places = iter(blind)
+    return PictureRow(
+        cut(caption),
+        tuple(
+            tuple(Picture(next(uris), shown.description, shown.score, next(places), next(blind_places)) for shown in group)
+            for group in groups
         ),
     )
 
 
-def _picture(pictures: Pictures, sampler: Sampler, row: int) -> Picture:
+def _most_rows(num_pictures: int) -> int:
+    return max(1, _MOST_PICTURES // max(1, num_pictures))
+
+
+def _shown(pictures: Pictures, sampler: Sampler, row: int) -> Shown:
     image = sheet_image(pictures.sheets[sampler], row, side=pictures.side)
-    return Picture(data_uri(image), f"{label_of(sampler.who)}, {steps(sampler.num_steps)}", pictures.scores[sampler][row])
+    return Shown(image, f"{label_of(sampler.who)}, {steps(sampler.num_steps)}", pictures.scores[sampler][row])
 
 
 def cut(caption: str) -> str:
     """``caption`` as a page shows it: a very long one's beginning."""
     return caption if len(caption) <= _LONGEST_CAPTION else caption[:_LONGEST_CAPTION] + "…"
-
-
-def data_uri(image: Image.Image) -> str:
-    """``image`` as a ``data:`` URI, of at most :data:`_PREVIEW_SIDE` pixels if it is not small."""
-    stream = io.BytesIO()
-    if image.width <= CRISP_SIDE:
-        image.save(stream, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        image.resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.LANCZOS).save(stream, format="WEBP", quality=88)
-        kind = "webp"
-    return f"data:image/{kind};base64,{b64encode(stream.getvalue()).decode()}"
 
 
 def grid_png(sheets: Mapping[Sampler, Image.Image], captions: Sequence[str], *, side: int) -> Image.Image:

@@ -129,15 +129,15 @@ class Layout:
 
 def layout(panel: Panel) -> Layout:
     """Where everything that ``panel`` shows is drawn."""
-    low, high, y_ticks = _y_axis(panel)
+    low, high, y_ticks = axis(_y_values(panel))
     xs = [_x_value(panel, tick) for tick in panel.ticks] + [_x_value(panel, p.x) for s in panel.series for p in s.points]
-    scale = _Scale(min(xs), max(xs), low, high)
+    scale = Scale(min(xs), max(xs), low, high)
     return Layout(
         title=panel.title,
         note=panel.note,
         x_label=panel.x_label,
-        x_ticks=tuple(Tick(_count(tick), _pixel(scale.x(_x_value(panel, tick)))) for tick in panel.ticks),
-        y_ticks=tuple(Tick(_number(tick, y_ticks), _pixel(scale.y(tick))) for tick in y_ticks),
+        x_ticks=tuple(Tick(_count(tick), pixel(scale.x(_x_value(panel, tick)))) for tick in panel.ticks),
+        y_ticks=tuple(Tick(tick_text(tick, y_ticks), pixel(scale.y(tick))) for tick in y_ticks),
         levels=tuple(_placed_level(level, scale) for level in panel.levels),
         lines=tuple(_placed_line(series, panel, scale) for series in panel.series),
         labels=_end_labels(panel, scale),
@@ -145,7 +145,7 @@ def layout(panel: Panel) -> Layout:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """From values to the pixels of the view box."""
 
     x_low: float
@@ -162,28 +162,29 @@ class _Scale:
         return FRAME.height - FRAME.bottom - (value - self.y_low) / span * (FRAME.height - FRAME.top - FRAME.bottom)
 
 
-def _pixel(value: float) -> float:
+def pixel(value: float) -> float:
+    """A coordinate as the templates write it."""
     return round(value, 1)
 
 
-def _placed_level(level: Level, scale: _Scale) -> PlacedLevel:
+def _placed_level(level: Level, scale: Scale) -> PlacedLevel:
     top, bottom = scale.y(level.high), scale.y(level.low)
-    return PlacedLevel(level.style, _pixel(scale.y(level.y)), _pixel(top), _pixel(bottom - top))
+    return PlacedLevel(level.style, pixel(scale.y(level.y)), pixel(top), pixel(bottom - top))
 
 
-def _placed_line(series: Series, panel: Panel, scale: _Scale) -> PlacedLine:
+def _placed_line(series: Series, panel: Panel, scale: Scale) -> PlacedLine:
     dots = tuple(_dot(point, panel, scale) for point in series.points)
     # A curve of a training has hundreds of points and no intervals: its line is enough.
     is_marked = panel.logarithmic or len(series.points) == 1 or any(point.low != point.high for point in series.points)
     return PlacedLine(series.style, tuple((dot.x, dot.y) for dot in dots), dots if is_marked else ())
 
 
-def _dot(point: Point, panel: Panel, scale: _Scale) -> Dot:
-    whisker = None if point.low == point.high else (_pixel(scale.y(point.low)), _pixel(scale.y(point.high)))
-    return Dot(_pixel(scale.x(_x_value(panel, point.x))), _pixel(scale.y(point.y)), whisker)
+def _dot(point: Point, panel: Panel, scale: Scale) -> Dot:
+    whisker = None if point.low == point.high else (pixel(scale.y(point.low)), pixel(scale.y(point.high)))
+    return Dot(pixel(scale.x(_x_value(panel, point.x))), pixel(scale.y(point.y)), whisker)
 
 
-def _end_labels(panel: Panel, scale: _Scale) -> tuple[EndLabel, ...]:
+def _end_labels(panel: Panel, scale: Scale) -> tuple[EndLabel, ...]:
     """Names at the right end, in place of a legend; moved up or down so that they do not overlap."""
     wanted = [(scale.y(s.points[-1].y), s.name, s.style) for s in panel.series if s.points]
     wanted += [(scale.y(level.y), level.name, level.style) for level in panel.levels]
@@ -192,17 +193,21 @@ def _end_labels(panel: Panel, scale: _Scale) -> tuple[EndLabel, ...]:
         placed.append(y if not placed else max(y, placed[-1] + _LABEL_GAP))
     overflow = max(0.0, (placed[-1] if placed else 0.0) - (FRAME.height - FRAME.bottom))
     labels = zip(placed, sorted(wanted), strict=True)
-    return tuple(EndLabel(name, style, _pixel(y - overflow + 4)) for y, (_, name, style) in labels)
+    return tuple(EndLabel(name, style, pixel(y - overflow + 4)) for y, (_, name, style) in labels)
 
 
 def _x_value(panel: Panel, x: float) -> float:
     return math.log2(x) if panel.logarithmic else x
 
 
-def _y_axis(panel: Panel) -> tuple[float, float, list[float]]:
-    """Range and round ticks that hold every point and interval."""
-    values = [v for s in panel.series for p in s.points for v in (p.y, p.low, p.high)] + [v for e in panel.levels for v in (e.low, e.high)]
-    values = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+def _y_values(panel: Panel) -> list[float]:
+    points = [value for series in panel.series for point in series.points for value in (point.y, point.low, point.high)]
+    return points + [value for level in panel.levels for value in (level.low, level.high)]
+
+
+def axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Range and round ticks of an axis that holds every one of ``values``."""
+    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(values), max(values)
     rough = ((high - low) or abs(high) or 1.0) / 4
     magnitude = 10.0 ** math.floor(math.log10(rough))
@@ -212,7 +217,8 @@ def _y_axis(panel: Panel) -> tuple[float, float, list[float]]:
     return ticks[0], ticks[-1], ticks
 
 
-def _number(tick: float, ticks: Sequence[float]) -> str:
+def tick_text(tick: float, ticks: Sequence[float]) -> str:
+    """``tick`` with as many decimals as tell it from its neighbours in ``ticks``."""
     step = ticks[1] - ticks[0]
     decimals = next((d for d in range(7) if math.isclose(round(step, d), step, rel_tol=1e-6)), None)
     # "+ 0.0" turns a negative zero into a zero.

@@ -14,13 +14,15 @@ import yaml
 from rglcd.evaluation.comparison import Comparison
 from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.intervals import Estimate
+from rglcd.evaluation.kernel_distance import KernelSample
 from rglcd.evaluation.look_report import LookReport, look_report
 from rglcd.evaluation.looks import Record
 from rglcd.evaluation.measurement import TEACHER
-from rglcd.evaluation.panels import Records, quality_panels, training_panels
+from rglcd.evaluation.panels import Records, quality_panels, tradeoffs, training_panels
 from rglcd.evaluation.pictures import PictureGrid, Pictures, picture_grid
 from rglcd.evaluation.plots import Layout, layout
 from rglcd.evaluation.report_tables import GroupTable, SamplerTable, group_tables, sampler_table
+from rglcd.evaluation.scatter import TradeoffLayout, tradeoff_layout
 from rglcd.evaluation.verdict import findings, verdict
 from rglcd.evaluation.wording import in_words, label_of
 
@@ -117,8 +119,10 @@ class Report:
     teacher_steps: str
     num_images: int
     headlines: Headlines
+    kernel: KernelSample | None
     grid: PictureGrid
     quality: tuple[Layout, ...]
+    tradeoffs: tuple[TradeoffLayout, ...]
     table: SamplerTable
     groups: tuple[GroupTable, ...]
     training: tuple[Layout, ...]
@@ -146,8 +150,10 @@ def report_data(
         teacher_steps=in_words(comparison.teacher.sampler.num_steps),
         num_images=comparison.num_images,
         headlines=_headlines(comparison),
+        kernel=comparison.kernel,
         grid=picture_grid(pictures),
         quality=tuple(map(layout, quality_panels(comparison))),
+        tradeoffs=tuple(map(tradeoff_layout, tradeoffs(comparison))),
         table=sampler_table(comparison),
         groups=group_tables(comparison),
         training=tuple(map(layout, training_panels(curves, pretraining))),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rglcd.evaluation.distance_names import LABELS
 from rglcd.evaluation.measurement import TEACHER, Sampler
 from rglcd.evaluation.pages import html_page
-from rglcd.evaluation.pictures import CRISP_SIDE, ColumnGroup, Picture, PictureGrid, PictureRow, cut, data_uri
+from rglcd.evaluation.pictures import ColumnGroup, PictureGrid, Shown, grid_of
 from rglcd.evaluation.run_comparison import RunComparison, SamplerDifference, ValueDifference
 from rglcd.evaluation.score_tables import OTHER_VALUES
 from rglcd.evaluation.wording import duration, interval_percent, label_of, percent, steps
@@ -130,26 +130,18 @@ def _grid(comparison: RunComparison) -> PictureGrid | None:
     shown = [one.sampler for one in comparison.samplers if one.sampler.who in (TEACHER, comparison.focus.who)]
     columns = [(sampler, _pictures(comparison, sampler, judge)) for sampler in shown]
     num_rows = min(min(len(pictures) for pictures in pair) for _, pair in columns)
-    side = comparison.a.pictures(shown[0])[0].width
-    return PictureGrid(
+    return grid_of(
+        [(comparison.captions[row], [[pictures[row] for pictures in pair] for _, pair in columns]) for row in range(num_rows)],
         judge=judge,
-        enlarged="crisp" if side <= CRISP_SIDE else "smooth",
         groups=tuple(ColumnGroup(f"{label_of(sampler.who)}, {steps(sampler.num_steps)}", ("A", "B")) for sampler in shown),
-        rows=tuple(
-            PictureRow(cut(comparison.captions[row]), tuple(tuple(pictures[row] for pictures in pair) for _, pair in columns))
-            for row in range(num_rows)
-        ),
     )
 
 
-def _pictures(comparison: RunComparison, sampler: Sampler, judge: str) -> tuple[Sequence[Picture], Sequence[Picture]]:
-    def of(letter: str) -> list[Picture]:
+def _pictures(comparison: RunComparison, sampler: Sampler, judge: str) -> tuple[Sequence[Shown], Sequence[Shown]]:
+    def of(letter: str) -> list[Shown]:
         run = comparison.a if letter == "A" else comparison.b
         name, scores = f"{letter}: {label_of(sampler.who)}, {steps(sampler.num_steps)}", run.measured[sampler].table.scores[judge]
         # A contact sheet's last row may be filled with black.
-        return [
-            Picture(data_uri(image), name, score)
-            for image, score, _ in zip(run.pictures(sampler), scores, comparison.captions, strict=False)
-        ]
+        return [Shown(image, name, score) for image, score, _ in zip(run.pictures(sampler), scores, comparison.captions, strict=False)]
 
     return of("A"), of("B")
