@@ -136,3 +136,17 @@ def test_data_prompts_of_a_missing_or_unknown_file_is_one_line(tmp_path: Path, c
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("rglcd: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "said"),
+    [
+        ("photo.json", '["a cat", "a \\ud83d dog"]', "hpsv2", r"photo\.json line 2: the prompt holds \\ud83d, half of a character"),
+        ("m.jsonl", '{"tag": "\\udc00", "include": [], "prompt": "a"}', "geneval", r"m\.jsonl line 1: the prompt holds \\udc00"),
+        ("dpg_bench.csv", f"item_id,text\n1,{'x' * 200_000}\n", "dpg", r"dpg_bench\.csv line \d: field larger than field limit"),
+    ],
+)
+def test_text_that_no_file_could_hold_again_is_refused_by_line(tmp_path: Path, name: str, text: str, kind: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_prompt_set(tmp_path / name, kind)

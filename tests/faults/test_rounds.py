@@ -52,6 +52,7 @@ class TestRows:
                 "F20": (20, 1),
             },
             **{"F2": (81, 2), "F3": (36, 1), "F11": (36, 2), "F21": (200, 7), "F22": (24, 24), "F23": (40, 2), "F24": (20, 1)},
+            "F28": (10, 1),
         }
 
     def test_record_claims_what_the_tests_say(self, rows: list[Row]) -> None:

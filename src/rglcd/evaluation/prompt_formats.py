@@ -93,7 +93,7 @@ def read_geneval(path: Path) -> Iterator[Prompt]:
         number, record = index + 1, _json(line, path, line=index + 1)
         if not isinstance(record, dict) or not {"tag", "include", "prompt"} <= record.keys():
             raise InputError(f"{path} line {number}: expected an object with tag, include and prompt (evaluation_metadata.jsonl)")
-        groups = {"task": str(record["tag"])}
+        groups = {"task": _text(record["tag"], path, number)}
         yield Prompt(_text(record["prompt"], path, number), path, number, key=f"{index:05d}", groups=groups, record=record)
 
 
@@ -111,6 +111,13 @@ def _dpg_files(path: Path) -> Iterator[Prompt]:
 def _dpg_csv(path: Path) -> Iterator[Prompt]:
     """The csv has a row for each question: the first of each item counts."""
     rows = csv.DictReader(io.StringIO(text_of(path), newline=""))
+    try:
+        yield from _dpg_rows(rows, path)
+    except csv.Error as error:
+        raise InputError(f"{path} line {rows.line_num}: {error}; mend the line or fetch the file again") from None
+
+
+def _dpg_rows(rows: "csv.DictReader[str]", path: Path) -> Iterator[Prompt]:
     if not {"item_id", "text"} <= set(rows.fieldnames or ()):
         raise InputError(
             f"{path} line 1: expected the columns item_id and text (dpg_bench.csv), found {', '.join(rows.fieldnames or ())[:80]}"
@@ -180,4 +187,6 @@ def _text(found: Any, path: Path, line: int) -> str:
         raise InputError(f"{path} entry {line}: a prompt is a string, and this is {type(found).__name__}")
     if not found.strip():
         raise InputError(f"{path} line {line}: the prompt is empty; remove the line or fetch the file again")
+    if lone := [letter for letter in found if 0xD800 <= ord(letter) < 0xE000]:
+        raise InputError(f"{path} line {line}: the prompt holds \\u{ord(lone[0]):04x}, half of a character and no text; mend the line")
     return found
