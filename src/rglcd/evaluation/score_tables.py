@@ -36,10 +36,13 @@ def write_score_table(
     """
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
+        # Before 3.11.9 and 3.12.3 a carriage return is not quoted, and read as the end of a row: https://github.com/python/cpython/issues/67044
+        quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["image", *scores, *OTHER_VALUES, "caption"])
         columns = (*scores.values(), *(others[name] for name in OTHER_VALUES))
         for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
-            writer.writerow([number, *values, _inert(caption[:LONGEST_CAPTION])])
+            row = [number, *values, _inert(caption[:LONGEST_CAPTION])]
+            (quoting if "\r" in caption else writer).writerow(row)
 
 
 def read_score_table(path: Path) -> ScoreTable:
