@@ -73,6 +73,17 @@ def test_stray_bytes_between_scans_are_no_damage_and_hide_none() -> None:
     assert reason_of(stray[:-300] + END) == Reason.UNDECODABLE
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_stray_bytes_in_the_header_are_no_damage_and_hide_none(kind: str) -> None:
+    """As some scanners and an old Photoshop write them; Pillow's own tests have three such files."""
+    data = jpeg_of(kind)
+    table = data.index(b"\xff\xdb")
+    for stray in (b"\xff\x00\xff\x00", b"x" * 16, bytes(300)):
+        odd = data[:table] + stray + data[table:]
+        assert np.array_equal(np.asarray(decode(odd)), np.asarray(decode(data)))
+        assert [reason_of(harm(odd)) for harm in (cut, zeroed)] == [Reason.UNDECODABLE] * 2
+
+
 def test_a_flaw_of_the_header_is_no_damage_and_hides_none() -> None:
     data = jpeg_of("baseline")
     odd = data.replace(b"JFIF\0\1", b"JFIF\0\7")

@@ -28,6 +28,7 @@ _DAMAGE: Final = re.compile(
     r"Inconsistent progression sequence"  # a scan is missing
     r"|Corrupt JPEG data: (?!bad ICC marker|[1-3] extraneous bytes before marker)"
 )
+_STRAY: Final = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker")
 
 
 def refuse_too_many_scans(data: bytes) -> None:
@@ -60,6 +61,9 @@ def decoded(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 
 def _refuse_if_damage(data: bytes, complaint: str) -> None:
+    if _STRAY.match(complaint):
+        # However many stray bytes lie between a header's segments, no pixel is lost.
+        complaint = _complaint(_without_stray_bytes_in_header(data)) or ""
     if not _DAMAGE.match(complaint):
         # A flaw of the header, such as an unknown JFIF version, keeps libjpeg silent about what comes after it.
         complaint = _complaint(_bare(data)) or ""
@@ -73,6 +77,16 @@ def _complaint(data: bytes) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _without_stray_bytes_in_header(data: bytes) -> bytes:
+    """``data`` without what lies between the segments before its first scan; from there on as it is."""
+    header = [_START]
+    for marker, start, end in _segments(data):
+        if marker == _SCAN:
+            return b"".join((*header, data[start:]))
+        header.append(data[start:end])
+    return data
 
 
 def _bare(data: bytes) -> bytes:
