@@ -4,11 +4,12 @@ The journal is large and stays on the machine that wrote it; the record is small
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from tests.faults.journal import Journal, Outcome
+from tests.faults.journal import Counts, Journal, Outcome
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Figure:
     failed: list[Round] = field(default_factory=list)
     failed_at_first: list[Round] = field(default_factory=list)
     last: list[Round] = field(default_factory=list)
+    counts: Counts = field(default_factory=dict)
 
 
 def figures_of(rows: Iterable[Row], journal: Journal, *, seed: int, recorded: Sequence[Figure]) -> list[Figure]:
@@ -83,7 +85,16 @@ def _counted(figure: Figure, outcomes: Sequence[Outcome], failed_at_first: Seque
         failed=_quoted(failed),
         failed_at_first=_quoted(failed_at_first),
         last=_quoted(outcomes[-1:]),
+        counts=_summed(outcomes),
     )
+
+
+def _summed(outcomes: Iterable[Outcome]) -> Counts:
+    sums: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        for kind, counts in outcome.counts.items():
+            sums.setdefault(kind, Counter()).update(counts)
+    return {kind: dict(counts) for kind, counts in sums.items()}
 
 
 def _quoted(outcomes: Iterable[Outcome]) -> list[Round]:
@@ -102,5 +113,6 @@ def _parsed(values: dict[str, object]) -> Figure:
 
 def write_record(path: Path, figures: Iterable[Figure]) -> None:
     """Write ``figures`` to ``path``, one a line."""
-    lines = [json.dumps(asdict(figure), ensure_ascii=False) + "\n" for figure in figures]
+    filled = [{name: value for name, value in asdict(figure).items() if name != "counts" or value} for figure in figures]
+    lines = [json.dumps(values, ensure_ascii=False) + "\n" for values in filled]
     path.write_text("".join(lines), encoding="utf-8")

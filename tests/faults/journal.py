@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+Counts = Mapping[str, Mapping[str, int]]
+"""Of each kind of case that a round is made of: how many, and how many what became of."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Outcome:
     seconds: float
     commit: str
     machine: str
+    counts: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

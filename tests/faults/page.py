@@ -28,7 +28,7 @@ def page(figures: Sequence[Figure], *, seed: int) -> str:
         _section("What did not hold at first, and held when it was run again", {figure.row: figure.failed_at_first for figure in shown}),
         _section("The last round of each", {figure.row: figure.last for figure in shown}),
     ]
-    return "".join([_HEAD.format(seed=seed), *map(_line, shown), _machines(shown), *sections])
+    return "".join([_HEAD.format(seed=seed), *map(_line, shown), _machines(shown), _counts(shown), *sections])
 
 
 def _line(figure: Figure) -> str:
@@ -42,6 +42,16 @@ def _line(figure: Figure) -> str:
 def _machines(figures: Sequence[Figure]) -> str:
     machines = dict.fromkeys(machine for figure in figures for machine in figure.machines)
     return f"\nRun on: {'; '.join(machines)}. Seconds are those of the rounds, on cores shared with other work.\n" if machines else ""
+
+
+def _counts(figures: Sequence[Figure]) -> str:
+    """What became of the cases of rows whose rounds are made of many."""
+    lines = [
+        f"- {figure.row}, {kind}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()) + "\n"
+        for figure in figures
+        for kind, counts in figure.counts.items()
+    ]
+    return "".join(["\n## What became of the cases\n\n", *lines]) if lines else ""
 
 
 def _section(title: str, rounds: Mapping[str, Sequence[Round]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.faults.figures import Figure, Row, figures_of, read_record, write_record
-from tests.faults.journal import Journal, Outcome
+from tests.faults.journal import Counts, Journal, Outcome
 from tests.faults.page import page
 from tests.faults.provenance import commit_of, machine
 
@@ -40,9 +40,9 @@ class Trial:
         """The random numbers of this round, from the first: a function of seed and number."""
         return random.Random(f"{self.seed}/{self.number}")
 
-    def record(self, said: str) -> None:
-        """Say in a line what was done and seen: the journal and the page quote it."""
-        self._facts["said"] = said
+    def record(self, said: str, *, counts: Counts | None = None) -> None:
+        """Say in a line what was done and seen: the journal and the page quote it; the page adds up the ``counts`` of all rounds."""
+        self._facts |= {"said": said, "counts": counts or {}}
 
 
 def evenly(count: int, *, of: int) -> range:
@@ -144,7 +144,8 @@ class _Recorder:
         said = facts["said"] if report.passed else _reason_of(report)
         said = " ".join(re.sub(rf"{re.escape(facts['scratch'])}/[^/\s]+/", "", said).split())[:400]  # the same words on any machine
         seconds = round(report.duration, 2)
-        self.journal.add(Outcome(facts["row"], facts["seed"], facts["round"], report.passed, said, seconds, self.commit, self.machine))
+        place = facts["row"], facts["seed"], facts["round"]
+        self.journal.add(Outcome(*place, report.passed, said, seconds, self.commit, self.machine, facts.get("counts", {})))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
