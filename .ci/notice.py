@@ -28,6 +28,9 @@ What is shipped and not written for this project
 src/rglcd/toy/sprites.png
     Drawings of Microsoft's Fluent Emoji (https://github.com/microsoft/fluentui-emoji), scaled. MIT License, Copyright (c) Microsoft
     Corporation: src/rglcd/toy/sprites-license.txt, which the wheel holds too.
+src/rglcd/models/clip_vocabulary.txt.gz
+    The byte-pair vocabulary of OpenAI's CLIP (https://github.com/openai/CLIP, bpe_simple_vocab_16e6.txt.gz). MIT License, Copyright (c)
+    2021 OpenAI: src/rglcd/models/clip_vocabulary-license.txt, which the wheel holds too.
 src/rglcd/planning/shapes/
     Sizes of published networks, from the config.json files of the models that each file names. No weights.
 

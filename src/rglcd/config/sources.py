@@ -22,7 +22,7 @@ class ModelSource(Section):
     """
 
     uri: str
-    """A hub id, ``s3://bucket/prefix``, or a local folder."""
+    """A hub id, ``s3://bucket/prefix``, or a local folder; a teacher's may be the path or url of one ``.safetensors`` file."""
     revision: str | None = None
     """The hub's commit."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")

@@ -172,7 +172,8 @@ class Networks:
     def _folder(self, source: ModelSource, place: str) -> Path | None:
         if self.pretrained is not None and (self.pretrained / place).is_dir():
             return self.pretrained / place
-        return Path(source.uri) if source.is_local else None
+        is_folder = source.is_local and not source.uri.endswith(".safetensors")  # one file is known when `prepare` has converted it
+        return Path(source.uri) if is_folder else None
 
 
 def _published(source: ModelSource) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def reward_facts(preparation: Preparation) -> dict[str, Any]:
 def _local_digest(role: ModelRole, published: Path) -> str:
     """The digest that ``prepare`` reports and pins compare, from what is remembered where nothing changed."""
     root = Path(role.source.uri)
+    if role.what == "teacher" and root.is_file():
+        return entries_of({root.name: root}, of=root, memory=memory_beside(published))[root.name].sha256
     if not root.is_dir():
         return _digest_then(role, published)
     if role.file is not None:

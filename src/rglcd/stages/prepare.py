@@ -1,6 +1,7 @@
 """Stage ``prepare``: fetch every frozen model, verify it, lay it out. Nothing is trained here."""
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rglcd.errors import InputError
 from rglcd.models.checkpoint_import import read_checkpoint
 from rglcd.models.features import load_features
 from rglcd.models.inception import convert_inception
+from rglcd.models.single_file import SUFFIX, convert_single_file
 from rglcd.models.trial import CAPTION, refuse_weights_that_are_not_finite, try_features, try_scorer, try_teacher
 from rglcd.rewards.conversion import CONVERTERS, Converter
 from rglcd.rewards.protocol import Reward
@@ -56,6 +58,27 @@ class _Folder:
         destination = _emptied(root / self.what)
         fetch_model_folder(self.source.uri, destination, revision=self.source.revision)
         return _pinned(self.what, self.source, folder_digest(destination))
+
+
+@dataclass(frozen=True)
+class _SingleFile:
+    """A teacher in one file, converted to a pipeline folder. Its pin is the file's own digest."""
+
+    what: str
+    source: ModelSource
+
+    def __call__(self, root: Path) -> str:
+        uri, staging = self.source.uri, _emptied(root / ".single")
+        folder, _, name = uri.rpartition("/")
+        path = Path(uri) if self.source.is_local else staging / name
+        if not self.source.is_local:
+            fetch_named_files(folder, [name], staging, revision=None)
+        elif not path.is_file():
+            raise InputError(f"model file {path} is missing (looked in {Path.cwd()})")
+        digest = _pinned(self.what, self.source, sha256_of(path))
+        print(f"prepare: {convert_single_file(path, _emptied(root / self.what))}", file=sys.stderr)
+        shutil.rmtree(staging, ignore_errors=True)
+        return digest
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ class _Tokenizer:
         return digest
 
 
-_Fetch = _Folder | _Published | _Tokenizer
+_Fetch = _Folder | _SingleFile | _Published | _Tokenizer
 
 
 def _fetch(role: ModelRole) -> _Fetch:
@@ -114,6 +137,8 @@ def _fetch(role: ModelRole) -> _Fetch:
     if role.scorer is not None and role.file is not None:
         assert isinstance(role.source, WeightsSource)
         return _Published(role.what, role.source, CONVERTERS[role.scorer.settings()["kind"]], into=place)
+    if role.what == "teacher" and role.source.uri.endswith(SUFFIX):
+        return _SingleFile(role.what, role.source)
     return _Folder(role.what, role.source)
 
 
