@@ -238,3 +238,8 @@ class TestArms:
         arms = "distillation.arms={lcm: {}, late: {reward: {kind: latent}}}"
         stages = [stage.name for stage in stages_of(load_preset("toy", overrides=["reward={kind: none}", arms]))]
         assert "pretrain" in stages
+
+
+def test_the_resize_mode_that_is_called_no_needs_no_quotes() -> None:
+    """YAML reads it as false."""
+    assert load_preset("micro", overrides=["sharding.resize=no"]).sharding.resize == "no"

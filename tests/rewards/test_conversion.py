@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,35 @@ class TestForeign:
     def test_checkpoint_of_torchs_old_format_is_read(self, tmp_path: Path) -> None:
         torch.save({"weight": torch.ones(1, 3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
         assert torch.equal(read_checkpoint(tmp_path / "old.pth")["weight"], torch.ones(1, 3))
+
+    def test_packed_zip_is_refused_before_it_is_unpacked(self, tmp_path: Path) -> None:
+        """A bomb: torch would unpack a thousand times its size. torch.save packs nothing."""
+        torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "whole.pt")
+        with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+            for name in whole.namelist():
+                bomb.writestr(name, whole.read(name))
+        with pytest.raises(InputError, match=r"bomb\.pt cannot be read as weights alone: its part '.*' is packed"):
+            read_checkpoint(tmp_path / "bomb.pt")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            '{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 99]}}',
+            '{"a": {"dtype": "F32", "shape": [1099511627776, 1099511627776], "data_offsets": [0, 16]}}',
+            '{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "b": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}',
+            '{"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}',
+            '{"a": {"dtype": "PICKLE", "shape": [4], "data_offsets": [0, 16]}}',
+            "[" * 100_000,
+            "",
+        ],
+        ids=["beyond the end", "overflow", "overlap", "negative", "no dtype", "deep", "nothing"],
+    )
+    def test_safetensors_whose_header_lies_are_refused(self, tmp_path: Path, header: str) -> None:
+        path = tmp_path / "model.safetensors"
+        for length in (len(header), 1 << 62):
+            path.write_bytes(length.to_bytes(8, "little") + header.encode() + bytes(16))
+            with pytest.raises(InputError, match=r"model\.safetensors cannot be read as weights alone"):
+                read_checkpoint(path)
 
     def test_pickle_with_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
         class Payload:

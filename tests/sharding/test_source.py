@@ -142,9 +142,13 @@ class TestReadImage:
         assert read_image("images/0.png", folder) == b"zero"
         assert read_image("./images//0.png", folder) == b"zero"
 
-    @pytest.mark.parametrize("url", ["http://a/b.png", "https://a/b.png", "HTTPS://a/b", "http:b"])
+    @pytest.mark.parametrize("url", ["http://a/b.png", "https://a/b.png", "HTTPS://a/b"])
     def test_a_url_without_downloading_is_counted_as_not_downloaded(self, folder: Path, url: str) -> None:
         assert reason_of_url(url, folder) == Reason.NOT_DOWNLOADED
+
+    @pytest.mark.parametrize("url", ["http:b", "http:/a/b.png", "HTTPS:/a"])
+    def test_a_url_without_a_host_is_malformed_whether_downloading_was_asked_for_or_not(self, folder: Path, url: str) -> None:
+        assert reason_of_url(url, folder) == Reason.MALFORMED_URL
 
     @pytest.mark.parametrize("url", ["file:///etc/passwd", "FILE:x", "ftp://a/b", "data:image/png;base64,AA", "s3://b/k", "C:\\x.png"])
     def test_other_schemes_are_forbidden(self, folder: Path, url: str) -> None:

@@ -1,8 +1,8 @@
 """The section ``sharding``: from the source index to verified webdataset tars."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rglcd.config.base import Section
 from rglcd.recipe import Positive
@@ -62,6 +62,12 @@ class Sharding(Section):
     download: Annotated[NoDownload | WebDownload, Field(discriminator="kind")] = NoDownload()
     parts: Positive = 1
     """Independent parts that a cluster may run side by side."""
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _yaml_no(cls, value: Any) -> Any:
+        """YAML reads the word ``no`` as false."""
+        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _sound(self) -> "Sharding":

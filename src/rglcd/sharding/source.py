@@ -174,9 +174,10 @@ def read_image(url: str, folder: Path) -> bytes:
     A failing disk is no row's fault and raises ``OSError`` as it is.
     """
     scheme = _SCHEME.match(url)
+    if scheme is not None and scheme[1].lower() not in ("http", "https"):
+        raise RowRejectedError(Reason.FORBIDDEN_SCHEME)
     if scheme is not None:
-        remote = scheme[1].lower() in ("http", "https")
-        raise RowRejectedError(Reason.NOT_DOWNLOADED if remote else Reason.FORBIDDEN_SCHEME)
+        raise RowRejectedError(Reason.NOT_DOWNLOADED if _is_remote(url) else Reason.MALFORMED_URL)
     path = PurePosixPath(url)
     if path.is_absolute() or ".." in path.parts or "\\" in url:
         raise RowRejectedError(Reason.FORBIDDEN_PATH)
