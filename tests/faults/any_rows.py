@@ -18,7 +18,7 @@ from unittest import mock
 
 from rglcd.cli import main
 from rglcd.config import Sharding, WebDownload
-from rglcd.sharding import decoding, download, image_folder, source, third_party_tars
+from rglcd.sharding import decoding, download, image_folder, source, survey, third_party_tars
 from rglcd.sharding.accounting import Reason
 from rglcd.stages.run import run_stage
 from tests.faults import hostile_text
@@ -104,8 +104,18 @@ def _counting() -> Iterator[Counter[str]]:
 
         return mock.patch.object(where, "facts_in", call)
 
+    real_decode = survey.decode
+
+    def decode_preview(data: bytes) -> Any:
+        before = Counter(reached)
+        preview = real_decode(data)
+        reached.clear()
+        reached.update(before)  # what the stage wrote itself is no case
+        return preview
+
     with ExitStack() as stack:
         for patch in (
+            mock.patch.object(survey, "decode", decode_preview),
             counted(decoding, "_decode", lambda image, data: f"decoder of {'JPEG' if image.format == 'MPO' else image.format}"),
             counted(download.Downloader, "_follow", lambda *_: "urls asked for"),
             counted(download, "opted_out", lambda *_: _ANSWERS),

@@ -1,7 +1,7 @@
 """F25: whatever a row is, it becomes a sample or has a reason, and ends nothing."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,6 @@ CRASHED = 70
 """What ``rglcd`` ends with after an error that nobody expected."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as server:
-        yield server
-
-
 @pytest.mark.fault(
     "F25",
     fault="20,000 rows, 50 in a source: names in any bytes, captions in any encoding, JSON, tars, images of each decoder, urls and answers",
@@ -37,9 +31,9 @@ def server() -> Iterator[ScriptedServer]:
     num_rounds=_NUM_ROUNDS,
     sample=range(len(KINDS)),
 )
-def test_any_row_is_a_sample_or_has_a_reason(trial: Trial, server: ScriptedServer, tmp_path: Path) -> None:
+def test_any_row_is_a_sample_or_has_a_reason(trial: Trial, tmp_path: Path) -> None:
     name = list(KINDS)[trial.number % len(KINDS)]
-    ended = _run(trial, server, tmp_path)
+    ended = _run(trial, tmp_path)
     assert ended.error is None, f"{name}: ended with {ended.error!r}"
     assert ended.exit_code == 0, f"{name}: ended with exit code {ended.exit_code}"
     result: Result = ended.value
@@ -53,9 +47,14 @@ def test_any_row_is_a_sample_or_has_a_reason(trial: Trial, server: ScriptedServe
     trial.record(f"{name}: {result.outcomes[SAMPLE]} of {result.num_rows} rows became samples", counts={name: counts})
 
 
-def _run(trial: Trial, server: ScriptedServer, root: Path) -> Ended:
+def _run(trial: Trial, root: Path) -> Ended:
     kind = list(KINDS.values())[trial.number % len(KINDS)]
-    return run_forked(lambda: run_kind(kind, root, _CASES, trial.rng(), server), timeout=_SECONDS)
+
+    def run() -> Result:
+        with ScriptedServer() as server:  # here, where its answers are made
+            return run_kind(kind, root, _CASES, trial.rng(), server)
+
+    return run_forked(run, timeout=_SECONDS)
 
 
 def _as_it_is(value: Any, *_: Any) -> Any:
@@ -73,10 +72,8 @@ PUT_BACK: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", PUT_BACK)
-def test_a_fault_of_earlier_versions_is_found_by_the_sample(
-    fault: str, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_earlier_versions_is_found_by_the_sample(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_back, name = PUT_BACK[fault]
     put_back(monkeypatch)
-    ended = _run(Trial(list(KINDS).index(name), 1, {}), server, tmp_path)
+    ended = _run(Trial(list(KINDS).index(name), 1, {}), tmp_path)
     assert ended.error is not None or ended.exit_code == CRASHED
