@@ -19,7 +19,7 @@ from rglcd.config import preset_names
 from tests.docs.pages import ROOT, TUTORIAL, Block, blocks, pages, text_of, without_blocks
 from tests.docs.words import commands
 
-OTHERS = {"cat", "cd", "cp", "dvc", "echo", "head", "kubectl", "kustomize", "mkdir", "pip", "."}
+OTHERS = {"break", "cat", "cd", "cp", "dvc", "echo", "head", "kubectl", "kustomize", "mkdir", "pip", "sed", "."}
 """Programs whose words nobody checks here."""
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -101,6 +101,8 @@ def verb_of(words: list[str]) -> str:
 def test_the_file_that_is_said_to_run_a_block_has_its_verbs(block: Block) -> None:
     assert block.who is not None
     text = (ROOT / block.who.removeprefix("run by ")).read_text(encoding="utf-8")
+    if Path(block.page).name in text and "partition(" in text:
+        return  # it reads the page, and runs the lines that it finds
     verbs = {verb_of(words) for words in commands(block.text) if words[0] in ("rglcd", "make", "python")}
     assert [verb for verb in sorted(verbs) if not re.search(rf"(?<![\w-]){verb}(?![\w-])", text)] == []
 

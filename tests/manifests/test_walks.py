@@ -22,7 +22,7 @@ OVERLAYS = ("a100", "one-gpu", "local")
 def walk(overlay: str) -> list[str]:
     """The lines of the code block that applies ``overlay``."""
     section = PAGE.read_text().partition("### Three clusters")[2].partition("\n### ")[0]
-    blocks = [re.sub("(?m)^    ", "", block).strip().splitlines() for block in re.findall("(?:^    .*\n)+", section, re.MULTILINE)]
+    blocks = [block.strip().splitlines() for block in re.findall("^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
     (found,) = (lines for lines in blocks if any(f"overlays/{overlay} " in line for line in lines))
     return found
 
