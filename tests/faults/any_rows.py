@@ -148,19 +148,20 @@ def _files(folder: Path, count: int, rng: random.Random, server: ScriptedServer)
     (photos / "good.txt").write_bytes(b"a good one")
     num_rows = 1
     for number in range(count):
-        place = photos / rng.choice(("", "a.b", "caf\udce9", ".hidden", "x y/z"))
+        # In turn, not by chance: of any fifty, more than half come to the reader of captions.
+        place = photos / (".hidden" if number % 10 == 9 else rng.choice(("", "a.b", "caf\udce9", "x y/z")))
         place.mkdir(parents=True, exist_ok=True)
         name = os.fsdecode(hostile_text.stem(number, rng))
         image = place / f"{name}.{rng.choice(('jpg', 'PNG', 'jfif', 'jpg_large', 'Webp'))}"
-        if rng.random() < 0.1:
+        if number % 10 == 4:
             target = rng.choice((photos / "good.png", Path("/etc/passwd"), image, Path("nowhere")))
             image.symlink_to(target)
             num_rows += target.name == "good.png"
         else:
             image.write_bytes(picture_bytes(number))
             num_rows += 1
-        if rng.random() < 0.95:
-            kind = rng.choice(("txt", "TXT", "text", "caption", "json"))
+        if number % 20 != 18:
+            kind = "json" if number % 5 == 2 else rng.choice(("txt", "TXT", "text", "caption"))
             (place / f"{name}.{kind}").write_bytes(hostile_text.facts(rng) if kind == "json" else hostile_text.caption(rng))
     main(["data", "use", str(folder.parent / "photos"), "--folder", str(folder)])
     return num_rows
