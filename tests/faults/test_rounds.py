@@ -34,7 +34,7 @@ class TestRows:
         return [Row(*mark.args, **mark.kwargs) for mark in marks if mark.name == "fault"]
 
     def test_rows_have_names_of_their_own(self, rows: list[Row]) -> None:
-        assert len({row.name for row in rows}) == len(rows) == 24
+        assert len({row.name for row in rows}) == len(rows) == 25
 
     def test_rounds_and_samples_are_as_many_as_ever(self, rows: list[Row]) -> None:
         sizes = {row.name: (row.num_rounds, len(row.sample)) for row in rows}

@@ -18,8 +18,8 @@ from rglcd.planning.plan import Plan, plan, require_fit
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
 
-# Transformers beside T5-XXL take a quarter of a minute and more to count.
-LARGE = {"sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m"}
+# SDXL, and transformers beside T5-XXL, take a quarter of a minute and more to count.
+LARGE = {"sdxl", "sdxl-lora", "sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m"}
 PLANNED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SIZED]
 
 

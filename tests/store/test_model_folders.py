@@ -155,10 +155,11 @@ FETCH += "from rglcd.launch.boundary import process_boundary\nwith process_bound
     [
         # No credentials, and nobody to ask for them.
         ({"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/prefix"),
-        # Credentials, and nobody there.
-        (
+        # Credentials, and nobody there: asked again for half a minute.
+        pytest.param(
             {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
             "s3://bucket/prefix",
+            marks=pytest.mark.slow,
         ),
         # A model hub that cannot be reached.
         ({"HF_HUB_OFFLINE": "1"}, "org/model"),
