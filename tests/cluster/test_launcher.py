@@ -68,7 +68,7 @@ def test_out_of_memory_is_named_as_the_reason(cluster: Cluster, placement: Place
 
 
 def test_job_whose_image_cannot_be_pulled_ends(cluster: Cluster, placement: Placement, launch) -> None:
-    with pytest.raises((InputError, JobError), match=r"ImagePullBackOff.*unpullable"):
+    with pytest.raises((InputError, JobError), match=r"(ErrImagePull|ImagePullBackOff).*unpullable"):
         launch(app("pass", image="rg-lcd/unpullable@sha256:0"), start_seconds=5)
     assert jobs(cluster, placement) == []
 
