@@ -31,7 +31,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo-needs:
 	@.ci/demo-needs
 
-demo: demo-needs install ## the full pipeline at toy size: teacher, LCM and RG-LCM, a table and a report (7 minutes on two cores)
+demo: demo-needs install ## the full pipeline at toy size: teacher, LCM and RG-LCM, a table and a report (5 minutes on two cores)
 	@$(BIN)/rglcd toy data data
 	@$(BIN)/python -m pipelines run
 	@$(BIN)/rglcd show
