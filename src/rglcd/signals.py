@@ -24,6 +24,18 @@ def handling_stops(handler: Callable[[int, FrameType | None], None], *, stops: t
 
 
 @contextmanager
+def noting_stops() -> Iterator[list[int]]:
+    """A list that is empty until SIGTERM or SIGINT comes; the handlers in force before are put back. For the main thread only."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    with handling_stops(note):
+        yield received
+
+
+@contextmanager
 def stops_restored() -> Iterator[None]:
     """Restore the handlers of SIGTERM and SIGINT at the end of this context, whoever changed them. For the main thread only."""
     before = {number: signal.getsignal(number) for number in STOPS}

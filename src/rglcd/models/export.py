@@ -196,7 +196,7 @@ def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: Ca
 
 
 def _steps(student: Student, grid: SamplingGrid, count: int) -> str:
-    """The arguments for ``count`` steps at the student's own noise levels, as near as the pipeline can be told."""
+    """The arguments for ``count`` steps at the student's own noise levels, as near as the pipeline takes them."""
     schedule = student.schedule
     match _scheduler_name(student):
         case "FlowMatchLCMScheduler":

@@ -75,7 +75,7 @@ def _flow(declared: dict[str, Any], *, num_tokens: int | None, where: Path) -> N
 
 
 def _shift_of_export(declared: dict[str, Any], *, where: Path) -> float:
-    """SANA-Sprint's scheduler is told its noise levels with each picture: only an exported student's says where they were trained."""
+    """SANA-Sprint's scheduler is given its noise levels with each picture: only an exported student's says where they were trained."""
     if EXPORTED_SHIFT not in declared:
         raise InputError(
             f"{where} does not say {EXPORTED_SHIFT}: this SANA-Sprint was not exported by rglcd, which draws with its own alone"

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,25 @@ from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, train
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What the stage reads, by its settings and places: what a process that trains one arm opens anew."""
+
+    model: Model
+    reward: AnyReward
+    distillation: Distillation
+    monitoring: Monitoring
+    latents: Path
+    pretrained: Path
+    reward_model: Path | None
+
+    def materials(self, world: World) -> Materials:
+        models = Pretrained.open(self.pretrained)
+        cache = LatentCache.open(self.latents, expected=fingerprint_of(self.model, models, like=self.latents))
+        cache.anticipate(sample_indices(self.distillation.seed, len(cache), start=0, count=len(cache)))
+        return Materials(self.model, self.distillation, self.latents, models, self.reward_model, cache, world)
+
+
 def distill(
     model: Model,
     reward: AnyReward,
@@ -48,19 +67,16 @@ def distill(
     the ``lcm`` arm alone. What ``monitoring`` looks at enters no key, and changes no weight.
     Raises :class:`InputError`, ``TryAgain`` and ``TrainingDiverged`` as the loop does.
     """
-    models = Pretrained.open(pretrained)
-    with join_world() as world, tf32(world.device), one_thread_if_small(models.teacher, world.device) as at_once:
-        materials = _materials(model, distillation, latents, pretrained, reward_model, world)
+    given = _Given(model, reward, distillation, monitoring, latents, pretrained, reward_model)
+    with join_world() as world, tf32(world.device), one_thread_if_small(Pretrained.open(pretrained).teacher, world.device) as at_once:
+        materials = given.materials(world)
         costs = StepCosts(materials)
         arms = _arms(costs, reward)
         watching = Watching(monitoring, reward, costs, student.folder)
         left = [arm for arm in arms if not _is_there(arm, student, world=world)] if world.size == 1 else []
         if min(len(left), at_once) > 1:
             lengths = {arm.name: arm.num_steps for arm in left}
-            alone = partial(
-                _train_alone, model, reward, distillation, monitoring, latents, pretrained, reward_model, student.folder, lengths
-            )
-            run_side_by_side(alone, list(lengths), at_once=at_once)
+            run_side_by_side(partial(_train_alone, given, student.folder, lengths), list(lengths), at_once=at_once)
         for arm in arms:
             if not _is_there(arm, student, world=world):
                 _train_arm(arm, student.folder, watching)
@@ -71,15 +87,6 @@ def distill(
         if world.is_main:
             watching.sweep()
     return {"arms": {arm.name: {"num_steps": arm.num_steps, "key": arm.key} for arm in arms}}
-
-
-def _materials(
-    model: Model, distillation: Distillation, latents: Path, pretrained: Path, reward_model: Path | None, world: World
-) -> Materials:
-    models = Pretrained.open(pretrained)
-    cache = LatentCache.open(latents, expected=fingerprint_of(model, models, like=latents))
-    cache.anticipate(sample_indices(distillation.seed, len(cache), start=0, count=len(cache)))
-    return Materials(model, distillation, latents, models, reward_model, cache, world)
 
 
 # --- arms ----------------------------------------------------------------------------------------
@@ -156,29 +163,18 @@ def _train_arm(arm: Arm, folder: Path, watching: Watching) -> None:
         export_arm(arm, distiller, curve=curve, seen=watching.seen_of(arm), folder=folder / arm.name)
 
 
-def _train_alone(
-    model: Model,
-    reward: AnyReward,
-    distillation: Distillation,
-    monitoring: Monitoring,
-    latents: Path,
-    pretrained: Path,
-    reward_model: Path | None,
-    folder: Path,
-    lengths: Mapping[str, int],
-    name: str,
-) -> None:
+def _train_alone(given: _Given, folder: Path, lengths: Mapping[str, int], name: str) -> None:
     """Train the arm ``name`` for its number of steps, in a process that has opened nothing yet."""
     with join_world() as world:
-        materials = _materials(model, distillation, latents, pretrained, reward_model, world)
-        settings = next(settings for settings in arms_of(reward, distillation) if settings.name == name)
+        materials = given.materials(world)
+        settings = next(settings for settings in arms_of(given.reward, given.distillation) if settings.name == name)
         own = replace(materials, distillation=settings.distillation)
         arm = Arm(name, own, settings.reward, lengths[name], _arm_key(own, settings.reward, lengths[name]))
         checkpoints = _checkpoints(folder, arm)
         checkpoints.mkdir(parents=True, exist_ok=True)
         # The process of a killed stage may take a moment to notice, and still be writing here.
         with exclusive_lock(checkpoints / ".lock"):
-            _train_arm(arm, folder, Watching(monitoring, reward, StepCosts(materials), folder))
+            _train_arm(arm, folder, Watching(given.monitoring, given.reward, StepCosts(materials), folder))
 
 
 def _checkpoints(folder: Path, arm: Arm) -> Path:

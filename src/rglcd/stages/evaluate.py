@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -62,18 +62,19 @@ def evaluate(
     Raises :class:`InputError` for prompts, reference images or students that are missing or cannot be used.
     """
     started = time.perf_counter()
+    open_on = partial(open_context, model, evaluation, source=source, pretrained=pretrained, student=student)
     with (
         join_world() as world,
         drawing_products(evaluation.precision, world.device),
         one_thread_if_small(Pretrained.open(pretrained).teacher, world.device) as at_once,
     ):
-        context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
+        context = open_on(device=world.device)
         if world.is_main:
             _sweep(report.folder)
             _reuse(context, report)
         num_parts = min(at_once, _MOST_PROCESSES) if world.size == 1 else 1
         if num_parts > 1 and (missing := _missing(context, report)):
-            observe = partial(_observe_part, model, evaluation, source, pretrained, student, report.folder / DRAWS, missing, num_parts)
+            observe = partial(_observe_part, open_on, report.folder / DRAWS, missing, num_parts)
             run_side_by_side(observe, [str(index) for index in range(num_parts)], at_once=num_parts)
         num_threads = torch.get_num_threads()
         found = [_measurement(sampler, context, report, world) for sampler in context.samplers]
@@ -149,21 +150,14 @@ def _observe(batches: Batches, sampler: Sampler, context: EvaluationContext, sha
 
 
 def _observe_part(
-    model: Model,
-    evaluation: Evaluation,
-    source: Path,
-    pretrained: Path,
-    student: Path,
-    drawings: Path,
-    samplers: Sequence[Sampler],
-    num_parts: int,
-    index: str,
+    open_on: Callable[..., EvaluationContext], drawings: Path, samplers: Sequence[Sampler], num_parts: int, index: str
 ) -> None:
     """Draw and rate one of ``num_parts`` shares of the batches of ``samplers``, in a process that has opened nothing yet."""
-    with join_world() as world, drawing_products(evaluation.precision, world.device):
-        context = open_context(model, evaluation, source=source, pretrained=pretrained, student=student, device=world.device)
-        for sampler in samplers:
-            _observe(context.batches(sampler, drawings), sampler, context, Part(int(index), num_parts))
+    with join_world() as world:
+        context = open_on(device=world.device)
+        with drawing_products(context.evaluation.precision, world.device):
+            for sampler in samplers:
+                _observe(context.batches(sampler, drawings), sampler, context, Part(int(index), num_parts))
 
 
 def _put_together(batches: Batches, sampler: Sampler, context: EvaluationContext, drawings: Path) -> Measurement:

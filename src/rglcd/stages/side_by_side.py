@@ -11,14 +11,13 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Any, Final
 
 import torch
 
 from rglcd import progress
 from rglcd.errors import TryAgain
-from rglcd.signals import end_with_parent, handling_stops
+from rglcd.signals import end_with_parent, noting_stops
 
 Work = Callable[[str], None]
 """What a process does, given a name. It must be importable (a function of a module, or a partial of one) and so must its arguments."""
@@ -46,7 +45,7 @@ def run_side_by_side(work: Work, names: Sequence[str], *, at_once: int) -> None:
     outlive this one. For the main thread only.
     """
     waiting, running, ended = list(names), list[_Job](), list[_Job]()
-    with _stop_requests() as stop, _none_left_behind(running):
+    with noting_stops() as stop, _none_left_behind(running):
         while running or (waiting and not stop and _may_go_on(ended)):
             while waiting and len(running) < at_once and not stop and _may_go_on(ended):
                 running.append(_started(work, waiting.pop(0)))
@@ -72,12 +71,12 @@ def _started(work: Work, name: str) -> _Job:
     context = get_context("spawn")  # a fork would inherit locks that other threads hold
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, name, theirs, os.getpid()), name=name, daemon=True)
-    # Ctrl-C reaches every process of a terminal. The new one is not to meet it while it imports: it is told by SIGTERM, from here.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    # Ctrl-C reaches every process of a terminal. The new one is not to meet it while it imports: SIGTERM, from here, ends it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return _Job(name, process, ours)
 
@@ -138,14 +137,3 @@ def _none_left_behind(running: list[_Job]) -> Iterator[None]:
         for job in running:
             job.process.join(max(0.0, deadline - time.monotonic()))
             job.process.kill()
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    with handling_stops(note):
-        yield received

@@ -5,10 +5,8 @@ What is trained is behind :class:`Trainable`; the loop knows neither students no
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol, assert_never
 
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.errors import TrainingDiverged, TrainingHalted, TryAgain
 from rglcd.recipe import Guard, RollBackGuard, StopGuard
-from rglcd.signals import handling_stops
+from rglcd.signals import noting_stops
 from rglcd.training.checkpoint import Checkpoint, Checkpointer
 from rglcd.training.distributed import World
 from rglcd.training.guard import Fault, Watch
@@ -116,7 +114,7 @@ def train(
     if world.is_main:
         monitor.resume(step)
     _require_no_objection(monitor, run, step, world=world)
-    with _stop_requests() as stop:
+    with noting_stops() as stop:
         while step < run.num_steps:
             if step not in watch.passed_over:
                 watch.see(step, trainable.step(step))
@@ -232,15 +230,3 @@ def _row(figures: Mapping[str, float] | None, *, done: int, run: Run, watch: Wat
 def _report(run: Run, row: Mapping[str, Any]) -> None:
     figures = {name: value for name, value in row.items() if name not in ("step", "images")}
     progress.report(run.task, done=row["step"], total=run.num_steps, unit="steps", **figures)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM or SIGINT comes; the handlers in force before are put back."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    with handling_stops(note):
-        yield received
