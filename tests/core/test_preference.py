@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from rglcd.core.preference import contrastive_loss, hard_preferences, pairwise_agreement, pairwise_preference_kl
+from rglcd.core.preference import contrastive_loss, hard_preferences, pairwise_agreement, pairwise_preference_kl, retrieval_accuracy
 
 INF = math.inf
 
@@ -177,3 +177,9 @@ def test_the_temperature_learns(rng: torch.Generator) -> None:
     images, texts = torch.randn(2, 6, 8, generator=rng, dtype=torch.float64)
     scale = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: contrastive_loss(images, texts, s), scale)
+
+
+def test_retrieval_counts_own_captions_and_takes_a_caption_twice_for_both_ones() -> None:
+    captions = torch.eye(4, dtype=torch.float64)[[0, 1, 2, 2]]
+    assert retrieval_accuracy(captions, captions).item() == 1
+    assert retrieval_accuracy(captions[[1, 0, 2, 3]], captions).item() == 0.5

@@ -43,6 +43,7 @@ def test_reward_without_gradient_trains_the_student_through_the_latent_proxy(own
         assert row["expert_reward"] * 40 == pytest.approx(round(row["expert_reward"] * 40), abs=1e-4)
         assert row["lrm_loss"] > 0
         assert 0 <= row["lrm_agreement"] <= 1
+        assert 0 <= row["lrm_retrieval"] <= 1
     before = load_file(own.root / "artifacts" / "reward_model" / "model.safetensors")
     after = LatentRewardModel.load(arm / "reward_model", device=torch.device("cpu")).state_dict()
     assert all(not torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -56,6 +57,14 @@ def test_a_run_stopped_by_a_signal_and_run_again_equals_one_unbroken(tmp_path: P
         resumed = Sum()
         assert train(resumed, run(), checkpointer=Checkpointer(folder), world=ALONE) == curve
         assert torch.equal(resumed.state, unbroken.state)
+
+
+def test_a_doubt_about_the_curve_is_said_once_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doubtful = replace(run(), doubt=lambda curve: "it grows" if curve[-1]["loss"] > 100 else None)
+    curve = train(Sum(), doubtful, checkpointer=Checkpointer(tmp_path / "a"), world=ALONE)
+    assert curve == train(Sum(), run(), checkpointer=Checkpointer(tmp_path / "b"), world=ALONE)
+    at = next(row["step"] for row in curve if row["loss"] > 100)
+    assert capsys.readouterr().err == f"rglcd: sum, after {at} of 20 steps: it grows\n"
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from rglcd.config import FrozenProxy, HardLabels, LastBlocks, LatentReward, OnlineProxy
-from rglcd.core.preference import hard_preferences, pairwise_preference_kl
+from rglcd.core.preference import contrastive_loss, hard_preferences, pairwise_preference_kl
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.rewards.protocol import Reward
 from rglcd.stages.assembly import make_reward_guidance
-from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance
+from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance, doubt_of_proxy
 from tests.tiny_line import tiny_config
 from tests.training.conftest import materials_of
 
@@ -89,6 +89,7 @@ def test_the_proxy_learns_the_preferences_of_an_expert_without_gradient(line: Pa
     assert not guidance.expert.score(pixels.requires_grad_(), text).requires_grad
     agreement = [float(guidance.learn(step, candidates, texts)["lrm_agreement"]) for step in range(60)]
     assert agreement[-1] > agreement[0]
+    assert doubt_of_proxy([{"lrm_agreement": share, "lrm_retrieval": 1.0} for share in agreement]) is None
     with torch.no_grad():
         red, score = (scores.view(3, -1) for scores in (guidance.expert.score(pixels, text), guidance.model.score(latents, text)))
     first, second = torch.triu_indices(3, 3, offset=1)
@@ -96,6 +97,32 @@ def test_the_proxy_learns_the_preferences_of_an_expert_without_gradient(line: Pa
     assert differs.sum() > 10
     agrees = ((score[first] > score[second]) == (red[first] > red[second]))[differs]
     assert agrees.float().mean() > 0.9
+
+
+def test_a_proxy_that_no_longer_stands_for_the_expert_is_said_to() -> None:
+    def curve(agreement: float, retrieval: float) -> list[dict[str, float]]:
+        """Twenty rows of a good beginning, and twenty as given."""
+        good, now = {"lrm_agreement": 0.7, "lrm_retrieval": 0.8}, {"lrm_agreement": agreement, "lrm_retrieval": retrieval}
+        return [good] * 20 + [now] * 20
+
+    assert doubt_of_proxy(curve(0.51, 0.41)) is None
+    assert "agree on 36%" in str(doubt_of_proxy(curve(0.36, 0.8)))
+    assert "finds 3% of the captions of real latents; in the beginning it found 80%" in str(doubt_of_proxy(curve(0.7, 0.028)))
+    assert doubt_of_proxy(curve(0.36, 0.8)[:39]) is None
+    assert doubt_of_proxy([{"distance": 0.1}] * 99) is None
+
+
+def test_the_proxys_retrieval_is_of_the_real_latents_alone(line: Path) -> None:
+    guidance, texts = guidance_of(line, TUNINGS["hard"]), texts_of(num=16)
+    known, first, second = candidates_of(0, num=16)
+    optimizer = torch.optim.Adam(guidance.model.parameters(), lr=1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        shown = guidance.model(known, texts["expert"])
+        contrastive_loss(shown.latents, shown.text, shown.scale).backward()
+        optimizer.step()
+    assert guidance.learn(0, [first, second, known], texts)["lrm_retrieval"] == 1
+    assert guidance.learn(1, [known, first, second], texts)["lrm_retrieval"] < 0.5
 
 
 @pytest.mark.parametrize("name", TUNINGS)

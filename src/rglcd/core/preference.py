@@ -73,3 +73,10 @@ def pairwise_agreement(expert_logits: Tensor, proxy_logits: Tensor) -> Tensor:
     decided = expert.nan_to_num(nan=0.0).abs() >= _DECIDED
     agreed = (expert.sign() * proxy.sign()).masked_fill(~decided, 0.0).sum()
     return (1 + agreed / decided.sum().clamp(min=1)) / 2
+
+
+def retrieval_accuracy(latent_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+    """How often a latent (B, E) is nearest to its own caption of the B (unit vectors): a scalar; equally near is as good."""
+    cosines = latent_embeds @ text_embeds.T
+    # A caption that the batch has twice is each one's own, up to rounding.
+    return (cosines.diagonal() >= cosines.amax(dim=1) - 1e-6).to(cosines.dtype).mean()

@@ -23,6 +23,7 @@ _CURVES = {
     "reward": ("Training reward", "of the student’s predictions"),
     "lrm_loss": ("Proxy against expert", "divergence of their preferences"),
     "lrm_agreement": ("Proxy and expert agree", "on pairs of pictures, before each update"),
+    "lrm_retrieval": ("Proxy finds captions", "of a batch’s real latents among its captions, before each update"),
     "grad_norm": ("Gradient norm", "before clipping"),
 }
 

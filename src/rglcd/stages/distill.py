@@ -22,13 +22,13 @@ from rglcd.stages.run import Output
 from rglcd.stages.side_by_side import run_side_by_side
 from rglcd.stages.step_cost import StepCosts
 from rglcd.stages.student_export import RECORD, Arm, arm_sections, export_arm
-from rglcd.stages.table import stage_named
 from rglcd.store.locks import exclusive_lock
 from rglcd.store.manifest import altered_files, digest_of, read_manifest, read_verified
 from rglcd.store.staging import STAGING, publish_folder
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World, join_world
 from rglcd.training.loop import Run, train
+from rglcd.training.reward_guidance import doubt_of_proxy
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,20 @@ def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
         inputs["reward_model"] = read_verified(materials.proxy_folder, made_by="pretrain").digest
     return digest_of(
         {
-            "version": stage_named("distill").version,
+            "version": _version(reward),
             **arm_sections(materials, reward),
             "num_steps": num_steps,
             "inputs": inputs,
         }
     )
+
+
+def _version(reward: AnyReward) -> int:
+    """What an arm of such a reward is made by. The stage's version is of all that it writes; an arm that a change leaves alone stays.
+
+    4: draws by sample; 5: a tuned proxy's retrieval is in the curve.
+    """
+    return 5 if reward.kind == "latent" and reward.tuning.kind == "online" else 4
 
 
 def _is_there(arm: Arm, student: Output, *, world: World) -> bool:
@@ -156,7 +164,8 @@ def _taken_over(arm: Arm, student: Output, *, world: World) -> bool:
 def _train_arm(arm: Arm, folder: Path, watching: Watching) -> None:
     distillation, world = arm.materials.distillation, arm.materials.world
     distiller = make_distiller(arm.materials, arm.reward, num_steps=arm.num_steps, world=world)
-    run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, distillation.checkpoint_every, distillation.guard)
+    save_every, guard = distillation.checkpoint_every, distillation.guard
+    run = Run(f"distill {arm.name}", arm.num_steps, distillation.batch_size, save_every, guard, doubt_of_proxy)
     monitor = watching.monitor(arm, distiller, run)
     curve = train(distiller, run, checkpointer=Checkpointer(_checkpoints(folder, arm)), world=world, monitor=monitor)
     if world.is_main:

@@ -189,7 +189,8 @@ STAGES: tuple[Stage, ...] = (
         inputs=("latents", "pretrained", "reward_model"),
         outputs=("student",),
         profile=Profile.GPU_GANG,
-        version=4,  # 3: a CPU's fused attention counts as operations, so the control has other numbers of steps; 4: draws by sample
+        # 3: a CPU's fused attention counts as operations, so a control's length is another; 4: draws by sample; 5: retrieval in the curve
+        version=5,
         reads=_read_by_distill,
         unkeyed=("monitoring",),
         reads_unkeyed=_looked_at_by_distill,

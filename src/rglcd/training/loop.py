@@ -5,7 +5,7 @@ What is trained is behind :class:`Trainable`; the loop knows neither students no
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
@@ -84,15 +84,23 @@ class NoMonitor:
 _NO_MONITOR = NoMonitor()
 
 
+def _no_doubt(curve: Sequence[Mapping[str, Any]]) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Run:
-    """How long, how often saved, the name that progress is reported under, and what a step that goes wrong does."""
+    """How long, how often saved, the name that progress is reported under, and what a step that goes wrong does.
+
+    ``doubt`` reads the curve after each row, and says what is doubtful about it, if anything is; that is said once, and nothing stops.
+    """
 
     task: str
     num_steps: int
     images_per_step: int
     checkpoint_every: int
     guard: Guard = _STOP
+    doubt: Callable[[Sequence[Mapping[str, Any]]], str | None] = _no_doubt
 
     @property
     def log_every(self) -> int:
@@ -114,6 +122,7 @@ def train(
     if world.is_main:
         monitor.resume(step)
     _require_no_objection(monitor, run, step, world=world)
+    doubted = False
     with noting_stops() as stop:
         while step < run.num_steps:
             if step not in watch.passed_over:
@@ -133,6 +142,7 @@ def train(
                 row = _row(figures, done=done, run=run, watch=watch)
                 curve += [row] if figures is not None and done % run.log_every == 0 else []
                 _report(run, row)
+                doubted = doubted or _doubted(run, curve, done, world=world)
             if (saves or stopping) and world.is_main:
                 _save(trainable, run, watch, done, curve, checkpointer=checkpointer)
                 _report(run, row | {"saved_step": done})
@@ -148,6 +158,13 @@ def train(
             raise TryAgain(f"{run.task}: stopped after the last step, state saved; run the same command to go on")
     world.wait()
     return curve
+
+
+def _doubted(run: Run, curve: Sequence[Mapping[str, Any]], done: int, *, world: World) -> bool:
+    doubt = run.doubt(curve) if world.is_main else None
+    if doubt is not None:
+        print(f"rglcd: {run.task}, after {done} of {run.num_steps} steps: {doubt}", file=sys.stderr)
+    return doubt is not None
 
 
 def _require_no_objection(monitor: Monitor, run: Run, done: int, *, world: World) -> None:

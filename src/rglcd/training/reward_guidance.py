@@ -8,6 +8,7 @@ Shapes: B batch, (C, h, w) latents, K candidates, D text width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from types import MappingProxyType
 from typing import Final, Protocol, assert_never
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from rglcd import recipe
 from rglcd.core.distillation import reward_gradient
-from rglcd.core.preference import pairwise_agreement, pairwise_preference_kl
+from rglcd.core.preference import pairwise_agreement, pairwise_preference_kl, retrieval_accuracy
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
@@ -172,7 +173,7 @@ class LatentRewardGuidance:
 
     def _update(self, tuning: recipe.OnlineProxy, latents: Sequence[Tensor], text: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step of the optimiser on all labels (K, b), from gradients of ``micro_batch`` captions at a time; figures before it."""
-        divergences, logits = [], []
+        divergences, logits, real = [], [], []
         for rows in accumulated(self._network, micro_batches(len(text), self.micro_batch)):
             some = labels[:, rows]
             answers = self._network(torch.cat([candidate[rows] for candidate in latents]), text[rows].repeat(len(latents), 1))
@@ -183,10 +184,16 @@ class LatentRewardGuidance:
             (len(kl) / len(text) * kl.mean()).backward()
             divergences.append(kl.detach())
             logits.append(theirs.detach())
+            real.append([each.detach().view(len(latents), len(some[0]), -1)[REAL] for each in (answers.latents, answers.text)])
         optimise(self._optimizer, rate=tuning.learning_rate)
         # Over the pairs of all ranks: how many are decided differs from one to another.
         theirs, decided = (self._world.gather(each.T.contiguous()).T for each in (torch.cat(logits, dim=1), labels))
-        return {"lrm_loss": torch.cat(divergences).mean(), "lrm_agreement": pairwise_agreement(decided, theirs)}
+        return {
+            "lrm_loss": torch.cat(divergences).mean(),
+            "lrm_agreement": pairwise_agreement(decided, theirs),
+            # Whether it still knows what is in a picture; by chance, one over the number of labelled captions.
+            "lrm_retrieval": retrieval_accuracy(*(torch.cat(each) for each in zip(*real, strict=True))),
+        }
 
     @torch.no_grad()
     def _judged(self, candidates: Sequence[Tensor], text: Tensor) -> Tensor:
@@ -203,6 +210,32 @@ class LatentRewardGuidance:
     def restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.model.load_state_dict(dict(parts["reward_model"]))
         restore_optimizer(self._optimizer, self.model, parts["reward_model_optimizer"])
+
+
+_ROWS = 20
+
+
+def doubt_of_proxy(curve: Sequence[Mapping[str, float]]) -> str | None:
+    """Why the proxy may no longer stand for the expert, as the last rows of a training curve say, and what to do; None if they do not.
+
+    It should agree with the expert on half of the decided pairs at least, and know half as many captions as at the beginning.
+    """
+    tuned = [row for row in curve if "lrm_agreement" in row]
+    if len(tuned) < 2 * _ROWS:
+        return None
+    agreement, retrieval = (fmean(row[name] for row in tuned[-_ROWS:]) for name in ("lrm_agreement", "lrm_retrieval"))
+    known = fmean(row["lrm_retrieval"] for row in tuned[:_ROWS])
+    if agreement < 0.5:
+        return (
+            f"proxy and expert agree on {agreement:.0%} of the pairs that the expert decides, less than by chance: the student goes where "
+            "the proxy alone likes it. Lower reward.weight, or let the proxy follow faster (reward.tuning.learning_rate, num_updates)"
+        )
+    if retrieval < known / 2:
+        return (
+            f"the proxy finds {retrieval:.0%} of the captions of real latents; in the beginning it found {known:.0%}. "
+            "Lower reward.tuning.learning_rate, so that it does not forget what a caption is"
+        )
+    return None
 
 
 def privileged_candidate(chosen: recipe.RealImage) -> int | None:
