@@ -38,7 +38,7 @@ MATCHED = Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="l
 
 LATENT = (
     "reward={kind: latent, weight: 1.0, chunk_size: 32, prediction: {kind: shared, every: 2}, "
-    "tuning: {kind: online, learning_rate: 1.0e-4, label_every: 1}}"
+    "tuning: {kind: online, learning_rate: 1.0e-3, label_every: 1}}"
 )
 """The proxy's recipe, for claims about it: the preset's reward acts through the decoder, on as many samples. docs/decisions/0011."""
 
@@ -55,9 +55,9 @@ def _plain(name: str, label: str, *overrides: str, num_steps: int = SHORT_STEPS)
     return Run(name, label, (*_SHORT, "distillation.arms=[lcm]", f"distillation.num_steps={num_steps}", *overrides), arm="lcm")
 
 
-def _taught_by(expert: str, what: str) -> tuple[Run, Run, Run]:
+def _taught_by(expert: str, what: str, *how: str) -> tuple[Run, Run, Run]:
     """The proxy tuned on an expert that has no gradient, and the two controls."""
-    reward = (LATENT, f"reward.expert={expert}")
+    reward = (LATENT, f"reward.expert={expert}", *how)
     return (
         _guided(f"{expert}-online", f"tuned on {what}", *reward),
         _guided(f"{expert}-frozen", "left as pretrained", *reward, "reward.tuning={kind: frozen}"),
@@ -108,7 +108,7 @@ STUDIES: tuple[Study, ...] = (
         "A reward without gradient teaches through the proxy: votes",
         "A further group of simulated raters votes on pictures; none of them is in the judge or the panel. Does a proxy tuned on their "
         f"votes guide better than one left as it was, or tuned on votes for other captions? {SHORT_STEPS} steps.",
-        _taught_by("votes", "votes"),
+        _taught_by("votes", "votes", "reward.weight=0.4"),
         ("votes", "judge", "whole", "expert", "frechet"),
         baseline="tuned on votes",
     ),
@@ -116,7 +116,7 @@ STUDIES: tuple[Study, ...] = (
         "checker-as-expert",
         "A reward without gradient teaches through the proxy: a program's count",
         f"The same with the checker, a program that counts how many of five conditions a picture meets. {SHORT_STEPS} steps.",
-        _taught_by("checker", "counts"),
+        _taught_by("checker", "counts", "reward.weight=0.26", "reward.tuning.labels={kind: hard, ties: left_out}"),
         ("checker", "judge", "whole", "votes", "frechet"),
         baseline="tuned on counts",
     ),
