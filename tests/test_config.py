@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rglcd import recipe
+from rglcd.cli import main
 from rglcd.config import SECTIONS, NoReward, dump, load_params, load_preset, preset_names, validate_section
+from rglcd.config.encodings import known_encoding
 from rglcd.config.synonyms import SYNONYMS
 from rglcd.errors import InputError
 from rglcd.stages.table import stages_of
@@ -243,3 +245,40 @@ class TestArms:
 def test_the_resize_mode_that_is_called_no_needs_no_quotes() -> None:
     """YAML reads it as false."""
     assert load_preset("micro", overrides=["sharding.resize=no"]).sharding.resize == "no"
+
+
+class TestCaptionEncoding:
+    def test_one_encoding_has_one_spelling_and_none_leaves_the_key_out(self) -> None:
+        spellings = [load_preset("micro", overrides=[f"sharding.caption_encoding={name}"]).sharding for name in ("latin-1", "ISO_8859-1")]
+        assert spellings[0] == spellings[1]
+        assert spellings[0].model_dump(mode="json")["caption_encoding"] == "iso8859-1"
+        assert "caption_encoding" not in load_preset("micro").sharding.model_dump(mode="json"), "keys of results made before stay"
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("klingon", "no encoding of text"),
+            ("rot13", "no encoding of text"),
+            ("base64", "no encoding of text"),
+            ("", "no encoding of text"),
+            ("a\0b", "no encoding of text"),
+            ("undefined", "no encoding of text"),
+            ("utf-16-le", "no ASCII letters"),
+            ("cp037", "no ASCII letters"),
+            ("utf-7", "no ASCII letters"),
+            ("unicode_escape", "no ASCII letters"),
+        ],
+    )
+    def test_an_encoding_that_no_index_can_be_in_is_refused(self, name: str, why: str) -> None:
+        with pytest.raises(ValueError, match=why):
+            known_encoding(name)
+
+    def test_it_is_refused_by_its_key_and_by_the_commands_option(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(InputError, match=r"sharding.caption_encoding.*'klingon' is no encoding of text.*write latin-1"):
+            load_preset("micro", overrides=["sharding.caption_encoding=klingon"])
+        (tmp_path / "a.tsv").write_bytes(b"images/a.png\tfox\n")
+        with pytest.raises(SystemExit) as ended:
+            main(["data", "use", str(tmp_path / "a.tsv"), "--folder", str(tmp_path / "data"), "--caption-encoding", "rot13"])
+        assert ended.value.code == 2
+        assert "--caption-encoding: 'rot13' is no encoding of text" in capsys.readouterr().err
+        assert not (tmp_path / "data").exists()

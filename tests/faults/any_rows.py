@@ -97,8 +97,8 @@ def _counting() -> Iterator[Counter[str]]:
     def parsed(where: Any) -> Any:
         real = where.facts_in
 
-        def call(data: bytes) -> Mapping[str, Any]:
-            facts: Mapping[str, Any] = real(data)
+        def call(data: bytes, encoding: str | None) -> Mapping[str, Any]:
+            facts: Mapping[str, Any] = real(data, encoding)
             reached.update([_JSON] if facts else [])
             return facts
 

@@ -13,6 +13,7 @@ import pytest
 
 from rglcd.cli import main
 from rglcd.errors import InputError
+from rglcd.sharding.import_source import use
 from rglcd.sharding.shards import Sample
 from rglcd.sharding.source import MAX_ROW_BYTES
 from tests.sharding.hostile_server import picture_bytes
@@ -171,11 +172,15 @@ CAPTIONS = {
     "UTF-16 of the other order": (b"\xfe\xff" + "a café".encode("utf-16-be"), "a café"),
     "Windows-1252": ("a “café”".encode("cp1252"), "unreadable_caption"),
     "UTF-16 without its mark": ("a cafe".encode("utf-16-le"), "unreadable_caption"),
+    "UTF-32 with its mark": ("a café".encode("utf-32"), "a café"),
     "half of UTF-16": ("a café".encode("utf-16")[:-1], "unreadable_caption"),
     "a mark alone": (b"\xef\xbb\xbf", "empty_caption"),
     "long": (b"x" * 20_000, "caption_too_long"),
     "very long": (b"x" * 200_000, "caption_too_long"),
 }
+
+LEGACY = {"Latin-1": ("latin-1", "a café"), "Chinese": ("gb18030", "红色的狐狸，黄昏"), "Japanese": ("cp932", "赤い狐と表の能力")}
+"""Encodings and texts; the Japanese one has a backslash for a second byte."""
 
 
 class TestCaptions:
@@ -193,6 +198,23 @@ class TestCaptions:
     def test_a_caption_in_a_file_of_another_kind_is_read(self, tmp_path: Path, name: str, data: bytes) -> None:
         packed(write_tar(tmp_path / "0.tar", [("a.jpg", picture_bytes(image_format="JPEG")), (name, data)]), tmp_path)
         assert captions(tmp_path) == ["fox"]
+
+    @pytest.mark.parametrize("kind", LEGACY)
+    def test_a_caption_is_read_in_the_declared_encoding_if_it_is_not_utf8(self, tmp_path: Path, kind: str) -> None:
+        name, text = LEGACY[kind]
+        parts = {"a.txt": text.encode(name), "b.json": b'{"caption": "%s"}' % text.encode(name), "c.txt": text.encode()}
+        pictures: list[Member] = [(f"{letter}.jpg", picture_bytes(image_format="JPEG")) for letter in "abc"]
+        tar = write_tar(tmp_path / "0.tar", [*pictures, *parts.items()])
+        assert {row["error_message"] for row in packed(tar, tmp_path) if row["caption"] != text} == {"unreadable_caption"}
+        sharding = SHARDING.model_copy(update={"caption_encoding": name})
+        run(tmp_path / "source", tmp_path / "declared", sharding)
+        assert [sample.caption for sample in samples_of(tmp_path / "declared")] == [text] * 3
+
+    def test_tars_are_not_rewritten_so_the_encoding_is_the_configurations(self, tmp_path: Path) -> None:
+        tar = write_tar(tmp_path / "0.tar", list(BESIDE))
+        with pytest.raises(InputError, match=r"read as they are: .* rglcd config set sharding.caption_encoding=cp932"):
+            use(str(tar), tmp_path / "source", caption_encoding="cp932")
+        assert not (tmp_path / "source" / "shards.json").exists()
 
     def test_half_of_a_surrogate_pair_in_a_json_caption_is_refused(self, tmp_path: Path) -> None:
         members: list[Member] = [("a.jpg", picture_bytes(image_format="JPEG")), ("a.json", rb'{"caption": "\ud83d"}'), *BESIDE]

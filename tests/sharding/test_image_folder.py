@@ -12,7 +12,7 @@ import pytest
 from rglcd.cli import main
 from rglcd.sharding.import_source import use
 from tests.sharding.hostile_server import picture_bytes
-from tests.sharding.test_hostile_tars import CAPTIONS
+from tests.sharding.test_hostile_tars import CAPTIONS, LEGACY
 from tests.sharding.test_third_party_tars import sample, write_tar
 from tests.stages.sharding_runs import run
 
@@ -26,9 +26,9 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def packed(what: Path, folder: Path) -> list[Mapping[str, Any]]:
+def packed(what: Path, folder: Path, *options: str) -> list[Mapping[str, Any]]:
     """The rows of the parquet files that the shards made of ``what`` have."""
-    main(["data", "use", str(what), "--folder", str(folder / "source")])
+    main(["data", "use", str(what), "--folder", str(folder / "source"), *options])
     facts = run(folder / "source", folder / "shards")
     rows: list[Mapping[str, Any]] = pa.concat_tables(map(pq.read_table, sorted((folder / "shards").glob("*.parquet")))).to_pylist()
     assert len(rows) == facts["rows"] == facts["samples"] + sum(facts["reasons"].values())
@@ -144,6 +144,22 @@ class TestCaptions:
     def test_a_caption_in_a_file_of_another_kind_is_read(self, tmp_path: Path, name: str, data: bytes, expected: str) -> None:
         photos = fill(tmp_path / "photos", {"a.png": PICTURE, name: data, "b.png": PICTURE, "b.txt": b"fox"})
         assert [row["error_message"] or row["caption"] for row in packed(photos, tmp_path)] == [expected, "fox"]
+
+    @pytest.mark.parametrize("kind", LEGACY)
+    def test_one_in_a_declared_encoding_becomes_utf8_and_what_is_utf8_or_marked_stays(self, tmp_path: Path, kind: str) -> None:
+        name, text = LEGACY[kind]
+        photos = fill(tmp_path / "photos", {f"{letter}.png": PICTURE for letter in "abcd"})
+        fill(photos, {"a.txt": text.encode(name), "b.txt": text.encode(), "c.txt": text.encode("utf-16")})
+        fill(photos, {"d.json": b'{"caption": "%s"}' % text.encode(name)})
+        rows = packed(photos, tmp_path, "--caption-encoding", name)
+        assert [row["error_message"] or row["caption"] for row in rows] == [text] * 4
+        assert (tmp_path / "source" / "index.tsv").read_text(encoding="utf-8").count(text) == 4
+
+    def test_what_is_not_even_in_the_declared_encoding_is_refused(self, tmp_path: Path) -> None:
+        files = {"a.txt": b"\xff\xff", "b.json": b'{"caption": "\xff"}', "c.txt": b"fox", "d.txt": "é".encode("utf-16")[:-1]}
+        photos = fill(tmp_path / "photos", {f"{letter}.png": PICTURE for letter in "abcd"} | files)
+        rows = packed(photos, tmp_path, "--caption-encoding", "gb18030")
+        assert [row["error_message"] or row["caption"] for row in rows] == [*["unreadable_caption"] * 2, "fox", "unreadable_caption"]
 
     def test_rows_held_out_are_chosen_among_those_that_can_be_read(self, tmp_path: Path) -> None:
         files = {f"{number}.png": picture_bytes(number) for number in range(6)} | {

@@ -162,3 +162,32 @@ class TestDuplicates:
         for name in ("00001_stats.json", "00002_stats.json"):
             (tmp_path / "killed" / name).unlink()
         assert files_after_run(source, tmp_path / "killed", sharding) == unbroken
+
+
+class TestADeclaredEncoding:
+    @pytest.fixture
+    def index(self, tmp_path: Path) -> Path:
+        """Captions in Latin-1, in UTF-8, in nothing, and of two columns."""
+        (tmp_path / "source" / "images").mkdir(parents=True)
+        (tmp_path / "source" / "images" / "a.png").write_bytes(picture_bytes())
+        rows = [b"a caf\xe9\r", "a café".encode(), b"a \x81", b"caf\xe9\tcaf\xe9"]
+        (tmp_path / "theirs.tsv").write_bytes(b"".join(b"images/a.png\t%s\n" % row for row in rows))
+        return tmp_path / "theirs.tsv"
+
+    def test_an_index_is_rewritten_in_utf8_before_rows_are_held_out(self, index: Path, tmp_path: Path) -> None:
+        said = use(str(index), tmp_path / "source", caption_encoding="cp1252")
+        rows = (tmp_path / "source" / "index.tsv").read_bytes().splitlines()
+        assert rows[0] == rows[1] == "images/a.png\ta café".encode()
+        assert rows[2] == b"images/a.png\ta \x81", "no letter of cp1252: for shard to count"
+        assert said[0].endswith(f"{sum(map(len, rows)) + 4} bytes")
+        facts = run(tmp_path / "source", tmp_path / "shards")
+        assert facts["reasons"] == {"malformed_row": 1, "unreadable_caption": 1}
+        assert [one.caption for one in samples_of(tmp_path / "shards")] == ["a café", "a café"]
+
+    def test_an_index_as_it_is_is_read_so_by_the_stage(self, index: Path, tmp_path: Path) -> None:
+        use(str(index), tmp_path / "source")
+        artifacts = {"source": tmp_path / "source", "shards": tmp_path / "shards"}
+        kept = run_stage("shard", {"sharding": SHARDING}, artifacts).manifest
+        read = run_stage("shard", {"sharding": SHARDING.model_copy(update={"caption_encoding": "cp1252"})}, artifacts).manifest
+        assert [made.facts["reasons"]["unreadable_caption"] for made in (kept, read)] == [2, 1]
+        assert kept.key != read.key, "another encoding is another computation"

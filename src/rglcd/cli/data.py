@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from rglcd.cli.files import DATA
+from rglcd.config.encodings import known_encoding
 from rglcd.config.sources import PromptKind
+from rglcd.errors import InputError
 
 PROMPT_KINDS: Final = get_args(PromptKind)
 COCO_COUNTS: Final = (30_000, 10_000, 5_000)
@@ -23,6 +25,11 @@ def add_data(verbs: Any) -> None:
     use.add_argument(
         "--reference", type=int, metavar="N", help="hold out N rows: the real images to evaluate with, which are not trained on"
     )
+    use.add_argument(
+        "--caption-encoding",
+        metavar="NAME",
+        help="what captions are in that are not UTF-8, such as latin-1 (an index, or a folder of images)",
+    )
     use.set_defaults(act=_data_use)
     prompts = actions.add_parser("prompts", help="read a set of prompts, and say what it holds: kind, counts by group, digest, what is odd")
     prompts.add_argument("path", type=Path, metavar="FILE", help="a file of prompts, or a folder of a published set")
@@ -39,7 +46,16 @@ def add_data(verbs: Any) -> None:
 def _data_use(options: argparse.Namespace) -> None:
     from rglcd.sharding.import_source import use
 
-    print("\n".join(use(options.what, options.folder, prompts=options.prompts, reference=options.reference)))
+    encoding = None if options.caption_encoding is None else _encoding(options.caption_encoding)
+    held_out = {"prompts": options.prompts, "reference": options.reference}
+    print("\n".join(use(options.what, options.folder, **held_out, caption_encoding=encoding)))
+
+
+def _encoding(name: str) -> str:
+    try:
+        return known_encoding(name)
+    except ValueError as error:
+        raise InputError(f"--caption-encoding: {error}") from None
 
 
 def _data_prompts(options: argparse.Namespace) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rglcd.config.base import Section
+from rglcd.config.encodings import known_encoding
 from rglcd.recipe import Positive
 
 
@@ -59,6 +60,10 @@ class Sharding(Section):
     """Rows of the index that make a shard; a ready-made shard stays one."""
     max_rows: Positive | None = None
     """Read only the first rows of the index; null reads all."""
+    caption_encoding: Annotated[str, AfterValidator(known_encoding)] | None = Field(
+        default=None, exclude_if=lambda encoding: encoding is None
+    )
+    """What captions are in that are not UTF-8 (latin-1, cp1252, gb18030, cp932 ...); left out: such rows are refused."""
     download: Annotated[NoDownload | WebDownload, Field(discriminator="kind")] = NoDownload()
     parts: Positive = 1
     """Independent parts that a cluster may run side by side."""

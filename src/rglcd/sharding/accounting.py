@@ -31,7 +31,8 @@ class Reason(StrEnum):
     EMPTY_CAPTION = "empty_caption"
     CAPTION_TOO_LONG = "caption_too_long"
     UNREADABLE_CAPTION = "unreadable_caption"
-    """Neither UTF-8 nor, in a file of its own, UTF-16 with its byte order mark; or it holds a NUL or half of a surrogate pair."""
+    """Not what its byte order mark says; without one, neither UTF-8 nor in ``sharding.caption_encoding``; or it holds a NUL or half of a
+    surrogate pair."""
     FORBIDDEN_SCHEME = "forbidden_scheme"
     """A scheme other than http and https (file:, ftp:, data:, s3: ...)."""
     FORBIDDEN_PATH = "forbidden_path"

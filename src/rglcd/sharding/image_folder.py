@@ -1,5 +1,6 @@
 """A folder of images as a source: which of its files are images, the caption beside each, and the name that the index can hold."""
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from rglcd.sharding.texts import CAPTION_EXTENSIONS, MAX_JSON_BYTES, facts_in, t
 _SUFFIXES: Final = tuple(f".{extension}" for extension in (*CAPTION_EXTENSIONS, "json"))
 _SHOWN: Final = 10
 _MAX_NAME_BYTES: Final = 255  # of Linux's file systems
-_NO_TEXT: Final = b"\xff"
+_NO_TEXT: Final = codecs.BOM_UTF16_LE + b"?"  # half of a character: what UTF-16's mark begins is read in no other encoding
 _UNHOLDABLE: Final = re.compile("[\t\n\r\\\\\udc80-\udcff]")
 """What a path in an index cannot hold: its separators, a backslash, bytes of a name that is not UTF-8."""
 _LINE: Final = bytes.maketrans(b"\t\n\r", b"   ")
@@ -57,9 +58,12 @@ def found_in(folder: Path) -> FoundFiles:
     return FoundFiles(tuple(images), (*_said_of_links(num_links, folder), *_said_of_skipped(skipped)))
 
 
-def index_line(name: str, caption: Path | None) -> bytes:
-    """The line of an index for the image ``name``; a caption that is no text stays as it is, so that ``shard`` counts it as such."""
-    return name.encode() + b"\t" + (b"" if caption is None else _caption_bytes(caption)) + b"\n"
+def index_line(name: str, caption: Path | None, encoding: str | None) -> bytes:
+    """The line of an index for the image ``name``, whose caption, if it is not UTF-8, is in ``encoding``.
+
+    A caption that is no text stays as it is, so that ``shard`` counts it as such.
+    """
+    return name.encode() + b"\t" + (b"" if caption is None else _caption_bytes(caption, encoding)) + b"\n"
 
 
 def name_in_index(name: str, folder: Path) -> str:
@@ -102,21 +106,21 @@ def _followed(path: Path, root: Path) -> Path | None:
     return file if file.is_relative_to(root) and file.is_file() else None
 
 
-def _caption_bytes(path: Path) -> bytes:
+def _caption_bytes(path: Path, encoding: str | None) -> bytes:
     is_json = path.suffix.lower() == ".json"
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES if is_json else MAX_ROW_BYTES + 1)
     except PermissionError:
         return _NO_TEXT
-    if is_json:
-        given = facts_in(data).get("caption")
-        text = given if isinstance(given, str) else ""
-    else:
-        try:
-            text = text_of(data)
-        except RowRejectedError:
-            return data.translate(_LINE)
+    try:
+        if is_json:
+            given = facts_in(data, encoding).get("caption")
+            text = given if isinstance(given, str) else ""
+        else:
+            text = text_of(data, encoding)
+    except RowRejectedError:
+        return _NO_TEXT if is_json else data.translate(_LINE)
     return " ".join(text.split()).encode(errors="surrogatepass")  # half of a surrogate pair is no UTF-8, and refused as such
 
 

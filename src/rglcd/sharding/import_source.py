@@ -7,7 +7,7 @@ shards are named by size and version.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from glob import has_magic
@@ -21,7 +21,7 @@ from rglcd.errors import InputError
 from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
 from rglcd.sharding.image_folder import found_in, index_line, name_in_index
 from rglcd.sharding.index_layout import check_layout
-from rglcd.sharding.source import IMAGES, INDEX, read_lines
+from rglcd.sharding.source import IMAGES, INDEX, in_utf8, read_lines
 from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.connection import require_bucket
@@ -32,11 +32,14 @@ _TOY: Final = "corpus.json"
 _MAX_SHARDS: Final = 1_000_000
 
 
-def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int | None = None) -> list[str]:
+def use(
+    what: str, folder: Path, *, prompts: Path | None = None, reference: int | None = None, caption_encoding: str | None = None
+) -> list[str]:
     """Make ``folder`` a source of ``what``; returns lines that say what it holds.
 
     ``reference`` rows are held out of the index as ``reference/``, with their captions as ``prompts/heldout.txt`` unless
-    ``prompts`` names a file of others. Without these two, prompts and references in ``folder`` are left alone.
+    ``prompts`` names a file of others. Without these two, prompts and references in ``folder`` are left alone. Captions of an index or
+    beside images that are not UTF-8 and are in ``caption_encoding`` become UTF-8.
 
     ``what`` is a ``.tsv``, one or more ``.tar`` (braces expand: ``{00000..01242}.tar``), or a folder of tars or of images; a
     path or a URL that fsspec knows. Raises :class:`InputError` for anything else, and for a folder that holds the toy's corpus.
@@ -45,7 +48,7 @@ def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int 
         raise InputError(f"{folder} holds the toy corpus; name another folder (--folder), or move it away first")
     captions = None if prompts is None else read_prompts(prompts)
     try:
-        held, said = _use(what, folder, reference)
+        held, said = _use(what, folder, reference, caption_encoding)
     except BaseException:
         shutil.rmtree(_staged_images(folder), ignore_errors=True)
         remove_stale_staging(folder)
@@ -61,16 +64,21 @@ def use(what: str, folder: Path, *, prompts: Path | None = None, reference: int 
     return [storable(line) for line in said]  # a path may hold bytes that no terminal takes
 
 
-def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
+def _use(what: str, folder: Path, reference: int | None, encoding: str | None) -> tuple[HeldOut | None, list[str]]:
     require_bucket(what)
     folder.mkdir(parents=True, exist_ok=True)
     if what.endswith(".tsv"):
-        return _use_index(what, folder, reference)
+        return _use_index(what, folder, reference, encoding)
     shards = list(_shards_of(what))
     if shards and reference is not None:
         raise InputError(
             f"--reference takes rows of an index or of a folder of images, and {what} is ready-made tars, which are read whole: leave one "
             f"tar out, and put its images and an index of them in {folder / REFERENCE}"
+        )
+    if shards and encoding is not None:
+        raise InputError(
+            f"--caption-encoding makes an index of UTF-8, and {what} is ready-made tars, which are read as they are: leave it out, and say "
+            f"what they are in with: rglcd config set sharding.caption_encoding={encoding}"
         )
     if shards:
         write_json(folder / LISTING, {"shards": [_listed(shard) for shard in shards]})
@@ -81,14 +89,16 @@ def _use(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None
             said.append(f"left out: {num_images} images beside the tars of {what}; move the tars away to take the images instead")
         return None, said
     if "://" not in what and Path(what).is_dir():
-        return _use_images(Path(what), folder, reference)
+        return _use_images(Path(what), folder, reference, encoding)
     raise InputError(f"{what} is neither a .tsv, nor .tar files, nor a folder of tars or images")
 
 
-def _use_index(what: str, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
+def _use_index(what: str, folder: Path, reference: int | None, encoding: str | None) -> tuple[HeldOut | None, list[str]]:
     with staging_file(folder / INDEX) as staging:
         _copy(what, staging)
         odd = check_layout(staging, called=what)
+        if encoding is not None:
+            _rewrite(staging, (in_utf8(line, encoding) for line in read_lines(staging)))
         held = None if reference is None else _hold_out(staging, folder, folder, reference)
     _forget(folder, LISTING)
     said = [f"{folder / INDEX} is a copy of {what}: {(folder / INDEX).stat().st_size:,} bytes"]
@@ -98,19 +108,24 @@ def _use_index(what: str, folder: Path, reference: int | None) -> tuple[HeldOut 
 def _hold_out(index: Path, pictures: Path, folder: Path, count: int) -> HeldOut:
     """Take ``count`` rows out of ``index``, which is not yet in force, and publish them as the reference of ``folder``."""
     held = choose(index, pictures, count)
-    shorter = index.with_name(f"{index.name}.kept")
-    with shorter.open("wb") as rows:
-        rows.writelines(line + b"\n" for line in kept(read_lines(index), held))
-    shorter.replace(index)
+    _rewrite(index, kept(read_lines(index), held))
     write_reference(folder, held)
     return held
+
+
+def _rewrite(index: Path, lines: Iterable[bytes]) -> None:
+    """Make ``index``, from which ``lines`` may come, one of these lines."""
+    other = index.with_name(f"{index.name}.new")
+    with other.open("wb") as rows:
+        rows.writelines(line + b"\n" for line in lines)
+    other.replace(index)
 
 
 def _said_of(held: HeldOut | None, folder: Path) -> list[str]:
     return [] if held is None else [f"{folder / REFERENCE} holds {len(held.urls)} pictures that are not in the index"]
 
 
-def _use_images(images: Path, folder: Path, reference: int | None) -> tuple[HeldOut | None, list[str]]:
+def _use_images(images: Path, folder: Path, reference: int | None, encoding: str | None) -> tuple[HeldOut | None, list[str]]:
     """Images by name, each with the caption in the file beside it; one without is a row without a caption."""
     found = found_in(images)
     if not found.images:
@@ -121,7 +136,7 @@ def _use_images(images: Path, folder: Path, reference: int | None) -> tuple[Held
         for image in found.images:
             name = name_in_index(image.name, staging)
             _link(image.file, staging / name)
-            rows.write(index_line(f"{IMAGES}/{name}", image.caption))
+            rows.write(index_line(f"{IMAGES}/{name}", image.caption, encoding))
         rows.flush()
         held = None if reference is None else _hold_out_images(index, staging, folder, reference)
         shutil.rmtree(folder / IMAGES, ignore_errors=True)

@@ -18,7 +18,7 @@ from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.content_store import Fetched
 from rglcd.sharding.download import Downloader
-from rglcd.sharding.texts import checked_caption, storable
+from rglcd.sharding.texts import checked_caption, storable, text_of
 
 INDEX: Final = "index.tsv"
 """The index of the training images, within the source folder."""
@@ -75,11 +75,15 @@ class RowRange:
 
 @dataclass(frozen=True)
 class IndexSource:
-    """An index cut into ranges of rows, each of which makes a shard; ``downloader`` fetches what is not in its folder."""
+    """An index cut into ranges of rows, each of which makes a shard; ``downloader`` fetches what is not in its folder.
+
+    Captions that are not UTF-8 are in ``encoding``.
+    """
 
     index: Path
     ranges: Sequence[RowRange]
     downloader: Downloader | None
+    encoding: str | None = None
 
     @property
     def num_shards(self) -> int:
@@ -91,7 +95,7 @@ class IndexSource:
 
     def candidates(self, number: int) -> Iterator[Candidate]:
         """What each row of range ``number`` offers, in order."""
-        lines = (_parsed(line) for line in read_lines(self.index, self.ranges[number]))
+        lines = (_parsed(line, self.encoding) for line in read_lines(self.index, self.ranges[number]))
         if self.downloader is None:
             yield from (self._at_hand(row) for row in lines)
             return
@@ -148,8 +152,11 @@ def read_lines(index: Path, rows: RowRange | None = None) -> Iterator[bytes]:
         yield from _lines(stream, None if rows is None else rows.num_rows)
 
 
-def parse_row(line: bytes) -> Row:
-    """The row that ``line`` holds. Raises :class:`RowRejectedError`, with the url if the fault is the caption's."""
+def parse_row(line: bytes, encoding: str | None = None) -> Row:
+    """The row that ``line`` holds; a caption that is not UTF-8 is in ``encoding``.
+
+    Raises :class:`RowRejectedError`, with the url if the fault is the caption's.
+    """
     is_cut = len(line) > MAX_ROW_BYTES  # by read_lines: what follows is not known
     first, tab, second = line.partition(b"\t")
     try:
@@ -161,11 +168,18 @@ def parse_row(line: bytes) -> Row:
     if is_cut:
         raise RowRejectedError(Reason.CAPTION_TOO_LONG, url)
     try:
-        return Row(url, checked_caption(second.decode()))
-    except UnicodeDecodeError:
-        raise RowRejectedError(Reason.UNREADABLE_CAPTION, url) from None
+        return Row(url, checked_caption(text_of(second, encoding)))
     except RowRejectedError as rejected:
         raise RowRejectedError(rejected.reason, url) from None
+
+
+def in_utf8(line: bytes, encoding: str) -> bytes:
+    """``line`` of an index with its caption in UTF-8; a caption that is not in ``encoding`` either stays, for ``shard`` to count."""
+    url, tab, caption = line.partition(b"\t")
+    try:
+        return url + tab + text_of(caption, encoding).encode()
+    except RowRejectedError:
+        return line
 
 
 def read_image(url: str, folder: Path) -> bytes:
@@ -205,9 +219,9 @@ def _read_within(path: Path, folder: Path) -> bytes:
     return data
 
 
-def _parsed(line: bytes) -> Row | Candidate:
+def _parsed(line: bytes, encoding: str | None) -> Row | Candidate:
     try:
-        return parse_row(line)
+        return parse_row(line, encoding)
     except RowRejectedError as rejected:
         return Candidate(rejected.url, None, None, rejected.reason)
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from rglcd.sharding.accounting import Reason, RowRejectedError
@@ -13,7 +14,13 @@ MAX_JSON_BYTES: Final = 1 << 20
 CAPTION_EXTENSIONS: Final = ("txt", "text", "caption")
 """Of the files that hold an image's caption, the first that is there; then the key ``caption`` of its ``json``."""
 
-_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKED: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
 _MARK: Final = "\ufeff"
 
 
@@ -22,15 +29,17 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def text_of(data: bytes) -> str:
-    """The text of a caption file: UTF-16 if its byte order mark says so, else UTF-8.
+def text_of(data: bytes, encoding: str | None) -> str:
+    """The text of a caption: by its byte order mark; else UTF-8; else in ``encoding``, if one was declared.
 
     Raises :class:`RowRejectedError`: a guess at another encoding would train on wrong letters.
     """
-    try:
-        return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise RowRejectedError(Reason.UNREADABLE_CAPTION) from None
+    marked = next((name for mark, name in _MARKED if data.startswith(mark)), None)
+    for name in (marked,) if marked is not None else ("utf-8", encoding):
+        if name is not None:
+            with suppress(UnicodeDecodeError):
+                return data.decode(name)
+    raise RowRejectedError(Reason.UNREADABLE_CAPTION)
 
 
 def checked_caption(text: str) -> str:
@@ -49,10 +58,16 @@ def checked_caption(text: str) -> str:
     return caption
 
 
-def facts_in(data: bytes) -> Mapping[str, Any]:
-    """The JSON object that ``data`` holds; nothing if it holds none."""
+def facts_in(data: bytes, encoding: str | None) -> Mapping[str, Any]:
+    """The JSON object that ``data`` holds; nothing if it holds none.
+
+    JSON has UTF-8, UTF-16 or UTF-32; else it is read in ``encoding``. Raises :class:`RowRejectedError` for bytes that are no text.
+    """
     try:
-        facts = json.loads(data)
+        try:
+            facts = json.loads(data)
+        except UnicodeDecodeError:
+            facts = json.loads(text_of(data, encoding))
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -52,13 +52,14 @@ class ReadyShard:
 
 @dataclass(frozen=True)
 class ReadyShards:
-    """Each tar of the listing makes one shard. ``store`` keeps those that come from elsewhere."""
+    """Each tar of the listing makes one shard. ``store`` keeps those that come from elsewhere; captions not UTF-8 are in ``encoding``."""
 
     shards: tuple[ReadyShard, ...]
     store: ContentStore | None
+    encoding: str | None = None
 
     @classmethod
-    def open(cls, listing: Path, store: ContentStore | None) -> "ReadyShards":
+    def open(cls, listing: Path, store: ContentStore | None, encoding: str | None = None) -> "ReadyShards":
         """Raises :class:`InputError` for a listing that cannot be read, or one that leads elsewhere when ``store`` is None."""
         try:
             shards = tuple(_entry(entry) for entry in json.loads(listing.read_text(encoding="utf-8"))["shards"])
@@ -68,7 +69,7 @@ class ReadyShards:
             raise InputError(f"{listing} lists no shards")
         if store is None and any(shard.is_remote for shard in shards):
             raise InputError(f"{listing} names shards that lie elsewhere: set sharding.download.kind=web, which says where to keep them")
-        return cls(shards, store)
+        return cls(shards, store, encoding)
 
     @property
     def num_shards(self) -> int:
@@ -92,7 +93,7 @@ class ReadyShards:
             for key, row in sorted(rows, key=itemgetter(0)):
                 label, parts = f"{Path(shard.uri).name}/{key}", index.samples.pop(key, None)  # a second row of one key finds none
                 if parts is None or key not in index.num_copies:
-                    yield _candidate(row, parts, stream, label=label)
+                    yield _candidate(row, parts, stream, label=label, encoding=self.encoding)
                 else:
                     url = _text((row or {}).get("url")) or label
                     yield from [Candidate(url, None, None, Reason.REPEATED_MEMBER)] * (1 + index.num_copies[key])
@@ -162,15 +163,15 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     return [value.decode(errors="backslashreplace") if isinstance(value, bytes) else value for value in column.to_pylist()]
 
 
-def _candidate(row: Mapping[str, Any] | None, parts: Parts | None, stream: BinaryIO, *, label: str) -> Candidate:
+def _candidate(row: Mapping[str, Any] | None, parts: Parts | None, stream: BinaryIO, *, label: str, encoding: str | None) -> Candidate:
     known = row or {}
     url, caption = _text(known.get("url")), _text(known.get("caption"))
     if parts is None:
         return Candidate(url, caption, None, Reason.LOST_UPSTREAM if known.get("status") == "success" else Reason.FAILED_UPSTREAM)
-    facts = facts_in(_read(parts.get("json"), stream, MAX_JSON_BYTES) or b"")
-    url, caption = url or _text(facts.get("url")), None
+    facts = _facts(parts, stream, encoding)
+    url, caption = url or _text((facts or {}).get("url")), None
     try:
-        caption = _caption(parts, facts, stream)
+        caption = _caption(parts, facts, stream, encoding)
         if any(parts[extension].bytes > MAX_IMAGE_BYTES for extension in parts if extension in IMAGE_EXTENSIONS):
             raise RowRejectedError(Reason.TOO_LARGE)
         image = _read(
@@ -200,13 +201,23 @@ def _read(extent: Extent | None, stream: BinaryIO, max_bytes: int) -> bytes | No
     return data if len(data) == extent.bytes else None
 
 
-def _caption(parts: Parts, facts: Mapping[str, Any], stream: BinaryIO) -> str | None:
+def _facts(parts: Parts, stream: BinaryIO, encoding: str | None) -> Mapping[str, Any] | None:
+    """What the JSON of a sample says; None if its bytes are no text."""
+    try:
+        return facts_in(_read(parts.get("json"), stream, MAX_JSON_BYTES) or b"", encoding)
+    except RowRejectedError:
+        return None
+
+
+def _caption(parts: Parts, facts: Mapping[str, Any] | None, stream: BinaryIO, encoding: str | None) -> str | None:
     """A sample's caption; None if no member holds one. Raises :class:`RowRejectedError`."""
     for extension in CAPTION_EXTENSIONS:
         if extension in parts:
             if parts[extension].bytes > MAX_ROW_BYTES:
                 raise RowRejectedError(Reason.CAPTION_TOO_LONG)
             data = _read(parts[extension], stream, MAX_ROW_BYTES)
-            return None if data is None else checked_caption(text_of(data))
+            return None if data is None else checked_caption(text_of(data, encoding))
+    if facts is None:
+        raise RowRejectedError(Reason.UNREADABLE_CAPTION)
     given = _text(facts.get("caption"))
     return None if given is None else checked_caption(given)

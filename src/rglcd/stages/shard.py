@@ -70,14 +70,14 @@ def _open(sharding: Sharding, source: Path, stack: ExitStack) -> Source:
     if (source / LISTING).is_file():
         if sharding.max_rows is not None:
             raise InputError("sharding.max_rows reads the first rows of an index; ready-made shards are read whole: set it to null")
-        return ReadyShards.open(source / LISTING, store)
+        return ReadyShards.open(source / LISTING, store, sharding.caption_encoding)
     check_layout(source / INDEX, called=str(source / INDEX))
     ranges = split_rows(source / INDEX, sharding.samples_per_shard, max_rows=sharding.max_rows)
     if isinstance(download, NoDownload) or store is None:
-        return IndexSource(source / INDEX, ranges, None)
+        return IndexSource(source / INDEX, ranges, None, sharding.caption_encoding)
     policy = AddressPolicy.parse(download.allowed_networks)
     downloader = Downloader(store, limits_of(download), policy, round=download.round)
-    return IndexSource(source / INDEX, ranges, stack.enter_context(downloader))
+    return IndexSource(source / INDEX, ranges, stack.enter_context(downloader), sharding.caption_encoding)
 
 
 def limits_of(download: WebDownload) -> DownloadLimits:
