@@ -107,6 +107,20 @@ def test_answers_that_are_not_http_have_their_reason(server: HostileServer, stor
     assert time.monotonic() - started < LIMITS.total_seconds + 1
 
 
+def test_what_broke_a_connection_is_logged_and_a_flood_of_it_is_counted(
+    server: HostileServer, store: ContentStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = [f"http://{OPEN}:{server.raw_port}/garbage/{number}" for number in range(5)]
+    with Downloader(store, LIMITS, POLICY) as downloader:
+        fetched = list(downloader.fetch_in_order(urls))
+    lines = [record.getMessage() for record in caplog.records]
+    assert {answer.reason for answer in fetched if answer is not None} == {Reason.UNREACHABLE}, lines
+    assert len(lines) == 4
+    assert all(line.partition(": unreachable: ")[0] in urls for line in lines[:3])
+    assert lines[3].startswith("unreachable: aiohttp.")
+    assert lines[3].endswith(": and 2 more")
+
+
 @pytest.mark.parametrize("path", ["redirect/3", "tag/googlebot: noai", "cookie", "flaky"])
 def test_redirects_cookies_tags_and_passing_faults_are_no_failure(server: HostileServer, store: ContentStore, path: str) -> None:
     assert reason_of(store, server.url(path)) is None

@@ -170,10 +170,10 @@ CAPTIONS = {
     "UTF-8 with its mark": (b"\xef\xbb\xbfa caf\xc3\xa9\r\n", "a café"),
     "UTF-16 with its mark": ("a café".encode("utf-16"), "a café"),
     "UTF-16 of the other order": (b"\xfe\xff" + "a café".encode("utf-16-be"), "a café"),
-    "Windows-1252": ("a “café”".encode("cp1252"), "unreadable_caption"),
+    "Windows-1252": ("a “café”".encode("cp1252"), "unreadable_caption: UnicodeDecodeError"),
     "UTF-16 without its mark": ("a cafe".encode("utf-16-le"), "unreadable_caption"),
     "UTF-32 with its mark": ("a café".encode("utf-32"), "a café"),
-    "half of UTF-16": ("a café".encode("utf-16")[:-1], "unreadable_caption"),
+    "half of UTF-16": ("a café".encode("utf-16")[:-1], "unreadable_caption: UnicodeDecodeError"),
     "a mark alone": (b"\xef\xbb\xbf", "empty_caption"),
     "long": (b"x" * 20_000, "caption_too_long"),
     "very long": (b"x" * 200_000, "caption_too_long"),
@@ -205,7 +205,9 @@ class TestCaptions:
         parts = {"a.txt": text.encode(name), "b.json": b'{"caption": "%s"}' % text.encode(name), "c.txt": text.encode()}
         pictures: list[Member] = [(f"{letter}.jpg", picture_bytes(image_format="JPEG")) for letter in "abc"]
         tar = write_tar(tmp_path / "0.tar", [*pictures, *parts.items()])
-        assert {row["error_message"] for row in packed(tar, tmp_path) if row["caption"] != text} == {"unreadable_caption"}
+        assert {row["error_message"] for row in packed(tar, tmp_path) if row["caption"] != text} == {
+            "unreadable_caption: UnicodeDecodeError"
+        }
         sharding = SHARDING.model_copy(update={"caption_encoding": name})
         run(tmp_path / "source", tmp_path / "declared", sharding)
         assert [sample.caption for sample in samples_of(tmp_path / "declared")] == [text] * 3
@@ -219,4 +221,4 @@ class TestCaptions:
     def test_half_of_a_surrogate_pair_in_a_json_caption_is_refused(self, tmp_path: Path) -> None:
         members: list[Member] = [("a.jpg", picture_bytes(image_format="JPEG")), ("a.json", rb'{"caption": "\ud83d"}'), *BESIDE]
         rows = packed(write_tar(tmp_path / "0.tar", members), tmp_path)
-        assert reasons(rows) == {"0.tar/a": "unreadable_caption", "0.tar/beside": None}
+        assert reasons(rows) == {"0.tar/a": "unreadable_caption: UnicodeEncodeError", "0.tar/beside": None}

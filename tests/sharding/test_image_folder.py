@@ -138,7 +138,7 @@ class TestCaptions:
             ("a.json", b'{"caption": "fox"}', "fox"),
             ("a.json", b'{"caption": 7}', "empty_caption"),
             ("a.json", b"no json", "empty_caption"),
-            ("a.json", rb'{"caption": "\ud83d"}', "unreadable_caption"),
+            ("a.json", rb'{"caption": "\ud83d"}', "unreadable_caption: UnicodeDecodeError"),
         ],
     )
     def test_a_caption_in_a_file_of_another_kind_is_read(self, tmp_path: Path, name: str, data: bytes, expected: str) -> None:
@@ -158,8 +158,9 @@ class TestCaptions:
     def test_what_is_not_even_in_the_declared_encoding_is_refused(self, tmp_path: Path) -> None:
         files = {"a.txt": b"\xff\xff", "b.json": b'{"caption": "\xff"}', "c.txt": b"fox", "d.txt": "é".encode("utf-16")[:-1]}
         photos = fill(tmp_path / "photos", {f"{letter}.png": PICTURE for letter in "abcd"} | files)
+        refused = "unreadable_caption: UnicodeDecodeError"
         rows = packed(photos, tmp_path, "--caption-encoding", "gb18030")
-        assert [row["error_message"] or row["caption"] for row in rows] == [*["unreadable_caption"] * 2, "fox", "unreadable_caption"]
+        assert [row["error_message"] or row["caption"] for row in rows] == [refused, refused, "fox", refused]
 
     def test_rows_held_out_are_chosen_among_those_that_can_be_read(self, tmp_path: Path) -> None:
         files = {f"{number}.png": picture_bytes(number) for number in range(6)} | {

@@ -229,8 +229,30 @@ class TestRowsByTheirReasons:
         table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "shards").glob("*.parquet")))
         assert [(row["url"], row["error_message"]) for row in table.to_pylist()] == [
             ("images/a.png", "empty_caption"),
-            ("images/b.png", "unreadable_caption"),
+            ("images/b.png", "unreadable_caption: UnicodeDecodeError"),
             ("images/c.png", "caption_too_long"),
             ("images/d.png", "caption_too_long"),
             ("images/e.png", None),
         ]
+
+    def test_what_a_decoder_raised_is_in_the_rows_line_and_in_the_log(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        source = write_source(tmp_path / "source", num_images=1)
+        whole = (source / "images" / "00000.png").read_bytes()
+        for number in range(7):
+            (source / "images" / f"cut{number}.png").write_bytes(whole[: len(whole) // 2 + number])
+        (source / "images" / "page.png").write_bytes(b"<html>")
+        cut = [f"images/cut{number}.png\tcut" for number in range(7)]
+        rows = ["images/00000.png\tgood", *cut, "images/page.png\ta page", "images/none.png\tnowhere", "images/00000.png\t "]
+        (source / "index.tsv").write_text("\n".join(rows), encoding="utf-8")
+        facts = run(source, tmp_path / "shards", SHARDING.model_copy(update={"samples_per_shard": 20}))
+        assert facts["reasons"] == {"empty_caption": 1, "missing_file": 1, "undecodable": 7, "unknown_format": 1}
+        said = pq.read_table(tmp_path / "shards" / "00000.parquet").column("error_message").to_pylist()
+        others = ["unknown_format: PIL.UnidentifiedImageError", "missing_file: FileNotFoundError", "empty_caption"]
+        assert said == [None, *["undecodable: OSError"] * 7, *others]
+        lines = [record.getMessage() for record in caplog.records]
+        assert [line.partition(": ")[0] for line in lines[:3]] == [f"000000{number} images/cut{number - 1}.png" for number in (1, 2, 3)]
+        assert lines[0].startswith("0000001 images/cut0.png: undecodable: OSError: ")
+        assert lines[-1] == "undecodable: OSError: and 4 more"
+        assert len(lines) == 3 + 1 + 1 + 1, (
+            "three of a kind and their number; a page; a file that is not there; an empty caption is no error"
+        )

@@ -120,12 +120,34 @@ _OF_THE_IMAGE: Final = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Fault:
+    """An exception that a row's bytes caused: the name of its class, and what it said, which may differ from machine to machine."""
+
+    name: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Fault":
+        """``OSError``, and with its module what is not built in: ``struct.error``."""
+        kind = type(error)
+        return cls(kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}", str(error))
+
+
 class RowRejectedError(Exception):
-    """A row becomes no sample, for ``reason``. Counted by whoever reads rows; never seen by a user. ``url`` is what is known of it."""
+    """A row becomes no sample, for ``reason``. Counted by whoever reads rows; never seen by a user. ``url`` is what is known of it.
+
+    Raised ``from`` the exception that the row's bytes caused, if one did.
+    """
 
     def __init__(self, reason: Reason, url: str | None = None) -> None:
         super().__init__(reason.value)
         self.reason, self.url = reason, url
+
+    @property
+    def fault(self) -> Fault | None:
+        """What it was raised from."""
+        return None if self.__cause__ is None else Fault.of(self.__cause__)
 
 
 @dataclass(frozen=True)

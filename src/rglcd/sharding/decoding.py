@@ -168,15 +168,15 @@ def _blaming(data: bytes) -> Iterator[None]:
             yield
         except (RowRejectedError, MemoryError):
             raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise RowRejectedError(Reason.TOO_LARGE) from None
-        except UnidentifiedImageError:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise RowRejectedError(Reason.TOO_LARGE) from error
+        except UnidentifiedImageError as error:
             is_known = looks_like_image(data[:16])
-            raise RowRejectedError(Reason.UNDECODABLE if is_known else Reason.UNKNOWN_FORMAT) from None
+            raise RowRejectedError(Reason.UNDECODABLE if is_known else Reason.UNKNOWN_FORMAT) from error
         except Exception as error:  # Pillow's decoders raise at least eight types on damaged bytes
             if _is_of_the_machine(error):
                 raise
-            raise RowRejectedError(Reason.UNDECODABLE) from None
+            raise RowRejectedError(Reason.UNDECODABLE) from error
 
 
 def _is_of_the_machine(error: Exception) -> bool:

@@ -5,7 +5,6 @@ store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a fe
 """
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
@@ -23,6 +22,7 @@ from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.addresses import AddressPolicy, ForbiddenAddressError
 from rglcd.sharding.content_store import HEAD_BYTES, ContentStore, Fetched
 from rglcd.sharding.decoding import looks_like_image
+from rglcd.sharding.refusal_log import RefusalLog
 from rglcd.sharding.resolving import SystemResolver
 from rglcd.sharding.urls import host_of, redirected, requested
 from rglcd.store.disk_space import is_disk_full
@@ -41,7 +41,6 @@ _PASSING: Final = frozenset({Reason.UNREACHABLE, Reason.HOST_BUSY, Reason.SERVER
 """Reasons that another attempt may undo."""
 
 _CHUNK_BYTES: Final = 64 << 10
-_LOG: Final = logging.getLogger(__name__)
 _WAITING_PER_CONNECTION: Final = 4
 _RESOLVING_PER_CONNECTION: Final = 8
 """A name may be looked for several times as long as its fetch may take."""
@@ -83,7 +82,7 @@ class Downloader:
         resolver: AbstractResolver | None = None,
     ) -> None:
         self.store, self.limits, self.policy, self.round = store, limits, policy, round
-        self._resolver = resolver
+        self._resolver, self._log = resolver, RefusalLog()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="download", daemon=True)
 
@@ -97,6 +96,7 @@ class Downloader:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._log.close()
 
     def fetch_in_order(self, urls: Iterable[str | None]) -> Iterator[Fetched | None]:
         """What each of ``urls`` gave, in their order; ``None`` for ``None``. A bounded number are ahead of what was taken."""
@@ -154,46 +154,48 @@ class Downloader:
                 try:
                     sha256 = await self._within_limits(url)
                 except RowRejectedError as rejected:
+                    # Which class a broken connection raises is chance: it is logged, and not remembered.
+                    if rejected.fault is not None:
+                        self._log.add(url, rejected.reason, rejected.fault)
                     return self.store.remember(Fetched(url, None, rejected.reason, self.round))
             return self.store.remember(Fetched(url, sha256, None, self.round))
 
     async def _within_limits(self, url: str) -> str:
-        last = Reason.TIMED_OUT
+        last: tuple[Reason, BaseException | None] = Reason.TIMED_OUT, None
         try:
             async with asyncio.timeout(self.limits.total_seconds):
                 for attempt in range(self.limits.num_retries + 1):
                     try:
                         return await self._attempt(url)
                     except RowRejectedError as rejected:
-                        last = rejected.reason
-                    if last not in _PASSING or attempt == self.limits.num_retries:
+                        last = rejected.reason, rejected.__cause__
+                    if last[0] not in _PASSING or attempt == self.limits.num_retries:
                         break
                     await asyncio.sleep(self.limits.backoff_seconds * 2**attempt)
         except TimeoutError:
             pass
-        raise RowRejectedError(last)
+        raise RowRejectedError(last[0]) from last[1]
 
     async def _attempt(self, url: str) -> str:
         try:
             return await self._follow(url)
-        except ForbiddenAddressError:
-            raise RowRejectedError(Reason.FORBIDDEN_ADDRESS) from None
-        except aiohttp.ClientConnectorDNSError:
-            raise RowRejectedError(Reason.UNRESOLVED) from None
-        except (aiohttp.InvalidURL, UnicodeError):
-            raise RowRejectedError(Reason.MALFORMED_URL) from None
-        except aiohttp.ClientPayloadError:
-            raise RowRejectedError(Reason.CUT_SHORT) from None
+        except ForbiddenAddressError as error:
+            raise RowRejectedError(Reason.FORBIDDEN_ADDRESS) from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise RowRejectedError(Reason.UNRESOLVED) from error
+        except (aiohttp.InvalidURL, UnicodeError) as error:
+            raise RowRejectedError(Reason.MALFORMED_URL) from error
+        except aiohttp.ClientPayloadError as error:
+            raise RowRejectedError(Reason.CUT_SHORT) from error
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError) or is_disk_full(error):  # OSErrors too: the clock's and the disk's, not the network's
                 raise
-            raise RowRejectedError(Reason.UNREACHABLE) from None
+            raise RowRejectedError(Reason.UNREACHABLE) from error
         except (InputError, TryAgain):
             raise  # the stage's, not the host's
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             # What one host sends must not end the stage, whatever the libraries between make of it.
-            _LOG.warning("%s: %s: %s", ascii(url), type(error).__name__, ascii(str(error)))
-            raise RowRejectedError(Reason.UNREACHABLE) from None
+            raise RowRejectedError(Reason.UNREACHABLE) from error
 
     async def _follow(self, url: str) -> str:
         for _ in range(MAX_REDIRECTS + 1):
@@ -223,8 +225,8 @@ class Downloader:
                         if len(incoming.head) == HEAD_BYTES and not looks_like_image(incoming.head):
                             raise RowRejectedError(Reason.UNKNOWN_FORMAT)  # the rest of a web page or a film is not wanted
                         patience.reschedule(start + grace + incoming.num_bytes / self.limits.min_bytes_per_second)
-        except TimeoutError:
-            raise RowRejectedError(Reason.TOO_SLOW) from None
+        except TimeoutError as error:
+            raise RowRejectedError(Reason.TOO_SLOW) from error
         return incoming.state.hexdigest()
 
 

@@ -68,7 +68,7 @@ def _refuse_if_damage(data: bytes, complaint: str) -> None:
         # A flaw of the header, such as an unknown JFIF version, keeps libjpeg silent about what comes after it.
         complaint = _complaint(_bare(data)) or ""
     if _DAMAGE.match(complaint):
-        raise RowRejectedError(Reason.UNDECODABLE)
+        raise RowRejectedError(Reason.UNDECODABLE) from ValueError(complaint)  # which is how simplejpeg tells of it
 
 
 def _complaint(data: bytes) -> str | None:

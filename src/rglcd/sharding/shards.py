@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from webdataset.writer import TarWriter
 
 from rglcd.errors import InputError
-from rglcd.sharding.accounting import Reason, Tally
+from rglcd.sharding.accounting import Fault, Reason, Tally
 from rglcd.sharding.duplicates import Seen
 from rglcd.sharding.survey import Survey
 from rglcd.store.manifest import FileEntry, altered_files, read_manifest, verify_file
@@ -61,6 +61,7 @@ class Refusal:
     reason: Reason
     url: str | None = None
     caption: str | None = None
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class _Rows:
                 "url": outcome.url,
                 "caption": outcome.caption,
                 "status": status,
-                "error_message": outcome.reason.value,
+                "error_message": outcome.reason.value + ("" if outcome.fault is None else f": {outcome.fault.name}"),
             }
         for name, column in self.columns.items():
             column.append(row.get(name))

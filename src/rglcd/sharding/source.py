@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 from rglcd.errors import InputError, TryAgain
-from rglcd.sharding.accounting import Reason, RowRejectedError
+from rglcd.sharding.accounting import Fault, Reason, RowRejectedError
 from rglcd.sharding.content_store import Fetched
 from rglcd.sharding.download import Downloader
 from rglcd.sharding.texts import checked_caption, storable, text_of
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a row of any source offers: the bytes of an image, or the ``reason`` there are none.
+    """What a row of any source offers: the bytes of an image, or the ``reason`` there are none, with the ``fault`` behind it.
 
     Every file that is written of it holds UTF-8, so text that UTF-8 cannot hold ends here, whatever source it came from, and so does
     text longer than a row of an index: a parquet file of megabytes in each row would not be written.
@@ -58,6 +58,7 @@ class Candidate:
     caption: str | None
     image: bytes | None
     reason: Reason | None = None
+    fault: Fault | None = None
 
     def __post_init__(self) -> None:
         for name in ("url", "caption"):
@@ -112,7 +113,7 @@ class IndexSource:
                 raise RowRejectedError(Reason.FORBIDDEN_PATH)  # what lies elsewhere does not enter the key
             return Candidate(row.url, row.caption, read_image(row.url, self.index.parent))
         except RowRejectedError as rejected:
-            return Candidate(row.url, row.caption, None, rejected.reason)
+            return Candidate(row.url, row.caption, None, rejected.reason, rejected.fault)
 
     def _from_store(self, row: Row, answer: Fetched) -> Candidate:
         if answer.sha256 is None:
@@ -161,8 +162,8 @@ def parse_row(line: bytes, encoding: str | None = None) -> Row:
     first, tab, second = line.partition(b"\t")
     try:
         url = first.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise RowRejectedError(Reason.MALFORMED_ROW) from None
+    except UnicodeDecodeError as error:
+        raise RowRejectedError(Reason.MALFORMED_ROW) from error
     if not url or not tab or "\0" in url or (b"\t" in second and not is_cut):
         raise RowRejectedError(Reason.MALFORMED_ROW)
     if is_cut:
@@ -170,7 +171,7 @@ def parse_row(line: bytes, encoding: str | None = None) -> Row:
     try:
         return Row(url, checked_caption(text_of(second, encoding)))
     except RowRejectedError as rejected:
-        raise RowRejectedError(rejected.reason, url) from None
+        raise RowRejectedError(rejected.reason, url) from rejected.__cause__
 
 
 def in_utf8(line: bytes, encoding: str) -> bytes:
@@ -199,7 +200,7 @@ def read_image(url: str, folder: Path) -> bytes:
         return _read_within(folder / path, folder)
     except OSError as error:
         if error.errno in _ABSENT:
-            raise RowRejectedError(Reason.MISSING_FILE) from None
+            raise RowRejectedError(Reason.MISSING_FILE) from error
         raise
 
 
@@ -223,7 +224,7 @@ def _parsed(line: bytes, encoding: str | None) -> Row | Candidate:
     try:
         return parse_row(line, encoding)
     except RowRejectedError as rejected:
-        return Candidate(rejected.url, None, None, rejected.reason)
+        return Candidate(rejected.url, None, None, rejected.reason, rejected.fault)
 
 
 def _is_remote(url: str) -> bool:

@@ -3,7 +3,6 @@
 import codecs
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from rglcd.sharding.accounting import Reason, RowRejectedError
@@ -35,11 +34,15 @@ def text_of(data: bytes, encoding: str | None) -> str:
     Raises :class:`RowRejectedError`: a guess at another encoding would train on wrong letters.
     """
     marked = next((name for mark, name in _MARKED if data.startswith(mark)), None)
-    for name in (marked,) if marked is not None else ("utf-8", encoding):
-        if name is not None:
-            with suppress(UnicodeDecodeError):
-                return data.decode(name)
-    raise RowRejectedError(Reason.UNREADABLE_CAPTION)
+    try:
+        return data.decode(marked or "utf-8")
+    except UnicodeDecodeError as error:
+        if marked is not None or encoding is None:
+            raise RowRejectedError(Reason.UNREADABLE_CAPTION) from error
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise RowRejectedError(Reason.UNREADABLE_CAPTION) from error
 
 
 def checked_caption(text: str) -> str:
@@ -49,8 +52,8 @@ def checked_caption(text: str) -> str:
         raise RowRejectedError(Reason.EMPTY_CAPTION)
     try:
         num_bytes = len(caption.encode())
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise RowRejectedError(Reason.UNREADABLE_CAPTION) from None
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise RowRejectedError(Reason.UNREADABLE_CAPTION) from error
     if num_bytes > MAX_CAPTION_BYTES:
         raise RowRejectedError(Reason.CAPTION_TOO_LONG)
     if "\0" in caption:  # UTF-16 without its mark, mostly

@@ -169,7 +169,7 @@ def _candidate(row: Mapping[str, Any] | None, parts: Parts | None, stream: Binar
     if parts is None:
         return Candidate(url, caption, None, Reason.LOST_UPSTREAM if known.get("status") == "success" else Reason.FAILED_UPSTREAM)
     facts = _facts(parts, stream, encoding)
-    url, caption = url or _text((facts or {}).get("url")), None
+    url, caption = url or (None if isinstance(facts, RowRejectedError) else _text(facts.get("url"))), None
     try:
         caption = _caption(parts, facts, stream, encoding)
         if any(parts[extension].bytes > MAX_IMAGE_BYTES for extension in parts if extension in IMAGE_EXTENSIONS):
@@ -184,7 +184,7 @@ def _candidate(row: Mapping[str, Any] | None, parts: Parts | None, stream: Binar
         if image is None or caption is None:
             raise RowRejectedError(Reason.INCOMPLETE_SAMPLE if row is None else Reason.LOST_UPSTREAM)
     except RowRejectedError as rejected:
-        return Candidate(url or label, caption, None, rejected.reason)
+        return Candidate(url or label, caption, None, rejected.reason, rejected.fault)
     return Candidate(url or label, caption, image)
 
 
@@ -201,15 +201,15 @@ def _read(extent: Extent | None, stream: BinaryIO, max_bytes: int) -> bytes | No
     return data if len(data) == extent.bytes else None
 
 
-def _facts(parts: Parts, stream: BinaryIO, encoding: str | None) -> Mapping[str, Any] | None:
-    """What the JSON of a sample says; None if its bytes are no text."""
+def _facts(parts: Parts, stream: BinaryIO, encoding: str | None) -> Mapping[str, Any] | RowRejectedError:
+    """What the JSON of a sample says, or why its bytes are no text: no matter, if the caption lies in another member."""
     try:
         return facts_in(_read(parts.get("json"), stream, MAX_JSON_BYTES) or b"", encoding)
-    except RowRejectedError:
-        return None
+    except RowRejectedError as rejected:
+        return rejected
 
 
-def _caption(parts: Parts, facts: Mapping[str, Any] | None, stream: BinaryIO, encoding: str | None) -> str | None:
+def _caption(parts: Parts, facts: Mapping[str, Any] | RowRejectedError, stream: BinaryIO, encoding: str | None) -> str | None:
     """A sample's caption; None if no member holds one. Raises :class:`RowRejectedError`."""
     for extension in CAPTION_EXTENSIONS:
         if extension in parts:
@@ -217,7 +217,7 @@ def _caption(parts: Parts, facts: Mapping[str, Any] | None, stream: BinaryIO, en
                 raise RowRejectedError(Reason.CAPTION_TOO_LONG)
             data = _read(parts[extension], stream, MAX_ROW_BYTES)
             return None if data is None else checked_caption(text_of(data, encoding))
-    if facts is None:
-        raise RowRejectedError(Reason.UNREADABLE_CAPTION)
+    if isinstance(facts, RowRejectedError):
+        raise RowRejectedError(facts.reason) from facts.__cause__
     given = _text(facts.get("caption"))
     return None if given is None else checked_caption(given)

@@ -23,16 +23,16 @@ def requested(url: str) -> URL:
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname)
-    except ValueError:
-        raise RowRejectedError(Reason.MALFORMED_URL) from None
+    except ValueError as error:
+        raise RowRejectedError(Reason.MALFORMED_URL) from error
     if parts.scheme not in ("http", "https"):
         raise RowRejectedError(Reason.FORBIDDEN_SCHEME)
     if not has_host:
         raise RowRejectedError(Reason.MALFORMED_URL)
     try:
         origin = URL(f"{parts.scheme}://{parts.netloc}")
-    except ValueError:
-        raise RowRejectedError(Reason.MALFORMED_URL) from None
+    except ValueError as error:
+        raise RowRejectedError(Reason.MALFORMED_URL) from error
     query = f"?{_spelled(parts.query)}" if parts.query else ""
     return URL(f"{str(origin).rstrip('/')}{_spelled(parts.path) or '/'}{query}", encoded=True)
 
@@ -44,8 +44,8 @@ def redirected(url: URL, location: str) -> str:
     """
     try:
         return urljoin(str(url), _spelled(location))
-    except ValueError:
-        raise RowRejectedError(Reason.MALFORMED_URL) from None
+    except ValueError as error:
+        raise RowRejectedError(Reason.MALFORMED_URL) from error
 
 
 def host_of(url: str) -> str:

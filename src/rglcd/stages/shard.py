@@ -17,6 +17,7 @@ from rglcd.sharding.decoding import EXTENSIONS, Fit, Fitting, encode, open_pictu
 from rglcd.sharding.download import Downloader, DownloadLimits
 from rglcd.sharding.duplicates import Seen, difference_hash, digest_hash
 from rglcd.sharding.index_layout import check_layout
+from rglcd.sharding.refusal_log import RefusalLog
 from rglcd.sharding.shards import Refusal, Sample, finished_shard, sample_key, shard_lock, shard_record, write_shard
 from rglcd.sharding.source import IMAGES, INDEX, Candidate, IndexSource, split_rows
 from rglcd.sharding.survival import previews_per_shard, render, survival_of
@@ -102,13 +103,15 @@ class _Packer:
             resolution=sharding.resolution, fit=Fit(sharding.resize), min_side=sharding.min_side, max_aspect=sharding.max_aspect
         )
         self.seen = None if sharding.deduplication == "none" else Seen()
-        self.rows_done, self.shards_done = 0, 0
+        self.rows_done, self.shards_done, self.log = 0, 0, RefusalLog()
 
     def pack_all(self, numbers: Sequence[int]) -> list[Tally]:
         """Make the shards ``numbers``. Those that another worker is at come last, and are then made only if it was killed."""
         in_order = self.seen is not None  # what is a duplicate depends on what came before
         tallies = {number: self.pack(number, wait=in_order) for number in numbers}
-        return [self._packed(number) if tally is None else tally for number, tally in tallies.items()]
+        whole = [self._packed(number) if tally is None else tally for number, tally in tallies.items()]
+        self.log.close()
+        return whole
 
     def pack(self, number: int, *, wait: bool) -> Tally | None:
         """Make shard ``number``, unless it stands. None if another worker is at it."""
@@ -146,7 +149,10 @@ class _Packer:
             try:
                 yield self._sample(key, candidate)
             except RowRejectedError as rejected:
-                yield Refusal(key, rejected.reason, candidate.url, candidate.caption)
+                fault = rejected.fault or candidate.fault
+                if fault is not None:
+                    self.log.add(f"{key} {candidate.url or ''}", rejected.reason, fault)
+                yield Refusal(key, rejected.reason, candidate.url, candidate.caption, fault)
 
     def _sample(self, key: str, candidate: Candidate) -> Sample:
         if candidate.image is None:

@@ -140,8 +140,9 @@ STAGES: tuple[Stage, ...] = (
         outputs=("shards",),
         profile=Profile.CPU,
         # 2: a line for each row, a survival report; 3: in ready-made tars, samples of one name in two folders are two; 4: damaged JPEGs are
-        # refused, profiles and transparent colours followed in every mode, captions read by their encoding, all members of a tar counted
-        version=4,
+        # refused, profiles and transparent colours followed in every mode, captions read by their encoding, all members of a tar counted;
+        # 5: a row's line has the class of the exception, UTF-32 is read by its mark
+        version=5,
         reads=lambda config: {SOURCE: ("index.tsv", "images", "shards.json")},  # what `rglcd data use` makes
         parts="sharding.parts",
     ),
