@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rglcd.sharding import image_folder, import_source, source
+from rglcd.sharding import image_folder, source
 from tests.faults.any_rows import KINDS, SAMPLE, Result, run_kind
 from tests.faults.rounds import Trial
 from tests.faults.scripted_server import ScriptedServer
@@ -63,7 +63,7 @@ def _as_it_is(value: Any, *_: Any) -> Any:
 
 PUT_BACK: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "text that UTF-8 cannot hold reaches the writer of parquet": (lambda patch: patch.setattr(source, "storable", _as_it_is), "tars"),
-    "any name is written to an index": (lambda patch: patch.setattr(import_source, "name_in_index", _as_it_is), "names and captions"),
+    "any name is written to an index": (lambda patch: patch.setattr(image_folder, "name_in_index", _as_it_is), "names and captions"),
     "a caption's JSON may be anything": (
         lambda patch: patch.setattr(image_folder, "facts_in", lambda data, _: json.loads(data)),
         "names and captions",

@@ -1,6 +1,8 @@
 """A folder of images as people have it: ``rglcd data use`` names every image, and says what it leaves out."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rglcd.cli import main
+from rglcd.sharding import heic
 from rglcd.sharding.import_source import use
 from tests.sharding.hostile_server import picture_bytes
 from tests.sharding.test_hostile_tars import CAPTIONS, LEGACY
@@ -98,8 +101,9 @@ class TestLinks:
 
 class TestFiles:
     def test_what_browsers_call_a_jpeg_is_an_image_and_the_rest_is_counted_by_suffix(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(heic, "is_readable", lambda: False)
         names = ["a.jfif", "b.jpe", "c.JPG", "d.JPG_large", "e.heic", "f.heic", "g", "a.txt", "orphan.txt"]
         photos = fill(tmp_path / "photos", dict.fromkeys(names, PICTURE))
         fill(photos, {"a.txt": b"fox"})
@@ -107,6 +111,7 @@ class TestFiles:
         said = capsys.readouterr().out
         assert "names 4 images" in said
         assert "skipped: 2 .heic, 1 .txt, 1 without a suffix (images are .apng" in said
+        assert "HEIC is read once its decoder is there: pip install 'rg-lcd[heic]'" in said
 
     def test_images_beside_tars_are_said_to_be_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         photos = fill(tmp_path / "photos", {"a.png": PICTURE, "more/b.png": PICTURE})
@@ -171,3 +176,17 @@ class TestCaptions:
         prompts = (tmp_path / "source" / "prompts" / "heldout.txt").read_text(encoding="utf-8").splitlines()
         assert len(prompts) == 4
         assert set(prompts) <= {"UTF-16", "fox 2", "fox 3", "fox 4", "fox 5"}
+
+
+@pytest.mark.slow
+def test_heic_is_taken_where_its_decoder_is_installed(tmp_path: Path) -> None:
+    """The tests of ``test_heic.py``, with the package that the lock leaves out: in the folder that a variable names, or fetched now."""
+    folder = Path(os.environ.get("RGLCD_TEST_PILLOW_HEIF", tmp_path / "package"))
+    if not folder.is_dir():
+        uv = Path(sys.executable).parent / "uv"
+        subprocess.run([uv, "pip", "install", "-q", "--python", sys.executable, "--target", folder, "--no-deps", "pillow-heif"], check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "tests/sharding/test_heic.py"]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    assert "skipped" not in ran.stdout, ran.stdout

@@ -3,13 +3,16 @@
 import codecs
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from rglcd.sharding import heic
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.source import IMAGE_EXTENSIONS, MAX_ROW_BYTES
 from rglcd.sharding.texts import CAPTION_EXTENSIONS, MAX_JSON_BYTES, facts_in, text_of
@@ -44,7 +47,8 @@ def found_in(folder: Path) -> FoundFiles:
     """The images below ``folder``, by name. A link is the file that it leads to, if that lies in the folder too."""
     files, num_links = _files(folder)
     beside = {(path.parent, path.stem, path.suffix.lower()): file for path, file in files.items() if path.suffix.lower() in _SUFFIXES}
-    paths = [path for path in files if path.suffix[1:].lower() in IMAGE_EXTENSIONS]
+    extensions = IMAGE_EXTENSIONS | (heic.EXTENSIONS if heic.is_readable() else frozenset())
+    paths = [path for path in files if path.suffix[1:].lower() in extensions]
     taken = set[tuple[Path, str, str]]()
     images = []
     for path in paths:
@@ -56,6 +60,27 @@ def found_in(folder: Path) -> FoundFiles:
         path.suffix.lower() or "without a suffix" for path in others if (path.parent, path.stem, path.suffix.lower()) not in taken
     )
     return FoundFiles(tuple(images), (*_said_of_links(num_links, folder), *_said_of_skipped(skipped)))
+
+
+def place_image(image: FoundImage, folder: Path) -> str:
+    """Put ``image`` into ``folder``, linked or copied, HEIC as a JPEG; returns its name there, which an index can hold.
+
+    HEIC that cannot be decoded goes in as it is, for ``shard`` to count.
+    """
+    is_heic = PurePosixPath(image.name).suffix[1:].lower() in heic.EXTENSIONS
+    jpeg = heic.as_jpeg(image.file) if is_heic else None
+    name = name_in_index(image.name if jpeg is None else f"{image.name}.jpg", folder)
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if jpeg is not None:
+        target.write_bytes(jpeg)
+        return name
+    try:
+        os.link(image.file, target)
+    except OSError:  # another disk, or one without links
+        with suppress(PermissionError, FileNotFoundError):  # then shard says so of this row: missing_file
+            shutil.copyfile(image.file, target)
+    return name
 
 
 def index_line(name: str, caption: Path | None, encoding: str | None) -> bytes:
@@ -136,4 +161,7 @@ def _said_of_skipped(skipped: Mapping[str, int]) -> list[str]:
     largest = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
     counts = [f"{count} {suffix}" for suffix, count in largest[:_SHOWN]]
     rest = sum(count for _, count in largest[_SHOWN:])
-    return [f"skipped: {', '.join(counts + ([f'{rest} others'] if rest else []))} (images are .{' .'.join(sorted(IMAGE_EXTENSIONS))})"]
+    said = f"skipped: {', '.join(counts + ([f'{rest} others'] if rest else []))} (images are .{' .'.join(sorted(IMAGE_EXTENSIONS))})"
+    if not any(suffix[1:] in heic.EXTENSIONS for suffix in skipped):
+        return [said]
+    return [said, f"HEIC is read once its decoder is there: {heic.INSTALL}, and then the same command again"]

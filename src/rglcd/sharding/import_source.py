@@ -5,7 +5,6 @@ or in an object store. The folder is input, versioned by DVC, so it says all tha
 shards are named by size and version.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from braceexpand import braceexpand
 
 from rglcd.errors import InputError
 from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, read_prompts, write_prompts, write_reference
-from rglcd.sharding.image_folder import found_in, index_line, name_in_index
+from rglcd.sharding.image_folder import found_in, index_line, place_image
 from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.source import IMAGES, INDEX, in_utf8, read_lines
 from rglcd.sharding.texts import storable
@@ -134,9 +133,7 @@ def _use_images(images: Path, folder: Path, reference: int | None, encoding: str
     shutil.rmtree(staging, ignore_errors=True)
     with staging_file(folder / INDEX) as index, index.open("wb") as rows:
         for image in found.images:
-            name = name_in_index(image.name, staging)
-            _link(image.file, staging / name)
-            rows.write(index_line(f"{IMAGES}/{name}", image.caption, encoding))
+            rows.write(index_line(f"{IMAGES}/{place_image(image, staging)}", image.caption, encoding))
         rows.flush()
         held = None if reference is None else _hold_out_images(index, staging, folder, reference)
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
@@ -253,15 +250,6 @@ def _copy(what: str, target: Path) -> None:
         filesystem.get_file(path, str(target))
     except Exception as error:  # each of fsspec's file systems raises its own library's errors
         raise InputError(f"{what} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
-
-
-def _link(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:  # another disk, or one without links
-        with suppress(PermissionError, FileNotFoundError):  # then shard says so of this row: missing_file
-            shutil.copyfile(path, target)
 
 
 def _forget(folder: Path, *names: str) -> None:
