@@ -63,6 +63,8 @@ EXPECTED = {
     ),
     "pixart-sigma": Expected(610_856_096, (T5_XXL,), (4, 64, 64), "epsilon", 610_856_096, VAE, 300),
     "sana-1600m": Expected(1_604_462_752, (2_614_341_888,), (32, 16, 16), "flow_prediction", 1_604_462_752, VAE_OF_32_CHANNELS, 300),
+    # 12 B by its card: a file of 23.8 GB in bfloat16.
+    "flux-dev-lora": Expected(11_901_408_320, (123_060_480, T5_XXL), (16, 64, 64), "flow_prediction", 141_950_976, VAE_OF_16_CHANNELS, 512),
     "sdxl-lora": Expected(2_567_463_684, (123_060_480, 694_659_840), (4, 128, 128), "epsilon", 196_751_360),
 }
 

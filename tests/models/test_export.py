@@ -301,5 +301,19 @@ def test_the_card_names_base_model_and_license_of_a_published_teacher(teacher_fo
     assert not {"base_model", "license"} & set(local)
 
 
+@pytest.mark.parametrize(
+    ("base", "link"), [("some-lab/some-flow", "https://huggingface.co/some-lab/some-flow/blob/main/LICENSE.md"), ("./mine", None)]
+)
+def test_the_card_names_a_license_that_has_no_identifier(teacher_folder: Path, tmp_path: Path, base: str, link: str | None) -> None:
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    (teacher / "README.md").write_text("---\nlicense: other\nlicense_name: lab-non-commercial\nlicense_link: LICENSE.md\n---\n")
+    folder = tmp_path / "student"
+    export_student(adapter_of(teacher), teacher=teacher, folder=folder, grid=SamplingGrid(40, 7.0), card=replace(CARD, teacher=base))
+    text = (folder / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["license"], head["license_name"], head.get("license_link")) == ("other", "lab-non-commercial", link)
+    assert "Weights inherit the teacher's licence, `lab-non-commercial`." in text
+
+
 def load_teacher(folder: Path) -> Teacher:
     return Teacher.load(folder, dtype=torch.float32, device=torch.device("cpu"))

@@ -19,7 +19,7 @@ SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
 
 # SDXL, and transformers beside T5-XXL, take a quarter of a minute and more to count.
-LARGE = {"sdxl", "sdxl-lora", "sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m"}
+LARGE = {"sdxl", "sdxl-lora", "sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m", "flux-dev-lora"}
 PLANNED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SIZED]
 
 

@@ -25,9 +25,18 @@ from rglcd.models.text import text_parts
 from rglcd.rendering import markdown_environment
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_LICENSE = re.compile(r"^license: *[\"']?([A-Za-z0-9][\w.+-]*)[\"']? *$", re.MULTILINE)
+_FRONT_MATTER = r"^{}: *[\"']?([A-Za-z0-9][\w.+:/%-]*)[\"']? *$"
 _SD_PIPELINE = "LatentConsistencyModelPipeline"
 _XL_PIPELINE = "StableDiffusionXLPipeline"
+
+
+@dataclass(frozen=True)
+class License:
+    """A teacher's, as the front matter of its own card says it: an identifier, or ``other`` with a name and a link."""
+
+    identifier: str
+    name: str | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class CardFacts:
     images_seen: int
     omega: tuple[float, float]
     guidance_scale: float
-    license: str | None = None
-    """The teacher's, by the name that its own card gives it."""
+    license: License | None = None
+    """The teacher's, where its own card says it."""
 
     @property
     def base_model(self) -> str | None:
@@ -83,7 +92,7 @@ def export_student(student: Student, *, teacher: Path, folder: Path, grid: Sampl
 
     A whole student brings the teacher's VAE, text encoders and tokenizers along; an adapter is one file, in two spellings.
     """
-    card = replace(card, license=_license(teacher))
+    card = replace(card, license=_license(teacher, card.base_model))
     folder.mkdir(parents=True, exist_ok=True)
     if student.family.is_flow:
         _write_flow_scheduler(student, folder)
@@ -108,15 +117,18 @@ def exported_weights(files: Mapping[str, str], arm: str) -> dict[str, str]:
     return {name: digest for name, digest in files.items() if name.startswith(networks) or name == f"{arm}/{ADAPTER_FILE}"}
 
 
-def _license(teacher: Path) -> str | None:
+def _license(teacher: Path, base_model: str | None) -> License | None:
     """What the front matter of the teacher's model card names (https://huggingface.co/docs/hub/model-cards), if it has one."""
     try:
         text = (teacher / "README.md").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     head = text.split("\n---", 1)[0] if text.startswith("---") else ""
-    found = _LICENSE.search(head)
-    return found[1] if found else None
+    found = [re.search(_FRONT_MATTER.format(key), head, re.MULTILINE) for key in ("license", "license_name", "license_link")]
+    identifier, name, link = (one and one[1] for one in found)
+    if link and "://" not in link:  # of a file beside the teacher's card, which is not beside the student's
+        link = base_model and f"https://huggingface.co/{base_model}/blob/main/{link}"
+    return License(identifier, name, link) if identifier else None
 
 
 def _write_scheduler(teacher: Path, folder: Path, grid: SamplingGrid) -> None:
