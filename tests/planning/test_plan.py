@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from rglcd.cli import main
 from rglcd.config import Hardware, dump, load_preset, preset_hardware, preset_names
@@ -14,6 +15,7 @@ from rglcd.planning.costs import Line
 from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_device, gpu_of_label
 from rglcd.planning.memory import TO_SPARE, Moment, Part, StageMemory, largest
 from rglcd.planning.plan import Plan, plan, require_fit
+from tests.tiny_flows import write_tiny_lumina2
 
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
@@ -186,3 +188,23 @@ def test_a_teacher_of_unknown_shapes_is_read_from_what_prepare_made(tmp_path: Pa
     (tmp_path / "teacher").symlink_to(Path("toy/teacher").resolve())
     toy = load_preset("sd15", overrides=["model.teacher.uri=some/teacher", "model.resolution=64", "sharding.resolution=64"])
     require_fit(plan(toy, gpu_named("h200"), 8, pretrained=tmp_path))
+
+
+def test_a_network_that_reads_its_mask_is_counted_with_captions_of_full_length(tmp_path: Path) -> None:
+    write_tiny_lumina2(tmp_path / "teacher")
+    overrides = [f"model.teacher={{uri: {tmp_path / 'teacher'}}}", "distillation.student={kind: same_inputs}"]
+    training = plan(load_preset("micro", overrides=overrides), gpu_named("l4"), 1).stages[0].memory
+    weights = sum(tensor.numel() for tensor in load_file(tmp_path / "teacher/transformer/diffusion_pytorch_model.safetensors").values())
+    lasting = {part.name: part.line.fixed for part in training.lasting}
+    assert (lasting["student, float32"], lasting["teacher, float32"]) == (4 * weights, 4 * weights)
+    # 256 tokens of 8 values in float16.
+    assert training.notes[-1].endswith("stored they take at most 0.0039 MiB a sample, for padding is left out")
+
+
+@pytest.mark.slow
+def test_lumina_image_is_planned_at_its_published_size() -> None:
+    training = plan(load_preset("sd3-medium", overrides=["model.teacher.uri=Alpha-VLLM/Lumina-Image-2.0"]), gpu_named("h200"), 8).stages[0]
+    lasting = {part.name: part.line.fixed for part in training.memory.lasting}
+    # 2.61 billion parameters.
+    assert lasting["student, float32"] == 4 * 2_609_769_152
+    assert training.fits

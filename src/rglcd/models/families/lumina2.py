@@ -28,7 +28,6 @@ class Lumina2(Family):
     title = "Lumina-Image 2.0"
     pipelines = ("Lumina2Pipeline",)
     network = Lumina2Transformer2DModel
-    is_planned = False
     text_kinds = (Gemma2Model,)
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -43,7 +42,8 @@ class Lumina2(Family):
 
     def blank(self, config: Config, rows: int, *, dtype: torch.dtype, device: torch.device) -> Condition:
         embeddings = torch.empty(rows, TOKENS, config.cap_feat_dim, dtype=dtype, device=device)
-        return Condition(embeddings, mask=torch.ones(rows, TOKENS, dtype=torch.bool, device=device))
+        # The network reads from the mask how long each caption is, which a tensor without values could not say: all are of full length.
+        return Condition(embeddings, mask=torch.ones(rows, TOKENS, dtype=torch.bool, device="cpu" if device.type == "meta" else device))
 
     def text_parts(self, folder: Path) -> tuple[TextPart, ...]:
         return (TextPart("text_encoder", "tokenizer", Gemma2Model, TOKENS),)

@@ -58,8 +58,6 @@ class Family(ABC):
     """What else the pipeline is given to draw as here, in Python."""
     loads_adapters: ClassVar[bool] = True
     """Whether the pipeline has diffusers' ``load_lora_weights``."""
-    is_planned: ClassVar[bool] = True
-    """Whether the network runs without values, which is how memory is planned."""
     required_parts: ClassVar[tuple[str, ...]] = ()
     """Parts that a folder may lack; the pipeline is then loaded with None for each."""
     text_kinds: ClassVar[tuple[Any, ...]]
