@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import LCMScheduler
 from PIL import Image
 
 from rglcd.cli import main
@@ -24,6 +25,7 @@ from rglcd.models.text import TextEncoder
 from rglcd.stages.drawing_page import _asked, drawn_for_page
 from rglcd.stages.studio import Studio
 from tests.stages.evaluated_line import config
+from tests.tiny_flows import write_tiny_pixart
 from tests.tiny_models import RESOLUTION
 
 PROMPT = "a <b>blue</b> square"
@@ -98,6 +100,15 @@ def test_a_folder_of_a_student_draws_what_the_arm_draws_without_a_project(evalua
     assert torch.equal(here.draw(asked), theirs.draw(asked))
     (folder / "rglcd.json").unlink()  # as a folder of others' has none
     assert torch.equal(Studio(nowhere, folder, Evaluation()).student("mine").draw(asked), theirs.draw(asked))
+
+
+def test_a_transformers_folder_of_others_draws_pictures_of_its_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_pixart(tmp_path / "theirs")
+    LCMScheduler(num_train_timesteps=1000, clip_sample=False).save_pretrained(tmp_path / "theirs/scheduler")
+    main(["draw", "any", "--student", "theirs", "--steps", "2", "--out", "drawn"])
+    (picture,) = (tmp_path / "drawn").glob("*.png")
+    assert Image.open(picture).size == (RESOLUTION, RESOLUTION)
 
 
 def test_an_adapter_draws_as_it_was_exported_and_its_rank_is_read_from_its_file(evaluated: Path, tmp_path: Path) -> None:

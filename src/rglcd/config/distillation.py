@@ -85,7 +85,7 @@ class Distillation(Section):
     caption_dropout: Probability = 0.0
     """Share of the samples whose caption is left empty."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """In the residual blocks; student and target drop the same."""
+    """In a UNet's residual blocks, which a transformer has none of; student and target drop the same."""
     distance: Annotated[Distance, Field(discriminator="kind")] = Huber()
     timesteps: Annotated[Timesteps, Field(discriminator="kind")] = UniformTimesteps()
     weighting: Weighting = "even"

@@ -13,6 +13,7 @@ from rglcd.planning.costs import Line, frozen_pass
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
 from rglcd.planning.scoring import Scoring
+from rglcd.planning.training import guidance_in_words
 from rglcd.training.choices import dtype_of
 
 FEATURES_BYTES = 86_580_480 * 4
@@ -77,7 +78,7 @@ def evaluation_cost(networks: Networks) -> StageCost:
     guided = Line(drawing.peak.fixed, passes * drawing.peak.each)
     values = 3 * config.model.resolution**2
     moments = (
-        Moment("teacher's pass", (Part("teacher's pass, guided and not", guided),)),
+        Moment("teacher's pass", (Part(f"teacher's pass, {guidance_in_words(teacher)}", guided),)),
         Moment("decoding", _decoding_parts(decoding.peak, evaluation.decode_chunk, Line(0.0, 2 * values * dtype.itemsize))),
         Moment("scores", (Part("scorers", ratings.peak), Part("the batch's images", Line(0.0, values)))),
     )

@@ -47,6 +47,8 @@ class Core:
     frozen_flops: float
     captions: str
     """In words: encoded in each step, or read from the cache."""
+    guidance: str
+    """In words: two passes of the teacher, or one that is given the scale."""
 
 
 def training_cost(networks: Networks, *, count: int) -> TrainingCost:
@@ -113,14 +115,20 @@ def core_cost(networks: Networks) -> Core:
     frozen = max(passes.peak, aim.peak, key=lambda line: line.each)
     learning = trained_pass(lambda samples: (_predict(networks, student, samples), None), autocast=dtype, parameters=learnt)
     used = {passes, aim}
-    return Core(lasting, weights, frozen, learning, sum(one.flops for one in used), _captions(networks, teacher))
+    flops = sum(one.flops for one in used)
+    return Core(lasting, weights, frozen, learning, flops, _captions(networks, teacher), guidance_in_words(teacher))
+
+
+def guidance_in_words(teacher: Teacher) -> str:
+    """How often the teacher is called to be guided."""
+    return "given its guidance scale" if teacher.guides_itself else "guided and not"
 
 
 def core_moments(core: Core) -> list[Moment]:
     """Of a plain step: the passes without gradient, the student's forward pass, its backward pass."""
     forward, back = core.student.forward_peak - core.student.kept, core.student.backward_peak - core.student.kept
     return [
-        Moment("teacher's pass", (Part("teacher's pass, guided and not", core.frozen),)),
+        Moment("teacher's pass", (Part(f"teacher's pass, {core.guidance}", core.frozen),)),
         Moment("student's forward pass", (*kept_parts(core), Part("student's forward pass, on top", forward))),
         Moment("student's backward pass", (*kept_parts(core), Part("student's backward pass, on top", back))),
     ]

@@ -19,6 +19,7 @@ from rglcd.evaluation.score_tables import read_score_table
 from rglcd.evaluation.wording import in_report_order
 from rglcd.models.adapter_shape import adapter_shape_of
 from rglcd.models.codec import Codec
+from rglcd.models.families import family_of
 from rglcd.models.loading import read_json, weights_digest
 from rglcd.models.precision import drawing_dtype, drawing_products
 from rglcd.models.student import ADAPTER_FILE, Student
@@ -196,7 +197,10 @@ def _sampling_of(folder: Path) -> _Sampling:
     path = folder / "scheduler" / "scheduler_config.json"
     scheduler = read_json(path)
     if scheduler.get("_class_name") != _LCM_SCHEDULER:
-        raise InputError(f"{path} is of a {scheduler.get('_class_name')}, not of an {_LCM_SCHEDULER}: this is no consistency model")
+        raise InputError(
+            f"{path} is of a {scheduler.get('_class_name')}, not of an {_LCM_SCHEDULER}, and there is no {RECORD} beside it: this is no "
+            "consistency model that can be drawn with here"
+        )
     # diffusers' LCMScheduler has sigma_data 0.5, and these defaults for a file that does not name them.
     scalings = BoundaryScalings(0.5, float(scheduler.get("timestep_scaling", 10.0)))
     return _Sampling(int(scheduler.get("original_inference_steps", 50)), scalings, None)
@@ -209,10 +213,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _side_of(folder: Path) -> int:
     """Pixels of the pictures that the pipeline in ``folder`` was made for. Raises :class:`InputError` if it does not say."""
-    latent, blocks = (
-        read_json(folder / "unet/config.json").get("sample_size"),
-        read_json(folder / "vae/config.json").get("block_out_channels"),
-    )
+    network = f"{family_of(folder).folder}/config.json"
+    latent, blocks = read_json(folder / network).get("sample_size"), read_json(folder / "vae/config.json").get("block_out_channels")
     if not isinstance(latent, int) or not isinstance(blocks, list):
-        raise InputError(f"{folder} does not say how large its pictures are: sample_size in unet/config.json, and the VAE's blocks")
+        raise InputError(f"{folder} does not say how large its pictures are: sample_size in {network}, and the VAE's blocks")
     return int(latent * 2 ** (len(blocks) - 1))
