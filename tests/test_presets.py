@@ -61,6 +61,9 @@ EXPECTED = {
     "sd3-medium": Expected(
         2_028_328_000, (123_650_304, 694_659_840, T5_XXL), (16, 64, 64), "flow_prediction", 2_028_328_000, VAE_OF_16_CHANNELS, 256
     ),
+    "sd35-medium": Expected(
+        2_243_171_520, (123_650_304, 694_659_840, T5_XXL), (16, 64, 64), "flow_prediction", 2_243_171_520, VAE_OF_16_CHANNELS, 256
+    ),
     "pixart-sigma": Expected(610_856_096, (T5_XXL,), (4, 64, 64), "epsilon", 610_856_096, VAE, 300),
     "sana-1600m": Expected(1_604_462_752, (2_614_341_888,), (32, 16, 16), "flow_prediction", 1_604_462_752, VAE_OF_32_CHANNELS, 300),
     # 12 B by its card: a file of 23.8 GB in bfloat16.

@@ -14,14 +14,14 @@ from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 from rglcd.planning.costs import Line
 from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_device, gpu_of_label
 from rglcd.planning.memory import TO_SPARE, Moment, Part, StageMemory, largest
-from rglcd.planning.plan import Plan, plan, require_fit
+from rglcd.planning.plan import Plan, StagePlan, plan, require_fit
 from tests.tiny_flows import write_tiny_lumina2
 
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
 
 
 # SDXL, and transformers beside T5-XXL, take a quarter of a minute and more to count.
-LARGE = {"sdxl", "sdxl-lora", "sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m", "flux-dev-lora"}
+LARGE = {"sdxl", "sdxl-lora", "sd35-medium", "sd35-medium-lora", "sd3-medium", "pixart-sigma", "sana-1600m", "flux-dev-lora"}
 PLANNED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SIZED]
 
 
@@ -76,6 +76,14 @@ def test_fullest_moment_depends_on_the_number_of_samples() -> None:
 def test_gradients_last_from_one_micro_batch_to_the_next() -> None:
     assert memory().bytes_at(8) == (1 + 8) * 2**30
     assert memory().bytes_at(7) == (1 + 2 + 7) * 2**30
+
+
+def test_all_samples_at_once_may_fit_where_fewer_do_not() -> None:
+    gradients = Part("gradients added up", Line(16 * 2.0**30))
+    whole = (Part("weights", Line(2.0**32)),), (Moment("backward", (Part("activations", Line(0.0, 2.0**29)),)),)
+    stage = StagePlan.of(StageMemory("training", 8, "n", *whole, 8, (gradients,)), gpu_named("l4"))
+    assert (stage.fits, stage.gib, stage.largest) == (True, 8, 8)
+    assert stage.smallest_gpu_for_one == gpu_named("rtx-3090")
 
 
 def test_largest_is_zero_where_nothing_fits() -> None:

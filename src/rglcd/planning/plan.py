@@ -35,6 +35,22 @@ class StagePlan:
     smallest_gpu: Gpu | None
     smallest_gpu_for_one: Gpu | None
 
+    @classmethod
+    def of(cls, memory: StageMemory, gpu: Gpu) -> "StagePlan":
+        """What ``memory`` means on one ``gpu``."""
+
+        def fits(card: Gpu, samples: int) -> bool:
+            return memory.bytes_at(samples) / GIB <= (1 - TO_SPARE) * card.usable_gib
+
+        if memory.stage == "training":
+            # Micro-batches are of one size. All samples at once may fit where fewer do not, for then no gradients are added up.
+            sizes = (size for size in range(1, memory.whole + 1) if memory.whole % size == 0)
+            most = max((size for size in sizes if fits(gpu, size)), default=0)
+        else:
+            most = largest(lambda samples: fits(gpu, samples), most=_MOST)
+        cards = [next((card for card in GPUS if fits(card, samples)), None) for samples in (memory.samples, 1)]
+        return cls(memory, gpu, most, cards[0], cards[1])
+
     @property
     def gib(self) -> float:
         """What it takes as it is configured."""
@@ -86,7 +102,7 @@ def plan(config: Config, gpu: Gpu, count: int, *, pretrained: Path | None = None
     networks = Networks(config, pretrained)
     training, training_flops = costs_of_arms(config, pretrained, count=count)
     caching, evaluation = caching_cost(networks), evaluation_cost(networks)
-    stages = tuple(_stage_plan(memory, gpu) for memory in (training, caching.memory, evaluation.memory))
+    stages = tuple(StagePlan.of(memory, gpu) for memory in (training, caching.memory, evaluation.memory))
     used = UTILISATION_PIXEL if any(arm.reward.kind == "pixel" for arm in config.arms) else UTILISATION
     hour = 3600e12 * gpu.bf16_tflops
     bf16_hour, tf32_hour = UTILISATION * hour, UTILISATION * hour / 2
@@ -114,16 +130,3 @@ def _refusal(one: StagePlan) -> str:
     if one.smallest_gpu is not None:
         remedy += f"; so would {one.smallest_gpu.name} as it is"
     return f"{memory.stage} takes {took} and {one.gpu.name} has {one.gpu.usable_gib:g} GiB: {remedy} (rglcd plan shows the parts)"
-
-
-def _stage_plan(memory: StageMemory, gpu: Gpu) -> StagePlan:
-    def fits(card: Gpu, samples: int) -> bool:
-        return memory.bytes_at(samples) / GIB <= (1 - TO_SPARE) * card.usable_gib
-
-    most = memory.whole if memory.stage == "training" else _MOST
-    found = largest(lambda samples: fits(gpu, samples), most=most)
-    if memory.stage == "training":
-        # Micro-batches are of one size.
-        found = max((size for size in range(1, found + 1) if memory.whole % size == 0), default=0)
-    cards = [next((card for card in GPUS if fits(card, samples)), None) for samples in (memory.samples, 1)]
-    return StagePlan(memory, gpu, found, cards[0], cards[1])
