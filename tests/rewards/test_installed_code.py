@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rglcd.errors import InputError
-from rglcd.rewards.installed_code import code_of
+from rglcd.rewards.installed_code import code_of, code_of_reader
 
 CODE = "raise RuntimeError('nothing of a reward is run to find out what it is')\n"
 
@@ -97,3 +98,19 @@ def test_an_entry_point_without_code_is_refused_in_one_line(site: Path, spoil: C
     spoil(site / "mine")
     with pytest.raises(InputError, match=r"^the reward 'my-reward' is mine:load, and (no module mine is installed|mine is a folder)"):
         code_of("my-reward")
+
+
+def test_the_code_of_the_reader_is_every_file_of_its_package_models_included(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rapidocr", raising=False)
+    (site / "rapidocr" / "models").mkdir(parents=True)
+    (site / "rapidocr" / "__init__.py").write_text(CODE)
+    model = site / "rapidocr" / "models" / "reading.onnx"
+    model.write_bytes(b"weights")
+    (site / "rapidocr-9.9.dist-info").mkdir()
+    (site / "rapidocr-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: rapidocr\nVersion: 9.9\n")
+    before = code_of_reader()
+    assert (before["distribution"], before["version"]) == ("rapidocr", "9.9")
+    (site / "rapidocr" / "__init__.pyc").write_bytes(b"compiled")
+    assert code_of_reader() == before
+    model.write_bytes(b"weighty")
+    assert code_of_reader()["sha256"] != before["sha256"]

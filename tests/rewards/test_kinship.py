@@ -50,3 +50,9 @@ def test_tokenizers_and_settings_are_no_weights() -> None:
 
 def test_a_reward_that_is_no_longer_there_is_still_itself() -> None:
     assert akin(["gone"], {"a": CLIP}, pretrained({"a/model.safetensors": "w"})) == {"gone"}
+
+
+def test_two_temperatures_of_one_reader_are_akin() -> None:
+    code = {"distribution": "rapidocr", "version": "3.10.0", "sha256": "0" * 64}
+    catalogue = {name: {"kind": "ocr", "logit_scale": scale, "code": code} for name, scale in (("one", 10.0), ("other", 5.0))}
+    assert akin(["one"], catalogue, pretrained({})) == {"one", "other"}

@@ -29,8 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "aesthetic-v2": {"logit_scale": 2.0},
     "mixture": {"weights": {"clip": 0.5, "aesthetic-v1": 2.0}, "logit_scale": 2.0},
 }
-# The two that need something installed have tests of their own.
-KINDS = sorted({*scorer_kinds(), "mixture"} - {"hpsv2-process", "process", "entry-point"})
+# Those that need something installed have tests of their own.
+KINDS = sorted({*scorer_kinds(), "mixture"} - {"hpsv2-process", "process", "entry-point", "ocr"})
 PROGRAMS = {"toy-checker", "toy-votes"}
 
 

@@ -17,6 +17,7 @@ from rglcd.errors import TrainingDiverged, TrainingHalted, TryAgain
 from rglcd.recipe import RollBackGuard
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
+from rglcd.training.guard import Watch
 from rglcd.training.loop import Run, train
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -167,6 +168,18 @@ class TestRollBack:
         latest = Checkpointer(tmp_path).latest()
         assert latest is not None
         assert set(latest.state) == {"curve"}
+
+
+def test_a_figure_that_some_steps_lack_is_no_fault_and_is_given_where_it_is() -> None:
+    watch = Watch(RollBackGuard())
+    for step, figures in enumerate(({"loss": 1.0}, {"loss": 2.0, "expert_reward": 0.5}, {"loss": 3.0})):
+        watch.see(step, {name: torch.tensor(value) for name, value in figures.items()})
+    assert watch.look(ALONE) == ({"loss": 3.0}, None)
+    watch.see(3, {"loss": torch.tensor(1.0), "expert_reward": torch.tensor(0.25)})
+    watch.see(4, {"loss": torch.tensor(2.0), "expert_reward": torch.tensor(math.nan)})
+    figures, fault = watch.look(ALONE)
+    assert fault is not None
+    assert (fault.step, fault.reason) == (4, "expert_reward is nan")
 
 
 class Asked(World):

@@ -157,6 +157,42 @@ def test_a_proxy_restored_from_its_parts_learns_on_bit_for_bit(line: Path, name:
         assert all(torch.equal(tensor, after.parts()[part][key]) for key, tensor in tensors.items()), part
 
 
+class RednessOfSome(Redness):
+    """The same, of the captions alone whose feature is not 0."""
+
+    def has_score(self, text: Tensor) -> Tensor:
+        return text[:, 0] > 0
+
+    def score(self, pixels: Tensor, text: Tensor) -> Tensor:
+        return super().score(pixels, text) * self.has_score(text)
+
+
+@pytest.mark.parametrize("ties", ["half", "left_out"])
+def test_captions_without_a_score_teach_nothing_and_pull_nowhere(line: Path, ties: Literal["half", "left_out"]) -> None:
+    """As if the others were the whole batch, up to the mean, which counts them all; their own noise changes nothing."""
+    tuning = OnlineProxy(learning_rate=RATE, labels=HardLabels(ties=ties))
+    known = torch.tensor([[1.0], [0.0], [1.0], [0.0]])
+    guidance, same, total = (guidance_of(line, tuning) for _ in range(3))
+    for each in (guidance, same):
+        each.expert, each.expert_scorer = RednessOfSome(), "red"
+    total.expert, total.expert_scorer = Redness(), "red"
+    texts = {**texts_of(), "red": known}
+    candidates = candidates_of(0)
+    figures = guidance.learn(0, candidates, texts)
+    # Pictures of captions without a score may be any.
+    others = [torch.where(known[:, :, None, None] > 0, latents, latents.flip(0) * 2) for latents in candidates]
+    assert same.learn(0, others, texts)["lrm_loss"] == pytest.approx(float(figures["lrm_loss"]), rel=1e-5)
+    torch.testing.assert_close(weights(same), weights(guidance))
+    rows = [0, 2]
+    half = total.learn(0, [latents[rows] for latents in candidates], {name: text[rows] for name, text in texts.items()})
+    assert float(figures["lrm_loss"]) == pytest.approx(float(half["lrm_loss"]) / 2, rel=1e-5)
+    assert float(figures["expert_reward"]) == pytest.approx(float(half["expert_reward"]))
+    pull = guidance.gradient(candidates[0], texts).gradient
+    assert pull[0].abs().max() > 0
+    assert not pull[1].any()
+    assert "expert_reward" not in guidance.learn(1, candidates, {**texts, "red": torch.zeros(4, 1)})
+
+
 def test_several_updates_are_as_many_steps_on_the_same_labels(line: Path) -> None:
     once, thrice = guidance_of(line, TUNINGS["soft"]), guidance_of(line, replace(TUNINGS["soft"], num_updates=3))
     figures = [once.learn(step, candidates_of(0), texts_of()) for step in range(3)]

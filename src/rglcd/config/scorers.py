@@ -147,6 +147,19 @@ class EntryPointScorer(Scorer):
         return super().settings() | {"has_weights": self.source is not None}
 
 
+class OcrScorer(Scorer):
+    """How well the text that a caption quotes can be read in the picture, by rapidocr. Scores only: a reader has no gradient.
+
+    A caption that quotes nothing has no score. Its models lie in the package itself (the extra ``ocr``).
+    """
+
+    text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+
+    kind: Literal["ocr"]
+    logit_scale: float = Field(default=10.0, gt=0)
+    """Inverse temperature of its preferences: a share of characters has none of its own."""
+
+
 class ToyJudgeScorer(Scorer):
     """The toy world's judge."""
 
@@ -181,6 +194,7 @@ ScorerSource = Annotated[
     | Hpsv2ProcessScorer
     | ProcessScorer
     | EntryPointScorer
+    | OcrScorer
     | ToyJudgeScorer
     | ToyCheckerScorer
     | ToyVotesScorer,

@@ -11,22 +11,30 @@ from rglcd.evaluation.groups import Grouping, grouped
 from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.kernel_distance import KernelSample, kernel_sample
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler
-from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
+from rglcd.evaluation.paired_statistics import mean_by_caption, share_by_caption, win_rate_by_caption
 from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """One scorer's mean; the share of images with its greatest possible score; win rates by opponent, image by image."""
+    """One scorer's mean; the share of images with its greatest possible score; win rates by opponent, image by image.
+
+    All over the ``num_images`` that it has a score for.
+    """
 
     mean: Estimate
     full_marks: float
     win_rates: dict[str, Estimate]
+    num_images: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The measurement of one sampler in numbers, with intervals."""
+    """The measurement of one sampler in numbers, with intervals.
+
+    ``scores`` are those of the scorers that have any for its captions. ``unasked_text`` is the share of images with text that their
+    captions do not quote, ``unasked_beyond_teacher`` how much greater it is than the teacher's, image by image; None where nobody read.
+    """
 
     sampler: Sampler
     scores: dict[str, ScoreSummary]
@@ -39,6 +47,8 @@ class Summary:
     seconds_per_image: float | None
     rate_seconds_per_image: float
     total_seconds: float
+    unasked_text: Estimate | None
+    unasked_beyond_teacher: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,10 @@ class Comparison:
 
     @property
     def judges(self) -> list[str]:
-        """The scorers that share nothing with what a student was trained on; all of them where there is no other."""
-        return [name for name in self.scorers if name not in self._seen_in_training] or self.scorers
+        """The scorers that share nothing with what a student was trained on, all of them where there is no other; and of these the ones
+        that have a score for every picture, if any has."""
+        held_out = [name for name in self.scorers if name not in self._seen_in_training] or self.scorers
+        return [name for name in held_out if self.teacher.scores[name].num_images == self.num_images] or held_out
 
     @property
     def has_only_the_training_reward(self) -> bool:
@@ -146,10 +158,16 @@ def compare(
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:
     scores = {}
     for name, values in measurement.scores.items():
-        ours, captions = torch.tensor(values, dtype=torch.float64), measurement.captions
+        ours = torch.tensor(values, dtype=torch.float64)
+        scored = ~ours.isnan()
+        if not bool(scored.any()):
+            continue
+        captions = [caption for caption, is_scored in zip(measurement.captions, scored.tolist(), strict=True) if is_scored]
         theirs = {who: torch.tensor(other.scores[name], dtype=torch.float64) for who, other in opponents.items()}
-        wins = {who: win_rate_by_caption(ours, values, captions, seed=seed) for who, values in theirs.items()}
-        scores[name] = ScoreSummary(mean_by_caption(ours, captions, seed=seed), measurement.full_marks[name], wins)
+        wins = {who: win_rate_by_caption(ours[scored], values[scored], captions, seed=seed) for who, values in theirs.items()}
+        mean = mean_by_caption(ours[scored], captions, seed=seed)
+        scores[name] = ScoreSummary(mean, measurement.full_marks[name], wins, len(captions))
+    unasked, beyond = _unasked_text(measurement, opponents.get(TEACHER), seed=seed)
     return Summary(
         sampler=measurement.sampler,
         scores=scores,
@@ -162,7 +180,19 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
         seconds_per_image=measurement.seconds_per_image,
         rate_seconds_per_image=measurement.rate_seconds_per_image,
         total_seconds=measurement.total_seconds,
+        unasked_text=unasked,
+        unasked_beyond_teacher=beyond,
     )
+
+
+def _unasked_text(measurement: Measurement, teacher: Measurement | None, *, seed: int) -> tuple[Estimate | None, Estimate | None]:
+    if measurement.unasked_text is None:
+        return None, None
+    ours, captions = torch.tensor(measurement.unasked_text, dtype=torch.float64), measurement.captions
+    share = share_by_caption(ours, captions, seed=seed)
+    if teacher is None or teacher.unasked_text is None:
+        return share, None
+    return share, mean_by_caption(ours - torch.tensor(teacher.unasked_text, dtype=torch.float64), captions, seed=seed)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -27,7 +27,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class Grouping:
-    """One way to group the images: ``num_images`` by group, and every sampler's scores by scorer and group.
+    """One way to group the images: ``num_images`` by group, and every sampler's scores by scorer and group, where there are any.
 
     The real images are not in it: their captions are their own.
     """
@@ -63,14 +63,16 @@ def _by_group(
     found: dict[str, dict[str, GroupScore]] = {}
     for scorer, values in measurement.scores.items():
         every = torch.tensor(values, dtype=torch.float64)
+        scored = {group: [number for number in numbers if not every[number].isnan()] for group, numbers in rows.items()}
         found[scorer] = {
             group: GroupScore(
-                mean_by_caption(every[list(numbers)], [measurement.captions[number] for number in numbers], seed=seed),
-                block_deviation(every[list(numbers)]) if is_style else None,
+                mean_by_caption(every[numbers], [measurement.captions[number] for number in numbers], seed=seed),
+                block_deviation(every[numbers]) if is_style else None,
             )
-            for group, numbers in rows.items()
+            for group, numbers in scored.items()
+            if numbers
         }
-    return found
+    return {scorer: groups for scorer, groups in found.items() if groups}
 
 
 def block_deviation(values: Tensor) -> float | None:

@@ -51,7 +51,8 @@ class Measurement:
     """What is known of one sampler.
 
     ``captions`` says what each image is of; ``scores`` holds for each scorer, and ``high_frequency`` and ``saturation`` by themselves,
-    one value per image;
+    one value per image, NaN where a scorer has none for the caption; so does ``unasked_text``, 1 for an image with text that its caption
+    does not quote (None: no scorer reads);
     ``distances`` are those to the real images (none for these), measured with ``basis``; ``frechet_to_teacher`` is the Fréchet distance
     to the teacher's images by the main network (None for these and the real ones), ``diversity`` the mean distance between images of
     one prompt. Seconds are stored in a file of their own, which no digest covers: an image's to be drawn (None for the real ones) and
@@ -71,6 +72,7 @@ class Measurement:
     seconds_per_image: float | None
     rate_seconds_per_image: float
     total_seconds: float
+    unasked_text: list[float] | None = None
 
     def in_order_of(self, scorers: Sequence[str], kinds: Sequence[str]) -> "Measurement":
         """With its scores in the order of ``scorers``, its distances in that of ``kinds``: tables follow it, and JSON does not keep it."""
@@ -99,7 +101,7 @@ def measured(
         sampler=sampler,
         captions=[caption[:LONGEST_CAPTION] for caption in captions],
         scores={name: observed.scores[name].tolist() for name in scorers},
-        full_marks={name: (observed.scores[name] >= scorer.range[1]).double().mean().item() for name, scorer in scorers.items()},
+        full_marks={name: _full_marks(observed.scores[name], scorer.range[1]) for name, scorer in scorers.items()},
         high_frequency=observed.high_frequency.tolist(),
         saturation=observed.saturation.tolist(),
         distances=NO_DISTANCES if real is None else Distances.between(ours, real),
@@ -109,8 +111,15 @@ def measured(
         seconds_per_image=None if real is None else observed.draw_seconds_per_image,
         rate_seconds_per_image=observed.rate_seconds_per_image,
         total_seconds=observed.total_seconds,
+        unasked_text=None if observed.unasked_text is None else observed.unasked_text.tolist(),
     )
     return found, ours
+
+
+def _full_marks(scores: Tensor, greatest: float) -> float:
+    """The share of the ``scores`` there are which are the ``greatest``; 0 of none."""
+    there = scores[~scores.isnan()]
+    return (there >= greatest).double().mean().item() if len(there) else 0.0
 
 
 # --- on disk -------------------------------------------------------------------------------------
@@ -129,8 +138,9 @@ def save(folder: Path, measurement: Measurement, *, key: str, sheet: Tensor, rec
     record = asdict(measurement)
     write_json(staging / _SPEED, {name: record.pop(name) for name in _SECONDS})
     captions, scores, others = record.pop("captions"), record.pop("scores"), {name: record.pop(name) for name in OTHER_VALUES}
+    unasked_text = record.pop("unasked_text")
     write_json(staging / _RECORD, record | {"key": key})
-    write_score_table(staging / _TABLE, scores, others, captions)
+    write_score_table(staging / _TABLE, scores, others, captions, unasked_text)
     contact_sheet(sheet).save(staging / "images.png")
     if records is not None:
         save_records(staging, records)
@@ -155,6 +165,7 @@ def load(folder: Path, *, key: str) -> Measurement | None:
         scores={name: list(values) for name, values in table.scores.items()},
         high_frequency=list(table.others["high_frequency"]),
         saturation=list(table.others["saturation"]),
+        unasked_text=None if table.unasked_text is None else list(table.unasked_text),
         **record,
         **speed,
     )

@@ -4,6 +4,7 @@ A batch is the unit of work: the images of consecutive numbers, whatever process
 out, a killed run goes on with the batches that it lacks, and what comes of it has the same bits in every case.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from rglcd.evaluation.generation import as_png, from_png
 from rglcd.evaluation.statistics import high_frequency_energy, saturation
 from rglcd.models.chunks import Chunks
 from rglcd.models.features import FeatureFn
-from rglcd.rewards.protocol import Reward
+from rglcd.rewards.protocol import Reward, TextReader, has_score
 from rglcd.store.shard_tasks import Part, finish_task, finished_task
 from rglcd.store.staging import staging_file
 
@@ -32,6 +33,8 @@ Made = TypeVar("Made")
 
 _SCORES, _FEATURES = "scores/", "features/"
 """Of the names of a batch's tensors: what follows is the scorer's, or the kind of feature network."""
+
+_UNASKED = "unasked_text"
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,16 @@ class ScoringPanel:
         text = {name: at_once.joined(scorer.encode_text, unique) for name, scorer in scorers.items()}
         return cls(scorers, text, {caption: row for row, caption in enumerate(unique)}, features, device, at_once)
 
+    def num_scored(self, name: str, captions: Iterable[str]) -> int:
+        """For how many of the ``captions`` the scorer ``name`` has a score."""
+        rows = [self.rows[caption] for caption in captions]
+        scored = has_score(self.scorers[name], self.text[name][rows])
+        return len(rows) if scored is None else int(scored.sum())
+
     @torch.no_grad()
     def ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Of uint8 images (B, 3, H, W) of ``captions``: each scorer's (B,), ``high_frequency`` and ``saturation`` (B,), each feature
-        network's (B, D); float32 on the CPU."""
+        """Of uint8 images (B, 3, H, W) of ``captions``: each scorer's (B,), NaN where it has no score for a caption, ``high_frequency``
+        and ``saturation`` (B,), each feature network's (B, D), and ``unasked_text`` (B,) where a scorer reads; float32 on the CPU."""
 
         def rate(rows: range) -> dict[str, Tensor]:
             return self._ratings(png[rows.start : rows.stop], captions[rows.start : rows.stop])
@@ -84,8 +93,17 @@ class ScoringPanel:
 
     def _ratings(self, png: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         pixels, rows = from_png(png), [self.rows[caption] for caption in captions]
-        scores = {_SCORES + name: scorer.score(pixels, self.text[name][rows]) for name, scorer in self.scorers.items()}
-        others = {"high_frequency": high_frequency_energy(pixels), "saturation": saturation(pixels)}
+        scores, others = {}, {"high_frequency": high_frequency_energy(pixels), "saturation": saturation(pixels)}
+        for name, scorer in self.scorers.items():
+            text = self.text[name][rows]
+            if isinstance(scorer, TextReader):
+                found, others[_UNASKED] = scorer.score_and_unasked_text(pixels, text)
+            else:
+                found = scorer.score(pixels, text)
+            if not bool(found.isfinite().all()):
+                raise InputError(f"the scorer {name!r} gave a score that is not finite (NaN or infinite): it is broken")
+            scored = has_score(scorer, text)
+            scores[_SCORES + name] = found if scored is None else found.masked_fill(~scored.to(found.device), math.nan)
         features = {_FEATURES + kind: network(pixels) for kind, network in self.features.items()}
         return {name: values.float().cpu() for name, values in (scores | others | features).items()}
 
@@ -94,12 +112,15 @@ class ScoringPanel:
 class Observed:
     """What is kept of a sampler's images: per-image values (N,), features (N, D) by kind, the first images for the contact sheet.
 
-    Seconds are those of one process; ``total_seconds`` all processes' together, of drawing and rating.
+    A score is NaN where the scorer has none for the caption; ``unasked_text`` is 1 where an image holds text that its caption does not
+    quote, and None where no scorer reads. Seconds are those of one process; ``total_seconds`` all processes' together, of drawing and
+    rating.
     """
 
     scores: dict[str, Tensor]
     high_frequency: Tensor
     saturation: Tensor
+    unasked_text: Tensor | None
     features: dict[str, Tensor]
     sheet: Tensor
     draw_seconds_per_image: float
@@ -164,6 +185,7 @@ class Batches:
             scores={name.removeprefix(_SCORES): values for name, values in joined.items() if name.startswith(_SCORES)},
             high_frequency=joined["high_frequency"],
             saturation=joined["saturation"],
+            unasked_text=joined.get(_UNASKED),
             features={name.removeprefix(_FEATURES): values for name, values in joined.items() if name.startswith(_FEATURES)},
             sheet=joined["sheet"],
             # Medians: the first batch warms up.

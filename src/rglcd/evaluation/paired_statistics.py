@@ -29,12 +29,16 @@ def mean_by_caption(values: Tensor, captions: Sequence[str], *, seed: int, num_r
 
 
 def win_rate_by_caption(ours: Tensor, theirs: Tensor, captions: Sequence[str], *, seed: int) -> Estimate:
-    """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; an interval over captions.
+    """How often ``ours`` (N,) beats ``theirs`` (N,), pair by pair, a tie being half a win; an interval over captions."""
+    return share_by_caption((ours > theirs).double() + 0.5 * (ours == theirs).double(), captions, seed=seed)
+
+
+def share_by_caption(points: Tensor, captions: Sequence[str], *, seed: int) -> Estimate:
+    """The mean of ``points`` (N,), each 0 to 1, with an interval over captions.
 
     Where each caption has one picture, or all say the same, so that resampling says nothing, it is Wilson's interval with a vote for
     each caption.
     """
-    points = (ours > theirs).double() + 0.5 * (ours == theirs).double()
     sums, counts = _by_caption(points, captions)
     shares = sums / counts
     if len(shares) == len(points) or bool((shares == shares[0]).all()):

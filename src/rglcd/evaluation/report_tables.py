@@ -15,7 +15,8 @@ from rglcd.evaluation.wording import css_class, label_of
 class ScorerColumn:
     """A scorer in the table. ``is_akin``: it has weights or parts in common with the training reward.
 
-    ``has_full_marks``: some image has its greatest possible score, so a column says how many have.
+    ``has_full_marks``: some image has its greatest possible score, so a column says how many have. ``num_images``: that it has a score
+    for, None if it has one for all.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ScorerColumn:
     is_akin: bool
     is_judge: bool
     has_full_marks: bool
+    num_images: int | None
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,16 @@ class TableRow:
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """Every number: a row for each sampler, columns for each scorer and each distance to the real images."""
+    """Every number: a row for each sampler, columns for each scorer and each distance to the real images.
+
+    ``has_unasked_text``: pictures were read for text that nobody asked for.
+    """
 
     scorers: tuple[ScorerColumn, ...]
     rows: tuple[TableRow, ...]
     frechet: tuple[DistanceColumn, ...]
     kernel: tuple[DistanceColumn, ...]
+    has_unasked_text: bool
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,15 @@ def sampler_table(comparison: Comparison) -> SamplerTable:
             is_training_reward=name == comparison.trained_on,
             is_akin=name in comparison.akin - {comparison.trained_on},
             is_judge=name in comparison.judges,
-            has_full_marks=any(summary.scores[name].full_marks > 0 for summary in comparison.summaries),
+            has_full_marks=any(summary.scores[name].full_marks > 0 for summary in comparison.summaries if name in summary.scores),
+            num_images=None if (count := comparison.teacher.scores[name].num_images) == comparison.num_images else count,
         )
         for name in comparison.scorers
     )
     rows = tuple(_row(comparison, summary) for summary in comparison.summaries)
     found = comparison.teacher.distances
     frechet, kernel = (tuple(DistanceColumn(name, LABELS[name]) for name in names) for names in (found.frechet, found.kernel))
-    return SamplerTable(columns, rows, frechet, kernel)
+    return SamplerTable(columns, rows, frechet, kernel, comparison.teacher.unasked_text is not None)
 
 
 def _row(comparison: Comparison, summary: Summary) -> TableRow:
@@ -108,8 +115,13 @@ def _row(comparison: Comparison, summary: Summary) -> TableRow:
 
 
 def group_tables(comparison: Comparison) -> tuple[GroupTable, ...]:
-    """One for each scorer in each grouping of the prompts."""
-    return tuple(_group_table(comparison, grouping, name) for grouping in comparison.groupings for name in comparison.scorers)
+    """One for each scorer in each grouping of the prompts, where it has scores."""
+    return tuple(
+        _group_table(comparison, grouping, name)
+        for grouping in comparison.groupings
+        for name in comparison.scorers
+        if name in grouping.scores[comparison.teacher.sampler]
+    )
 
 
 def _group_table(comparison: Comparison, grouping: Grouping, scorer: str) -> GroupTable:
@@ -123,4 +135,5 @@ def _group_table(comparison: Comparison, grouping: Grouping, scorer: str) -> Gro
         for summary in comparison.summaries
         if summary.sampler in grouping.scores
     )
-    return GroupTable(grouping.name, scorer, tuple(grouping.num_images.items()), rows)
+    with_scores = grouping.scores[comparison.teacher.sampler][scorer]
+    return GroupTable(grouping.name, scorer, tuple((group, grouping.num_images[group]) for group in with_scores), rows)

@@ -4,14 +4,16 @@ import csv
 import io
 from typing import Any
 
-from rglcd.evaluation.comparison import Comparison
+from rglcd.evaluation.comparison import Comparison, Summary
 from rglcd.evaluation.groups import Grouping
+from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
     """``metrics.json``: nested by model and steps, with every interval; results only, no times."""
     nested: dict[str, Any] = {}
+    partial = {name for name in comparison.scorers if comparison.teacher.scores[name].num_images < comparison.num_images}
     for summary in comparison.summaries:
         numbers: dict[str, Any] = {"high_frequency": summary.high_frequency, "saturation": summary.saturation}
         numbers |= summary.distances.frechet
@@ -21,8 +23,13 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
             numbers[name] = {"value": distance.value, "low": distance.low, "high": distance.high}
         if summary.distances.frechet:
             numbers["distances_measured_with"] = dict(summary.basis)
+        if summary.unasked_text is not None:
+            share = summary.unasked_text
+            numbers["unasked_text"] = {"value": share.value, "low": share.low, "high": share.high}
         for name, score in summary.scores.items():
             numbers[name] = {"mean": score.mean.value, "low": score.mean.low, "high": score.mean.high, "full_marks": score.full_marks}
+            if name in partial:
+                numbers[name]["images"] = score.num_images
             for opponent, rate in score.win_rates.items():
                 numbers[name][f"win_rate_{opponent}"] = {"value": rate.value, "low": rate.low, "high": rate.high}
         if comparison.groupings and summary.sampler.who != REAL:
@@ -54,9 +61,15 @@ def headlines(comparison: Comparison) -> dict[str, dict[str, float]]:
         figures = {name: score.mean.value for name, score in summary.scores.items()}
         figures |= summary.distances.frechet
         figures |= {name: distance.value for name, distance in summary.distances.kernel.items()}
-        figures |= {f"wins over {opponent}, {judge}": rate.value for opponent, rate in summary.scores[judge].win_rates.items()}
+        figures |= {} if summary.unasked_text is None else {"unasked_text": summary.unasked_text.value}
+        figures |= {f"wins over {opponent}, {judge}": rate.value for opponent, rate in _wins(summary, judge).items()}
         files[summary.sampler.name] = _rounded(figures)
     return files
+
+
+def _wins(summary: Summary, judge: str) -> dict[str, Estimate]:
+    """None of the real images, for whose captions ``judge`` may have no score."""
+    return summary.scores[judge].win_rates if judge in summary.scores else {}
 
 
 def speeds(comparison: Comparison) -> dict[str, dict[str, float]]:

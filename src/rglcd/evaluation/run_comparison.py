@@ -4,6 +4,7 @@ A pair is the picture of one number by one sampler in both runs: the same prompt
 put side by side but named, with what differs.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,7 +17,7 @@ from rglcd.evaluation.distances import Basis, Distances, differing_in
 from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
-from rglcd.evaluation.score_tables import OTHER_VALUES, ScoreTable
+from rglcd.evaluation.score_tables import OTHER_VALUES, UNASKED_TEXT, ScoreTable
 from rglcd.evaluation.verdict import Outcome, outcome_of
 from rglcd.evaluation.wording import from_two, in_report_order, label_of, listed, steps
 
@@ -149,10 +150,10 @@ def compare_runs(a: Run, b: Run, *, settings: Sequence[tuple[str, str, str]], se
     return RunComparison(
         a=a,
         b=b,
-        verdict=_verdict(about, [name for name in scorers if name not in rewards] or scorers, num_captions=len(set(captions))),
+        verdict=_verdict(about, _judges(a, b, focus, [name for name in scorers if name not in rewards] or scorers), len(set(captions))),
         settings=tuple(settings),
         refused=tuple(refused),
-        notes=tuple(_notes(a, b, shared, captions)),
+        notes=(*_notes(a, b, shared, captions), *_partial(a, b, focus, scorers, len(captions))),
         num_images=len(captions),
         captions=captions,
         scorers=tuple(scorers),
@@ -190,6 +191,8 @@ def _same_scorers(a: Run, b: Run, sampler: Sampler) -> tuple[list[str], list[str
     for name in ours:
         if name not in theirs:
             refused.append(f"scorer {name}: {b.name} has no scores by it")
+        elif not _num_scored(a, b, sampler, name):
+            refused.append(f"scorer {name}: it has no score for any prompt of both")
         elif reason := _other_scorer(a, b, name):
             refused.append(f"scorer {name}: {reason}")
         else:
@@ -198,12 +201,18 @@ def _same_scorers(a: Run, b: Run, sampler: Sampler) -> tuple[list[str], list[str
     return found, refused
 
 
+def _num_scored(a: Run, b: Run, sampler: Sampler, name: str) -> int:
+    """How many pairs of pictures the scorer ``name`` has scores for: that is a matter of their prompts."""
+    columns = (run.measured[sampler].table.scores[name] for run in (a, b))
+    return sum(not math.isnan(one) and not math.isnan(other) for one, other in zip(*columns, strict=False))
+
+
 def _other_scorer(a: Run, b: Run, name: str) -> str | None:
     ours, theirs = (_real_scores(run, name) for run in (a, b))
     if ours is not None and theirs is not None and _reference(a) == _reference(b):
         count = min(len(ours), len(theirs))
-        largest = (ours[:count] - theirs[:count]).abs().max()
-        if largest > _SAME_NETWORK * ours.std() + 1e-6:
+        largest = (ours[:count] - theirs[:count]).abs().nan_to_num().max()
+        if largest > _SAME_NETWORK * ours[~ours.isnan()].std() + 1e-6:
             return f"it gives the same real images other scores, by up to {float(largest):.3g}: it is another network"
         return None
     one, other = (run.sections.get("preparation", {}).get("scorers", {}).get(name) for run in (a, b))
@@ -213,8 +222,10 @@ def _other_scorer(a: Run, b: Run, name: str) -> str | None:
 
 
 def _real_scores(run: Run, name: str) -> torch.Tensor | None:
+    """Of the real images; None where it has no score for two of their captions."""
     real = run.measured.get(Sampler(REAL, 0))
-    return None if real is None or name not in real.table.scores else torch.tensor(real.table.scores[name], dtype=torch.float64)
+    scores = torch.tensor([] if real is None else real.table.scores.get(name, ()), dtype=torch.float64)
+    return scores if int((~scores.isnan()).sum()) > 1 else None
 
 
 def _reference(run: Run) -> str | None:
@@ -247,6 +258,8 @@ def _difference(
 ) -> SamplerDifference:
     ours, theirs = a.measured[sampler], b.measured[sampler]
     others = [name for name in OTHER_VALUES if name not in scorers] if scorers else []
+    if scorers and UNASKED_TEXT not in scorers and None not in (ours.table.unasked_text, theirs.table.unasked_text):
+        others.append(UNASKED_TEXT)
     values = {name: _of_values(ours, theirs, name, captions, is_score=name in scorers, seed=seed) for name in [*scorers, *others]}
     one, other = _values(ours.distances), _values(theirs.distances)
     seconds = None
@@ -256,10 +269,18 @@ def _difference(
 
 
 def _of_values(ours: Measured, theirs: Measured, name: str, captions: Sequence[str], *, is_score: bool, seed: int) -> ValueDifference:
-    columns = [(one.table.scores if is_score else one.table.others)[name] for one in (ours, theirs)]
+    columns = [_column(one.table, name, is_score=is_score) for one in (ours, theirs)]
     a, b = (torch.tensor(column[: len(captions)], dtype=torch.float64) for column in columns)
+    scored = ~(a.isnan() | b.isnan())
+    a, b, captions = a[scored], b[scored], [caption for caption, is_scored in zip(captions, scored.tolist(), strict=True) if is_scored]
     wins = win_rate_by_caption(b, a, captions, seed=seed) if is_score else None
     return ValueDifference(a.mean().item(), b.mean().item(), mean_by_caption(b - a, captions, seed=seed), wins, bool((a == b).all()))
+
+
+def _column(table: ScoreTable, name: str, *, is_score: bool) -> Sequence[float]:
+    if not is_score and name == UNASKED_TEXT:
+        return table.unasked_text or ()
+    return (table.scores if is_score else table.others)[name]
 
 
 def _focus(shared: Sequence[Sampler]) -> Sampler:
@@ -269,7 +290,13 @@ def _focus(shared: Sequence[Sampler]) -> Sampler:
     return min((sampler for sampler in shared if sampler.who == about), key=lambda sampler: from_two(sampler.num_steps))
 
 
-def _verdict(about: SamplerDifference, judges: Sequence[str], *, num_captions: int) -> str:
+def _judges(a: Run, b: Run, about: Sampler, names: Sequence[str]) -> Sequence[str]:
+    """Of ``names`` those that have a score for every pair, if any has."""
+    most = max((_num_scored(a, b, about, name) for name in names), default=0)
+    return [name for name in names if _num_scored(a, b, about, name) == most]
+
+
+def _verdict(about: SamplerDifference, judges: Sequence[str], num_captions: int) -> str:
     subject = f"{about.label} in {steps(about.sampler.num_steps)}"
     if not judges:
         return f"{subject}: distances alone can be compared"
@@ -297,3 +324,8 @@ def _notes(a: Run, b: Run, shared: Sequence[Sampler], captions: Sequence[str]) -
     if captions and len(set(captions)) < FEW_PROMPTS:
         notes.append(f"{len(set(captions))} prompts are few: intervals over them are rough")
     return notes
+
+
+def _partial(a: Run, b: Run, about: Sampler, scorers: Sequence[str], num_pairs: int) -> list[str]:
+    counts = {name: _num_scored(a, b, about, name) for name in scorers}
+    return [f"{name} has scores for {count} of the {num_pairs} pairs alone" for name, count in counts.items() if count < num_pairs]

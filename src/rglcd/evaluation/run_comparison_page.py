@@ -8,10 +8,10 @@ from rglcd.evaluation.measurement import TEACHER, Sampler
 from rglcd.evaluation.pages import html_page
 from rglcd.evaluation.pictures import ColumnGroup, PictureGrid, Shown, grid_of
 from rglcd.evaluation.run_comparison import RunComparison, SamplerDifference, ValueDifference
-from rglcd.evaluation.score_tables import OTHER_VALUES
+from rglcd.evaluation.score_tables import OTHER_VALUES, UNASKED_TEXT
 from rglcd.evaluation.wording import duration, interval_percent, label_of, percent, steps
 
-_OTHER_LABELS = {"high_frequency": "fine detail", "saturation": "colour"}
+_OTHER_LABELS = {"high_frequency": "fine detail", "saturation": "colour", UNASKED_TEXT: "unasked text"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from rglcd.errors import InputError
 OTHER_VALUES: Final = ("high_frequency", "saturation")
 """Columns beside those of the scorers."""
 
+UNASKED_TEXT: Final = "unasked_text"
+"""The column of a table whose images were read, after all others: 1 where there is text that the caption does not quote."""
+
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that programs for tables take for a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
 
@@ -20,17 +23,23 @@ LONGEST_CAPTION: Final = 10_000
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A row for each image: its caption, its scores by scorer, and its :data:`OTHER_VALUES`, whose names a scorer may have too."""
+    """A row for each image: its caption, its scores by scorer (NaN: it has none), and its :data:`OTHER_VALUES`, whose names a scorer may
+    have too; :data:`UNASKED_TEXT`, if the images were read."""
 
     captions: tuple[str, ...]
     scores: dict[str, tuple[float, ...]]
     others: dict[str, tuple[float, ...]]
+    unasked_text: tuple[float, ...] | None = None
 
 
 def write_score_table(
-    path: Path, scores: Mapping[str, Sequence[float]], others: Mapping[str, Sequence[float]], captions: Sequence[str]
+    path: Path,
+    scores: Mapping[str, Sequence[float]],
+    others: Mapping[str, Sequence[float]],
+    captions: Sequence[str],
+    unasked_text: Sequence[float] | None = None,
 ) -> None:
-    """A row for each image: its number, its ``scores``, its ``others``, which are :data:`OTHER_VALUES`, its caption.
+    """A row for each image: its number, its ``scores``, its ``others``, which are :data:`OTHER_VALUES`, its caption, and ``unasked_text``.
 
     Python writes as many digits of a number as read back to the same one.
     """
@@ -38,10 +47,12 @@ def write_score_table(
         writer = csv.writer(stream, lineterminator="\n")
         # Before 3.11.9 and 3.12.3 a carriage return is not quoted, and read as the end of a row: https://github.com/python/cpython/issues/67044
         quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["image", *scores, *OTHER_VALUES, "caption"])
+        read = [] if unasked_text is None else [unasked_text]
+        writer.writerow(["image", *scores, *OTHER_VALUES, "caption", *([UNASKED_TEXT] if read else [])])
         columns = (*scores.values(), *(others[name] for name in OTHER_VALUES))
-        for number, (*values, caption) in enumerate(zip(*columns, captions, strict=True)):
-            row = [number, *values, _inert(caption[:LONGEST_CAPTION])]
+        for number, (caption, *values) in enumerate(zip(captions, *columns, *read, strict=True)):
+            last = values[len(columns) :]
+            row = [number, *values[: len(columns)], _inert(caption[:LONGEST_CAPTION]), *last]
             (quoting if "\r" in caption else writer).writerow(row)
 
 
@@ -50,10 +61,13 @@ def read_score_table(path: Path) -> ScoreTable:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             header, *rows = csv.reader(stream)
-        if header[0] != "image" or tuple(header[-3:]) != (*OTHER_VALUES, "caption"):
+        end = len(header) - (header[-1] == UNASKED_TEXT)
+        if header[0] != "image" or tuple(header[end - 3 : end]) != (*OTHER_VALUES, "caption"):
             raise ValueError("its columns are others")
-        columns = [(name, tuple(float(row[place]) for row in rows)) for place, name in enumerate(header[1:-1], start=1)]
-        return ScoreTable(tuple(_as_written(row[-1]) for row in rows), dict(columns[:-2]), dict(columns[-2:]))
+        columns = [(name, tuple(float(row[place]) for row in rows)) for place, name in enumerate(header[1 : end - 1], start=1)]
+        captions = tuple(_as_written(row[end - 1]) for row in rows)
+        unasked = tuple(float(row[end]) for row in rows) if end < len(header) else None
+        return ScoreTable(captions, dict(columns[:-2]), dict(columns[-2:]), unasked)
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{path} is no table of scores ({error}); make it again: rglcd run evaluate") from None
 

@@ -5,6 +5,7 @@ Noise is a function of seed and picture (:func:`rglcd.evaluation.generation.seed
 Shapes: N pictures, P prompts with N / P each, side by side; (3, H, W) pixels.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -109,9 +110,9 @@ class TrainingPanel:
         )
 
     def _by_prompt(self, values: Tensor) -> list[float]:
-        """Means (P,) of ``values`` (N,)."""
+        """Means (P,) of ``values`` (N,); of scores the means of those prompts that the scorer has a score for."""
         means: list[float] = values.double().view(len(self.prompts), self.images_per_prompt).mean(dim=1).tolist()
-        return means
+        return [mean for mean in means if not math.isnan(mean)]
 
     def strip(self, pictures: Tensor) -> Image.Image:
         """The first picture of each prompt, side by side, shrunk to thumbnails where they are larger."""

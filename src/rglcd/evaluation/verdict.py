@@ -93,6 +93,7 @@ def findings(comparison: Comparison) -> list[str]:
     sentences += _pictures_needed(comparison)
     if comparison.frechet_has_too_few_images:
         sentences.append(_singular(comparison))
+    sentences += _unasked_text(comparison)
     if comparison.trained_on is None:
         sentences.append("No reward guided the students of this run.")
     elif comparison.scorers == [comparison.trained_on]:
@@ -110,6 +111,17 @@ def findings(comparison: Comparison) -> list[str]:
                 f"while {listed(losing)} {'prefers' if len(losing) == 1 else 'prefer'} the teacher."
             )
     return sentences
+
+
+def _unasked_text(comparison: Comparison) -> list[str]:
+    """The alarm: the student paints more words into its pictures than the teacher, by more than chance would have it."""
+    ours, theirs, beyond = comparison.focus.unasked_text, comparison.teacher.unasked_text, comparison.focus.unasked_beyond_teacher
+    if ours is None or theirs is None or beyond is None or beyond.low <= 0 or comparison.num_images < LEAST_PICTURES:
+        return []
+    return [
+        f"Words are painted into pictures: {percent(ours.value)} of the student’s hold text that their prompts do not quote "
+        f"({interval_percent(ours)}), {percent(theirs.value)} of the teacher’s."
+    ]
 
 
 def _pictures_needed(comparison: Comparison) -> list[str]:

@@ -1,8 +1,8 @@
-"""The code of a reward that another installed package offers: which distribution and version it is, and a digest of its Python files."""
+"""The code of a reward that another installed package offers: which distribution and version it is, and a digest of its files."""
 
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,11 @@ from rglcd.store.manifest import digest_of, sha256_of
 
 ENTRY_POINTS: Final = "rglcd.rewards"
 """The group in which an installed package offers loaders of its own: ``loader(folder | None, *, dtype, device)``."""
+
+READER: Final = "rapidocr"
+"""The package that reads text in pictures, which is how its distribution is called too."""
+
+INSTALL_READER: Final = "install the extra ocr: pip install '.[ocr]' (docs/how-to/install.md)"
 
 
 def offered_reward(name: str) -> EntryPoint:
@@ -36,6 +41,25 @@ def code_of(name: str) -> dict[str, str]:
     files = _recorded(entry, origin) or dict(_below(roots))
     distribution, version = ("", "") if entry.dist is None else (entry.dist.name, entry.dist.version)
     return {"distribution": distribution, "version": version, "sha256": digest_of(files)}
+
+
+def code_of_reader() -> dict[str, str]:
+    """The same of the package that reads text: all of its files as they are on disk, models included. Raises :class:`InputError`."""
+    root = reader_folder()
+    files = {path.relative_to(root).as_posix(): sha256_of(path) for path in sorted(root.rglob("*")) if _is_content(path)}
+    return {"distribution": READER, "version": version(READER), "sha256": digest_of(files)}
+
+
+def reader_folder() -> Path:
+    """Where the package that reads text is installed; it is not imported. Raises :class:`InputError` where it is not."""
+    found = _spec(READER)
+    if found is None or found.origin is None:
+        raise InputError(f"kind ocr reads with {READER}, which is not installed; {INSTALL_READER}")
+    return Path(found.origin).parent
+
+
+def _is_content(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc"
 
 
 def in_words(code: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Which scorers have something in common with a reward: a score by one of them is not a judge's.
 
 Two scorers are one family when they are made of the same weights, under whatever names and kinds: a mixture is made of its parts,
-``hpsv2`` and ``hpsv2-process`` of one published file, a scorer without weights of its kind and settings.
+``hpsv2`` and ``hpsv2-process`` of one published file, a scorer without weights of its kind and settings (but for ``logit_scale``, which
+makes no other score).
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ def _made_of(name: str, catalogue: Catalogue, pretrained: Manifest) -> frozenset
         used = [part for part, weight in settings["weights"].items() if weight and part in catalogue]
         return frozenset[str]().union(*(_made_of(part, catalogue, pretrained) for part in used))
     if not has_weights(name, catalogue):
-        return frozenset({digest_of(settings)})
+        return frozenset({digest_of({key: value for key, value in settings.items() if key != "logit_scale"})})
     folder = f"scorers/{name}"
     files = {entry.sha256 for path, entry in pretrained.files.items() if path.startswith(f"{folder}/") and _is_weights(path)}
     return frozenset(files | _fetched(pretrained.facts, folder))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rglcd.models.precision import at_least_float32
-from rglcd.rewards.protocol import Reward, without_text
+from rglcd.rewards.protocol import Reward, has_score, without_text
 
 
 class MixtureReward:
@@ -36,6 +36,13 @@ class MixtureReward:
         """Features (B, D), D the sum of the parts' widths; in float32 at least, so that token ids stay exact."""
         features = [part.encode_text(captions) for part, _ in self._parts]
         return torch.cat([at_least_float32(feature) for feature in features], dim=1)
+
+    def has_score(self, text: Tensor) -> Tensor | None:
+        """Where every part has one; None for all."""
+        texts = text.split(self._widths, dim=1)
+        known = [has_score(part, own) for (part, _), own in zip(self._parts, texts, strict=True)]
+        partial = [each for each in known if each is not None]
+        return torch.stack(partial).all(dim=0) if partial else None
 
     def without_text(self) -> "MixtureReward":
         """This mixture, the text towers of its parts gone, where these can do without."""

@@ -60,6 +60,24 @@ class DifferentiableReward(Reward, Protocol):
 
 
 @runtime_checkable
+class PartialReward(Reward, Protocol):
+    """A reward that has no score for some captions. ``score`` gives 0 there, which means nothing: who trains or judges leaves it out."""
+
+    def has_score(self, text: Tensor) -> Tensor | None:
+        """For which of the text features (B, D) there is a score: bool (B,), on their device; None for all."""
+        ...
+
+
+@runtime_checkable
+class TextReader(Reward, Protocol):
+    """A reward that reads what is written in a picture, and so sees words that nobody asked for."""
+
+    def score_and_unasked_text(self, pixels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``score`` gives, and whether each picture holds text that its caption does not quote: (B,), 0 or 1."""
+        ...
+
+
+@runtime_checkable
 class SeparableText(Protocol):
     """A reward that can do without what it encodes captions with, once their features are cached."""
 
@@ -71,3 +89,8 @@ class SeparableText(Protocol):
 def without_text(reward: Reward) -> Reward:
     """``reward`` as training needs it, where captions come as cached features: only as large as what is used."""
     return reward.without_text() if isinstance(reward, SeparableText) else reward
+
+
+def has_score(reward: Reward, text: Tensor) -> Tensor | None:
+    """For which of the text features (B, D) ``reward`` has a score: bool (B,); None for all, as most rewards have."""
+    return reward.has_score(text) if isinstance(reward, PartialReward) else None

@@ -28,11 +28,12 @@ _LOADERS: Mapping[str, str] = {
     "hpsv2-process": "rglcd.rewards.hpsv2_process:Hpsv2ProcessReward.load",
     "process": "rglcd.rewards.process:ProcessReward.load",
     "entry-point": "rglcd.rewards.entry_point:load_entry_point",
+    "ocr": "rglcd.rewards.ocr:OcrReward.load",
     "toy-judge": "rglcd.toy.judge:ToyJudge.load",
     "toy-checker": "rglcd.toy.checker:CheckerReward.load",
     "toy-votes": "rglcd.toy.raters:VotesReward.load",
 }
-_WITHOUT_WEIGHTS = frozenset({"mixture", "toy-checker", "toy-votes"})
+_WITHOUT_WEIGHTS = frozenset({"mixture", "ocr", "toy-checker", "toy-votes"})
 
 
 def open_scorer(name: str, catalogue: Catalogue, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Reward:

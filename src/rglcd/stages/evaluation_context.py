@@ -144,13 +144,19 @@ class EvaluationContext:
     def panel(self) -> ScoringPanel:
         scorers = {name: self.pretrained.scorer(name, dtype=torch.float32, device=self.device) for name in self.evaluation.scorers}
         features = {kind: load_features(kind, folder, device=self.device) for kind, folder in self.pretrained.feature_folders()}
-        return ScoringPanel.of(
+        panel = ScoringPanel.of(
             scorers,
             [*self.captions, *self.reference.captions],
             features=features,
             device=self.device,
             at_once=self._batch_at_once(),
         )
+        if not any(panel.num_scored(name, self.captions) for name in scorers):
+            raise InputError(
+                f"no scorer of evaluation.scorers ({', '.join(scorers)}) has a score for any of the prompts, which quote no text; "
+                "add another scorer, or prompts that quote what is to be written in the picture"
+            )
+        return panel
 
     @cached_property
     def _drawn_at_once(self) -> Chunks:

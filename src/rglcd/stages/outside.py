@@ -1,13 +1,14 @@
-"""What ``prepare`` reads and no stage makes: local model folders and files, and the code of users' own rewards. Each gets a digest."""
+"""What ``prepare`` reads and no stage makes: local model folders and files, and the code of rewards that other packages hold. Each gets a
+digest."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rglcd.config import EntryPointScorer, Model, Preparation, Section
+from rglcd.config import EntryPointScorer, Model, OcrScorer, Preparation, Section
 from rglcd.errors import InputError
-from rglcd.rewards.installed_code import code_of, in_words, offered_reward
+from rglcd.rewards.installed_code import READER, code_of, code_of_reader, in_words, offered_reward, reader_folder
 from rglcd.stages.model_roles import ModelRole, model_roles
 from rglcd.store.manifest import Manifest, digest_of, read_manifest
 from rglcd.store.model_folders import TOKENIZER_FILES, local_files, named_local_files
@@ -15,8 +16,8 @@ from rglcd.store.remembered_files import entries_of, memory_beside
 
 
 def reward_code(preparation: Preparation) -> dict[str, dict[str, str]]:
-    """By scorer, the code of each own reward (:func:`rglcd.rewards.installed_code.code_of`). Raises :class:`InputError`."""
-    return {name: code_of(scorer.name) for name, scorer in preparation.scorers.items() if isinstance(scorer, EntryPointScorer)}
+    """By scorer, the code of each reward of another package (:mod:`rglcd.rewards.installed_code`). Raises :class:`InputError`."""
+    return {name: _code_now(about) for name, about in _held_elsewhere(preparation).items()}
 
 
 def outside_digests(sections: Mapping[str, Section], *, published: Path) -> dict[str, str]:
@@ -35,24 +36,40 @@ def outside_digests(sections: Mapping[str, Section], *, published: Path) -> dict
 def refuse_changed_rewards(prepared: Manifest) -> None:
     """Raise :class:`InputError` for an own reward that is installed with other code than ``prepare`` found."""
     for name, recorded in prepared.facts.get("rewards", {}).items():
-        try:
-            offered_reward(recorded["entry_point"])
-        except InputError:
+        if not _is_installed(recorded):
             continue  # a machine that only launches has it in its images
-        if (found := code_of(recorded["entry_point"])) != recorded["code"]:
+        if (found := _code_now(recorded)) != recorded["code"]:
             raise InputError(
                 f"the reward {name} is {in_words(found)} now, and {in_words(recorded['code'])} was prepared; run: rglcd run prepare"
             )
 
 
 def reward_facts(preparation: Preparation) -> dict[str, Any]:
-    """What the manifest of ``prepare`` says of own rewards, for :func:`refuse_changed_rewards`."""
-    code = reward_code(preparation)
-    return {
-        name: {"entry_point": scorer.name, "code": code[name]}
-        for name, scorer in preparation.scorers.items()
-        if isinstance(scorer, EntryPointScorer)
-    }
+    """What the manifest of ``prepare`` says of the rewards of other packages, for :func:`refuse_changed_rewards`."""
+    return {name: {**about, "code": _code_now(about)} for name, about in _held_elsewhere(preparation).items()}
+
+
+def _held_elsewhere(preparation: Preparation) -> dict[str, dict[str, str]]:
+    """By scorer, of those whose code another package holds, the ``entry_point`` or the ``package`` that it is."""
+    found = {}
+    for name, scorer in preparation.scorers.items():
+        if isinstance(scorer, EntryPointScorer):
+            found[name] = {"entry_point": scorer.name}
+        elif isinstance(scorer, OcrScorer):
+            found[name] = {"package": READER}
+    return found
+
+
+def _code_now(about: Mapping[str, Any]) -> dict[str, str]:
+    return code_of(about["entry_point"]) if "entry_point" in about else code_of_reader()
+
+
+def _is_installed(about: Mapping[str, Any]) -> bool:
+    try:
+        offered_reward(about["entry_point"]) if "entry_point" in about else reader_folder()
+    except InputError:
+        return False
+    return True
 
 
 def _local_digest(role: ModelRole, published: Path) -> str:

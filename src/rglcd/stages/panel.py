@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rglcd.config import AnyReward, NoReward, PanelMonitoring
+from rglcd.errors import InputError
 from rglcd.evaluation.looks import SUSPICIOUS_LOOKS
 from rglcd.evaluation.observation import ScoringPanel
 from rglcd.evaluation.training_panel import TrainingPanel
@@ -58,7 +59,15 @@ def opening_scorers(panel: TrainingPanel, monitoring: PanelMonitoring, materials
         scorers = {name: pretrained.scorer(name, dtype=torch.float32, device=device) for name in names}
         kind, folder = pretrained.feature_folders()[0]
         features = {kind: load_features(kind, folder, device=device)}
-        return ScoringPanel.of(scorers, panel.captions, features=features, device=device, at_once=panel.at_once)
+        scoring = ScoringPanel.of(scorers, panel.captions, features=features, device=device, at_once=panel.at_once)
+        for name in names:
+            # Chance is told by the spread over the prompts.
+            if (count := scoring.num_scored(name, panel.prompts)) < 2:
+                raise InputError(
+                    f"the scorer {name!r} has a score for {count} of monitoring.prompts and needs two: quote in two of them what is to be "
+                    "written in the picture, or leave it out of what is watched"
+                )
+        return scoring
 
     return open_scoring
 

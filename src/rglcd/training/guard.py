@@ -58,9 +58,15 @@ class Watch:
         seen, self._seen = self._seen, []
         if not seen:
             return None, None
-        names = sorted(seen[-1][1])
-        table = world.mean(torch.stack([torch.stack([figures[name].detach().double() for name in names]) for _, figures in seen])).tolist()
-        rows = [dict(zip(names, values, strict=True)) for values in table]
+        # A step may lack a figure, on all ranks at once: there was nothing to take it of.
+        names = sorted({name for _, figures in seen for name in figures})
+        absent = torch.zeros_like(next(iter(seen[-1][1].values())), dtype=torch.float64)
+        table = [torch.stack([figures[name].detach().double() if name in figures else absent for name in names]) for _, figures in seen]
+        values = world.mean(torch.stack(table)).tolist()
+        rows = [
+            dict(pair for pair in zip(names, row, strict=True) if pair[0] in figures)
+            for (_, figures), row in zip(seen, values, strict=True)
+        ]
         newest = {name: rows[-1][name] for name in seen[-1][1]}
         for (step, _), row in zip(seen, rows, strict=True):
             if (reason := self._fault_in(row)) is not None:

@@ -22,7 +22,7 @@ from rglcd.errors import InputError
 from rglcd.models.codec import Codec
 from rglcd.models.latent_reward import LatentRewardModel
 from rglcd.models.precision import at_least_float32
-from rglcd.rewards.protocol import DifferentiableReward, Reward
+from rglcd.rewards.protocol import DifferentiableReward, Reward, has_score
 from rglcd.training.checkpoint import optimizer_tensors, restore_optimizer
 from rglcd.training.choices import label_function, label_scale, ties_count
 from rglcd.training.controls import LabelScores
@@ -146,7 +146,9 @@ class LatentRewardGuidance:
         # for both kinds of guidance, whatever the two temperatures are.
         worth = self.model.log_scale.detach().exp() / self._unit
         scores, gradient = reward_gradient(z0_hat, lambda z0, rows: worth * self.model.score(z0, text[rows]), chunk_size=len(z0_hat))
-        return RewardGradient(scores, gradient)
+        scored = has_score(self.expert, texts[self.expert_scorer])
+        # Where the expert has no score, the proxy was not tuned to it: it pulls nowhere.
+        return RewardGradient(scores, gradient if scored is None else gradient.masked_fill(~scored.view(-1, 1, 1, 1), 0.0))
 
     def learn(self, step: int, candidates: Sequence[Tensor], texts: Texts, scores: Scores = NONE_KNOWN) -> Mapping[str, Tensor]:
         match self.tuning:
@@ -160,18 +162,33 @@ class LatentRewardGuidance:
     def _tune(
         self, tuning: recipe.OnlineProxy, step: int, candidates: Sequence[Tensor], texts: Texts, known: Scores
     ) -> Mapping[str, Tensor]:
-        """Learn from the KL between the expert's and the proxy's preferences over all pairs of candidates."""
+        """Learn from the KL between the expert's and the proxy's preferences over all pairs of candidates.
+
+        Captions for which the expert has no score teach nothing, and ``expert_reward`` is missing where no process has another.
+        """
         rows = _labelled(tuning, len(candidates[0]))
         latents = [candidate[rows] for candidate in candidates]
         real = [known[self.expert_scorer][rows]] if self.expert_scorer in known else []
-        judged = self._judged(latents[: len(latents) - len(real)], texts[self.expert_scorer][rows])
+        theirs = texts[self.expert_scorer][rows]
+        judged, scored = self._judged(latents[: len(latents) - len(real)], theirs), has_score(self.expert, theirs)
         scores = torch.stack([*judged, *real])
         labels = self._labels(scores if self.label_scores is None else self.label_scores(scores, step))
         text = texts[self.model_scorer][rows]
-        updates = [self._update(tuning, latents, text, labels) for _ in range(tuning.num_updates)]
-        return {**updates[0], "expert_reward": judged[0].mean()}
+        # Equal labels are no decision either: the agreement leaves them out.
+        labels = labels if scored is None else labels.masked_fill(~scored, 0.0)
+        updates = [self._update(tuning, latents, text, labels, scored) for _ in range(tuning.num_updates)]
+        return {**updates[0], **self._expert_reward(judged[0], scored)}
 
-    def _update(self, tuning: recipe.OnlineProxy, latents: Sequence[Tensor], text: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _expert_reward(self, scores: Tensor, scored: Tensor | None) -> dict[str, Tensor]:
+        """The mean of the expert's ``scores`` (b,); of those captions that have one the mean over all processes, if there are any."""
+        if scored is None:
+            return {"expert_reward": scores.mean()}
+        all_scores, counts = self._world.gather(scores.masked_fill(~scored, 0.0)), self._world.gather(scored.to(scores.dtype))
+        return {"expert_reward": all_scores.sum() / counts.sum()} if bool(counts.any()) else {}
+
+    def _update(
+        self, tuning: recipe.OnlineProxy, latents: Sequence[Tensor], text: Tensor, labels: Tensor, scored: Tensor | None
+    ) -> dict[str, Tensor]:
         """One step of the optimiser on all labels (K, b), from gradients of ``micro_batch`` captions at a time; figures before it."""
         divergences, logits, real = [], [], []
         for rows in accumulated(self._network, micro_batches(len(text), self.micro_batch)):
@@ -181,6 +198,7 @@ class LatentRewardGuidance:
             kl = pairwise_preference_kl(
                 some, theirs, privileged=privileged_candidate(tuning.real_image), ties_count=ties_count(tuning.labels.ties)
             )
+            kl = kl if scored is None else kl.masked_fill(~scored[rows], 0.0)
             (len(kl) / len(text) * kl.mean()).backward()
             divergences.append(kl.detach())
             logits.append(theirs.detach())
