@@ -114,7 +114,7 @@ def test_nothing_is_fetched_and_no_thread_is_started(ocr: OcrReward, monkeypatch
     other = opened()
     assert isinstance(other, OcrReward)
     assert [line.text for line in other.read(picture("OPEN")[None])[0]] == ["open"]
-    assert len(os.listdir("/proc/self/task")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/task")) <= before  # noqa: PTH208
 
 
 def test_panel_has_no_number_where_nothing_is_quoted(ocr: OcrReward) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rglcd import progress
 from rglcd.config import Config, NoReward, PanelMonitoring, PixelReward
@@ -20,6 +22,7 @@ from rglcd.latents.cache import LatentCache
 from rglcd.models.codec import Codec
 from rglcd.models.student import Student
 from rglcd.models.text import TextEncoder
+from rglcd.rewards.protocol import Reward
 from rglcd.stages import monitoring
 from rglcd.stages.assembly import Materials, make_distiller
 from rglcd.stages.monitoring import Watching
@@ -200,6 +203,45 @@ def test_a_scorer_that_was_not_prepared_is_refused_before_any_step(own: Path) ->
     publish(own / "pretrained", stage="prepare")
     with pytest.raises(InputError, match=r"pretrained has no catalogue/judge\.json; make it again: rglcd run prepare"):
         run(own, panel_config(), "distill")
+
+
+class OfQuotes:
+    """A scorer that has a score for captions with a quote alone."""
+
+    def __init__(self, scorer: Reward) -> None:
+        self.scorer = scorer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.scorer, name)
+
+    def encode_text(self, captions: Sequence[str]) -> Tensor:
+        quotes = torch.tensor([[float('"' in caption)] for caption in captions])
+        return torch.cat([self.scorer.encode_text(captions), quotes], dim=1)
+
+    def has_score(self, text: Tensor) -> Tensor:
+        return text[:, -1] > 0
+
+    def score(self, pixels: Tensor, text: Tensor) -> Tensor:
+        return self.scorer.score(pixels, text[:, :-1]) * text[:, -1]
+
+
+def test_a_scorer_is_shown_for_the_prompts_that_it_has_a_score_for_and_needs_two(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Pretrained.scorer
+
+    def of_quotes(self: Pretrained, name: str, **where: object) -> object:
+        return OfQuotes(scorer(self, name, **where)) if name == "judge" else scorer(self, name, **where)
+
+    monkeypatch.setattr(Pretrained, "scorer", of_quotes)
+    some, one = ('monitoring.prompts=["a", "b \\"c\\"", "d \\"e\\""]', 'monitoring.prompts=["a", "b \\"c\\""]')
+    with pytest.raises(InputError, match=r"the scorer 'judge' has a score for 1 of monitoring\.prompts and needs two"):
+        run(own, panel_config(one), "distill")
+    assert not (own / "student").exists()
+    run(own, panel_config(some), "distill")
+    record = read_record(own / "student" / "rg" / "panel")
+    assert record is not None
+    for figures in (record.about.teacher, *(look.figures for look in record.looks)):
+        assert {name: len(values) for name, values in figures.scores.items()} == {"expert": 3, "judge": 2}
+        assert len(figures.saturation) == 3
 
 
 def test_what_the_reward_is_made_of_is_no_evidence_against_it(own: Path) -> None:
