@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from rglcd.evaluation.comparable_runs import Measured, Run
 from rglcd.evaluation.comparison import Comparison, compare
 from rglcd.evaluation.distances import Distances
 from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, load, save
 from rglcd.evaluation.pages import report_html, report_markdown
 from rglcd.evaluation.report_data import report_data
 from rglcd.evaluation.result_files import headlines, metrics
-from rglcd.evaluation.run_comparison import Measured, Run, compare_runs
+from rglcd.evaluation.run_comparison import compare_runs
 from rglcd.evaluation.run_comparison_page import as_text, page_html
 from rglcd.evaluation.score_tables import ScoreTable
 from rglcd.evaluation.verdict import findings, verdict

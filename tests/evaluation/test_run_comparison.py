@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from rglcd.errors import InputError
+from rglcd.evaluation.comparable_runs import Measured, Run
 from rglcd.evaluation.distances import Distances
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
-from rglcd.evaluation.run_comparison import Measured, Run, RunComparison, compare_runs
+from rglcd.evaluation.run_comparison import RunComparison, compare_runs
 from rglcd.evaluation.run_comparison_page import as_text, page_html
 from rglcd.evaluation.score_tables import ScoreTable
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 from PIL import Image
 
 from rglcd.errors import InputError
+from rglcd.evaluation.comparable_runs import Measured, Run
 from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
 from rglcd.evaluation.distances import Distances
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
-from rglcd.evaluation.run_comparison import Measured, Run, RunComparison, compare_runs
+from rglcd.evaluation.run_comparison import RunComparison, compare_runs
 from rglcd.evaluation.score_tables import read_score_table
 from rglcd.models.loading import read_json
 from rglcd.stages.opened_artifact import opened_artifact
