@@ -23,9 +23,12 @@ from rglcd.launch.boundary import process_boundary
 from rglcd.launch.progress_display import drawing
 from rglcd.progress import report, reporting_to
 
+_BETWEEN_PAGES = 1200.0
+"""Seconds: writing the page takes minutes of a core that the runs could use."""
+
 
 def main() -> None:
-    """Run what is not done yet; the page is written after each run, and says which claims are still to come."""
+    """Run what is not done yet; the page is written now and then, and says which claims are still to come."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS + 1), default=MOST_SEEDS, help="how many seeds, from 0")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many runs at once (default: %(default)s)")
@@ -36,7 +39,7 @@ def main() -> None:
     # A stopped command leaves every claim with one seed before any study has two.
     todo = dict.fromkeys([*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied if run.name != MAIN.name)])
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
-        started = time.perf_counter()
+        started = written = time.perf_counter()
         first, *others = todo
         report("runs", done=0, total=len(todo), unit="runs")
         with _workers(arguments.processes) as pool:
@@ -45,7 +48,10 @@ def main() -> None:
             for done, future in enumerate(as_completed([leader, *(pool.submit(make, *which) for which in others)]), start=1):
                 future.result()
                 report("runs", done=done, total=len(todo), unit="runs")
-                PAGE.write_text(page_text(), encoding="utf-8")
+                if time.perf_counter() - written > _BETWEEN_PAGES:
+                    PAGE.write_text(page_text(), encoding="utf-8")
+                    written = time.perf_counter()
+        PAGE.write_text(page_text(), encoding="utf-8")
         print(f"{PAGE} is written, after {(time.perf_counter() - started) / 60:.1f} min")
 
 

@@ -109,6 +109,8 @@ def test_a_proxy_that_no_longer_stands_for_the_expert_is_said_to() -> None:
     assert "agree on 36%" in str(doubt_of_proxy(curve(0.36, 0.8)))
     assert "finds 3% of the captions of real latents; in the beginning it found 80%" in str(doubt_of_proxy(curve(0.7, 0.028)))
     assert doubt_of_proxy(curve(0.36, 0.8)[:39]) is None
+    # One that began at random knew no caption that it could forget.
+    assert doubt_of_proxy([{"lrm_agreement": 0.6, "lrm_retrieval": found} for found in [0.12] * 20 + [0.05] * 20]) is None
     assert doubt_of_proxy([{"distance": 0.1}] * 99) is None
 
 

@@ -231,12 +231,13 @@ class LatentRewardGuidance:
 
 
 _ROWS = 20
+_KNOWS_CAPTIONS = 0.2
 
 
 def doubt_of_proxy(curve: Sequence[Mapping[str, float]]) -> str | None:
     """Why the proxy may no longer stand for the expert, as the last rows of a training curve say, and what to do; None if they do not.
 
-    It should agree with the expert on half of the decided pairs at least, and know half as many captions as at the beginning.
+    It should agree with the expert on half of the decided pairs at least, and know half as many captions as in the beginning, if any.
     """
     tuned = [row for row in curve if "lrm_agreement" in row]
     if len(tuned) < 2 * _ROWS:
@@ -248,7 +249,7 @@ def doubt_of_proxy(curve: Sequence[Mapping[str, float]]) -> str | None:
             f"proxy and expert agree on {agreement:.0%} of the pairs that the expert decides, less than by chance: the student goes where "
             "the proxy alone likes it. Lower reward.weight, or let the proxy follow faster (reward.tuning.learning_rate, num_updates)"
         )
-    if retrieval < known / 2:
+    if known >= _KNOWS_CAPTIONS and retrieval < known / 2:
         return (
             f"the proxy finds {retrieval:.0%} of the captions of real latents; in the beginning it found {known:.0%}. "
             "Lower reward.tuning.learning_rate, so that it does not forget what a caption is"
