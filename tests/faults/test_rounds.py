@@ -34,7 +34,7 @@ class TestRows:
         return [Row(*mark.args, **mark.kwargs) for mark in marks if mark.name == "fault"]
 
     def test_rows_have_names_of_their_own(self, rows: list[Row]) -> None:
-        assert len({row.name for row in rows}) == len(rows) == 25
+        assert len({row.name for row in rows}) == len(rows) == 26
 
     def test_rounds_and_samples_are_as_many_as_ever(self, rows: list[Row]) -> None:
         sizes = {row.name: (row.num_rounds, len(row.sample)) for row in rows}
@@ -44,6 +44,7 @@ class TestRows:
                 "F10": (50, 2),
                 "F12": (40, 1),
                 "F13": (64, 16),
+                "F14": (35, 4),
                 "F15": (50, 1),
                 "F16": (60, 3),
                 "F17": (200, 6),

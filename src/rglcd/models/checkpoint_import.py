@@ -4,6 +4,7 @@
 """
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,15 +28,33 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            f"{path.name} cannot be read as weights alone: {' '.join(str(error).split())[:300]}; name a file of tensors and nothing else"
-        ) from None
+        raise InputError(f"{path.name} cannot be read as weights alone: {_said(error)}; name a file of tensors and nothing else") from None
     state = _unwrapped(loaded)
     odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if not state or odd is not None:
         raise InputError(f"{path.name} is no state dict: " + ("it is empty" if odd is None else f"{odd!r} is no tensor"))
+    odd = next((name for name, tensor in state.items() if not _is_whole(tensor)), None)
+    if odd is not None:
+        raise InputError(
+            f"{path.name} does not hold all values of {odd!r}, of shape {list(state[odd].shape)}; name a file of plain tensors"
+        )
     prefixed = all(name.startswith("module.") for name in state)
     return {name.removeprefix("module.") if prefixed else name: tensor for name, tensor in state.items()}
+
+
+def _said(error: Exception) -> str:
+    """What is wrong in a line; torch's own words for a pickle with code say how to run it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL (\S+)", text)
+        return "it is no pickle of tensors" if named is None else f"it names {named[1][:80]}, which is code"
+    return text.partition(" In PyTorch 2.6, we changed")[0][:300]
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a value lies in memory for each place: a shape with steps of zero says any size, and a copy of it takes that."""
+    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not (tensor.is_quantized or tensor.is_nested)
+    return is_plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _refuse_compressed(path: Path) -> None:

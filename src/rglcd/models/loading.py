@@ -17,6 +17,9 @@ from rglcd.errors import InputError
 transformers.logging.disable_progress_bar()
 diffusers.logging.disable_progress_bar()
 
+_HARMLESS = 1 << 24
+"""Values of a network that may be opened whatever its files are: what is wrong with these says more."""
+
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
@@ -31,6 +34,7 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
     named = found.get("_class_name") or next(iter(found.get("architectures") or []), None)
     if named is not None and named != kind.__name__:
         raise InputError(f"{folder}/config.json describes a {named}, not a {kind.__name__}")
+    _refuse_larger_than_its_files(kind, found, folder)
     try:
         network, report = kind.from_pretrained(  # type: ignore[attr-defined]  # diffusers and transformers share no base that has it
             str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -42,6 +46,24 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
         raise InputError(f"{folder} lacks {len(missing)} tensors of {kind.__name__}, {missing[0]} the first; copy or fetch it again")
     loaded: Network = network
     return loaded
+
+
+def _refuse_larger_than_its_files(kind: Any, config: dict[str, Any], folder: Path) -> None:
+    """Raise :class:`InputError` for a configuration of more values than the weights have bytes, before it takes memory for them."""
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    try:
+        with torch.device("meta"):
+            if issubclass(kind, diffusers.ModelMixin):
+                network = kind.from_config(config)
+            else:
+                network = kind(kind.config_class.from_pretrained(str(folder), local_files_only=True))
+        num_values = sum(parameter.numel() for parameter in network.parameters())
+    except Exception as error:  # whatever a network's class makes of other people's numbers
+        raise InputError(f"{folder} cannot be opened as {kind.__name__}: {' '.join(str(error).split())[:300]}") from None
+    if num_values > max(num_bytes, _HARMLESS) and num_bytes:
+        raise InputError(
+            f"{folder}/config.json describes {num_values:,} values, and its weights are {num_bytes:,} bytes; they are not of one model"
+        )
 
 
 def weights_digest(folder: Path) -> str:

@@ -17,6 +17,8 @@ EXPORTED_SHIFT: Final = "_shift"
 """A key of an exported ``SCMScheduler``, which has none for it: diffusers reads over names that start so."""
 
 _DIFFUSIONS: Final = (PredictionType.EPSILON, PredictionType.V, PredictionType.SAMPLE)
+_MOST_TIMESTEPS: Final = 100_000
+"""Published teachers have 1,000."""
 _NOT_A_PATH: Final = ("invert_sigmas", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 """Switches of flow schedulers that change which noise levels are drawn at, beyond a shift."""
 
@@ -28,6 +30,9 @@ def read_schedule(folder: Path, *, is_flow: bool = False, num_tokens: int | None
     """
     path = folder / "scheduler_config.json"
     declared = read_json(path)
+    count = declared.get("num_train_timesteps")
+    if isinstance(count, int | float) and _MOST_TIMESTEPS < count < math.inf:
+        raise InputError(f"{path} says num_train_timesteps {count}: more than {_MOST_TIMESTEPS:,} are no schedule; name another teacher")
     if is_flow:
         return _flow(declared, num_tokens=num_tokens, where=path), PredictionType.FLOW
     refuse_other_schedules(declared, where=path)

@@ -10,7 +10,7 @@ A picture that already is RGB and of the wanted size passes through unchanged, p
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -97,7 +97,7 @@ def open_picture(data: bytes, fitting: Fitting) -> Picture:
         return Picture(fitted(pixels, fitting.resolution, fit=fitting.fit), (width, height))
 
 
-def decode(data: bytes, *, formats: Sequence[str] = FORMATS) -> Image.Image:
+def decode(data: bytes, *, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The picture in ``data``, RGB and upright. Raises :class:`RowRejectedError` as :func:`open_picture` does."""
     with _blaming(data), Image.open(io.BytesIO(data), formats=formats) as image:
         _check_size(image, None)

@@ -1,5 +1,6 @@
 """Model folders: brought from a local folder, an object store or the model hub, text and safetensors only."""
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -49,6 +50,19 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
         _copy_remote(uri, destination)
     else:
         _copy_from_hub(uri, destination, revision=revision, patterns=[f"*{suffix}" for suffix in sorted(MODEL_FILES)])
+    _refuse_indexes_that_lead_out(destination, uri)
+
+
+def _refuse_indexes_that_lead_out(folder: Path, uri: str) -> None:
+    """Raise :class:`InputError` for an index of weights in several files that names one elsewhere, which no digest of the folder covers."""
+    for path in sorted(folder.rglob("*.index.json")):
+        try:
+            files = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # no index: whoever opens the folder says so
+        elsewhere = next((name for name in files if not isinstance(name, str) or PurePosixPath(name).name != name), None)
+        if elsewhere is not None:
+            raise InputError(f"{uri}: {path.relative_to(folder)} names the file {elsewhere!a}; its weights must lie beside it")
 
 
 def local_files(folder: Path) -> dict[str, Path]:
