@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,10 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: str | 
 
 def test_a_missing_folder_says_what_was_expected(tmp_path: Path) -> None:
     assert "is missing: expected a AutoencoderKL" in refusal(AutoencoderKL, tmp_path / "vae")
+
+
+def test_nobody_is_warned_of_a_torchvision_that_nothing_here_needs() -> None:
+    code = "import rglcd.models.loading; from transformers import CLIPImageProcessor; print(CLIPImageProcessor.__name__)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert ended.stdout.startswith("CLIPImageProcessor")
+    assert "torchvision" not in ended.stderr

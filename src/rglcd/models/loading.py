@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from rglcd.errors import InputError
 # A stage opens a dozen folders; each would draw a progress bar of its own over the stage's.
 transformers.logging.disable_progress_bar()
 diffusers.logging.disable_progress_bar()
+# Nothing here needs torchvision. diffusers' pipelines import classes that would like it, by name, and each would be a warning.
+logging.getLogger("transformers.utils.import_utils").addFilter(lambda record: "requires torchvision" not in record.getMessage())
 
 _HARMLESS = 1 << 24
 """Values of a network that may be opened whatever its files are: what is wrong with these says more."""
