@@ -12,6 +12,7 @@ from rglcd.config.synonyms import meant_by
 
 # As pydantic calls it for a section, and for a choice of the recipe.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+_NO_KIND, _UNKNOWN_KIND = "union_tag_not_found", "union_tag_invalid"
 
 
 def explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[str, ...] = ()) -> str:
@@ -24,6 +25,8 @@ def explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[
     if first["type"] in _UNKNOWN_KEY:
         beside = [str(other["loc"][-1]) for other in errors if other["type"] in _UNKNOWN_KEY and other["loc"][:-1] == first["loc"][:-1]]
         return _of_another_kind(location, path, beside, values) or _unknown_key(location, path)
+    if first["type"] in (_NO_KIND, _UNKNOWN_KIND) and isinstance(first["input"], Mapping) and first["ctx"]["discriminator"] == "'kind'":
+        return _of_no_kind(location, ".".join(path), first["input"])
     message = first["msg"].removeprefix("Value error, ")
     found = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" (found {first['input']!r})"
     return f"{'.'.join(path)}: {message}{found}" if path else message
@@ -46,6 +49,14 @@ def _of_another_kind(location: tuple[Any, ...], path: list[str], unknown: list[s
         return None
     kind, where = location[-2], ".".join(path[:-1])
     return f"{where}: kind {kind} has no {', '.join(left)}: give {where} whole: --set '{where}={{kind: {kind}, ...}}'"
+
+
+def _of_no_kind(location: tuple[Any, ...], where: str, given: Mapping[str, Any]) -> str:
+    """What to say of a choice without ``kind``, or with one that there is not."""
+    kinds = [kind for choice in _types_at(location) for kind in get_args(_keys(choice).get("kind"))]
+    if "kind" not in given:
+        return f"{where} has no kind; there are: {', '.join(kinds)}"
+    return f"{where}: there is no kind {given['kind']!r}{nearest(str(given['kind']), kinds)}; there are: {', '.join(kinds)}"
 
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:
