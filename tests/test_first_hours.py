@@ -74,6 +74,7 @@ def test_data_use_holds_out_pictures_and_captions_that_are_not_trained_on(photos
     assert sum(path.is_file() for path in Path("data/images").rglob("*")) == 10
     assert "data/reference holds 4 pictures that are not in the index" in said
     assert "skipped: 2 .heic, 1 .tiff" in said
+    assert "1 picture has no caption beside" in said
 
 
 def test_the_same_rows_are_held_out_again(photos: Path) -> None:
@@ -99,7 +100,7 @@ def test_data_use_holds_rows_of_an_index_out_and_takes_prompts_from_a_file(photo
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["photos", "--reference", "13"], "only 12 rows have a picture below"),
+        (["photos", "--reference", "13"], "only 12 rows have a picture below photos and a caption ("),
         (["photos", "--reference", "1"], "at least two real images"),
         (["photos", "--prompts", "none.txt"], "--prompts none.txt: there is no such file"),
         (["web.tsv", "--reference", "2"], "pictures on the web cannot be held out here"),

@@ -13,7 +13,7 @@ _SHOWN_EDITS = 4
 
 def add_config(verbs: Any) -> None:
     """``rglcd config use | set | show``."""
-    config = verbs.add_parser("config", help="choose, show and check the configuration")
+    config = verbs.add_parser("config", help="choose, change and show the configuration")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     use = actions.add_parser("use", help="write params.yaml (and dvc.yaml) from a preset")
     use.add_argument("preset", metavar="PRESET", help=f"one of: {', '.join(preset_names())}")

@@ -27,11 +27,11 @@ class HeldOut:
     pictures: tuple[bytes, ...]
 
 
-def choose(index: Path, folder: Path, count: int) -> HeldOut:
+def choose(index: Path, folder: Path, count: int, *, called: str | None = None) -> HeldOut:
     """``count`` rows of ``index`` whose pictures lie below ``folder`` and can be decoded, no picture's url twice.
 
     Which rows is decided by a digest of each line: the same index gives the same rows, whatever order it has. Raises
-    :class:`InputError` if there are too few, or none would be left to train on.
+    :class:`InputError` if there are too few, or none would be left to train on; it calls the folder ``called``.
     """
     if count < 2:
         raise InputError(f"--reference {count}: a Fréchet distance needs at least two real images")
@@ -55,7 +55,8 @@ def choose(index: Path, folder: Path, count: int) -> HeldOut:
     if len(urls) < count:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(lost.items()))
         web = "; pictures on the web cannot be held out here: take them from a folder" if Reason.NOT_DOWNLOADED in lost else ""
-        raise InputError(f"--reference {count}: only {len(urls)} rows have a picture below {folder} and a caption ({reasons}){web}")
+        place = f"a picture below {folder if called is None else called} and a caption"
+        raise InputError(f"--reference {count}: only {len(urls)} rows have {place}{f' ({reasons})' if reasons else ''}{web}")
     if not any(True for _ in kept(read_lines(index), held)):
         raise InputError(f"--reference {count} would hold out every row: nothing would be left to train on")
     return held

@@ -104,9 +104,9 @@ def _use_index(what: str, folder: Path, reference: int | None, encoding: str | N
     return held, [*said, *odd, *_said_of(held, folder)]
 
 
-def _hold_out(index: Path, pictures: Path, folder: Path, count: int) -> HeldOut:
+def _hold_out(index: Path, pictures: Path, folder: Path, count: int, *, called: str | None = None) -> HeldOut:
     """Take ``count`` rows out of ``index``, which is not yet in force, and publish them as the reference of ``folder``."""
-    held = choose(index, pictures, count)
+    held = choose(index, pictures, count, called=called)
     _rewrite(index, kept(read_lines(index), held))
     write_reference(folder, held)
     return held
@@ -135,11 +135,15 @@ def _use_images(images: Path, folder: Path, reference: int | None, encoding: str
         for image in found.images:
             rows.write(index_line(f"{IMAGES}/{place_image(image, staging)}", image.caption, encoding))
         rows.flush()
-        held = None if reference is None else _hold_out_images(index, staging, folder, reference)
+        held = None if reference is None else _hold_out_images(index, staging, folder, reference, called=str(images))
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
         staging.rename(folder / IMAGES)
     _forget(folder, LISTING)
     said = [f"{folder / INDEX} names {len(found.images) - (0 if held is None else len(held.urls))} images of {images}"]
+    if without := sum(image.caption is None for image in found.images):
+        said.append(
+            f"{without} {'picture has' if without == 1 else 'pictures have'} no caption beside: shard counts and leaves out such rows"
+        )
     return held, [*said, *found.left_out, *_said_of(held, folder)]
 
 
@@ -147,14 +151,14 @@ def _staged_images(folder: Path) -> Path:
     return folder / f".{IMAGES}{STAGING}"
 
 
-def _hold_out_images(index: Path, staging: Path, folder: Path, count: int) -> HeldOut:
+def _hold_out_images(index: Path, staging: Path, folder: Path, count: int, *, called: str) -> HeldOut:
     """As :func:`_hold_out`; the images that are held out leave those to train on."""
     pictures = staging.with_name(f".held{STAGING}")
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir()
     staging.rename(pictures / IMAGES)
     try:
-        held = _hold_out(index, pictures, folder, count)
+        held = _hold_out(index, pictures, folder, count, called=called)
         for url in held.urls:
             (pictures / url).unlink()
         (pictures / IMAGES).rename(staging)
