@@ -46,7 +46,7 @@ def run_of(
     """The teacher's pictures are the same in every run; students score higher by ``shift``."""
     found = {Sampler(REAL, 0): measured(seed=20, **how)}
     found |= {one: measured(shift=0.0 if one.who == TEACHER else shift, seed=1 if one.who == TEACHER else 3, **how) for one in samplers}
-    return Run(name, "d" * 64, "e" * 64, sections, found, lambda _: [Image.new("RGB", (16, 16), "red")] * 8)
+    return Run(name, "d" * 64, "e" * 64, sections, {}, found, lambda _: [Image.new("RGB", (16, 16), "red")] * 8)
 
 
 def compared(a: Run, b: Run) -> RunComparison:

@@ -23,7 +23,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def kept_with_other_scores(evaluated: Path, folder: Path) -> Path:
-    """A report, as it is kept, of a student whose pictures in two steps score one more; and of another learning rate."""
+    """A report, as it is kept, of a student whose pictures in two steps score one more; and of another learning rate and teacher."""
     report = Path(shutil.copytree(evaluated / "report", folder / "report-0123456789ab"))
     table = report / "draws/rg-2/scores.csv"
     header, *rows = csv.reader(table.read_text().splitlines())
@@ -33,6 +33,7 @@ def kept_with_other_scores(evaluated: Path, folder: Path) -> Path:
     files = scan(report)
     assert files["draws/rg-2/scores.csv"] == FileEntry(sha256_of(table), table.stat().st_size)
     found.lineage["distill"]["sections"]["distillation"]["learning_rate"] = 0.5
+    found.lineage["prepare"] = {"sections": {}, "facts": {"models": {"teacher": "ab" * 32}}}
     write_manifest(report, type(found)(**(vars(found) | {"files": files, "digest": results_digest(files)})))
     return report
 
@@ -56,6 +57,7 @@ def test_what_two_runs_differ_in_is_printed_and_drawn_as_a_page(
     main(["compare", str(evaluated), str(kept), "--page", str(page)])
     said = capsys.readouterr().out
     assert "  distillation.learning_rate: 0.001 in A, 0.5 in B" in said
+    assert "  prepared.teacher: absent in A, abababababab in B" in said
     (line,) = (line for line in said.partition("RG-LCM, 2 steps\n")[2].splitlines()[:1])
     assert "+1.000 (+1.000 to +1.000)" in line
     assert "100 % (44–100 %)" in line, "three prompts that agree: Wilson's interval"

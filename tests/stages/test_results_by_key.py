@@ -122,7 +122,7 @@ class TestWhatStays:
         old.mkdir()
         (old / "half").write_bytes(bytes(1000))
         assert run_all(rglcd) == ALL_DONE
-        assert re.search(r"^student +- +left over +1000 B$", rglcd("runs"), re.MULTILINE)
+        assert re.search(r"^student +- +left over +1000 B  20[-0-9 :]{14}$", rglcd("runs"), re.MULTILINE)
         assert old.is_dir()
         rglcd("clean", "--yes")
         assert not old.exists()
@@ -137,6 +137,13 @@ class TestRunsAndClean:
         (in_force,) = [number for number, line in enumerate(lines) if line.startswith("student") and " in force " in line]
         assert lines[in_force + 1].strip() == "reward.weight 2.0, now 1.0"
         assert not lines[kept + 1].startswith(" "), "that is the one of the configuration in force"
+
+    def test_runs_says_that_a_model_was_another_under_the_same_name(self, project: Path, rglcd: Command) -> None:
+        (project / "models" / "features" / "README.md").write_text("another")
+        assert run_all(rglcd)["evaluate"] == "done"
+        lines = rglcd("runs").splitlines()
+        (kept,) = [number for number, line in enumerate(lines) if line.startswith("report") and " kept " in line]
+        assert re.fullmatch(r" +prepared\.features [0-9a-f]{12}, in force [0-9a-f]{12}", lines[kept + 1])
 
     def test_clean_removes_what_is_kept_and_nothing_in_force(self, project: Path, rglcd: Command) -> None:
         run_all(rglcd, "reward.weight=2.0")
@@ -166,7 +173,7 @@ class TestRunsAndClean:
     def test_what_a_stage_reads_its_inputs_by_is_not_listed_as_work(self, project: Path, rglcd: Command) -> None:
         with folder_of_links(beside=project / "artifacts" / "student"):
             said = rglcd("runs")
-            assert re.search(r"^student +- +being read +0 B$", said, re.MULTILINE)
+            assert re.search(r"^student +- +being read +0 B  20[-0-9 :]{14}$", said, re.MULTILINE)
             assert "being worked on" not in said
             assert rglcd("clean", "--yes") == "nothing to remove\n"
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rglcd.errors import InputError
 
 def add_runs(verbs: Any) -> None:
     """``rglcd runs``."""
-    runs = verbs.add_parser("runs", help="list results by key: in force, kept, under way, and with which settings they were made")
+    runs = verbs.add_parser("runs", help="list results by key: in force, kept, under way, left over; when and with what they were made")
     _add_artifacts_option(runs)
     add_params_option(runs)
     runs.set_defaults(act=_runs)
@@ -42,12 +43,16 @@ def _add_artifacts_option(verb: argparse.ArgumentParser) -> None:
 
 def _runs(options: argparse.Namespace) -> None:
     from rglcd.config import load_params
-    from rglcd.stages.results import differences, results_in
+    from rglcd.stages.results import State, differences, results_in
 
     config = load_params(options.params)
+    in_force = {}
     for found in results_in(options.artifacts):
-        print(f"{found.artifact:14}{found.key or '-':14}{found.in_words:17}{in_words(found.num_bytes):>9}")
-        for line in differences(found, config):
+        if found.state is State.IN_FORCE:
+            in_force[found.artifact] = found
+        changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.last_change))
+        print(f"{found.artifact:14}{found.key or '-':14}{found.in_words:17}{in_words(found.num_bytes):>9}  {changed}")
+        for line in differences(found, config, in_force.get(found.artifact)):
             print(f"{'':14}{line}")
 
 

@@ -30,13 +30,14 @@ class Measured:
 class Run:
     """A report with what it was made from: the digests of report and student, and the ``sections`` of every stage behind it.
 
-    ``pictures`` gives a sampler's first pictures.
+    ``origins`` are what no setting says: digests of models, the code of rewards. ``pictures`` gives a sampler's first pictures.
     """
 
     name: str
     digest: str
     student: str
     sections: Mapping[str, Any]
+    origins: Mapping[str, Any]
     measured: Mapping[Sampler, Measured]
     pictures: Callable[[Sampler], Sequence[Image.Image]] = field(compare=False)
 

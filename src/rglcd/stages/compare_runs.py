@@ -18,7 +18,7 @@ from rglcd.evaluation.run_comparison import RunComparison, compare_runs
 from rglcd.evaluation.score_tables import read_score_table
 from rglcd.models.loading import read_json
 from rglcd.stages.opened_artifact import opened_artifact
-from rglcd.stages.results import changed_settings
+from rglcd.stages.results import changed_settings, origins_of
 from rglcd.store.manifest import Manifest
 from rglcd.store.places import manifest_in
 
@@ -33,7 +33,8 @@ def compared(a: Path, b: Path) -> Iterator[RunComparison]:
     Raises :class:`InputError` for a folder that holds no report, and for runs of which nothing can be compared.
     """
     with _opened(a) as ours, _opened(b) as theirs:
-        yield compare_runs(ours, theirs, settings=changed_settings(ours.sections, theirs.sections))
+        settings = changed_settings(ours.sections, theirs.sections) + changed_settings(ours.origins, theirs.origins)
+        yield compare_runs(ours, theirs, settings=settings)
 
 
 @contextmanager
@@ -45,6 +46,7 @@ def _opened(folder: Path) -> Iterator[Run]:
             digest=manifest.digest,
             student=str(manifest.lineage.get("distill", {}).get("digest", "")),
             sections=_sections(manifest),
+            origins=origins_of(manifest),
             measured=_measured(found, manifest),
             pictures=lambda sampler: _first_pictures(found / "draws" / sampler.name / "images.png"),
         )

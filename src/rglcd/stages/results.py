@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from rglcd.config import Config
 from rglcd.models.loading import read_json
+from rglcd.rewards.installed_code import in_words
 from rglcd.stages.table import STAGES
 from rglcd.store.locks import try_exclusive_lock
 from rglcd.store.manifest import Manifest
@@ -34,13 +35,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """A folder: a result, or work on one. ``sections`` are those that it was made with, as far as anything says."""
+    """A folder: a result, or work on one. ``sections`` are those that it was made with, as far as anything says.
+
+    ``origins`` say what it was made from besides settings: :func:`origins_of`.
+    """
 
     artifact: str
     folder: Path
     state: State
     key: str
     sections: Mapping[str, Any]
+    origins: Mapping[str, Any]
     num_bytes: int
     last_change: float
 
@@ -60,10 +65,12 @@ class Found:
 
 
 def results_in(artifacts: Path) -> list[Found]:
-    """Everything that stages have put in the folder ``artifacts``: results in force first, then by artifact."""
+    """Everything that stages have put in the folder ``artifacts``: by artifact, results in force first, then the latest."""
     order = {name: place for place, name in enumerate(_ARTIFACTS)}
     found = [*_in_force(artifacts), *_kept(artifacts), *_under_way(artifacts)]
-    return sorted(found, key=lambda one: (order.get(one.artifact, len(order)), list(State).index(one.state), one.folder.name))
+    return sorted(
+        found, key=lambda one: (order.get(one.artifact, len(order)), list(State).index(one.state), -one.last_change, one.folder.name)
+    )
 
 
 def _in_force(artifacts: Path) -> Iterator[Found]:
@@ -76,7 +83,7 @@ def _kept(artifacts: Path) -> Iterator[Found]:
     for folder in sorted((artifacts / KEPT).glob("*/")):
         manifest = manifest_in(folder)
         if manifest is None:
-            yield _folder(folder.name.partition("-")[0], folder, State.LEFT_OVER, "", {})
+            yield _folder(folder.name.partition("-")[0], folder, State.LEFT_OVER)
         else:
             yield _result(folder.name.partition("-")[0], folder, State.KEPT, manifest)
 
@@ -86,22 +93,30 @@ def _under_way(artifacts: Path) -> Iterator[Found]:
         name, _, key = folder.name.partition("-")
         record = description_of(folder)
         if "." not in folder.name:
-            yield _folder(name, folder, State.UNDER_WAY, key, read_json(record) if record.is_file() else {})
+            yield _folder(name, folder, State.UNDER_WAY, key=key, sections=read_json(record) if record.is_file() else {})
         else:  # links of a process that reads or was killed, or what `rglcd clean` was killed at
-            yield _folder(name.partition(".")[0], folder, State.LEFT_OVER, "", {})
+            yield _folder(name.partition(".")[0], folder, State.LEFT_OVER)
     for folder in sorted(artifacts.glob(".*/")):
         if old := _OLD_STAGING.fullmatch(folder.name):
-            yield _folder(old[1], folder, State.LEFT_OVER, "", {})
+            yield _folder(old[1], folder, State.LEFT_OVER)
 
 
 def _result(name: str, folder: Path, state: State, manifest: Manifest) -> Found:
     behind: dict[str, Any] = {}
     for made in manifest.lineage.values():
         behind |= made["sections"]
-    return _folder(name, folder, state, manifest.key[:12], behind | manifest.sections)
+    return _folder(name, folder, state, key=manifest.key[:12], sections=behind | manifest.sections, origins=origins_of(manifest))
 
 
-def _folder(name: str, folder: Path, state: State, key: str, sections: Mapping[str, Any]) -> Found:
+def _folder(
+    name: str,
+    folder: Path,
+    state: State,
+    *,
+    key: str = "",
+    sections: Mapping[str, Any] | None = None,
+    origins: Mapping[str, Any] | None = None,
+) -> Found:
     sizes, times = [0], [folder.stat().st_mtime]
     for path in folder.rglob("*"):
         try:
@@ -110,13 +125,28 @@ def _folder(name: str, folder: Path, state: State, key: str, sections: Mapping[s
             continue
         sizes.append(status.st_size if path.is_file() else 0)
         times.append(status.st_mtime)
-    return Found(name, folder, state, key, sections, sum(sizes), max(times))
+    return Found(name, folder, state, key, sections or {}, origins or {}, sum(sizes), max(times))
 
 
-def differences(found: Found, config: Config) -> list[str]:
-    """What a result was made with where the configuration in force says something else: a line for each key."""
+def origins_of(manifest: Manifest) -> dict[str, Any]:
+    """What a result was made from that no setting says, in words: the digest of each model, the code of each own reward, the shards'."""
+    prepared = manifest.lineage.get("prepare", {}).get("facts", {})
+    rewards = {name: in_words(found["code"]) for name, found in prepared.get("rewards", {}).items()}
+    models = {role: str(digest)[:12] for role, digest in prepared.get("models", {}).items()}
+    shards = {"shards": str(manifest.lineage["shard"]["digest"])[:12]} if "shard" in manifest.lineage else {}
+    return {"prepared": models | rewards, **shards}
+
+
+def differences(found: Found, config: Config, in_force: Found | None) -> list[str]:
+    """What a result was made with where the configuration in force says something else: a line for each key.
+
+    And what it was made from where ``in_force``, the artifact's result in force, was made from something else.
+    """
     ours = {section: config.section(section).model_dump(mode="json") for section in found.sections}
-    return [f"{key} {theirs}, now {mine}" for key, theirs, mine in changed_settings(found.sections, ours)]
+    lines = [f"{key} {theirs}, now {mine}" for key, theirs, mine in changed_settings(found.sections, ours)]
+    if in_force is not None and found.origins:
+        lines += [f"{key} {theirs}, in force {mine}" for key, theirs, mine in changed_settings(found.origins, in_force.origins)]
+    return lines
 
 
 def changed_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
