@@ -312,3 +312,16 @@ def test_a_reader_that_goes_away_is_quiet(elsewhere: Path) -> None:
     ran = subprocess.run(["bash", "show.sh"], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert len(ran.stdout.splitlines()) == 1
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(("teacher", "is_seen"), [("./models/teacher", False), ("../teacher", False), ("/store/models/teacher", True)])
+def test_a_model_folder_that_no_pod_sees_is_named_when_its_job_is_made(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, teacher: str, is_seen: bool
+) -> None:
+    monkeypatch.setenv("RGLCD_IMAGE", f"mine@sha256:{'1' * 64}")
+    Path("params.yaml").write_text(dump(tiny_config(f"model.teacher.uri={teacher}", *TINY_EVALUATION)))
+    assert main(["launch", "prepare", "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert (f"model.teacher is {teacher}, a folder of this machine: no pod sees it" in said) is not is_seen
+    assert main(["launch", "cache", "--dry-run"]) == 0
+    assert "no pod sees it" not in capsys.readouterr().err, "it reads what was prepared"
