@@ -6,12 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from transformers import AutoModel, CLIPModel, ResNetModel
 
+from rglcd.cli import main
+from rglcd.core.prediction import PredictionType
+from rglcd.models.teacher import Teacher
+from rglcd.models.text import TextEncoder
 from rglcd.rewards.clip import ClipReward
 from rglcd.toy.build import BuildSettings, build
 from rglcd.toy.codec import CodecSettings
 from rglcd.toy.features import FeatureSettings
+from rglcd.toy.flow_networks import FlowTeacherSettings, read_captions
 from rglcd.toy.gates import BOUNDS
 from rglcd.toy.judge import JudgeShape, ToyJudge
 from rglcd.toy.measuring import expert_scores, held_out, real_pictures
@@ -19,6 +25,7 @@ from rglcd.toy.model_folder import read_ledger
 from rglcd.toy.scene import caption
 from rglcd.toy.scorers import ExpertSettings, JudgeSettings
 from rglcd.toy.teacher import TeacherSettings, build_tokenizer
+from rglcd.toy.tokenizer import MAX_TOKENS
 from rglcd.toy.training_pictures import DrawingSettings
 from rglcd.toy.web import NEAT, world_digest
 
@@ -35,6 +42,8 @@ TINY = BuildSettings(
     num_gate_captions=2,
     num_gate_steps=1,
 )
+
+FLOW = FlowTeacherSettings(num_pictures=16, num_steps=1, batch=2, width=16, num_layers=2, num_heads=2, text_width=8)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -84,6 +93,52 @@ def test_second_build_trains_only_what_changed(built: Path, tmp_path: Path) -> N
     build(folder, settings=replace(TINY, features=replace(TINY.features, seed=1)))
     after = weights(folder)
     assert {name for name in before if before[name] != after[name]} == {"features/model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def with_flow(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flow") / "toy"
+    shutil.copytree(built, folder)
+    build(folder, settings=replace(TINY, flow=FLOW))
+    return folder
+
+
+def test_a_flow_teacher_is_trained_beside_the_other_models_which_stay(built: Path, with_flow: Path) -> None:
+    before, after = weights(built), weights(with_flow)
+    assert {name: after[name] for name in before} == before
+    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"flow-teacher"}
+    old, new = read_ledger(built), read_ledger(with_flow)
+    assert new.pop("flow teacher")["settings"]["codec"] == old["codec"]["settings"]
+    assert new == old
+
+
+def test_a_flow_teacher_is_read_as_a_teacher_and_draws_as_diffusers_does(with_flow: Path) -> None:
+    folder = with_flow / "flow-teacher"
+    stock = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    stock.set_progress_bar_config(disable=True)
+    teacher = Teacher.load(folder, dtype=torch.float32, device=torch.device("cpu"), resolution=32)
+    assert teacher.kind is PredictionType.FLOW
+    text = TextEncoder.load(folder, dtype=torch.float32, device=torch.device("cpu"))
+    words = ["a small cat at the left on a blue background"]
+    cond = text.encode(text.tokenise(words))
+    z_t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    # The first of two steps of the stock pipeline, without guidance: z at sigma 1 along the velocity to the second noise level.
+    ends = []
+    options = {"latents": z_t, "sigmas": [1.0, 0.5], "guidance_scale": 1.0, "output_type": "latent"}
+    stock(words, callback_on_step_end=lambda _pipe, _step, _t, values: ends.append(values["latents"]) or values, **options)
+    t = torch.tensor([teacher.schedule.num_timesteps - 1])
+    velocity = teacher.output(z_t, t, cond)
+    torch.testing.assert_close(z_t - 0.5 * velocity, ends[0], rtol=1e-4, atol=1e-5)
+    read = read_captions((stock.text_encoder, stock.text_encoder_2), text.tokenise(words)[:, :MAX_TOKENS])
+    torch.testing.assert_close(read, (cond.embeddings, cond.pooled))
+
+
+def test_toy_build_trains_the_flow_teacher_that_the_command_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("rglcd.toy.build.build", lambda folder, *, settings: asked.append(settings))
+    main(["toy", "build", str(tmp_path)])
+    main(["toy", "build", str(tmp_path), "--teacher", "flow"])
+    assert asked == [BuildSettings(), BuildSettings(flow=FlowTeacherSettings())]
 
 
 def test_seeds_determine_the_weights_and_no_config_says_where_it_was_made(built: Path, tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ def add_verb(verbs: Any) -> None:
     data.set_defaults(act=_toy_data)
     build = actions.add_parser("build", help="train the teacher, the expert, the judge and the feature network (an hour and a half of CPU)")
     build.add_argument("folder", nargs="?", type=Path, default=Path("toy"), metavar="DIR", help="where to (default: toy)")
+    build.add_argument(
+        "--teacher",
+        choices=("v", "flow"),
+        default="v",
+        help="flow: a second teacher too, DIR/flow-teacher, a small Stable Diffusion 3 (an hour more, by the time of its first steps: "
+        "it was never trained to its end); v, the default: the first alone",
+    )
     build.set_defaults(act=_toy_build)
 
 
@@ -30,7 +37,9 @@ def _toy_data(options: argparse.Namespace) -> None:
 def _toy_build(options: argparse.Namespace) -> None:
     from rglcd.launch.progress_display import drawing
     from rglcd.progress import reporting_to
-    from rglcd.toy.build import build
+    from rglcd.toy.build import BuildSettings, build
+    from rglcd.toy.flow_networks import FlowTeacherSettings
 
+    settings = BuildSettings(flow=FlowTeacherSettings() if options.teacher == "flow" else None)
     with drawing(sys.stderr) as sink, reporting_to(sink):
-        build(options.folder)
+        build(options.folder, settings=settings)

@@ -6,7 +6,7 @@ The same command goes on after a kill: parts that are whole are kept, the one at
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from transformers import CLIPModel
 from rglcd.toy import measuring
 from rglcd.toy.codec import CodecSettings, train_codec
 from rglcd.toy.features import FeatureSettings, train_features
+from rglcd.toy.flow_networks import FlowTeacherSettings
 from rglcd.toy.gates import gate
 from rglcd.toy.headroom import Models, measure_headroom
 from rglcd.toy.judge import ToyJudge
@@ -25,12 +26,12 @@ from rglcd.toy.preprocessing import PREPROCESSOR
 from rglcd.toy.raters import raters_digest
 from rglcd.toy.scene import caption, shuffled, split
 from rglcd.toy.scorers import EXPERT_SIDE, ExpertSettings, JudgeSettings, TrainingPictures, train_expert, train_judge
-from rglcd.toy.teacher import train_teacher
+from rglcd.toy.teacher import train_flow_teacher, train_teacher
 from rglcd.toy.teacher_networks import TeacherSettings
 from rglcd.toy.tokenizer import build_tokenizer
 from rglcd.toy.training import Curve
 from rglcd.toy.training_pictures import DrawingSettings, make_training_pictures
-from rglcd.toy.web import WEB, Mixture, draw_pixels, rows_of, world_digest
+from rglcd.toy.web import WEB, Mixture, Row, draw_pixels, rows_of, world_digest
 
 STATES: Final = ".states"
 
@@ -48,6 +49,8 @@ class BuildSettings:
 
     codec: CodecSettings = field(default_factory=CodecSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    flow: FlowTeacherSettings | None = None
+    """Of a second teacher, which predicts a flow, if one is wanted."""
     features: FeatureSettings = field(default_factory=FeatureSettings)
     expert_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=1000))
     judge_drawings: DrawingSettings = field(default_factory=lambda: DrawingSettings(seed=2000))
@@ -83,7 +86,9 @@ class Part:
 
 
 def build(folder: Path, *, settings: BuildSettings | None = None) -> None:
-    """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/` and `build.json`.
+    """Train what `folder` lacks: `teacher/` (with its codec), `expert/`, `judge/`, `features/`, `build.json`.
+
+    And `flow-teacher/`, where the settings have one.
 
     A part whose settings are those in the ledger is kept as it is. One torch thread, so that the seeds decide the weights on a given
     machine.
@@ -122,13 +127,19 @@ def parts(folder: Path, recipe: BuildSettings) -> tuple[Part, ...]:
         Part("expert", "expert", scorers["expert"], lambda states: _expert(folder, recipe, count, states)),
         Part("judge", "judge", scorers["judge"], lambda states: _judge(folder, recipe, count, states)),
         Part("features", "features", asdict(recipe.features) | world, lambda states: _features(recipe.features, count, states)),
+        *(() if recipe.flow is None else (_flow_part(folder, recipe.flow, codec, count),)),
     )
+
+
+def _flow_part(folder: Path, settings: FlowTeacherSettings, codec: dict[str, Any], count: int) -> Part:
+    """A teacher beside the first: of the same pictures, captions and codec, which no scorer is made from."""
+    return Part("flow teacher", "flow-teacher", asdict(settings) | {"codec": codec}, lambda states: _flow(folder, settings, count, states))
 
 
 def _gates(folder: Path, recipe: BuildSettings) -> None:
     """Measure whether the models have what the method's claims need, once for these models."""
     ledger = read_ledger(folder)
-    of = {part.name: part.resolved_settings for part in parts(folder, recipe)}
+    of = {part.name: part.resolved_settings for part in parts(folder, replace(recipe, flow=None))}
     if ledger.get("gates", {}).get("settings") == of:
         return
     models = Models(
@@ -157,11 +168,23 @@ def _codec(settings: CodecSettings, count: int, states: Path) -> Trained:
 
 
 def _teacher(folder: Path, settings: TeacherSettings, count: int, states: Path) -> Trained:
-    rows = rows_of(split().train, count=settings.num_pictures, first_seed=TEACHER_PICTURES, mixture=WEB)
-    watched = [caption(scene) for scene in shuffled(split().held_out, "watched")]
-    codec = read_codec(folder)
-    pipeline, curve = train_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=watched, states=states)
+    rows, codec = _teachers_rows(settings.num_pictures), read_codec(folder)
+    pipeline, curve = train_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=_watched(), states=states)
     return Trained(pipeline.save_pretrained, curve, measuring.teacher_figures(pipeline, count=count))
+
+
+def _flow(folder: Path, settings: FlowTeacherSettings, count: int, states: Path) -> Trained:
+    rows, codec = _teachers_rows(settings.num_pictures), read_codec(folder)
+    pipeline, curve = train_flow_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=_watched(), states=states)
+    return Trained(pipeline.save_pretrained, curve, measuring.teacher_figures(pipeline, count=count))
+
+
+def _teachers_rows(count: int) -> list[Row]:
+    return rows_of(split().train, count=count, first_seed=TEACHER_PICTURES, mixture=WEB)
+
+
+def _watched() -> list[str]:
+    return [caption(scene) for scene in shuffled(split().held_out, "watched")]
 
 
 def _features(settings: FeatureSettings, count: int, states: Path) -> Trained:

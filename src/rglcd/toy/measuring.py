@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, ResNetModel
 
@@ -50,7 +51,9 @@ def codec_figures(codec: AutoencoderKL, *, count: int) -> dict[str, float]:
     return _right(neat, held_out(count)) | {"told apart": told_apart, "untidiness": neat.untidiness.median().item()}
 
 
-def teacher_figures(pipeline: StableDiffusionPipeline, *, count: int, num_steps: int = NUM_STEPS) -> dict[str, float]:
+def teacher_figures(
+    pipeline: StableDiffusionPipeline | StableDiffusion3Pipeline, *, count: int, num_steps: int = NUM_STEPS
+) -> dict[str, float]:
     """The checker on the teacher's pictures of held-out captions."""
     scenes = held_out(count)
     pixels = sample(pipeline, [caption(scene) for scene in scenes], num_steps=num_steps, guidance=GUIDANCE, seed=0)

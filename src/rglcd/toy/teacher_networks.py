@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -62,19 +63,22 @@ def build_scheduler() -> DDIMScheduler:
 
 def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, num_layers: int) -> CLIPTextModel:
     """A CLIP text transformer for the toy's tokenizer, with fresh weights."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=num_layers,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return CLIPTextModel(text_config(tokenizer, width=width, num_layers=num_layers))
+
+
+def text_config(tokenizer: CLIPTokenizer, *, width: int, num_layers: int) -> CLIPTextConfig:
+    """The shape of a CLIP text transformer for the toy's tokenizer."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -138,8 +142,10 @@ def encode_examples(codec: AutoencoderKL, pixels: Tensor, caption_number: Tensor
 
 
 @torch.no_grad()
-def sample(pipeline: StableDiffusionPipeline, captions: Sequence[str], *, num_steps: int, guidance: float, seed: int) -> Tensor:
-    """One picture for each caption by DDIM: (B, 3, 32, 32) in [0, 1]."""
+def sample(
+    pipeline: StableDiffusionPipeline | StableDiffusion3Pipeline, captions: Sequence[str], *, num_steps: int, guidance: float, seed: int
+) -> Tensor:
+    """One picture for each caption by the pipeline's scheduler, DDIM or Euler: (B, 3, 32, 32) in [0, 1]."""
     draws = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, len(captions), 64):
