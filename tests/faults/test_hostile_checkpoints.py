@@ -1,10 +1,12 @@
 """F14: model files that would run code, fill the memory or be taken for others, on their way through ``prepare``."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from rglcd.config import Config
 from rglcd.errors import InputError
@@ -50,8 +52,8 @@ def _prepare(models: Path) -> str:
     "F14",
     fault="a model file made to do harm in the place of one that prepare reads: pickles, archives and configs with code, headers and "
     "indexes that lie, links, bombs, tensors that are missing, misshapen or not numbers",
-    must="refused in one line that names the file, its folder or what is wrong; no code ran, 256 MiB of memory at most, nothing is "
-    "published; with the right file, the same command makes what it would have made",
+    must="refused in one line that names the file, its folder or what is wrong; no code ran, at most 256 MiB more memory than the right "
+    "file takes, nothing is published; with the right file, the same command makes what it would have made",
     unit="files",
     num_rounds=len(CHECKPOINTS),
     sample=(0, 6, 14, 27),
@@ -77,3 +79,26 @@ def test_hostile_checkpoint_is_refused(trial: Trial, tmp_path: Path, models: Pat
     again = run_forked(lambda: _prepare(root), timeout=_SECONDS)
     assert (again.value, again.error) == (whole[0], None), f"{name}: with the right file {again.value}, {again.error!r}"
     trial.record(f"{name}: {said.replace(str(tmp_path), '')}")
+
+
+@pytest.mark.parametrize("name", ["a pickle with code, as torch saves it", "a bare pickle with code", "a call of eval"])
+def test_a_pickle_would_run_its_code_if_it_were_opened_as_one(name: str, tmp_path: Path) -> None:
+    CHECKPOINTS[name][0](tmp_path, tmp_path / "canary")
+    path = tmp_path / HEAD
+    if path.read_bytes().startswith(b"PK"):
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert (tmp_path / "canary").is_dir()
+
+
+@pytest.mark.parametrize("name", ["a tokenizer with code of its own", "a feature network with code of its own"])
+def test_a_python_file_beside_a_config_would_run_if_it_were_imported(name: str, tmp_path: Path) -> None:
+    for folder in ("teacher/tokenizer", "features"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "tokenizer_config.json").write_text("{}")
+        (tmp_path / folder / "config.json").write_text("{}")
+    CHECKPOINTS[name][0](tmp_path, tmp_path / "canary")
+    (code,) = tmp_path.rglob("mine.py")
+    exec(code.read_text())
+    assert (tmp_path / "canary").is_dir()
