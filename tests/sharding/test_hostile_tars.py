@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rglcd.cli import main
 from rglcd.errors import InputError
+from rglcd.sharding.accounting import Reason
 from rglcd.sharding.import_source import use
 from rglcd.sharding.shards import Sample
 from rglcd.sharding.source import MAX_ROW_BYTES
@@ -222,3 +226,27 @@ class TestCaptions:
         members: list[Member] = [("a.jpg", picture_bytes(image_format="JPEG")), ("a.json", rb'{"caption": "\ud83d"}'), *BESIDE]
         rows = packed(write_tar(tmp_path / "0.tar", members), tmp_path)
         assert reasons(rows) == {"0.tar/a": "unreadable_caption: UnicodeEncodeError", "0.tar/beside": None}
+
+
+_NAMES = st.binary(max_size=12).map(lambda name: os.fsdecode(name.replace(b"/", b"").replace(b"\0", b"")))
+_TEXTS = st.binary(max_size=30) | st.text(max_size=30).map(lambda text: text.encode("utf-16", "surrogatepass"))
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(st.characters(), max_size=9), lambda inner: st.lists(inner, max_size=3)
+)
+_FACTS = st.dictionaries(st.sampled_from(("caption", "url", "key")), _VALUES).map(lambda facts: json.dumps(facts).encode())
+_OF_CAPTIONS = (Reason.EMPTY_CAPTION, Reason.CAPTION_TOO_LONG, Reason.UNREADABLE_CAPTION)
+_CAPTIONS = st.tuples(st.sampled_from(("txt", "caption")), _TEXTS) | st.tuples(st.just("json"), _FACTS | _TEXTS)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(samples=st.lists(st.tuples(_NAMES, _CAPTIONS), max_size=10), encoding=st.sampled_from((None, "iso8859-1", "gb18030")))
+def test_names_captions_and_json_in_any_bytes_are_samples_or_have_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[str, tuple[str, bytes]]], encoding: str | None
+) -> None:
+    folder, members = tmp_path_factory.mktemp("any"), list(BESIDE)
+    for number, (name, (kind, data)) in enumerate(samples):
+        members += [(f"{number}{name}.jpg", picture_bytes(image_format="JPEG")), (f"{number}{name}.{kind}", data)]
+    use(str(write_tar(folder / "0.tar", members)), folder / "source")
+    facts = run(folder / "source", folder / "shards", SHARDING.model_copy(update={"caption_encoding": encoding}))
+    assert facts["rows"] == len(samples) + 1 == facts["samples"] + sum(facts["reasons"].values())
+    assert set(facts["reasons"]) <= {*_OF_CAPTIONS, Reason.UNKNOWN_EXTENSION, Reason.INCOMPLETE_SAMPLE}
