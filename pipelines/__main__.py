@@ -126,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _say_what_no_pod_sees(config: Config) -> None:
-    for line in out_of_pods_reach(config, stages_of(config)):
+    if (line := out_of_pods_reach(config, stages_of(config))) is not None:
         print(f"rglcd: {line}", file=sys.stderr)
 
 

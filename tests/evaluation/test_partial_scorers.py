@@ -168,7 +168,7 @@ def run_of(name: str, **how: int) -> Run:
         )
         for one in read_measurements(**how)
     }
-    return Run(name, "d" * 64, "e" * 64, sections, found, lambda _: [Image.new("RGB", (16, 16), "red")] * 8)
+    return Run(name, "d" * 64, "e" * 64, sections, {}, found, lambda _: [Image.new("RGB", (16, 16), "red")] * 8)
 
 
 def test_two_runs_are_compared_where_both_have_a_score_and_by_their_unasked_text() -> None:

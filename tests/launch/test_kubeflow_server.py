@@ -73,7 +73,7 @@ def submit(kubeflow: Kubeflow, tmp_path: Path, monkeypatch, capsys) -> Callable[
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH", raising=False)
-    Path("params.yaml").write_text(dump(load_preset("micro")))
+    Path("params.yaml").write_text(dump(load_preset("micro")).replace("./toy/", "/store/toy/"))
     Path("data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: data\n")
 
     def run(*words: str, image: str = IMAGE) -> Ended:

@@ -89,6 +89,7 @@ def test_what_only_prints_says_it_and_goes_on(act, checkout: Path, capsys, monke
     act()
     said = capsys.readouterr()
     assert "make images first" in said.err
-    assert len(said.err.splitlines()) == 1
+    # The toy's models are folders of this machine, which is said in a line of its own.
+    assert len([line for line in said.err.splitlines() if "no pod sees it" not in line]) == 1
     assert yaml.safe_load_all(said.out)
     assert ZEROS in said.out

@@ -148,7 +148,7 @@ def test_a_link_is_refused(source_models: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("preparation.scorers.expert.kind=hps", "preparation.scorers.expert: Input tag 'hps' found using 'kind' does not match"),
+        ("preparation.scorers.expert.kind=hps", "preparation.scorers.expert: there is no kind 'hps' (did you mean 'hpsv2'?)"),
         ("preparation.features.kind=resnet", "features.kind 'resnet' is unknown; there are: auto, clip, dinov2, inception"),
         ("preparation.features.kind=inception", "preparation.features: source must name its `file`: weights-inception-2015-12-05"),
         ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),

@@ -78,7 +78,7 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
     artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
     require_files(config, [stage], source=source_at_hand(Path(), artifacts.get(SOURCE)), in_pods=True)
-    for line in out_of_pods_reach(config, [stage]):
+    if (line := out_of_pods_reach(config, [stage])) is not None:
         print(f"rglcd: {line}", file=sys.stderr)
     sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:

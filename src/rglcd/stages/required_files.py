@@ -75,16 +75,13 @@ def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | N
                 )
 
 
-def out_of_pods_reach(config: Config, stages: Iterable[Stage]) -> list[str]:
-    """A line on each model folder that is named from where one stands: a pod stands elsewhere, and sees its claim and its image alone."""
-    if all(stage.name != "prepare" for stage in stages):
-        return []
-    return [
-        f"{role.key} is {role.source.uri}, a folder of this machine: no pod sees it. Put it on the claim and name its path there "
-        "(/store/...), or an s3:// folder"
-        for role in model_roles(config.model, config.preparation)
-        if role.source.uri.startswith(("./", "../"))
-    ]
+def out_of_pods_reach(config: Config, stages: Iterable[Stage]) -> str | None:
+    """A line on the model folders that are named from where one stands: a pod stands elsewhere, and sees its claim and its image alone."""
+    roles = model_roles(config.model, config.preparation) if any(stage.name == "prepare" for stage in stages) else []
+    near = [f"{role.key} is {role.source.uri}" for role in roles if role.source.uri.startswith(("./", "../"))]
+    if not near:
+        return None
+    return f"{'; '.join(near)}: of this machine, no pod sees it. Put it on the claim and name its path (/store/...), or an s3:// folder"
 
 
 def source_at_hand(root: Path, location: Path | str | None = None) -> Path | None:
