@@ -78,6 +78,6 @@ def pairwise_agreement(expert_logits: Tensor, proxy_logits: Tensor) -> Tensor:
 def retrieval_accuracy(latent_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     """How often a latent (B, E) is nearest to its own caption of the B (unit vectors): a scalar; equally near is as good."""
     # Not as a product of matrices: those are counted as what training costs, which a look at it does not change.
-    cosines = (latent_embeds[:, None] * text_embeds[None]).sum(dim=-1)
+    cosines = torch.cat([(some[:, None] * text_embeds[None]).sum(dim=-1) for some in latent_embeds.split(16)])
     # A caption that the batch has twice is each one's own, up to rounding.
     return (cosines.diagonal() >= cosines.amax(dim=1) - 1e-6).to(cosines.dtype).mean()

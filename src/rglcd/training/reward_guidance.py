@@ -209,8 +209,8 @@ class LatentRewardGuidance:
         return {
             "lrm_loss": torch.cat(divergences).mean(),
             "lrm_agreement": pairwise_agreement(decided, theirs),
-            # Whether it still knows what is in a picture; by chance, one over the number of labelled captions.
-            "lrm_retrieval": retrieval_accuracy(*(torch.cat(each) for each in zip(*real, strict=True))),
+            # Whether it still knows what is in a picture, among the captions of all ranks; by chance, one over their number.
+            "lrm_retrieval": retrieval_accuracy(*(self._world.gather(torch.cat(each)) for each in zip(*real, strict=True))),
         }
 
     @torch.no_grad()
