@@ -9,6 +9,7 @@ import pytest
 
 from rglcd.cli import main
 from rglcd.config import dump
+from rglcd.extras import install_command
 from tests.tiny_line import (
     NUM_IMAGES,
     TINY_EVALUATION,
@@ -91,4 +92,4 @@ def test_without_the_package_the_first_stage_that_needs_it_names_the_extra(
     project()
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     said = refusal(capsys, "run", "prepare")
-    assert "kind ocr reads with rapidocr, which is not installed; install the extra ocr: pip install '.[ocr]'" in said
+    assert f"kind ocr reads with rapidocr, which is not installed: {install_command('ocr')}" in said

@@ -12,6 +12,7 @@ import pytest
 
 from rglcd import progress
 from rglcd.errors import InputError, TryAgain
+from rglcd.extras import install_command
 from rglcd.launch import mlflow_tracker, trackers
 from rglcd.launch.settings import ClusterSettings, load_settings
 from rglcd.launch.tracker import Tracked, UnreachableError
@@ -173,7 +174,7 @@ def test_without_tensorboard_installed_a_run_goes_on_and_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     train(ClusterSettings(tensorboard=str(tmp_path / "events")))
     assert "rglcd: TensorBoard: " in (said := capsys.readouterr().err)
-    assert "pip install 'rg-lcd[tensorboard]'; the run goes on without it" in said
+    assert f"{install_command('tensorboard')}; the run goes on without it" in said
 
 
 # --- the real ones --------------------------------------------------------------------------------

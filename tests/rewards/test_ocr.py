@@ -1,6 +1,6 @@
 """The kind ``ocr`` with the real models of rapidocr's wheel, on words that Pillow draws."""
 
-import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rglcd.errors import InputError
 from rglcd.evaluation.observation import ScoringPanel
+from rglcd.extras import install_command
 from rglcd.models.chunks import Chunks
 from rglcd.rewards.mixture import mixture
 from rglcd.rewards.ocr import OcrReward
@@ -110,11 +111,12 @@ def test_nothing_is_fetched_and_no_thread_is_started(ocr: OcrReward, monkeypatch
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    before = len(os.listdir("/proc/self/task"))  # noqa: PTH208 (pathlib has no such folder)
+    threads = Path("/proc/self/task")
+    before = len(list(threads.iterdir()))
     other = opened()
     assert isinstance(other, OcrReward)
     assert [line.text for line in other.read(picture("OPEN")[None])[0]] == ["open"]
-    assert len(os.listdir("/proc/self/task")) <= before  # noqa: PTH208
+    assert len(list(threads.iterdir())) <= before
 
 
 def test_panel_has_no_number_where_nothing_is_quoted(ocr: OcrReward) -> None:
@@ -151,5 +153,5 @@ def test_what_is_not_installed_is_named_with_its_extra(package: str, monkeypatch
     if package != "rapidocr":
         pytest.importorskip("rapidocr", reason="rapidocr is not installed: the extra ocr")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"{package}.*install the extra ocr: pip install '\.\[ocr\]'"):
+    with pytest.raises(InputError, match=rf"{package}.*{re.escape(install_command('ocr'))}"):
         opened()

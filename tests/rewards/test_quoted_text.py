@@ -9,7 +9,7 @@ from rglcd.rewards.quoted_text import has_unasked_text, least_distance, plain, q
     ("caption", "texts"),
     [
         ('a sign that says "OPEN 24"', ["open24"]),
-        ("a shop called “Fresh Bread” with 'Open' on the door", ["freshbread", "open"]),
+        ("a shop called “Fresh Bread” with 'Open' in the window", ["freshbread", "open"]),
         ("a mug with ‘Don’t panic’ on it", ["don’tpanic"]),
         ("a note: 'don't panic'", ["don'tpanic"]),
         ("the dogs' bowl beside the cats' bed", []),

@@ -17,7 +17,7 @@ from tests.sharding.hostile_server import picture_bytes
 from tests.sharding.test_image_folder import fill, packed
 from tests.stages.sharding_runs import SHARDING, run
 
-pytestmark = pytest.mark.skipif(not heic.is_readable(), reason=f"needs its decoder: {heic.INSTALL}")
+pytestmark = pytest.mark.skipif(not heic.is_readable(), reason="needs its decoder, which the extra heic brings and the lock does not")
 
 
 def heic_bytes(picture: Image.Image, **settings: Any) -> bytes:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rglcd.cli import main
+from rglcd.extras import install_command
 from rglcd.sharding import heic
 from rglcd.sharding.import_source import use
 from tests.sharding.hostile_server import picture_bytes
@@ -111,7 +112,7 @@ class TestFiles:
         said = capsys.readouterr().out
         assert "names 4 images" in said
         assert "skipped: 2 .heic, 1 .txt, 1 without a suffix (images are .apng" in said
-        assert "HEIC is read once its decoder is there: pip install 'rg-lcd[heic]'" in said
+        assert f"HEIC is read once its decoder is there: {install_command('heic')}" in said
 
     def test_images_beside_tars_are_said_to_be_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         photos = fill(tmp_path / "photos", {"a.png": PICTURE, "more/b.png": PICTURE})

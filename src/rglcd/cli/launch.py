@@ -10,7 +10,7 @@ import yaml
 from rglcd.cli.files import IMAGES, add_params_option, add_set_option, load_params_for
 from rglcd.config import Config
 from rglcd.errors import InputError
-from rglcd.stages.required_files import out_of_pods_reach, require_files, source_at_hand
+from rglcd.stages.required_files import require_files, source_at_hand, warn_of_models_no_pod_sees
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
         raise InputError(f"{stage.name} does not run with reward.kind {config.reward.kind}")
     artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
     require_files(config, [stage], source=source_at_hand(Path(), artifacts.get(SOURCE)), in_pods=True)
-    if (line := out_of_pods_reach(config, [stage])) is not None:
-        print(f"rglcd: {line}", file=sys.stderr)
+    warn_of_models_no_pod_sees(config, [stage])
     sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:
         warn_unless_published(settings.image)

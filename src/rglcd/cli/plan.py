@@ -9,7 +9,7 @@ from typing import Any
 from rglcd.cli.files import add_params_option, add_set_option
 from rglcd.config import Config, Hardware, load_params, load_preset, preset_hardware, preset_names
 from rglcd.errors import InputError
-from rglcd.launch.extras import install_command
+from rglcd.extras import install_command
 from rglcd.planning.gpus import GPUS, gpu_named
 
 _DESCRIPTION = """\

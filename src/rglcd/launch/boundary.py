@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from rglcd.errors import UNEXPECTED, InputError
-from rglcd.launch.extras import missing_extra
+from rglcd.extras import missing_extra
 from rglcd.launch.failure import ERROR_FILE, KNOWN, LINE, Failure, JobError, write_failure
 
 _INTERRUPTED = 128 + 2  # as shells count an end by SIGINT

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rglcd.extras import install_command
 from rglcd.launch.tracker import RefusedError, Row, Tracked, UnreachableError
 
 
@@ -35,7 +36,7 @@ class TensorBoardTracker:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise RefusedError(f"{error}; install it: pip install 'rg-lcd[tensorboard]'") from None
+                raise RefusedError(f"{error}; install it: {install_command('tensorboard')}") from None
             task = re.sub(r"[^A-Za-z0-9_.-]+", "-", row.task)
             # What a killed run wrote of later steps is hidden.
             self._writers[row.task] = SummaryWriter(str(self._folder / f"{task}-{self._tracked.digest}"), purge_step=row.step)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from rglcd.errors import InputError
+from rglcd.extras import install_command
 from rglcd.store.manifest import digest_of, sha256_of
 
 ENTRY_POINTS: Final = "rglcd.rewards"
@@ -16,7 +17,7 @@ ENTRY_POINTS: Final = "rglcd.rewards"
 READER: Final = "rapidocr"
 """The package that reads text in pictures, which is how its distribution is called too."""
 
-INSTALL_READER: Final = "install the extra ocr: pip install '.[ocr]' (docs/how-to/install.md)"
+READERS_EXTRA: Final = "ocr"
 
 
 def offered_reward(name: str) -> EntryPoint:
@@ -54,7 +55,7 @@ def reader_folder() -> Path:
     """Where the package that reads text is installed; it is not imported. Raises :class:`InputError` where it is not."""
     found = _spec(READER)
     if found is None or found.origin is None:
-        raise InputError(f"kind ocr reads with {READER}, which is not installed; {INSTALL_READER}")
+        raise InputError(f"kind ocr reads with {READER}, which is not installed: {install_command(READERS_EXTRA)}")
     return Path(found.origin).parent
 
 

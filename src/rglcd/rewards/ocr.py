@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rglcd.errors import InputError
-from rglcd.rewards.installed_code import INSTALL_READER, READER, code_of_reader, in_words, reader_folder
+from rglcd.extras import install_command
+from rglcd.rewards.installed_code import READER, READERS_EXTRA, code_of_reader, in_words, reader_folder
 from rglcd.rewards.quoted_text import has_unasked_text, plain, quoted_texts, reading_score
 from rglcd.rewards.server_process import whole_levels
 from rglcd.store.manifest import digest_of, sha256_of
@@ -126,7 +127,7 @@ def _open_reader(num_threads: int) -> Any:
         import onnxruntime  # noqa: F401  (rapidocr does without until it reads)
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise InputError(f"kind ocr: {error}; {INSTALL_READER}") from None
+        raise InputError(f"kind ocr: {error}: {install_command(READERS_EXTRA)}") from None
     cv2.setNumThreads(num_threads)  # OpenCV's is one for the process
     return RapidOCR(
         params={

@@ -12,7 +12,7 @@ from rglcd.sharding.decoding import decode, encode
 from rglcd.sharding.source import MAX_IMAGE_BYTES
 
 EXTENSIONS: Final = frozenset({"heic", "heif", "hif"})
-INSTALL: Final = "pip install 'rg-lcd[heic]'"
+EXTRA: Final = "heic"
 
 _FORMAT: Final = "HEIF"
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from rglcd.extras import install_command
 from rglcd.sharding import heic
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.source import IMAGE_EXTENSIONS, MAX_ROW_BYTES
@@ -164,4 +165,4 @@ def _said_of_skipped(skipped: Mapping[str, int]) -> list[str]:
     said = f"skipped: {', '.join(counts + ([f'{rest} others'] if rest else []))} (images are .{' .'.join(sorted(IMAGE_EXTENSIONS))})"
     if not any(suffix[1:] in heic.EXTENSIONS for suffix in skipped):
         return [said]
-    return [said, f"HEIC is read once its decoder is there: {heic.INSTALL}, and then the same command again"]
+    return [said, f"HEIC is read once its decoder is there: {install_command(heic.EXTRA)}, and then the same command again"]

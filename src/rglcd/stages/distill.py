@@ -118,7 +118,7 @@ def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
         inputs["reward_model"] = read_verified(materials.proxy_folder, made_by="pretrain").digest
     return digest_of(
         {
-            "version": _version(reward),
+            "version": _version_of_arm(reward),
             **arm_sections(materials, reward),
             "num_steps": num_steps,
             "inputs": inputs,
@@ -126,7 +126,7 @@ def _arm_key(materials: Materials, reward: AnyReward, num_steps: int) -> str:
     )
 
 
-def _version(reward: AnyReward) -> int:
+def _version_of_arm(reward: AnyReward) -> int:
     """What an arm of such a reward is made by. The stage's version is of all that it writes; an arm that a change leaves alone stays.
 
     4: draws by sample; 5: a tuned proxy's retrieval is in the curve.

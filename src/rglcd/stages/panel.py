@@ -61,7 +61,7 @@ def opening_scorers(panel: TrainingPanel, monitoring: PanelMonitoring, materials
         features = {kind: load_features(kind, folder, device=device)}
         scoring = ScoringPanel.of(scorers, panel.captions, features=features, device=device, at_once=panel.at_once)
         for name in names:
-            # Chance is told by the spread over the prompts.
+            # What is chance is known from the spread over the prompts.
             if (count := scoring.num_scored(name, panel.prompts)) < 2:
                 raise InputError(
                     f"the scorer {name!r} has a score for {count} of monitoring.prompts and needs two: quote in two of them what is to be "

@@ -3,6 +3,7 @@
 Nothing heavy is imported, so that the light image, which submits, looks too.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,13 @@ def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | N
                 )
 
 
-def out_of_pods_reach(config: Config, stages: Iterable[Stage]) -> str | None:
-    """A line on the model folders that are named from where one stands: a pod stands elsewhere, and sees its claim and its image alone."""
+def warn_of_models_no_pod_sees(config: Config, stages: Iterable[Stage]) -> None:
+    """Say which model folders are named from where one stands: a pod stands elsewhere, and sees its claim and its image alone."""
     roles = model_roles(config.model, config.preparation) if any(stage.name == "prepare" for stage in stages) else []
     near = [f"{role.key} is {role.source.uri}" for role in roles if role.source.uri.startswith(("./", "../"))]
-    if not near:
-        return None
-    return f"{'; '.join(near)}: of this machine, no pod sees it. Put it on the claim and name its path (/store/...), or an s3:// folder"
+    if near:
+        advice = "Put it on the claim and name its path (/store/...), or an s3:// folder"
+        print(f"rglcd: {'; '.join(near)}: of this machine, no pod sees it. {advice}", file=sys.stderr)
 
 
 def source_at_hand(root: Path, location: Path | str | None = None) -> Path | None:
