@@ -59,8 +59,10 @@ class DifferentiableReward(Reward, Protocol):
     def differentiable(self) -> Literal[True]: ...
 
 
+# The following name nothing but their method. Python 3.11 asks whether an object has what a protocol names by reading it, in any
+# order: of a protocol that is a `Reward` too, that reads `logit_scale`, which waits for a GPU, in each step.
 @runtime_checkable
-class PartialReward(Reward, Protocol):
+class PartialReward(Protocol):
     """A reward that has no score for some captions. ``score`` gives 0 there, which means nothing: who trains or judges leaves it out."""
 
     def has_score(self, text: Tensor) -> Tensor | None:
@@ -69,7 +71,7 @@ class PartialReward(Reward, Protocol):
 
 
 @runtime_checkable
-class TextReader(Reward, Protocol):
+class TextReader(Protocol):
     """A reward that reads what is written in a picture, and so sees words that nobody asked for."""
 
     def score_and_unasked_text(self, pixels: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
