@@ -62,7 +62,7 @@ test-pythons: install ## a base installation and the micro line with Python 3.12
 	.ci/pythons --micro
 
 test-slow: install ## the micro pipeline through every interface, kills and process groups
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 test-cluster: install ## against a real API server and scheduler: needs kubectl >= 1.27 and KUBEBUILDER_ASSETS
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
