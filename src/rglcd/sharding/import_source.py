@@ -46,11 +46,15 @@ def use(
     if (folder / _TOY).is_file():
         raise InputError(f"{folder} holds the toy corpus; name another folder (--folder), or move it away first")
     captions = None if prompts is None else read_prompts(prompts)
+    is_new = not folder.exists()
     try:
         held, said = _use(what, folder, reference, caption_encoding)
     except BaseException:
         shutil.rmtree(_staged_images(folder), ignore_errors=True)
         remove_stale_staging(folder)
+        if is_new:
+            with suppress(OSError):  # what it does not want to lose keeps the folder
+                folder.rmdir()
         raise
     if captions is None and held is not None:
         captions = list(held.captions)
