@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.comparisons import TEACHERS, Drawn, drawn
-from benchmarks.studies import MAIN, MATCHED, STEPS, WEIGHTS
-from benchmarks.study_runs import pictures_of
+from benchmarks.comparisons import Drawn, drawn
+from benchmarks.studies import LINES, STEPS, WEIGHTS
+from benchmarks.study_runs import TEACHER, pictures_of
 
 COLUMNS = 12
 _SCALE = 2
@@ -15,13 +15,13 @@ _LABEL = 18
 
 
 def rows_of(claim: str) -> list[tuple[str, Drawn]]:
-    """The samplers shown for a claim, by name: `main` or a study's. Raises KeyError for another."""
+    """The samplers shown for a claim, by name: a line's (`main`, `flow`) or a study's. Raises StopIteration for another."""
     from benchmarks.claims import study_named
 
-    if claim == "main":
-        shown = [("the teacher, 50 steps", TEACHERS)]
+    if line := next((line for line in LINES if line.name == claim), None):
+        shown = [("the teacher, 50 steps", Drawn(line, TEACHER))]
         for steps in (2, 4):
-            shown += [(f"LCM of equal compute, {steps} steps", drawn(MATCHED, steps)), (f"RG-LCM, {steps} steps", drawn(MAIN, steps))]
+            shown += [(f"LCM of equal compute, {steps} steps", drawn(line, steps, "lcm")), (f"RG-LCM, {steps} steps", drawn(line, steps))]
         return shown
     study = study_named(claim)
     if claim != "over-optimisation":

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from benchmarks.comparisons import TEACHERS, Drawn, best_of, by_panel, by_scorer, drawn, pooled
-from benchmarks.studies import CONTROLS, MAIN, MATCHED, PLAIN, STUDIES, WEIGHTS, Run, Study
-from benchmarks.study_runs import metrics_of, seeds_done
+from benchmarks.studies import CONTROLS, FLOW, MAIN, MATCHED, PLAIN, STUDIES, WEIGHTS, Run, Study
+from benchmarks.study_runs import TEACHER, metrics_of, seeds_done
 
 PEOPLE = ("panel", "judge")
 
@@ -71,6 +71,7 @@ def claims_text() -> str:
 
 def _lines() -> Iterator[Line]:
     yield from _headline()
+    yield from _flow_teacher()
     yield from _frontier()
     yield from _without_gradient("votes-as-expert", "votes")
     yield from _without_gradient("checker-as-expert", "checker")
@@ -93,6 +94,17 @@ def _headline() -> Iterator[Line]:
     if seeds := seeds_done([MAIN, *CONTROLS]):
         best = best_control(seeds)
         yield _line(f"RG-LCM in 2 steps against the LCM stopped at its best ({best.label})", drawn(MAIN), drawn(best), seeds)
+
+
+def _flow_teacher() -> Iterator[Line]:
+    """The headline's claims once more."""
+    seeds, picture = seeds_done([FLOW]), "[seen](images/claim-flow.png)"
+    if not seeds:
+        return
+    for steps in (2, 4):
+        ours, matched = drawn(FLOW, steps), drawn(FLOW, steps, "lcm")
+        yield _line(f"flow teacher: RG-LCM in {steps} steps against the teacher's 50", ours, Drawn(FLOW, TEACHER), seeds, picture)
+        yield _line(f"flow teacher: RG-LCM in {steps} steps against an LCM of equal compute in {steps}", ours, matched, seeds, picture)
 
 
 def best_control(seeds: Sequence[int]) -> Run:

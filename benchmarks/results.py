@@ -17,7 +17,7 @@ from multiprocessing import get_context
 import torch
 
 from benchmarks.results_page import PAGE, page_text
-from benchmarks.studies import MAIN, STUDIES
+from benchmarks.studies import LINES, STUDIES
 from benchmarks.study_runs import MOST_SEEDS, make
 from rglcd.launch.boundary import process_boundary
 from rglcd.launch.progress_display import drawing
@@ -37,15 +37,20 @@ def main() -> None:
     # Studies share runs, each by a label of its own.
     studied = {run.name: run for study in STUDIES for run in study.runs}.values()
     # A stopped command leaves every claim with one seed before any study has two.
-    todo = dict.fromkeys([*((MAIN, seed) for seed in seeds), *((run, seed) for seed in seeds for run in studied if run.name != MAIN.name)])
+    lines = {line.name for line in LINES}
+    todo = dict.fromkeys(
+        [(line, seed) for seed in seeds for line in LINES] + [(run, seed) for seed in seeds for run in studied if run.name not in lines]
+    )
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
         started = written = time.perf_counter()
-        first, *others = todo
+        first, others = list(todo)[: len(LINES)], list(todo)[len(LINES) :]
         report("runs", done=0, total=len(todo), unit="runs")
         with _workers(arguments.processes) as pool:
-            leader = pool.submit(make, *first)
-            leader.result()  # it makes what all share
-            for done, future in enumerate(as_completed([leader, *(pool.submit(make, *which) for which in others)]), start=1):
+            leaders = []
+            for line in first:  # the first makes what all share, each what those with its teacher do
+                leaders.append(pool.submit(make, *line))
+                leaders[-1].result()
+            for done, future in enumerate(as_completed([*leaders, *(pool.submit(make, *which) for which in others)]), start=1):
                 future.result()
                 report("runs", done=done, total=len(todo), unit="runs")
                 if time.perf_counter() - written > _BETWEEN_PAGES:

@@ -7,30 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claim_pictures import rows_of, sheet
 from benchmarks.claims import claims_text, compared, in_words
-from benchmarks.comparisons import TEACHERS, Drawn, drawn
+from benchmarks.comparisons import TEACHERS, drawn
 from benchmarks.dots import dots_svg
+from benchmarks.line_page import line_text
+from benchmarks.page_parts import figure, gaps, head, seeds_in_words, value, write_picture, written
 from benchmarks.step import RECORDS
-from benchmarks.studies import MAIN, MATCHED, STEPS, STUDIES, Study
-from benchmarks.study_runs import COPIES, NUM_IMAGES, folder_of, metrics_of, seeds_done
+from benchmarks.studies import LINES, STEPS, STUDIES, Study
+from benchmarks.study_runs import COPIES, NUM_IMAGES, metrics_of, seeds_done
 from rglcd.evaluation.pages import figure_svg
-from rglcd.evaluation.plots import Level, Panel, Point, Series
-from rglcd.store.manifest import folder_digest, read_manifest
+from rglcd.evaluation.plots import Panel, Point, Series
+from rglcd.store.manifest import folder_digest
 from rglcd.toy.raters import raters_digest
 
-PAGE = Path("docs/results.md")
 GPU_RECORDS = Path("docs/gpu.jsonl")
 """What `make gpu` printed, with the commit that it ran on; lines are copied there by hand from the machine that had the card."""
-MAIN_COLUMNS = ("expert", "judge", "votes", "checker", "whole", "frechet", "frechet_to_teacher", "diversity")
-MODELS = ("teacher", "expert", "judge", "features")
+MODELS = ("teacher", "flow-teacher", "expert", "judge", "features")
 """The frozen models of the toy world, by their folder in `toy`."""
-HEADS = {
-    "frechet": "Fréchet distance",
-    "frechet_to_teacher": "the same, to teacher",
-    "high_frequency": "fine detail",
-    "whole": "right and neat",
-}
 
 
 def page_text() -> str:
@@ -56,7 +49,7 @@ the share of pictures that meet all. The Fréchet distance is on the toy's featu
 World, raters, scorers and gates were fixed before any student was trained on them, and recipes were tuned on seeds 100 to 102, which are
 not in this page ([decision 11](decisions/0011-a-toy-world-as-the-web-is.md)). {_frozen()}""",
     ]
-    parts.append(_main(seeds) if (seeds := seeds_done([MAIN])) else "No run is finished yet.")
+    parts += [line_text(line, seeds_done([line])) for line in LINES]
     for study in STUDIES:
         seeds = seeds_done(study.runs)
         parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
@@ -67,75 +60,18 @@ not in this page ([decision 11](decisions/0011-a-toy-world-as-the-web-is.md)). {
     return "\n\n".join(parts) + "\n"
 
 
-def _said(seeds: Sequence[int]) -> str:
-    return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
-
-
-def _main(seeds: Sequence[int]) -> str:
-    arms = read_manifest(folder_of(MAIN, seeds[0]) / "student", made_by="distill").facts["arms"]
-    cells = {
-        (who, steps): [metrics_of(MAIN, seed)[who][steps] for seed in seeds]
-        for who in ("teacher", "lcm", "rg")
-        for steps in _steps(who, seeds)
-    }
-    rows = [f"| {who} | {steps} | {' | '.join(_figure(of, column) for column in MAIN_COLUMNS)} |" for (who, steps), of in cells.items()]
-    wins = [f"| {steps} | {' | '.join(_wins(int(steps), seeds))} |" for steps in _steps("rg", seeds)]
-    _picture("main", seeds)
-    shown = ("judge", "votes", "whole", "frechet")
-    gaps = [
-        f"| {steps} | {' | '.join(_gaps(cells['rg', steps], cells['lcm', steps], column) for column in shown)} |"
-        for steps in _steps("rg", seeds)
-    ]
-    return f"""## Two guided steps against the teacher's fifty, and against steps without a reward
-
-`lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations ({arms["lcm"]["num_steps"]}
-against {arms["rg"]["num_steps"]}). {_said(seeds).capitalize()}.
-
-| who | steps | {" | ".join(_head(column) for column in MAIN_COLUMNS)} |
-|---|--:|{"--:|" * len(MAIN_COLUMNS)}
-{chr(10).join(rows)}
-
-{_drawn("steps", "Judge and votes against the number of steps", _main_plot(seeds))}
-
-How often `rg` wins, with its 95 % interval (seed by seed):
-
-| steps | against lcm: panel | judge | against the teacher's fifty: panel | judge |
-|--:|---|---|---|---|
-{chr(10).join(wins)}
-
-Difference `rg` - `lcm`, seed by seed:
-
-| steps | {" | ".join(_head(column) for column in shown)} |
-|--:|{"---|" * len(shown)}
-{chr(10).join(gaps)}
-
-The choice of pictures leaves a mean uncertain by up to ±{_chance(seeds, "judge"):.3f} by the judge and ±{_chance(seeds, "votes"):.3f} by
-the voters (95 %). Here and below, a difference whose sign is another with another seed shows nothing."""
-
-
-def _wins(steps: int, seeds: Sequence[int]) -> list[str]:
-    """Of the guided student against the control and the teacher, by panel and judge."""
-    opponents: tuple[Drawn, ...] = (drawn(MATCHED, steps), TEACHERS)
-    return [in_words(compared(by, drawn(MAIN, steps), theirs, seeds)) for theirs in opponents for by in ("panel", "judge")]
-
-
 def _frozen() -> str:
     """The digests of what was fixed."""
     digests = ", ".join(f"{name} `{folder_digest(Path('toy') / name)[:12]}`" for name in MODELS)
     return f"Digests: {digests}, raters `{raters_digest()[:12]}`."
 
 
-def _picture(name: str, seeds: Sequence[int]) -> None:
-    """The pictures beside a claim, of the first seed that is done, written beside the page."""
-    sheet(rows_of(name), seeds[0]).save(PAGE.parent / "images" / f"claim-{name}.png", optimize=True)
-
-
 def _study(study: Study, seeds: Sequence[int]) -> str:
     cells = {run.label: [metrics_of(run, seed)[run.arm][str(STEPS)] for seed in seeds] for run in study.runs}
-    rows = [f"| {label} | {' | '.join(_figure(of, column) for column in study.columns)} |" for label, of in cells.items()]
+    rows = [f"| {label} | {' | '.join(figure(of, column) for column in study.columns)} |" for label, of in cells.items()]
     shown = study.columns[:4]
-    gaps = [
-        f"| {label} | {' | '.join(_gaps(of, cells[study.baseline], column) for column in shown)} |"
+    differences = [
+        f"| {label} | {' | '.join(gaps(of, cells[study.baseline], column) for column in shown)} |"
         for label, of in cells.items()
         if label != study.baseline
     ]
@@ -148,21 +84,21 @@ def _study(study: Study, seeds: Sequence[int]) -> str:
     ]
     pictures = ""
     if study.name not in ("ict", "control-length"):
-        _picture(study.name, seeds)
+        write_picture(study.name, seeds)
         pictures = f"\n\n![The same captions and noise, a row for each run](images/claim-{study.name}.png)"
     return f"""## {study.title}
 
-{study.question} At {STEPS} steps, {_said(seeds)}.
+{study.question} At {STEPS} steps, {seeds_in_words(seeds)}.
 
-| | {" | ".join(_head(column) for column in study.columns)} |
+| | {" | ".join(head(column) for column in study.columns)} |
 |---|{"--:|" * len(study.columns)}
 {chr(10).join(rows)}
 
 Difference to “{study.baseline}”, seed by seed:
 
-| | {" | ".join(_head(column) for column in shown)} |
+| | {" | ".join(head(column) for column in shown)} |
 |---|{"---|" * len(shown)}
-{chr(10).join(gaps)}
+{chr(10).join(differences)}
 
 By the panel, at {STEPS} steps (seed by seed):
 
@@ -170,7 +106,7 @@ By the panel, at {STEPS} steps (seed by seed):
 |---|---|---|
 {chr(10).join(asked)}
 
-{_drawn(study.name, study.title, plot)}{pictures}"""
+{written(study.name, study.title, plot)}{pictures}"""
 
 
 def _step_costs(records: Sequence[dict[str, Any]]) -> str:
@@ -233,35 +169,11 @@ def _kernels(step: dict[str, Any]) -> str:
     return ", ".join(f"`{name[:40]}` {100 * share:.0f} %" for name, share in largest)
 
 
-def _drawn(name: str, title: str, svg: str) -> str:
-    """The Markdown of a plot that is written beside the page."""
-    path = PAGE.parent / "images" / f"{name}.svg"
-    path.write_text(svg, encoding="utf-8")
-    return f"![{title}]({path.relative_to(PAGE.parent)})"
-
-
-def _main_plot(seeds: Sequence[int]) -> str:
-    """Judge and votes against the number of steps, the teacher's as a line across; seeds' means, and from the least to the most."""
-    return figure_svg([_steps_panel(scorer, seeds) for scorer in ("judge", "votes")])
-
-
-def _steps_panel(scorer: str, seeds: Sequence[int]) -> Panel:
-    def points(who: str) -> tuple[Point, ...]:
-        of = {steps: [_value(metrics_of(MAIN, seed)[who][steps], scorer) for seed in seeds] for steps in _steps(who, seeds)}
-        return tuple(Point(float(steps), statistics.mean(values), min(values), max(values)) for steps, values in of.items())
-
-    (teacher,) = points("teacher")
-    level = Level("teacher", "arm-teacher", teacher.y, teacher.low, teacher.high)
-    arms = tuple(Series(who, f"arm-{who}", points(who)) for who in ("lcm", "rg"))
-    ticks = tuple(point.x for point in arms[0].points)
-    return Panel(scorer, "mean score; whiskers from the least seed to the most", arms, (level,), ticks, "steps", logarithmic=True)
-
-
 def _dots_plot(study: Study, seeds: Sequence[int]) -> str:
     def values(column: str) -> list[list[float]]:
-        return [[_value(metrics_of(run, seed)[run.arm][str(STEPS)], column) for seed in seeds] for run in study.runs]
+        return [[value(metrics_of(run, seed)[run.arm][str(STEPS)], column) for seed in seeds] for run in study.runs]
 
-    return dots_svg([run.label for run in study.runs], {_head(column): values(column) for column in study.columns[:3]})
+    return dots_svg([run.label for run in study.runs], {head(column): values(column) for column in study.columns[:3]})
 
 
 def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
@@ -273,46 +185,9 @@ def _weights_plot(study: Study, seeds: Sequence[int]) -> str:
         for scorer, style in (("expert", "arm-rg"), ("judge", "arm-lcm"), ("votes", "arm-lrm")):
             points = []
             for run in runs:
-                mean = statistics.mean(_value(metrics_of(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
+                mean = statistics.mean(value(metrics_of(run, seed)[run.arm][str(STEPS)], scorer) for seed in seeds)
                 points.append(Point(float(run.name.removeprefix(f"{kind}-")), mean, mean, mean))
             series.append(Series(scorer, style, tuple(points)))
         ticks = tuple(point.x for point in series[0].points)
         panels.append(Panel(f"{kind} reward", f"mean score at {STEPS} steps", tuple(series), (), ticks, "weight", logarithmic=True))
     return figure_svg(panels)
-
-
-# --- numbers -------------------------------------------------------------------------------------
-
-
-def _steps(who: str, seeds: Sequence[int]) -> list[str]:
-    return list(metrics_of(MAIN, seeds[0])[who])
-
-
-def _value(cell: dict[str, Any], column: str) -> float:
-    """``whole`` is the checker's share of full marks; any other word a scorer's mean, or a figure of its own."""
-    if column == "whole":
-        return float(cell["checker"]["full_marks"])
-    figure = cell[column]
-    return float(figure["mean"] if isinstance(figure, dict) else figure)
-
-
-def _figure(of: Sequence[dict[str, Any]], column: str) -> str:
-    if any(column != "whole" and column not in cell for cell in of):
-        return "–"
-    values = [_value(cell, column) for cell in of]
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
-
-
-def _gaps(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], column: str) -> str:
-    return ", ".join(f"{_value(one, column) - _value(other, column):+.3f}" for one, other in zip(ours, theirs, strict=True))
-
-
-def _chance(seeds: Sequence[int], scorer: str) -> float:
-    """Half of the widest 95 % interval of ``scorer``'s mean over the pictures of a cell of the first table."""
-    means = [metrics_of(MAIN, seed)[arm][str(STEPS)][scorer] for seed in seeds for arm in ("lcm", "rg")]
-    return max((mean["high"] - mean["low"]) / 2 for mean in means)
-
-
-def _head(column: str) -> str:
-    return HEADS.get(column, column)

@@ -36,6 +36,20 @@ MAIN = Run("main", "the demo's line", ())
 
 MATCHED = Run(MAIN.name, "no reward, matched by compute", MAIN.overrides, arm="lcm")
 
+FLOW = Run(
+    "flow",
+    "the line with a flow teacher",
+    (
+        "model.teacher=./toy/flow-teacher",
+        "distillation.student={kind: same_inputs}",
+        "distillation.omega=[2.0, 2.0]",
+    ),
+)
+"""The demo's line with the toy's Stable Diffusion 3 as its teacher; all else is the preset's, and nothing was tuned."""
+
+LINES = (MAIN, FLOW)
+"""Each is a teacher's whole line: both arms in all numbers of steps, and the teacher's own pictures, which other runs with it share."""
+
 LATENT = (
     "reward={kind: latent, weight: 1.0, chunk_size: 32, prediction: {kind: shared, every: 2}, "
     "tuning: {kind: online, learning_rate: 1.0e-3, label_every: 1}}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import MAIN, STEPS, Run
+from benchmarks.studies import LINES, STEPS, Run
 from rglcd.config import Config, Section, load_params
 from rglcd.launch.execute import execute
 from rglcd.stages.export_images import export_images
@@ -23,7 +23,7 @@ COPIES = 4
 """Pictures of each held-out caption."""
 NUM_IMAGES = 600
 MOST_SEEDS = 3
-SHARED = frozenset({"shards", "pretrained", "latents"})
+OF_TEACHER = frozenset({"pretrained", "latents"})
 
 TEACHER = "teacher-50"
 
@@ -69,8 +69,8 @@ def _is_drawn(run: Run, seed: int) -> bool:
 def make(run: Run, seed: int) -> None:
     """All stages of ``run`` with ``seed``, run as every interface runs them."""
     own = folder_of(run, seed)
-    # Teacher and real images are those of the first run: evaluate reuses their measurements from the report it finds.
-    measured = folder_of(MAIN, 0) / "report"
+    # Teacher and real images are those of the teacher's first run: evaluate reuses their measurements from the report it finds.
+    measured = folder_of(line_of(run), 0) / "report"
     if own / "report" != measured and not (own / "report").exists():
         shutil.copytree(measured, own / "report")
     for name, sections, artifacts in stages_of_run(run, seed):
@@ -87,14 +87,14 @@ def pictures_of(run: Run, seed: int, sampler: str) -> Path:
     The teacher's are the same with every seed. The student's digest is in the name: pictures of another are never taken for its own.
     """
     if sampler == TEACHER:
-        return ROOT / "pictures" / "teacher"
+        return _teachers_folder(_config(run, seed)) / "pictures"
     student = read_manifest(folder_of(run, seed) / "student", made_by="distill").digest
     return folder_of(run, seed) / "pictures" / student[:12] / sampler
 
 
 def _samplers(run: Run, seed: int) -> list[str]:
     """What the panel is shown of a run."""
-    if run.name != MAIN.name:
+    if run.name != line_of(run).name:
         return [f"{run.arm}-{STEPS}"]
     students = [f"{arm}-{steps}" for arm in ("lcm", "rg") for steps in _config(run, seed).evaluation.num_steps]
     return [TEACHER, *students]
@@ -110,13 +110,25 @@ def folder_of(run: Run, seed: int) -> Path:
     return ROOT / str(seed) / run.name
 
 
+def line_of(run: Run) -> Run:
+    """The line whose teacher is the run's, by what it overrides; the first, where it says nothing of a teacher."""
+    return next((line for line in LINES[1:] if set(line.overrides) <= set(run.overrides)), LINES[0])
+
+
 def _artifact(name: str, config: Config, own: Path) -> Path:
     if name == SOURCE:
         return Path("data")
+    if name == "shards":
+        return ROOT / name
     if name == "reward_model":
         # Runs that pretrain the same proxy share it.
-        return ROOT / "proxies" / digest_of(config.pretraining.model_dump(mode="json"))[:12]
-    return (ROOT / "shared" if name in SHARED else own) / name
+        return _teachers_folder(config) / "proxies" / digest_of(config.pretraining.model_dump(mode="json"))[:12]
+    return (_teachers_folder(config) if name in OF_TEACHER else own) / name
+
+
+def _teachers_folder(config: Config) -> Path:
+    """What all runs with one teacher share."""
+    return ROOT / "teachers" / Path(config.model.teacher.uri).name
 
 
 def metrics_of(run: Run, seed: int) -> dict[str, Cells]:

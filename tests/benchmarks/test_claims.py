@@ -4,7 +4,7 @@ import torch
 from benchmarks.claim_pictures import rows_of
 from benchmarks.claims import in_words, study_named, verdict
 from benchmarks.comparisons import pooled
-from benchmarks.studies import MAIN, STUDIES
+from benchmarks.studies import LINES, STUDIES
 
 DRAWS = torch.Generator().manual_seed(0)
 CLEAR = torch.rand(16, 150, generator=DRAWS, dtype=torch.float64) * 0.5 + 0.45
@@ -54,8 +54,8 @@ def test_every_study_compares_with_a_run_of_its_own_and_runs_of_one_name_are_one
 
 
 def test_every_claim_with_pictures_shows_runs_that_are_made() -> None:
-    made = {run.name for study in STUDIES for run in study.runs} | {MAIN.name}
-    for claim in ("main", "over-optimisation", "votes-as-expert", "checker-as-expert", "proxy-start"):
+    made = {run.name for study in STUDIES for run in study.runs} | {line.name for line in LINES}
+    for claim in ("main", "flow", "over-optimisation", "votes-as-expert", "checker-as-expert", "proxy-start"):
         assert {what.run.name for _, what in rows_of(claim)} <= made
     with pytest.raises(StopIteration):
         study_named("of no name")

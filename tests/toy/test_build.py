@@ -103,10 +103,13 @@ def with_flow(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_flow_teacher_is_trained_beside_the_other_models_which_stay(built: Path, with_flow: Path) -> None:
+def test_a_flow_teacher_is_trained_beside_the_other_models_which_stay(built: Path, with_flow: Path, tmp_path: Path) -> None:
     before, after = weights(built), weights(with_flow)
     assert {name: after[name] for name in before} == before
     assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"flow-teacher"}
+    build_tokenizer().save_pretrained(tmp_path)
+    for place in ("tokenizer", "tokenizer_2"):
+        assert (with_flow / "flow-teacher" / place / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
     old, new = read_ledger(built), read_ledger(with_flow)
     assert new.pop("flow teacher")["settings"]["codec"] == old["codec"]["settings"]
     assert new == old

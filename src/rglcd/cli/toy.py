@@ -21,8 +21,8 @@ def add_verb(verbs: Any) -> None:
         "--teacher",
         choices=("v", "flow"),
         default="v",
-        help="flow: a second teacher too, DIR/flow-teacher, a small Stable Diffusion 3 (an hour more, by the time of its first steps: "
-        "it was never trained to its end); v, the default: the first alone",
+        help="flow: a second teacher too, DIR/flow-teacher, a small Stable Diffusion 3 (half an hour of CPU more); "
+        "v, the default: the first alone",
     )
     build.set_defaults(act=_toy_build)
 

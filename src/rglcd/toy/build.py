@@ -176,7 +176,13 @@ def _teacher(folder: Path, settings: TeacherSettings, count: int, states: Path) 
 def _flow(folder: Path, settings: FlowTeacherSettings, count: int, states: Path) -> Trained:
     rows, codec = _teachers_rows(settings.num_pictures), read_codec(folder)
     pipeline, curve = train_flow_teacher(codec, rows, settings, first_seed=TEACHER_PICTURES, watched=_watched(), states=states)
-    return Trained(pipeline.save_pretrained, curve, measuring.teacher_figures(pipeline, count=count))
+
+    def write(folder: Path) -> None:
+        # The file of a used tokenizer holds how it was last used.
+        pipeline.register_modules(tokenizer=build_tokenizer(), tokenizer_2=build_tokenizer())
+        pipeline.save_pretrained(folder)
+
+    return Trained(write, curve, measuring.teacher_figures(pipeline, count=count))
 
 
 def _teachers_rows(count: int) -> list[Row]:
