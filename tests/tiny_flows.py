@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderDC,
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -74,7 +73,10 @@ def write_tiny_sd3(folder: Path, *, seed: int = 0, t5: bool = True, shift: float
 
 
 def write_tiny_pixart(folder: Path, *, seed: int = 0) -> None:
-    """A ``PixArtSigmaPipeline`` folder: eps and a variance, T5 with a mask."""
+    """A ``PixArtSigmaPipeline`` folder: eps and a variance, T5 with a mask.
+
+    As the published ones have it, its scheduler is DPM-Solver, and its transformer goes by its class's former name.
+    """
     torch.manual_seed(seed)
     transformer = PixArtTransformer2DModel(
         sample_size=RESOLUTION // 2,
@@ -93,8 +95,10 @@ def write_tiny_pixart(folder: Path, *, seed: int = 0) -> None:
         text_encoder=tiny_t5(),
         vae=tiny_vae(latent_channels=4),
         transformer=transformer,
-        scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing"),
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
     ).save_pretrained(folder, safe_serialization=True)
+    for file in (folder / "model_index.json", folder / "transformer" / "config.json"):
+        file.write_text(file.read_text().replace('"PixArtTransformer2DModel"', '"Transformer2DModel"'))
 
 
 def write_tiny_sana(folder: Path, *, seed: int = 0) -> None:

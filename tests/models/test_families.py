@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SCMScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SCMScheduler
 
 from rglcd.core.condition import Condition
 from rglcd.core.consistency import Boundary, BoundaryScalings, FlowBoundary
@@ -16,6 +16,7 @@ from rglcd.errors import InputError
 from rglcd.evaluation.generation import student_latents, teacher_latents
 from rglcd.models.codec import Codec
 from rglcd.models.export import CardFacts, SamplingGrid, export_student
+from rglcd.models.families import family_of
 from rglcd.models.initial import start_from
 from rglcd.models.student import AdapterShape, Student
 from rglcd.models.teacher import Teacher
@@ -100,8 +101,12 @@ def as_given(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
 def test_guided_steps_of_the_teacher_equal_the_pipelines(family: tuple[Tiny, Path]) -> None:
     tiny, folder = family
     (teacher, text), pipeline = load(folder), stock(folder)
-    if teacher.family.title == "SANA":  # one step of its own DPM-Solver is of second order: Euler's is ours
+    # One step of their own DPM-Solver is of second order: Euler's, and DDIM's, is ours.
+    if teacher.family.title == "SANA":
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    elif teacher.family.title == "PixArt-Sigma":
+        options = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}
+        pipeline.scheduler = DDIMScheduler(beta_start=0.0001, beta_end=0.02, **options)
     cond, (start,) = text.encode(text.tokenise(PROMPTS)), noise(3, 2)
     given = tiny.calling["guidance_scale"]
     omega = given if teacher.guides_itself else given - 1
@@ -156,6 +161,11 @@ def test_pictures_go_through_the_familys_autoencoder_as_in_its_pipeline(family: 
     with torch.no_grad():
         theirs = pipeline.image_processor.postprocess(pipeline.vae.decode(raw).sample, output_type="pt")
     torch.testing.assert_close(codec.decode(latents), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_lumina_folder_of_its_first_weeks_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "Lumina2Text2ImgPipeline"}')
+    assert family_of(tmp_path).title == "Lumina-Image 2.0"
 
 
 # --- students ------------------------------------------------------------------------------------

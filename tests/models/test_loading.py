@@ -13,9 +13,11 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
+from transformers.convert_slow_tokenizer import import_protobuf
 
 from rglcd.errors import InputError
 from rglcd.models.loading import load_tokenizer, load_weights, read_json
+from tests.tiny_flows import LETTERS, tiny_t5_tokenizer
 
 PARTS = {
     "vae": (AutoencoderKL, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -127,6 +129,37 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: str | 
 
 def test_a_missing_folder_says_what_was_expected(tmp_path: Path) -> None:
     assert "is missing: expected a AutoencoderKL" in refusal(AutoencoderKL, tmp_path / "vae")
+
+
+def write_vocabulary_of_sentencepiece(folder: Path) -> None:
+    """A tokenizer folder as PixArt-Sigma's: the pieces of :func:`tiny_t5_tokenizer` in ``spiece.model``, and no ``tokenizer.json``."""
+    model = import_protobuf().ModelProto()
+    for number, (piece, score) in enumerate(
+        [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((one, -3.0) for one in LETTERS)]
+    ):
+        model.pieces.add(piece=piece, score=score, type=1 if number > 2 else 2 if piece == "<unk>" else 3)  # normal, unknown, control
+    model.trainer_spec.model_type = 1  # unigram
+    model.trainer_spec.unk_id = 2
+    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    declared = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(declared))
+
+
+def test_a_tokenizer_that_is_a_vocabulary_of_sentencepiece_alone_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    write_vocabulary_of_sentencepiece(tmp_path)
+    captions = ["a Red circle", "blue"]
+    assert load_tokenizer(tmp_path)(captions)["input_ids"] == tiny_t5_tokenizer()(captions)["input_ids"]
+
+
+def test_a_vocabulary_of_sentencepiece_is_refused_by_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_vocabulary_of_sentencepiece(tmp_path)
+    monkeypatch.setattr("rglcd.models.loading.is_sentencepiece_available", lambda: False)
+    with pytest.raises(
+        InputError, match=r"spiece\.model is read by the packages sentencepiece and protobuf, .*: pip install '.*\[train\]'"
+    ):
+        load_tokenizer(tmp_path)
 
 
 def test_nobody_is_warned_of_a_torchvision_that_nothing_here_needs(monkeypatch: pytest.MonkeyPatch) -> None:

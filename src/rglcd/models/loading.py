@@ -4,15 +4,17 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from rglcd.errors import InputError
+from rglcd.extras import install_command
 
 # A stage opens a dozen folders; each would draw a progress bar of its own over the stage's.
 transformers.logging.disable_progress_bar()
@@ -22,6 +24,9 @@ logging.getLogger("transformers.utils.import_utils").addFilter(lambda record: "r
 
 _HARMLESS = 1 << 24
 """Values of a network that may be opened whatever its files are: what is wrong with these says more."""
+
+_FORMER_NAMES: Final = {"PixArtTransformer2DModel": "Transformer2DModel"}
+"""What published folders call a class that diffusers has since split off (huggingface/diffusers pull request 11947)."""
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -35,7 +40,7 @@ def load_weights(kind: type[Network], folder: Path, *, dtype: torch.dtype) -> Ne
         raise InputError(f"{folder} is missing: expected a {kind.__name__} in diffusers' folder layout")
     found = read_json(folder / "config.json")
     named = found.get("_class_name") or next(iter(found.get("architectures") or []), None)
-    if named is not None and named != kind.__name__:
+    if named is not None and named not in (kind.__name__, _FORMER_NAMES.get(kind.__name__)):
         raise InputError(f"{folder}/config.json describes a {named}, not a {kind.__name__}")
     _refuse_larger_than_its_files(kind, found, folder)
     try:
@@ -82,11 +87,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``. Raises :class:`InputError`."""
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: expected a tokenizer")
+    _require_reader(folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} cannot be opened as a tokenizer: {' '.join(str(error).split())[:300]}") from None
     return tokenizer
+
+
+def _require_reader(folder: Path) -> None:
+    """Raise :class:`InputError` for a vocabulary of SentencePiece alone, as PixArt-Sigma's, where what reads it is not installed.
+
+    Without it transformers asks for another package, which cannot read the file either.
+    """
+    alone = None if (folder / "tokenizer.json").is_file() else next(folder.glob("*.model"), None)
+    if alone is not None and not (is_sentencepiece_available() and is_protobuf_available()):
+        raise InputError(f"{alone} is read by the packages sentencepiece and protobuf, of which one is missing: {install_command('train')}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Lumina2(Family):
     """The network is given 1 - sigma as time and gives data less noise. Its guidance is plain: diffusers' ``cfg_normalization=False``."""
 
     title = "Lumina-Image 2.0"
-    pipelines = ("Lumina2Pipeline",)
+    # The second as diffusers called it at first: folders of its first weeks.
+    pipelines = ("Lumina2Pipeline", "Lumina2Text2ImgPipeline")
     network = Lumina2Transformer2DModel
     text_kinds = (Gemma2Model,)
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
