@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rglcd.core.condition import Condition
 from rglcd.errors import InputError
@@ -69,19 +69,23 @@ def test_an_lcm_lora_is_merged_into_the_teacher(teacher_folder: Path, tmp_path: 
     assert all(parameter.requires_grad for parameter in student.trainable_parameters.values())
 
 
-def test_a_transformers_adapter_is_merged_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alpha", [None, 6.0])
+def test_a_transformers_adapter_is_merged_too_at_the_scale_that_its_file_says(tmp_path: Path, alpha: float | None) -> None:
     write_tiny_sd3(tmp_path / "teacher")
     teacher = load(tmp_path / "teacher")
     adapter = learnt(Student.adapting(teacher, AdapterShape(2, 2, teacher.family.lora_targets), seed=0), by=0.1)
     (tmp_path / "lora").mkdir()
-    save_file(adapter.adapter_tensors(), tmp_path / "lora" / ADAPTER_FILE)
+    tensors = adapter.adapter_tensors()
+    layers = {name.partition(".lora_")[0] for name in tensors}
+    said = {} if alpha is None else {f"{layer}.alpha": torch.tensor(alpha) for layer in layers}
+    save_file(tensors | said, tmp_path / "lora" / ADAPTER_FILE)
     student = Student.of_teacher(load(tmp_path / "teacher"), omega_embedding_dim=None)
     before = student.unet.transformer_blocks[0].attn.add_q_proj.weight.clone()
     start_from(student, tmp_path / "lora")
     change = student.unet.transformer_blocks[0].attn.add_q_proj.weight - before
     layer = "transformer.transformer_blocks.0.attn.add_q_proj"
-    tensors = load_file(tmp_path / "lora" / ADAPTER_FILE)
-    torch.testing.assert_close(change, tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"], rtol=1e-4, atol=1e-6)
+    product = tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"]
+    torch.testing.assert_close(change, product * (1 if alpha is None else alpha / 2), rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_no_student_of_this_teacher_is_refused(teacher_folder: Path, xl_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from rglcd.errors import InputError
 from rglcd.models.families import STABLE_DIFFUSION
@@ -53,7 +54,11 @@ def _merge(student: Student, folder: Path) -> None:
             tensors, alphas = pipeline.lora_state_dict(str(folder), unet_config=network.config, **options)
             pipeline.load_lora_into_unet(tensors, alphas, unet=network)
         else:
-            network.load_lora_adapter(str(folder), prefix=student.family.folder, **options)
+            tensors = load_file(str(folder / ADAPTER_FILE))
+            # diffusers takes the scale from beside the tensors, and says nothing of one that lies among them.
+            alphas = {name: float(tensors.pop(name)) for name in list(tensors) if name.endswith(".alpha")}
+            source = tensors if alphas else str(folder)
+            network.load_lora_adapter(source, prefix=student.family.folder, network_alphas=alphas or None, **options)
     # For tensors of other names or shapes, or half of a pair, diffusers and peft raise ValueError, RuntimeError, KeyError or IndexError.
     except (OSError, SafetensorError, ValueError, RuntimeError, LookupError) as error:
         raise InputError(f"{folder / ADAPTER_FILE} cannot be merged: {' '.join(str(error).split())[:300]}") from None
