@@ -204,5 +204,28 @@ def test_the_readmes_smallest_cards_are_those_of_the_plan() -> None:
         assert row.split("|")[-2].strip() == CARDS[max(named, key=[*CARDS].index)], preset
 
 
+CLAIMS = {
+    "two guided steps, against the teacher's fifty": "RG-LCM in 2 steps against the teacher's 50",
+    "two guided steps, against two of a plain LCM of equal compute": "RG-LCM in 2 steps against an LCM of equal compute in 2",
+    "four guided steps, against the teacher's fifty": "RG-LCM in 4 steps against the teacher's 50",
+    "no reward, against a pixel reward followed too far (weight 10)": "but no reward against it: the reward is over-optimised",
+    "the latent proxy, against the pixel reward, both at weight 10": "the proxy resists: latent against pixel reward, both at weight 10",
+}
+"""The README's rows, and what docs/results.md calls them."""
+
+
+def test_the_readmes_wins_are_those_of_the_results() -> None:
+    found = rows_after("| claim", text_of("docs/results.md"))
+    measured = {claim: (*re.findall(r"(?:panel|judge) (\d+ % \[\d+, \d+\])", figures), seeds) for claim, _, figures, seeds, _ in found}
+    said = {row[0]: (*(figure.replace("*", "") for figure in row[1:3]), row[3]) for row in rows_after("| who wins", text_of("README.md"))}
+    assert said == {row: measured[claim] for row, claim in CLAIMS.items()}
+
+
+def rows_after(head: str, text: str) -> list[list[str]]:
+    """Cells of the table whose first line begins with ``head``."""
+    table = text[text.index(f"\n{head}") + 1 :].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
 def test_every_preset_is_in_the_readme() -> None:
     assert [name for name in preset_names() if f"`{name}`" not in text_of("README.md")] == []
