@@ -18,15 +18,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 480
 """Of everything together, the installation included."""
+
+INSTALLATION_SECONDS = 120
 
 _CPU_IS_SLOWER = 4
 """How much more time a part has on a CPU, where the script is only tried: other work may share the cores."""
@@ -84,8 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="rglcd-gpu-") as site:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([site, str(ROOT / "src"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
-        installed = install_missing(asked.wheels, Path(site)) if asked.wheels else []
         record = Record(asked.out)
+        try:
+            installed = install_missing(asked.wheels, Path(site)) if asked.wheels else []
+        except subprocess.SubprocessError as error:
+            record.add({"part": "environment", "ended": f"the wheels in {asked.wheels} cannot be installed: {error}"})
+            return 1
         record.add({"part": "environment", "installed": installed, **environment_of(environment)})
         wanted = parts(asked.model, asked.device, batch_size=asked.batch_size or (16 if asked.device == "cuda" else 2))
         for part in wanted:
@@ -110,30 +117,43 @@ class Record:
 
 
 def run_part(part: Part, environment: Mapping[str, str], *, seconds: float, record: Record) -> None:
-    """Run ``part`` for at most ``seconds``; its lines of JSON, then a line that says how it ended."""
+    """Run ``part`` for at most ``seconds``; its lines of JSON as they come, then a line that says how it ended."""
     started = time.monotonic()
     if seconds < 1:
         record.add({"part": part.name, "ended": "not begun: the time of all parts is over"})
         record.failed = True
         return
-    process = subprocess.Popen(
-        [sys.executable, *part.arguments],
-        cwd=ROOT,
-        env=dict(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=seconds)
-        ended = "done" if process.returncode == 0 else f"exit code {process.returncode}"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        ended = f"killed after {seconds:.0f} s"
-    for line in json_lines(out):
-        record.add({"part": part.name, **line})
+    lines: list[str] = []
+
+    def keep(printed: Iterable[str]) -> None:
+        for line in printed:
+            lines.append(line)
+            for found in json_lines(line):
+                record.add({"part": part.name, **found})
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *part.arguments],
+            cwd=ROOT,
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=keep, args=(process.stdout,))
+        reader.start()
+        try:
+            code = process.wait(timeout=seconds)
+            ended = "done" if code == 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            ended = f"killed after {seconds:.0f} s"
+        reader.join()
+        errors.seek(0)
+        out, err = "".join(lines), errors.read()
     if ended != "done":
         log = record.path.with_name(f"{record.path.stem}-{re.sub('[^a-z]+', '-', part.name)}.log")
         log.write_text(out + "\n" + err, encoding="utf-8")
@@ -174,7 +194,7 @@ def install_missing(wheels: Path, site: Path) -> list[str]:
     chosen = [wheel for wheel in sorted(wheels.glob("*.whl")) if is_wanted(wheel, installed_version, minimum)]
     if chosen:
         options = ("--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--no-compile", "--target", str(site))
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, chosen)], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, chosen)], check=True, timeout=INSTALLATION_SECONDS)
     return [wheel.name for wheel in chosen]
 
 

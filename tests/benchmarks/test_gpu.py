@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.gpu import ROOT, Part, Record, is_wanted, minimum_versions, parts, run_part
+from benchmarks.gpu import ROOT, Part, Record, is_wanted, main, minimum_versions, parts, run_part
 
 MINIMUM = minimum_versions((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -71,6 +71,28 @@ def wait_until_gone(pid: int) -> None:
             return
         time.sleep(0.1)
     pytest.fail(f"process {pid} lives")
+
+
+def test_a_line_is_kept_and_printed_as_it_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The part goes on only when its line is in the file: whoever ends the whole script before has it."""
+    out = tmp_path / "gpu.jsonl"
+    script = (
+        "import pathlib, time\n"
+        "print('{\"found\": 1}', flush=True)\n"
+        f"out = pathlib.Path({str(out)!r})\n"
+        "while not (out.is_file() and 'found' in out.read_text()): time.sleep(0.05)\n"
+    )
+    run_part(Part("talking", 60, ("-c", script)), os.environ, seconds=60, record=Record(out))
+    assert [line.get("ended", line.get("found")) for line in lines_of(out)] == [1, "done"]
+    assert capsys.readouterr().out == out.read_text(encoding="utf-8")
+
+
+def test_wheels_that_cannot_be_installed_end_the_script_with_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut-1.0-py3-none-any.whl").write_bytes(b"PK")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--wheels", str(tmp_path), "--out", "gpu.jsonl", "--device", "cpu"]) == 1
+    (line,) = lines_of(tmp_path / "gpu.jsonl")
+    assert str(line["ended"]).startswith(f"the wheels in {tmp_path} cannot be installed: ")
 
 
 def test_a_failing_part_says_its_last_lines_and_a_part_without_time_is_not_begun(tmp_path: Path) -> None:
