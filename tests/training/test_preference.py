@@ -1,6 +1,7 @@
 """Contrastive pretraining learns what there is to learn, and says so on samples it never saw."""
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
 from rglcd.models.latent_towers import VitShape
 from rglcd.training.distributed import World
 from rglcd.training.optimization import LearningRate
-from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups, require_embedding
+from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups, first_alike, require_embedding
 from tests.latent_caches import write_cache
+from tests.training.test_step import NothingCopied, NothingMadeThere, NothingRead, placed  # noqa: F401
 
 NUM_CAPTIONS, NUM_SAMPLES, SHAPE, TEXT_DIM = 5, 200, (4, 8, 8), 12
 
@@ -36,15 +38,19 @@ def cache_of(line: Path, *, signal: float, **changed: np.ndarray) -> LatentCache
     return write_cache(Path(tempfile.mkdtemp(dir=line)) / "latents", tensors, scorers=("expert",))
 
 
-def pretrainer_of(line: Path, *, signal: float = 1.0, validate_every: int = 80) -> PreferencePretrainer:
-    cpu = torch.device("cpu")
+CPU = World(0, 1, torch.device("cpu"))
+
+
+def pretrainer_of(line: Path, *, signal: float = 1.0, validate_every: int = 80, world: World = CPU) -> PreferencePretrainer:
     torch.manual_seed(0)
     return PreferencePretrainer(
         recipe=PretrainingRecipe(16, LearningRate(3e-3, 5, 80, "cosine"), 0.05, 50, validate_every, "expert", seed=0),
-        model=LatentRewardModel(LatentRewardShape(SHAPE, TEXT_DIM, VitShape(patch=4, width=16, num_layers=1, num_heads=2))),
-        codec=Codec.load(line / "pretrained" / "teacher", dtype=torch.float32, device=cpu),
+        model=LatentRewardModel(LatentRewardShape(SHAPE, TEXT_DIM, VitShape(patch=4, width=16, num_layers=1, num_heads=2))).to(
+            world.device
+        ),
+        codec=Codec.load(line / "pretrained" / "teacher", dtype=torch.float32, device=world.device),
         cache=cache_of(line, signal=signal),
-        world=World(0, 1, cpu),
+        world=world,
     )
 
 
@@ -68,6 +74,23 @@ def test_equal_captions_share_a_group_and_others_do_not() -> None:
     groups = caption_groups(torch.tensor([[1, 2], [3, 4], [1, 2], [3, 5]]))
     assert groups[0] == groups[2]
     assert len(set(groups.tolist())) == 3
+
+
+def test_a_step_finds_equal_captions_as_the_held_out_ones_are_found() -> None:
+    ids = torch.randint(3, (150, 4), generator=torch.Generator().manual_seed(0))
+    first, groups = first_alike(ids), caption_groups(ids)
+    assert torch.equal(first[:, None] == first[None], groups[:, None] == groups[None])
+
+
+@pytest.mark.usefixtures("placed")
+def test_a_step_of_pretraining_waits_for_no_device(line: Path) -> None:
+    for device, modes in (("cpu", (NothingRead(),)), ("meta", (NothingCopied(), NothingMadeThere()))):
+        pretrainer = pretrainer_of(line, world=World(0, 1, torch.device(device)))
+        pretrainer.step(0)
+        with ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
+            pretrainer.step(1)
 
 
 def test_a_run_taken_up_again_is_the_run_bit_for_bit(line: Path) -> None:

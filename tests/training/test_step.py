@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from rglcd.stages.assembly import make_distiller
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distiller import Distiller
+from rglcd.training.distributed import World
 from tests.tiny_line import tiny_config
+from tests.training.conftest import materials_of
 from tests.training.test_distiller import distiller_of
 
 MODES = {
@@ -38,7 +43,9 @@ def flat(distiller: Distiller) -> torch.Tensor:
 class NothingRead(TorchDispatchMode):
     """Refuses what needs a value on the host: on a GPU it would wait until all that was asked before is done."""
 
-    READS = frozenset({"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::is_nonzero"})
+    READS = frozenset(
+        {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::is_nonzero"}
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket._qualified_op_name
@@ -59,6 +66,63 @@ def test_a_training_step_never_waits_for_the_device(line: Path, mode: str) -> No
     distiller = distiller_in(line, mode)
     distiller.step(0)  # makes the grid, once for each stage of the curriculum
     with NothingRead():
+        distiller.step(1)
+
+
+class NothingMadeThere(TorchFunctionMode):
+    """Refuses tensors that are made on ``meta``, which stands for a GPU here, of the host's numbers: their copy waits."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        assert func not in (torch.tensor, torch.as_tensor) or not result.is_meta, "numbers of the host are made a tensor of the device"
+        return result
+
+
+class NothingCopied(TorchDispatchMode):
+    """Refuses to bring the host's tensors to ``meta``: a GPU copies unpinned memory while the host waits. A number is an argument."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given, made = (
+            [tensor for tensor in tree_leaves(values) if isinstance(tensor, torch.Tensor)] for values in ((args, kwargs), result)
+        )
+        copies = func.overloadpacket._qualified_op_name in ("aten::_to_copy", "aten::copy_")
+        host = [tensor for tensor in given if tensor.device.type == "cpu" and (copies or tensor.ndim)]
+        assert not host or not any(tensor.is_meta for tensor in (*given, *made)), f"the step copies to the device in {func}"
+        return result
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is placed by ``World.to_device`` is there: on a GPU, from pinned memory."""
+    monkeypatch.setattr(World, "to_device", lambda self, tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device))
+
+
+META = World(0, 1, torch.device("meta"))
+OTHERS = "{kind: online, pairing: %s, labels: {kind: soft, logit_scale: 50}}"
+
+
+def test_a_copy_from_the_host_is_detected() -> None:
+    there, here = torch.empty(3, device="meta"), torch.arange(3)
+    for copy in (lambda: here.to("meta"), lambda: there[here], lambda: there.copy_(here)):
+        with pytest.raises(AssertionError, match="the step copies"), NothingCopied():
+            copy()
+    with pytest.raises(AssertionError, match="are made a tensor of the device"), NothingMadeThere():
+        torch.tensor([1.0], device="meta")
+    with NothingCopied(), NothingMadeThere():
+        there * torch.tensor(2.0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [*MODES.values(), *((f"reward.tuning={OTHERS % pairing}",) for pairing in ("other_captions", "other_images"))],
+    ids=[*MODES, "other captions", "other images"],
+)
+def test_a_training_step_copies_to_the_device_from_pinned_memory_alone(line: Path, placed: None, overrides: tuple[str, ...]) -> None:
+    config = tiny_config(*overrides)
+    distiller = make_distiller(materials_of(line, config), config.reward, num_steps=4, world=META)
+    distiller.step(0)  # makes the grid
+    with NothingCopied(), NothingMadeThere():
         distiller.step(1)
 
 

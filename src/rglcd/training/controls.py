@@ -44,12 +44,15 @@ class ScoresOfOthers:
 
     def __call__(self, scores: Tensor, step: int) -> Tensor:
         everybody = self.world.gather(scores.T).T
-        shuffled = shuffle(everybody, self.pairing, generator=generator_for(self.seed, step, "pairing"))
+        generator = generator_for(self.seed, step, "pairing")
+        shuffled = shuffle(everybody, self.pairing, generator=generator, place=self.world.to_device)
         return shuffled[:, self.world.rows(shuffled.shape[1])]
 
 
-def shuffle(scores: Tensor, pairing: recipe.Pairing, *, generator: torch.Generator) -> Tensor:
-    """Scores (K, B) as they are, with captions permuted (whole columns), or fully shuffled.
+def shuffle(
+    scores: Tensor, pairing: recipe.Pairing, *, generator: torch.Generator, place: Callable[[Tensor], Tensor] = lambda order: order
+) -> Tensor:
+    """Scores (K, B) as they are, with captions permuted (whole columns), or fully shuffled; ``place`` puts the order on their device.
 
     With other captions' columns a proxy can still learn that real images win, and nothing of what a caption says; with
     other images' scores it can learn nothing.
@@ -58,9 +61,9 @@ def shuffle(scores: Tensor, pairing: recipe.Pairing, *, generator: torch.Generat
         case "own":
             return scores
         case "other_captions":
-            return scores[:, torch.randperm(scores.shape[1], generator=generator).to(scores.device)]
+            return scores[:, place(torch.randperm(scores.shape[1], generator=generator))]
         case "other_images":
-            order = torch.randperm(scores.numel(), generator=generator).to(scores.device)
+            order = place(torch.randperm(scores.numel(), generator=generator))
             return scores.flatten()[order].view_as(scores)
         case _:
             assert_never(pairing)
