@@ -24,7 +24,7 @@ def preflight(expected: str, *, output: ArtifactLocation) -> dict[str, float]:
 
     GPUs are counted, this rank's is computed on, ``/dev/shm`` is measured, the folder and the object store that ``output`` goes to are
     written to and read back, and where there are peers, they reduce some megabytes together. Raises :class:`JobError` with exit code 69
-    that says what is missing; for an object store :class:`InputError` when it refuses, :class:`TryAgain` when it does not answer.
+    that says what is missing or fails; for an object store :class:`InputError` when it refuses, :class:`TryAgain` when it does not answer.
     """
     promised = json.loads(expected)
     found = {"gpus": _check_devices(promised["gpus"]), "shared_memory_gib": _check_shared_memory(promised["shared_memory_gib"])}
@@ -49,7 +49,11 @@ def _check_devices(gpus: int) -> int:
     if gpus:
         # This rank's own and no other: a context takes a third of a GiB of a card for as long as its process lives.
         index = local_rank()
-        if not bool(torch.ones(64, 64, device=f"cuda:{index}").sum() == 64 * 64):
+        try:
+            computes = bool(torch.ones(64, 64, device=f"cuda:{index}").sum() == 64 * 64)
+        except RuntimeError as error:  # CUDA's: a driver that is too old, no kernel for this card, a card that broke or is another's
+            raise _refuse(f"GPU {index} computes nothing: {_first_line(error)}") from None
+        if not computes:
             raise _refuse(f"GPU {index} computes wrongly")
     return found
 
@@ -75,7 +79,24 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_peers() -> dict[str, float]:
-    """An all-reduce among the ranks that torchrun started, on a store prefix of its own: the stage makes its group afterwards."""
+    """An all-reduce among the ranks that torchrun started; nothing in a process alone."""
+    import torch.distributed as dist
+
+    if not dist.is_torchelastic_launched():
+        return {}
+    try:
+        total, size, speed = _reduced()
+    except RuntimeError as error:  # gloo's, NCCL's, or that of the store where ranks meet
+        raise _refuse(f"the ranks cannot reduce together: {_first_line(error)}") from None
+    if total != size:
+        raise _refuse(f"the ranks' sum is {total}, not {size}")
+    if size > 1 and speed < _SLOWEST_GIB_PER_SECOND:
+        raise _refuse(f"an all-reduce moves {speed:.4f} GiB/s, less than {_SLOWEST_GIB_PER_SECOND}")
+    return {"all_reduce_gib_per_second": speed}
+
+
+def _reduced() -> tuple[float, int, float]:
+    """The sum of ones, the number of ranks, and GiB a second; on a store prefix of its own, for the stage makes its group afterwards."""
     import torch
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
@@ -83,8 +104,6 @@ def _check_peers() -> dict[str, float]:
 
     from rglcd.training.distributed import collective_timeout, local_rank
 
-    if not dist.is_torchelastic_launched():
-        return {}
     on_gpu = torch.cuda.is_available()
     store, rank, size = next(rendezvous("env://"))
     device = torch.device("cuda", local_rank()) if on_gpu else torch.device("cpu")
@@ -101,8 +120,8 @@ def _check_peers() -> dict[str, float]:
         speed = _MEGABYTES / 2**10 / (time.perf_counter() - started)
     finally:
         dist.destroy_process_group()
-    if total != size:
-        raise _refuse(f"the ranks' sum is {total}, not {size}")
-    if size > 1 and speed < _SLOWEST_GIB_PER_SECOND:
-        raise _refuse(f"an all-reduce moves {speed:.4f} GiB/s, less than {_SLOWEST_GIB_PER_SECOND}")
-    return {"all_reduce_gib_per_second": speed}
+    return total, size, speed
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
