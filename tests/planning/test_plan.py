@@ -137,6 +137,13 @@ def test_what_cannot_fit_is_refused_before_submission() -> None:
     refuse_what_cannot_fit(config, Nodes(label, 8), stage="shard")
 
 
+def test_micro_batches_that_the_gpus_cannot_share_are_refused_before_submission() -> None:
+    config = load_preset("sd15", overrides=["reward={kind: none}", "distillation.arms=[lcm]", "distillation.micro_batch=8"])
+    label = "nvidia.com/gpu.product=NVIDIA-H200"
+    with pytest.raises(InputError, match=r"micro_batch 8 does not divide the 12 samples of each of 8 GPUs: choose a divisor of 12"):
+        refuse_what_cannot_fit(config, Nodes(label, 8), stage="distill")
+
+
 def test_memory_is_said_not_to_be_checked_where_torch_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

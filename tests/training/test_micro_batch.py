@@ -9,8 +9,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rglcd.config import load_preset
+from rglcd.core.consistency import BoundaryScalings
 from rglcd.errors import InputError
 from rglcd.models.dropout import SampleDropout
+from rglcd.stages.assembly import make_recipe
+from rglcd.training.distiller import _cut
 from rglcd.training.distributed import World, accumulated, micro_batches
 from rglcd.training.reward_guidance import LatentRewardGuidance
 from tests.tiny_line import tiny_config
@@ -125,10 +128,16 @@ def test_a_micro_batch_that_arithmetic_forbids_is_refused_by_the_configuration(o
 
 
 def test_samples_of_a_process_that_micro_batches_cannot_share_are_refused(line: Path) -> None:
-    config = tiny_config("reward={kind: none}", "distillation.batch_size=8", "distillation.micro_batch=4")
+    config = tiny_config("reward={kind: none}", "distillation.batch_size=24", "distillation.micro_batch=4")
     quarter = World(0, 4, torch.device("cpu"))
-    with pytest.raises(InputError, match=r"distillation\.micro_batch 4 does not divide the 2 samples of a process"):
+    with pytest.raises(InputError, match=r"distillation\.micro_batch 4 does not divide the 6 samples of a process"):
         double_distiller(DoubleDistiller, materials_of(line, config), config, world=quarter)
+
+
+def test_processes_so_many_that_each_has_less_than_a_micro_batch_have_one(line: Path) -> None:
+    """More GPUs are no reason to change the run's settings."""
+    config = tiny_config("reward={kind: none}", "distillation.batch_size=8", "distillation.micro_batch=4")
+    assert _cut(2, make_recipe(materials_of(line, config), config.reward, num_steps=4, scalings=BoundaryScalings())) == [slice(0, 2)]
 
 
 # --- recomputed activations ----------------------------------------------------------------------

@@ -58,6 +58,10 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
     if rest:
         raise InputError(f"distillation.batch_size {distillation.batch_size} does not divide among {count} GPUs; choose another --count")
     rows = min(distillation.micro_batch or share, share)
+    if share % rows:
+        raise InputError(
+            f"distillation.micro_batch {rows} does not divide the {share} samples of each of {count} GPUs: choose a divisor of {share}"
+        )
     core = core_cost(networks)
     guidance = Guidance.of(networks, networks.config.reward, core)
     gradients = Part("gradients, float32", core.gradients)

@@ -271,8 +271,13 @@ def _every(every: int, *, share: int) -> slice:
 
 
 def _cut(share: int, recipe: Recipe) -> list[slice]:
-    """The micro-batches of a process; :class:`InputError` when they would differ in size, or in how many samples are rewarded."""
+    """The micro-batches of a process; :class:`InputError` when they would differ in size, or in how many samples are rewarded.
+
+    Where processes are so many that each has fewer samples, all of its own are one.
+    """
     size, every = recipe.micro_batch, recipe.prediction.every
+    if size is not None and size >= share:
+        return micro_batches(share, None)
     if size is not None and share % size:
         raise InputError(
             f"distillation.micro_batch {size} does not divide the {share} samples of a process (batch_size {recipe.batch_size} over "
