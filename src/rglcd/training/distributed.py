@@ -123,6 +123,10 @@ def micro_batches(num_rows: int, size: int | None) -> list[slice]:
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
+gather_into: Final = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""(the ranks' rows, a rank's own): torch's, whose name is another from 2.13 on; the older one then warns in each run."""
+
+
 class _Gather(torch.autograd.Function):
     """Concatenation over the ranks. Where all compute the same loss, the sum of their gradients at a row is ``size`` times one's own."""
 
@@ -130,7 +134,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: torch.Tensor, world: World) -> torch.Tensor:
         ctx.world = world
         gathered = rows.new_empty(world.size * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        gather_into(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
