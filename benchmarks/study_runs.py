@@ -16,7 +16,7 @@ from rglcd.launch.execute import execute
 from rglcd.stages.export_images import export_images
 from rglcd.stages.run import standing_outcome
 from rglcd.stages.table import SOURCE, inputs_of, stages_of
-from rglcd.store.manifest import digest_of, read_manifest
+from rglcd.store.manifest import digest_of, folder_digest, read_manifest
 
 ROOT = Path("artifacts/results")
 COPIES = 4
@@ -63,7 +63,11 @@ def _is_done(run: Run, seed: int) -> bool:
 
 
 def _is_drawn(run: Run, seed: int) -> bool:
-    return all(len(list(pictures_of(run, seed, sampler).glob("*.png"))) == NUM_IMAGES for sampler in _samplers(run, seed))
+    return all(_is_drawn_by(run, seed, sampler) for sampler in _samplers(run, seed))
+
+
+def _is_drawn_by(run: Run, seed: int, sampler: str) -> bool:
+    return len(list(pictures_of(run, seed, sampler).glob("*.png"))) == NUM_IMAGES
 
 
 def make(run: Run, seed: int) -> None:
@@ -75,7 +79,7 @@ def make(run: Run, seed: int) -> None:
         shutil.copytree(measured, own / "report")
     for name, sections, artifacts in stages_of_run(run, seed):
         execute(name, sections=sections, artifacts=artifacts)
-    for sampler in _samplers(run, seed):
+    for sampler in (one for one in _samplers(run, seed) if not _is_drawn_by(run, seed, one)):
         config, folder = _config(run, seed), pictures_of(run, seed, sampler)
         needed = {name: _artifact(name, config, own) for name in ("source", "pretrained", "student", "report")}
         export_images(config, needed, layout="flat", sampler=sampler, count=COPIES, folder=folder)
@@ -84,10 +88,11 @@ def make(run: Run, seed: int) -> None:
 def pictures_of(run: Run, seed: int, sampler: str) -> Path:
     """The folder of a sampler's pictures, `COPIES` of each held-out caption, as ``rglcd export-images --layout flat`` writes them.
 
-    The teacher's are the same with every seed. The student's digest is in the name: pictures of another are never taken for its own.
+    The teacher's are the same with every seed. The model's digest is in the name: pictures of another are never taken for its own.
     """
     if sampler == TEACHER:
-        return _teachers_folder(_config(run, seed)) / "pictures"
+        config = _config(run, seed)
+        return _teachers_folder(config) / "pictures" / folder_digest(Path(config.model.teacher.uri))[:12]
     student = read_manifest(folder_of(run, seed) / "student", made_by="distill").digest
     return folder_of(run, seed) / "pictures" / student[:12] / sampler
 
