@@ -16,7 +16,8 @@ from multiprocessing import get_context
 
 import torch
 
-from benchmarks.results_page import PAGE, page_text
+from benchmarks.page_parts import PAGE
+from benchmarks.results_page import page_text
 from benchmarks.studies import LINES, STUDIES
 from benchmarks.study_runs import MOST_SEEDS, make
 from rglcd.launch.boundary import process_boundary
