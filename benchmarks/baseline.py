@@ -115,7 +115,8 @@ class PublishedStep:
             return given.latents
         assert given.images is not None, "images or latents"
         encoded = self.networks.vae.encode(given.images.to(self.networks.vae.dtype)).latent_dist.sample()
-        return (encoded * self.networks.vae.config.scaling_factor).float()
+        scaled: Tensor = encoded * self.networks.vae.config.scaling_factor
+        return scaled.float()
 
     def _teacher_step(self, noisy: Tensor, start: Tensor, end: Tensor, omega: Tensor, prompt: Tensor, empty: Tensor) -> Tensor:
         """One DDIM step of the guided teacher: a pass with the caption, a pass without."""
@@ -127,7 +128,8 @@ class PublishedStep:
         (x0, eps), (x0_empty, eps_empty) = passes
         scale = omega.reshape(-1, 1, 1, 1)
         x0, eps = x0 + scale * (x0 - x0_empty), eps + scale * (eps - eps_empty)
-        return self._at(self.networks.alphas, end) * x0 + self._at(self.networks.sigmas, end) * eps
+        stepped: Tensor = self._at(self.networks.alphas, end) * x0 + self._at(self.networks.sigmas, end) * eps
+        return stepped
 
     def _consistency(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         x0 = self._at(self.networks.alphas, t) * noisy - self._at(self.networks.sigmas, t) * output.float()
@@ -156,7 +158,8 @@ class PublishedStep:
 
     def _decoded(self, latents: Tensor) -> Tensor:
         vae = self.networks.vae
-        return (vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
+        decoded: Tensor = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+        return (decoded / 2 + 0.5).clamp(0, 1)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)

@@ -9,6 +9,7 @@ import copy
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def beside_baseline(bench: Bench, mode: str, *, cached: bool = False) -> dict[st
         turns, flops = _turns(bench, distiller, mode, cached=cached)
     except torch.OutOfMemoryError as error:  # the baseline has networks of its own, and decodes its whole batch
         torch.cuda.empty_cache()
-        alone_ms = statistics.median(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(3, 3 + setting.num_steps))
+        alone_ms = statistics.median(clock.ms(partial(distiller.step, step))[0] for step in range(3, 3 + setting.num_steps))
         return {**ours, **_speed(setting, needed, alone_ms), "baseline_error": str(error).splitlines()[0]}
     ours_ms, theirs_ms = (statistics.median(column) for column in zip(*turns, strict=True))
     return {
@@ -76,7 +77,7 @@ def _turns(bench: Bench, distiller: Distiller, mode: str, *, cached: bool) -> tu
     their_step()
     distiller.step(4)
     steps = range(5, 5 + setting.num_steps)
-    return [(clock.ms(lambda step=step: distiller.step(step))[0], clock.ms(their_step)[0]) for step in steps], flops
+    return [(clock.ms(partial(distiller.step, step))[0], clock.ms(their_step)[0]) for step in steps], flops
 
 
 def largest_kernels(work: Callable[[], object], device: torch.device, *, count: int = 8) -> list[dict[str, Any]] | None:

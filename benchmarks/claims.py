@@ -144,7 +144,8 @@ def _without_gradient(name: str, expert: str) -> Iterator[Line]:
 def _pretraining() -> Iterator[Line]:
     study = study_named("proxy-start")
     if seeds := seeds_done(study.runs):
-        yield _line("proxy pretrained against a random start", *map(drawn, study.runs), seeds)
+        pretrained, random = map(drawn, study.runs)
+        yield _line("proxy pretrained against a random start", pretrained, random, seeds)
 
 
 def _best_of_four() -> Iterator[Line]:

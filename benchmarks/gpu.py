@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not asked.only or any(word in part.name for word in asked.only):
                 limit = LIMIT_SECONDS * (_CPU_IS_SLOWER if asked.device == "cpu" else 1)
                 left = limit - (time.monotonic() - started)
-                run_part(part, environment | part.environment, seconds=min(part.seconds, left), record=record)
+                run_part(part, {**environment, **part.environment}, seconds=min(part.seconds, left), record=record)
     return 1 if record.failed else 0
 
 

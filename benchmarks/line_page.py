@@ -100,4 +100,4 @@ def _steps(line: Run, who: str) -> list[str]:
 def _chance(line: Run, seeds: Sequence[int], scorer: str) -> float:
     """Half of the widest 95 % interval of ``scorer``'s mean over the pictures of a cell of the first table."""
     means = [metrics_of(line, seed)[arm][str(STEPS)][scorer] for seed in seeds for arm in ("lcm", "rg")]
-    return max((mean["high"] - mean["low"]) / 2 for mean in means)
+    return max((float(mean["high"]) - float(mean["low"])) / 2 for mean in means)

@@ -129,7 +129,8 @@ def copies(source: np.ndarray) -> Iterator[None]:
     target = np.ones((BATCH, source.shape[1]), np.uint8)
     for start in range(0, len(source), BATCH):
         rows = source[start : start + BATCH]
-        yield np.copyto(target[: len(rows)], rows)
+        np.copyto(target[: len(rows)], rows)
+        yield
 
 
 def appetite() -> float:

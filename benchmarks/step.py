@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.beside import beside_baseline
 from benchmarks.step_bench import MODES, SIZES, Bench, add_setting_options, setting_of
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--device meta has no half precision; the count is the same in each")
     bench = Bench(setting, SIZES[setting.model]())
     flops = {mode: bench.flops(mode) for mode in asked.modes}
-    modes = {}
+    modes: dict[str, dict[str, Any]] = {}
     for mode in asked.modes:
         modes[mode] = flops[mode].figures() if counting else measure(bench, mode, flops[mode])
         if asked.baseline and not counting:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -36,6 +36,8 @@ from rglcd.training.optimization import LearningRate
 from rglcd.training.reward_guidance import LatentRewardGuidance, PixelRewardGuidance, RewardGuidance
 from rglcd.training.run_recipe import Recipe
 
+ExecutionKind = Literal["eager", "compiled"]
+
 MODES = ("plain", "pixel", "latent")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,7 +59,7 @@ def toy_sizes() -> Sizes:
     teacher = Path("toy/teacher")
 
     def config(folder: Path) -> dict[str, Any]:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
     unet, vae, text = (config(teacher / part) for part in ("unet", "vae", "text_encoder"))
     return Sizes(unet, vae, text, config(Path("toy/expert")), VitShape(patch=4, width=64, num_layers=2, num_heads=4), 32)
@@ -93,12 +95,12 @@ class Setting:
 
     model: str
     resolution: int
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     device: str
     batch_size: int
     chunk_size: int
-    execution: str
-    memory_format: str
+    execution: ExecutionKind
+    memory_format: Literal["contiguous", "channels_last"]
     num_steps: int
     memory_gib: float
 
@@ -165,7 +167,7 @@ class Bench:
         self._folder = TemporaryDirectory()
         self.cache = _random_cache(Path(self._folder.name), self.latent_shape, text_width=width, length=tokenizer.model_max_length)
 
-    def distiller(self, mode: str, batch_size: int, *, execution: str | None = None) -> Distiller:
+    def distiller(self, mode: str, batch_size: int, *, execution: ExecutionKind | None = None) -> Distiller:
         """A fresh one, with the paper's recipe; executed as the setting says unless `execution` is given."""
         return Distiller(
             recipe=self._recipe(batch_size, execution or self.setting.execution),
@@ -178,7 +180,7 @@ class Bench:
             world=self.world,
         )
 
-    def _recipe(self, batch_size: int, execution: str) -> Recipe:
+    def _recipe(self, batch_size: int, execution: ExecutionKind) -> Recipe:
         return Recipe(
             num_steps=10_000,
             batch_size=batch_size,

@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def split_ms(distiller: Any, clock: Clock, *, num_steps: int) -> dict[str, float
     distiller.student = Timed(distiller.student, clock, times, "student forward")
     if distiller.reward_guidance is not None:
         distiller.reward_guidance = TimedGuidance(distiller.reward_guidance, clock, times)
-    whole = sum(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(num_steps))
+    whole = sum(clock.ms(partial(distiller.step, step))[0] for step in range(num_steps))
     times["backward and losses"] = whole - sum(times.values())
     return {name: round(total / num_steps, 3) for name, total in times.items()}
 
@@ -95,7 +96,7 @@ def peak_bytes(bench: Bench, mode: str, batch_size: int) -> int:
     # On a CPU the bytes are those of eager networks: what runs in a compiled one is not seen, and dynamo would skip all of them for good.
     with torch.compiler.set_stance("force_eager"), LiveBytes() as live:
         distiller.step(1)
-    return sum(lasting.values()) + live.peak
+    return int(sum(lasting.values()) + live.peak)
 
 
 def _lasting(bench: Bench, distiller: Distiller) -> list[Tensor]:
@@ -131,7 +132,7 @@ def times(bench: Bench, mode: str) -> tuple[float, dict[str, float]]:
     distiller = bench.distiller(mode, setting.batch_size)
     for step in range(3):
         distiller.step(step)
-    ms = statistics.median(clock.ms(lambda step=step: distiller.step(step))[0] for step in range(setting.num_steps))
+    ms = statistics.median(clock.ms(partial(distiller.step, step))[0] for step in range(setting.num_steps))
     return ms, split_ms(distiller, clock, num_steps=setting.num_steps)
 
 
