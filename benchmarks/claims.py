@@ -93,7 +93,8 @@ def _headline() -> Iterator[Line]:
         yield _line(f"RG-LCM in {steps} steps against an LCM of equal compute in {steps}", ours, matched, seeds, picture)
     if seeds := seeds_done([MAIN, *CONTROLS]):
         best = best_control(seeds)
-        yield _line(f"RG-LCM in 2 steps against the LCM stopped at its best ({best.label})", drawn(MAIN), drawn(best), seeds)
+        seen = picture if best == MATCHED else ""  # the picture has no other control
+        yield _line(f"RG-LCM in 2 steps against the LCM stopped at its best ({best.label})", drawn(MAIN), drawn(best), seeds, seen)
 
 
 def _flow_teacher() -> Iterator[Line]:
@@ -145,7 +146,7 @@ def _pretraining() -> Iterator[Line]:
     study = study_named("proxy-start")
     if seeds := seeds_done(study.runs):
         pretrained, random = map(drawn, study.runs)
-        yield _line("proxy pretrained against a random start", pretrained, random, seeds)
+        yield _line("proxy pretrained against a random start", pretrained, random, seeds, "[seen](images/claim-proxy-start.png)")
 
 
 def _best_of_four() -> Iterator[Line]:
