@@ -70,8 +70,9 @@ def claims_text() -> str:
 
 
 def _lines() -> Iterator[Line]:
-    yield from _headline()
-    yield from _flow_teacher()
+    yield from _headline(MAIN)
+    yield from _stopped_at_its_best()
+    yield from _headline(FLOW, "flow teacher: ")
     yield from _frontier()
     yield from _without_gradient("votes-as-expert", "votes")
     yield from _without_gradient("checker-as-expert", "checker")
@@ -83,29 +84,25 @@ def _line(claim: str, ours: Drawn, theirs: Drawn, seeds: Sequence[int], picture:
     return Line(claim, {measure: compared(measure, ours, theirs, seeds) for measure in by}, picture)
 
 
-def _headline() -> Iterator[Line]:
-    seeds, picture = seeds_done([MAIN]), "[seen](images/claim-main.png)"
-    if not seeds:
+def _headline(line: Run, with_which: str = "") -> Iterator[Line]:
+    """Of a teacher's line; ``with_which`` teacher is said before each claim."""
+    if not (seeds := seeds_done([line])):
         return
     for steps in (2, 4):
-        ours, matched = drawn(MAIN, steps), drawn(MATCHED, steps)
-        yield _line(f"RG-LCM in {steps} steps against the teacher's 50", ours, TEACHERS, seeds, picture)
-        yield _line(f"RG-LCM in {steps} steps against an LCM of equal compute in {steps}", ours, matched, seeds, picture)
+        ours, who = drawn(line, steps), f"{with_which}RG-LCM in {steps} steps"
+        yield _line(f"{who} against the teacher's 50", ours, Drawn(line, TEACHER), seeds, _seen(line.name))
+        yield _line(f"{who} against an LCM of equal compute in {steps}", ours, drawn(line, steps, "lcm"), seeds, _seen(line.name))
+
+
+def _stopped_at_its_best() -> Iterator[Line]:
     if seeds := seeds_done([MAIN, *CONTROLS]):
         best = best_control(seeds)
-        seen = picture if best == MATCHED else ""  # the picture has no other control
-        yield _line(f"RG-LCM in 2 steps against the LCM stopped at its best ({best.label})", drawn(MAIN), drawn(best), seeds, seen)
+        picture = _seen(MAIN.name) if best == MATCHED else ""  # which has no other control
+        yield _line(f"RG-LCM in 2 steps against the LCM stopped at its best ({best.label})", drawn(MAIN), drawn(best), seeds, picture)
 
 
-def _flow_teacher() -> Iterator[Line]:
-    """The headline's claims once more."""
-    seeds, picture = seeds_done([FLOW]), "[seen](images/claim-flow.png)"
-    if not seeds:
-        return
-    for steps in (2, 4):
-        ours, matched = drawn(FLOW, steps), drawn(FLOW, steps, "lcm")
-        yield _line(f"flow teacher: RG-LCM in {steps} steps against the teacher's 50", ours, Drawn(FLOW, TEACHER), seeds, picture)
-        yield _line(f"flow teacher: RG-LCM in {steps} steps against an LCM of equal compute in {steps}", ours, matched, seeds, picture)
+def _seen(name: str) -> str:
+    return f"[seen](images/claim-{name}.png)"
 
 
 def best_control(seeds: Sequence[int]) -> Run:
@@ -117,7 +114,7 @@ def _frontier() -> Iterator[Line]:
     study = study_named("over-optimisation")
     if not (seeds := seeds_done(study.runs)):
         return
-    runs, picture = {run.name: run for run in study.runs}, "[seen](images/claim-over-optimisation.png)"
+    runs, picture = {run.name: run for run in study.runs}, _seen(study.name)
     plain, most = drawn(runs["lcm-300"]), f"{WEIGHTS[-1]:g}"
     pixel, latent = drawn(runs[f"pixel-{most}"]), drawn(runs[f"latent-{most}"])
     yield _line(f"pixel reward at weight {most} against no reward, by the reward itself", pixel, plain, seeds, picture, by=["expert"])
@@ -136,7 +133,7 @@ def _without_gradient(name: str, expert: str) -> Iterator[Line]:
     if not (seeds := seeds_done((*study.runs, PLAIN))):
         return
     tuned, frozen, shuffled = map(drawn, study.runs)
-    what, picture = "votes" if expert == "votes" else "a program's counts", f"[seen](images/claim-{name}.png)"
+    what, picture = "votes" if expert == "votes" else "a program's counts", _seen(name)
     yield _line(f"proxy tuned on {what} against one left as pretrained", tuned, frozen, seeds, picture, by=[expert])
     yield _line(f"proxy tuned on {what} against one tuned on those of other captions", tuned, shuffled, seeds, picture, by=[expert])
     yield _line(f"proxy tuned on {what} against no reward", tuned, drawn(PLAIN), seeds, picture, by=[expert])
@@ -146,7 +143,7 @@ def _pretraining() -> Iterator[Line]:
     study = study_named("proxy-start")
     if seeds := seeds_done(study.runs):
         pretrained, random = map(drawn, study.runs)
-        yield _line("proxy pretrained against a random start", pretrained, random, seeds, "[seen](images/claim-proxy-start.png)")
+        yield _line("proxy pretrained against a random start", pretrained, random, seeds, _seen(study.name))
 
 
 def _best_of_four() -> Iterator[Line]:

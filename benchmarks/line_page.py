@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from benchmarks.claims import compared, in_words
 from benchmarks.comparisons import Drawn, drawn
-from benchmarks.page_parts import figure, gaps, head, seeds_in_words, value, write_picture, written
+from benchmarks.page_parts import figure, gaps, head, not_run_yet, seeds_in_words, value, write_picture, written
 from benchmarks.studies import FLOW, MAIN, STEPS, Run
-from benchmarks.study_runs import TEACHER, folder_of, metrics_of, seeds_done
+from benchmarks.study_runs import TEACHER, folder_of, metrics_of
 from rglcd.evaluation.pages import figure_svg
 from rglcd.evaluation.plots import Level, Panel, Point, Series
 from rglcd.store.manifest import read_manifest
@@ -17,7 +17,7 @@ TITLES = {
     MAIN.name: "Two guided steps against the teacher's fifty, and against steps without a reward",
     FLOW.name: "The same with a teacher that predicts a flow",
 }
-TEACHERS = {
+OPENINGS = {
     MAIN.name: "",
     FLOW.name: "The teacher is a small Stable Diffusion 3 (`rglcd toy build --teacher flow`), which learnt the same pictures.\n",
 }
@@ -27,25 +27,25 @@ PLOTS = {MAIN.name: "steps", FLOW.name: "steps-flow"}
 def line_text(line: Run, seeds: Sequence[int]) -> str:
     """The section, of the seeds that are done."""
     if not seeds:
-        return f"## {TITLES[line.name]}\n\nNot run yet: `make results` goes on here."
+        return not_run_yet(TITLES[line.name])
     arms = read_manifest(folder_of(line, seeds[0]) / "student", made_by="distill").facts["arms"]
     cells = {
         (who, steps): [metrics_of(line, seed)[who][steps] for seed in seeds]
         for who in ("teacher", "lcm", "rg")
-        for steps in _steps(line, who)
+        for steps in _steps(line, who, seeds)
     }
     rows = [f"| {who} | {steps} | {' | '.join(figure(of, column) for column in COLUMNS)} |" for (who, steps), of in cells.items()]
-    wins = [f"| {steps} | {' | '.join(_wins(line, int(steps), seeds))} |" for steps in _steps(line, "rg")]
+    wins = [f"| {steps} | {' | '.join(_wins(line, int(steps), seeds))} |" for steps in _steps(line, "rg", seeds)]
     write_picture(line.name, seeds)
     shown = ("judge", "votes", "whole", "frechet")
     differences = [
         f"| {steps} | {' | '.join(gaps(cells['rg', steps], cells['lcm', steps], column) for column in shown)} |"
-        for steps in _steps(line, "rg")
+        for steps in _steps(line, "rg", seeds)
     ]
     chance = {scorer: _chance(line, seeds, scorer) for scorer in ("judge", "votes")}
     return f"""## {TITLES[line.name]}
 
-{TEACHERS[line.name]}`lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations
+{OPENINGS[line.name]}`lcm` is the control: no reward, and as many more training steps as the reward costs in counted operations
 ({arms["lcm"]["num_steps"]} against {arms["rg"]["num_steps"]}). {seeds_in_words(seeds).capitalize()}.
 
 | who | steps | {" | ".join(head(column) for column in COLUMNS)} |
@@ -83,7 +83,7 @@ def _plot(line: Run, seeds: Sequence[int]) -> str:
 
 def _steps_panel(line: Run, scorer: str, seeds: Sequence[int]) -> Panel:
     def points(who: str) -> tuple[Point, ...]:
-        of = {steps: [value(metrics_of(line, seed)[who][steps], scorer) for seed in seeds] for steps in _steps(line, who)}
+        of = {steps: [value(metrics_of(line, seed)[who][steps], scorer) for seed in seeds] for steps in _steps(line, who, seeds)}
         return tuple(Point(float(steps), statistics.mean(values), min(values), max(values)) for steps, values in of.items())
 
     (teacher,) = points("teacher")
@@ -93,8 +93,8 @@ def _steps_panel(line: Run, scorer: str, seeds: Sequence[int]) -> Panel:
     return Panel(scorer, "mean score; whiskers from the least seed to the most", arms, (level,), ticks, "steps", logarithmic=True)
 
 
-def _steps(line: Run, who: str) -> list[str]:
-    return list(metrics_of(line, seeds_done([line])[0])[who])
+def _steps(line: Run, who: str, seeds: Sequence[int]) -> list[str]:
+    return list(metrics_of(line, seeds[0])[who])
 
 
 def _chance(line: Run, seeds: Sequence[int], scorer: str) -> float:

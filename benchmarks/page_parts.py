@@ -26,6 +26,11 @@ def write_picture(name: str, seeds: Sequence[int]) -> None:
     sheet(rows_of(name), seeds[0]).save(PAGE.parent / "images" / f"claim-{name}.png", optimize=True)
 
 
+def not_run_yet(title: str) -> str:
+    """The section of what has no run that is done."""
+    return f"## {title}\n\nNot run yet: `make results` goes on here."
+
+
 def written(name: str, title: str, svg: str) -> str:
     """The Markdown of a plot that is written beside the page."""
     path = PAGE.parent / "images" / f"{name}.svg"

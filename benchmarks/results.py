@@ -39,21 +39,21 @@ def main() -> None:
     studied = {run.name: run for study in STUDIES for run in study.runs}.values()
     # A stopped command leaves every claim with one seed before any study has two.
     lines = {line.name for line in LINES}
-    todo = dict.fromkeys(
-        [(line, seed) for seed in seeds for line in LINES] + [(run, seed) for seed in seeds for run in studied if run.name not in lines]
-    )
+    leading = [(line, seeds[0]) for line in LINES]
+    others = [(line, seed) for seed in seeds[1:] for line in LINES]
+    others += [(run, seed) for seed in seeds for run in studied if run.name not in lines]
+    total = len(leading) + len(others)
     with process_boundary(), drawing(sys.stderr) as sink, reporting_to(sink):
         started = written = time.perf_counter()
-        first, others = list(todo)[: len(LINES)], list(todo)[len(LINES) :]
-        report("runs", done=0, total=len(todo), unit="runs")
+        report("runs", done=0, total=total, unit="runs")
         with _workers(arguments.processes) as pool:
             leaders = []
-            for line in first:  # the first makes what all share, each what those with its teacher do
+            for line in leading:  # the first makes what all share, each what those with its teacher do
                 leaders.append(pool.submit(make, *line))
                 leaders[-1].result()
             for done, future in enumerate(as_completed([*leaders, *(pool.submit(make, *which) for which in others)]), start=1):
                 future.result()
-                report("runs", done=done, total=len(todo), unit="runs")
+                report("runs", done=done, total=total, unit="runs")
                 if time.perf_counter() - written > _BETWEEN_PAGES:
                     PAGE.write_text(page_text(), encoding="utf-8")
                     written = time.perf_counter()

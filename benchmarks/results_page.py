@@ -11,7 +11,7 @@ from benchmarks.claims import claims_text, compared, in_words
 from benchmarks.comparisons import TEACHERS, drawn
 from benchmarks.dots import dots_svg
 from benchmarks.line_page import line_text
-from benchmarks.page_parts import figure, gaps, head, seeds_in_words, value, write_picture, written
+from benchmarks.page_parts import figure, gaps, head, not_run_yet, seeds_in_words, value, write_picture, written
 from benchmarks.step import RECORDS
 from benchmarks.studies import LINES, STEPS, STUDIES, Study
 from benchmarks.study_runs import COPIES, NUM_IMAGES, metrics_of, seeds_done
@@ -52,7 +52,7 @@ not in this page ([decision 11](decisions/0011-a-toy-world-as-the-web-is.md)). {
     parts += [line_text(line, seeds_done([line])) for line in LINES]
     for study in STUDIES:
         seeds = seeds_done(study.runs)
-        parts.append(_study(study, seeds) if seeds else f"## {study.title}\n\nNot run yet: `make results` goes on here.")
+        parts.append(_study(study, seeds) if seeds else not_run_yet(study.title))
     if RECORDS.is_file():
         parts.append(_step_costs([json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]))
     if GPU_RECORDS.is_file():

@@ -116,8 +116,8 @@ def folder_of(run: Run, seed: int) -> Path:
 
 
 def line_of(run: Run) -> Run:
-    """The line whose teacher is the run's, by what it overrides; the first, where it says nothing of a teacher."""
-    return next((line for line in LINES[1:] if set(line.overrides) <= set(run.overrides)), LINES[0])
+    """The line that the run belongs to; runs of studies are the first one's."""
+    return next((line for line in LINES if line.name == run.name), LINES[0])
 
 
 def _artifact(name: str, config: Config, own: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rglcd.toy.build import BuildSettings, Part, parts
+from rglcd.toy.flow_networks import FlowTeacherSettings
 from rglcd.toy.gates import gate
 from rglcd.toy.measuring import codec_figures
 from rglcd.toy.model_folder import read_codec, read_ledger
@@ -21,7 +22,7 @@ NOT_MET = {
 }
 
 
-@pytest.mark.parametrize("recipe", parts(MODELS, BuildSettings()), ids=lambda part: part.name)
+@pytest.mark.parametrize("recipe", parts(MODELS, BuildSettings(flow=FlowTeacherSettings())), ids=lambda part: part.name)
 def test_each_part_was_trained_as_the_recipe_says_so_that_a_build_has_nothing_to_do(recipe: Part) -> None:
     assert read_ledger(MODELS)[recipe.name]["settings"] == recipe.resolved_settings
     assert (MODELS / recipe.place).is_dir()

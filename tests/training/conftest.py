@@ -24,3 +24,9 @@ def materials_of(line: Path, config: Config) -> Materials:
     latents, pretrained = line / "latents", Pretrained(line / "pretrained")
     world = World(0, 1, torch.device("cpu"))
     return Materials(config.model, config.distillation, latents, pretrained, line / "reward_model", LatentCache.open(latents), world)
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is placed by ``World.to_device`` is there: on a GPU, from pinned memory."""
+    monkeypatch.setattr(World, "to_device", lambda self, tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device))

@@ -1,7 +1,6 @@
 """Contrastive pretraining learns what there is to learn, and says so on samples it never saw."""
 
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from rglcd.training.distributed import World
 from rglcd.training.optimization import LearningRate
 from rglcd.training.preference import PreferencePretrainer, PretrainingRecipe, caption_groups, first_alike, require_embedding
 from tests.latent_caches import write_cache
-from tests.training.test_step import NothingCopied, NothingMadeThere, NothingRead, placed  # noqa: F401
+from tests.training.waits import NothingCopied, NothingMadeThere, NothingRead
 
 NUM_CAPTIONS, NUM_SAMPLES, SHAPE, TEXT_DIM = 5, 200, (4, 8, 8), 12
 
@@ -82,15 +81,19 @@ def test_a_step_finds_equal_captions_as_the_held_out_ones_are_found() -> None:
     assert torch.equal(first[:, None] == first[None], groups[:, None] == groups[None])
 
 
+def test_a_step_of_pretraining_reads_no_value_on_the_host(line: Path) -> None:
+    pretrainer = pretrainer_of(line)
+    pretrainer.step(0)
+    with NothingRead():
+        pretrainer.step(1)
+
+
 @pytest.mark.usefixtures("placed")
-def test_a_step_of_pretraining_waits_for_no_device(line: Path) -> None:
-    for device, modes in (("cpu", (NothingRead(),)), ("meta", (NothingCopied(), NothingMadeThere()))):
-        pretrainer = pretrainer_of(line, world=World(0, 1, torch.device(device)))
-        pretrainer.step(0)
-        with ExitStack() as stack:
-            for mode in modes:
-                stack.enter_context(mode)
-            pretrainer.step(1)
+def test_a_step_of_pretraining_copies_to_the_device_from_pinned_memory_alone(line: Path) -> None:
+    pretrainer = pretrainer_of(line, world=World(0, 1, torch.device("meta")))
+    pretrainer.step(0)
+    with NothingCopied(), NothingMadeThere():
+        pretrainer.step(1)
 
 
 def test_a_run_taken_up_again_is_the_run_bit_for_bit(line: Path) -> None:

@@ -1,13 +1,9 @@
 """What holds for a step in every mode: it waits for no device, goes on where it was saved, and bfloat16 stays near float32."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rglcd.stages.assembly import make_distiller
 from rglcd.training.checkpoint import Checkpointer
@@ -16,6 +12,7 @@ from rglcd.training.distributed import World
 from tests.tiny_line import tiny_config
 from tests.training.conftest import materials_of
 from tests.training.test_distiller import distiller_of
+from tests.training.waits import NothingCopied, NothingMadeThere, NothingRead
 
 MODES = {
     "none": ("reward={kind: none}",),
@@ -40,21 +37,6 @@ def flat(distiller: Distiller) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in distiller.student.trainable_parameters.values()])
 
 
-class NothingRead(TorchDispatchMode):
-    """Refuses what needs a value on the host: on a GPU it would wait until all that was asked before is done."""
-
-    READS = frozenset(
-        {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::is_nonzero"}
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket._qualified_op_name
-        masks = name in ("aten::index", "aten::index_put_") and any(index is not None and index.dtype == torch.bool for index in args[1])
-        waits = masks or name in self.READS
-        assert not waits, f"the step waits for {name}"
-        return func(*args, **(kwargs or {}))
-
-
 def test_reading_a_value_on_the_host_is_detected() -> None:
     for read in (lambda tensor: tensor.item(), lambda tensor: bool(tensor), lambda tensor: torch.ones(2)[tensor.bool()[None].expand(2)]):
         with pytest.raises(AssertionError, match="the step waits for"), NothingRead():
@@ -67,35 +49,6 @@ def test_a_training_step_never_waits_for_the_device(line: Path, mode: str) -> No
     distiller.step(0)  # makes the grid, once for each stage of the curriculum
     with NothingRead():
         distiller.step(1)
-
-
-class NothingMadeThere(TorchFunctionMode):
-    """Refuses tensors that are made on ``meta``, which stands for a GPU here, of the host's numbers: their copy waits."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        assert func not in (torch.tensor, torch.as_tensor) or not result.is_meta, "numbers of the host are made a tensor of the device"
-        return result
-
-
-class NothingCopied(TorchDispatchMode):
-    """Refuses to bring the host's tensors to ``meta``: a GPU copies unpinned memory while the host waits. A number is an argument."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given, made = (
-            [tensor for tensor in tree_leaves(values) if isinstance(tensor, torch.Tensor)] for values in ((args, kwargs), result)
-        )
-        copies = func.overloadpacket._qualified_op_name in ("aten::_to_copy", "aten::copy_")
-        host = [tensor for tensor in given if tensor.device.type == "cpu" and (copies or tensor.ndim)]
-        assert not host or not any(tensor.is_meta for tensor in (*given, *made)), f"the step copies to the device in {func}"
-        return result
-
-
-@pytest.fixture
-def placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is placed by ``World.to_device`` is there: on a GPU, from pinned memory."""
-    monkeypatch.setattr(World, "to_device", lambda self, tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device))
 
 
 META = World(0, 1, torch.device("meta"))

@@ -15,7 +15,7 @@ def add_verb(verbs: Any) -> None:
     data = actions.add_parser("data", help="draw the source index, its images and the prompt sets")
     data.add_argument("folder", nargs="?", type=Path, default=DATA, metavar="DIR", help="where to (default: data)")
     data.set_defaults(act=_toy_data)
-    build = actions.add_parser("build", help="train the teacher, the expert, the judge and the feature network (an hour and a half of CPU)")
+    build = actions.add_parser("build", help="train the teacher, the expert, the judge and the feature network (70 minutes of CPU)")
     build.add_argument("folder", nargs="?", type=Path, default=Path("toy"), metavar="DIR", help="where to (default: toy)")
     build.add_argument(
         "--teacher",

@@ -55,7 +55,8 @@ def _merge(student: Student, folder: Path) -> None:
             pipeline.load_lora_into_unet(tensors, alphas, unet=network)
         else:
             tensors = load_file(str(folder / ADAPTER_FILE))
-            # diffusers takes the scale from beside the tensors, and says nothing of one that lies among them.
+            # diffusers takes a scale from beside the tensors or, where it opens the file itself, from its header, and says nothing of one
+            # that lies among them.
             alphas = {name: float(tensors.pop(name)) for name in list(tensors) if name.endswith(".alpha")}
             source = tensors if alphas else str(folder)
             network.load_lora_adapter(source, prefix=student.family.folder, network_alphas=alphas or None, **options)

@@ -70,7 +70,7 @@ def _wanted_by(stage: Stage, config: Config, source: Path | None, made: Path | N
         for role in model_roles(config.model, config.preparation):
             if role.source.is_local:
                 uri = role.source.uri
-                toys = "; the toy's models lie in the checkout of rg-lcd, `rglcd toy build` trains them anew (an hour and a half of CPU)"
+                toys = "; the toy's models lie in the checkout of rg-lcd, `rglcd toy build` trains them anew (70 minutes of CPU)"
                 yield _Wanted(
                     Path(uri), f"the model folder of {role.key} (looked in {Path.cwd()}){toys if uri.startswith('./toy/') else ''}"
                 )

@@ -97,7 +97,7 @@ class LastKeyCounts(TorchFunctionMode):
     """Attention in which the last of all positions counts as often as if it were there ``times`` times.
 
     SD3's text positions have no place, so the pipeline's zeros are one position many times over, in every block: softmax gives each the
-    same weight, and one with log(times) added to its score has their sum. With 33 positions instead of 288 a step takes an eighth.
+    same weight, and one with log(times) added to its score has their sum.
     """
 
     def __init__(self, times: int) -> None:

@@ -275,14 +275,12 @@ def _cut(share: int, recipe: Recipe) -> list[slice]:
 
     Where processes are so many that each has fewer samples, all of its own are one.
     """
-    size, every = recipe.micro_batch, recipe.prediction.every
-    if size is not None and size >= share:
-        return micro_batches(share, None)
-    if size is not None and share % size:
+    size, every = min(recipe.micro_batch or share, share), recipe.prediction.every
+    if share % size:
         raise InputError(
             f"distillation.micro_batch {size} does not divide the {share} samples of a process (batch_size {recipe.batch_size} over "
             f"the processes): choose a divisor of {share}"
         )
-    if size is not None and size % every:
+    if size < share and size % every:
         raise InputError(f"reward.prediction.every {every} does not divide distillation.micro_batch {size}")
     return micro_batches(share, size)
