@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from benchmarks.claim_pictures import BEST_OF_FOUR
 from benchmarks.comparisons import TEACHERS, Drawn, best_of, by_panel, by_scorer, drawn, pooled
 from benchmarks.studies import CONTROLS, FLOW, MAIN, MATCHED, PLAIN, STUDIES, WEIGHTS, Run, Study
 from benchmarks.study_runs import TEACHER, metrics_of, seeds_done
@@ -153,7 +154,8 @@ def _best_of_four() -> Iterator[Line]:
     # The teacher's pictures are the same with every seed.
     for label, who, of in (("the teacher's 50 steps", TEACHERS, seeds[:1]), ("the LCM's 2 steps", drawn(MATCHED), seeds)):
         judged, polled = best_of(who, of)
-        yield Line(f"untrained: the expert's best of four of {label} against the others", {"panel": polled, "judge": judged})
+        claim = f"untrained: the expert's best of four of {label} against the others"
+        yield Line(claim, {"panel": polled, "judge": judged}, _seen(BEST_OF_FOUR))
 
 
 def study_named(name: str) -> Study:

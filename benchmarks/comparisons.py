@@ -56,8 +56,8 @@ def best_of(who: Drawn, seeds: Sequence[int]) -> tuple[list[Tensor], list[Tensor
     judged, polled = [], []
     for seed in seeds:
         table, folder = _table(_folder(who, seed)), _pictures(who, seed)
-        expert, judge = (torch.tensor(table.scores[name]).view(COPIES, -1) for name in ("expert", "judge"))
-        best = expert.argmax(0)
+        judge = torch.tensor(table.scores["judge"]).view(COPIES, -1)
+        best = by_expert(who, seed)[0]
         chosen = judge.gather(0, best[None])
         others = torch.ones_like(judge, dtype=torch.bool).scatter(0, best[None], False)
         won = (chosen > judge).double() + 0.5 * (chosen == judge).double()
@@ -72,6 +72,12 @@ def best_of(who: Drawn, seeds: Sequence[int]) -> tuple[list[Tensor], list[Tensor
         ]
         polled.append(torch.stack(votes).mean(0))
     return judged, polled
+
+
+def by_expert(who: Drawn, seed: int) -> Tensor:
+    """Which copies of a caption's pictures the expert prefers, best first: (COPIES, captions)."""
+    scores = torch.tensor(_table(_folder(who, seed)).scores["expert"]).view(COPIES, -1)
+    return scores.argsort(dim=0, descending=True, stable=True)
 
 
 def pooled(answers: Sequence[Tensor], *, seed: int = 0) -> Interval:

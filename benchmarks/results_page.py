@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claim_pictures import BEST_OF_FOUR
 from benchmarks.claims import claims_text, compared, in_words
 from benchmarks.comparisons import TEACHERS, drawn
 from benchmarks.dots import dots_svg
 from benchmarks.line_page import line_text
 from benchmarks.page_parts import figure, gaps, head, not_run_yet, seeds_in_words, value, write_picture, written
 from benchmarks.step import RECORDS
-from benchmarks.studies import LINES, STEPS, STUDIES, Study
+from benchmarks.studies import LINES, MAIN, STEPS, STUDIES, Study
 from benchmarks.study_runs import COPIES, NUM_IMAGES, metrics_of, seeds_done
+from benchmarks.trained_gates import trained_gates_text
 from rglcd.evaluation.pages import figure_svg
 from rglcd.evaluation.plots import Panel, Point, Series
 from rglcd.store.manifest import folder_digest
@@ -50,9 +52,11 @@ World, raters, scorers and gates were fixed before any student was trained on th
 not in this page ([decision 11](decisions/0011-a-toy-world-as-the-web-is.md)). {_frozen()}""",
     ]
     parts += [line_text(line, seeds_done([line])) for line in LINES]
+    parts.append(_best_of_four(seeds_done([MAIN])))
     for study in STUDIES:
         seeds = seeds_done(study.runs)
         parts.append(_study(study, seeds) if seeds else not_run_yet(study.title))
+    parts.append(trained_gates_text())
     if RECORDS.is_file():
         parts.append(_step_costs([json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]))
     if GPU_RECORDS.is_file():
@@ -64,6 +68,19 @@ def _frozen() -> str:
     """The digests of what was fixed."""
     digests = ", ".join(f"{name} `{folder_digest(Path('toy') / name)[:12]}`" for name in MODELS)
     return f"Digests: {digests}, raters `{raters_digest()[:12]}`."
+
+
+def _best_of_four(seeds: Sequence[int]) -> str:
+    title = "What the reward could give by choosing"
+    if not seeds:
+        return not_run_yet(title)
+    write_picture(BEST_OF_FOUR, seeds)
+    return f"""## {title}
+
+Nothing is trained here: of four pictures of each caption the expert chooses, and its first choice is compared with the three others (the
+last claims above). From its first choice to its fourth, {seeds_in_words(seeds[:1])}:
+
+![The expert's first to fourth choice of the same captions' pictures](images/claim-{BEST_OF_FOUR}.png)"""
 
 
 def _study(study: Study, seeds: Sequence[int]) -> str:

@@ -90,6 +90,9 @@ def _latent(weight: float) -> Run:
     return _guided(f"latent-{weight:g}", f"latent, weight {weight:g}", LATENT, f"reward.weight={weight:g}")
 
 
+LATENT_AT_ONE = _latent(1.0)
+"""The proxy's recipe as it was tuned."""
+
 PLAIN = _plain("lcm-300", "no reward")
 
 CONTROLS = (_plain("lcm-300", "no reward, 300 steps"), _plain("lcm-500", "no reward, 500 steps", num_steps=500))
@@ -138,7 +141,7 @@ STUDIES: tuple[Study, ...] = (
         "proxy-start",
         "What pretraining the proxy is worth",
         f"The same guided run from a proxy contrasted on the cached latents, and from one with random weights. {SHORT_STEPS} steps.",
-        (_latent(1.0), _guided("latent-random", "latent, weight 1, random start", LATENT, "reward.initial=random")),
+        (LATENT_AT_ONE, _guided("latent-random", "latent, weight 1, random start", LATENT, "reward.initial=random")),
         ("expert", "judge", "votes", "whole", "frechet"),
         baseline="latent, weight 1, random start",
     ),

@@ -115,6 +115,12 @@ def folder_of(run: Run, seed: int) -> Path:
     return ROOT / str(seed) / run.name
 
 
+def proxies_of(run: Run, seed: int) -> tuple[Path, Path]:
+    """The folders of the proxy of a run that tunes one, as pretrained and as tuned."""
+    own = folder_of(run, seed)
+    return _artifact("reward_model", _config(run, seed), own), own / "student" / run.arm / "reward_model"
+
+
 def line_of(run: Run) -> Run:
     """The line that the run belongs to; runs of studies are the first one's."""
     return next((line for line in LINES if line.name == run.name), LINES[0])

@@ -55,7 +55,7 @@ def test_every_study_compares_with_a_run_of_its_own_and_runs_of_one_name_are_one
 
 def test_every_claim_with_pictures_shows_runs_that_are_made() -> None:
     made = {run.name for study in STUDIES for run in study.runs} | {line.name for line in LINES}
-    for claim in ("main", "flow", "over-optimisation", "votes-as-expert", "checker-as-expert", "proxy-start"):
-        assert {what.run.name for _, what in rows_of(claim)} <= made
+    for claim in ("main", "flow", "over-optimisation", "votes-as-expert", "checker-as-expert", "proxy-start", "best-of-four"):
+        assert {row.what.run.name for row in rows_of(claim)} <= made
     with pytest.raises(StopIteration):
         study_named("of no name")
