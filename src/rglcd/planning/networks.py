@@ -158,9 +158,7 @@ class Networks:
 
     def _scorer_shapes(self, name: str) -> dict[str, Any] | None:
         scorer = self.config.preparation.scorers[name]
-        source = getattr(scorer, "source", None)
-        folder = None if source is None else self._folder(source, f"scorers/{name}")
-        if scorer.kind == "clip" and folder is not None:
+        if scorer.kind == "clip" and (folder := self._folder(scorer.source, f"scorers/{name}")) is not None:
             return _sizes(folder)
         network = _NETWORK_OF_KIND.get(scorer.kind)
         return None if network is None else _shipped(network)
@@ -168,8 +166,14 @@ class Networks:
     def _folder(self, source: ModelSource, place: str) -> Path | None:
         if self.pretrained is not None and (self.pretrained / place).is_dir():
             return self.pretrained / place
-        is_folder = source.is_local and not source.uri.endswith(".safetensors")  # one file is known when `prepare` has converted it
-        return Path(source.uri) if is_folder else None
+        if not source.is_local or source.uri.endswith(".safetensors"):  # one file is known when `prepare` has converted it
+            return None
+        if not Path(source.uri).is_dir():  # it may lie on a claim, which pods see
+            raise UnknownShapesError(
+                f"the shapes of {source.uri} are not known here: it is no folder of this machine (looked in {Path.cwd()}); where "
+                "`rglcd run prepare` has made it into pretrained, name that with --pretrained DIR"
+            )
+        return Path(source.uri)
 
 
 def _published(source: ModelSource) -> dict[str, Any]:
