@@ -1,9 +1,11 @@
 """What can go wrong, and the exit code that says so (the same for CLI, DVC, KFP and TorchX).
 
-0 done; 2 bad input, configuration or data (retrying cannot help); 3 training diverged (retrying would repeat it); 70 an error that
-nobody expected, a bug (sysexits' EX_SOFTWARE); 75 try again: the same command goes on from what is saved (sysexits' EX_TEMPFAIL).
+0 done; 2 bad input, configuration or data (retrying cannot help); 3 training diverged (retrying would repeat it); 69 a machine of a job
+is not what it was promised to be (sysexits' EX_UNAVAILABLE); 70 an error that nobody expected, a bug (sysexits' EX_SOFTWARE); 75 try
+again: the same command goes on from what is saved (sysexits' EX_TEMPFAIL).
 """
 
+UNAVAILABLE = 69
 UNEXPECTED = 70
 
 

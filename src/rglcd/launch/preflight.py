@@ -6,12 +6,13 @@ import time
 import uuid
 from pathlib import Path
 
+from rglcd.errors import UNAVAILABLE
 from rglcd.launch.failure import JobError
 from rglcd.store.artifacts import ArtifactLocation
 from rglcd.store.object_store import write_object
 
-EXIT_CODE = 69
-"""sysexits' EX_UNAVAILABLE: this machine, not the input, is at fault; another attempt may land elsewhere."""
+EXIT_CODE = UNAVAILABLE
+"""This machine, not the input, is at fault; another attempt may land elsewhere."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the pod's own)
 _MEGABYTES = 16
