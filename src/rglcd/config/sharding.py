@@ -20,7 +20,8 @@ class WebDownload(Section):
 
     kind: Literal["web"] = "web"
     store: str = "downloads"
-    """Folder in which everything fetched is kept by its sha256; another run needs no network."""
+    """Folder in which everything fetched is kept by its sha256; another run needs no network. In a cluster one on the claim that all pods
+    mount, ``/store/downloads``: any other is a pod's own, and goes with it."""
     user_agent: str = "Mozilla/5.0 (compatible; rglcd/0.1; fetches images for training, honours X-Robots-Tag)"
     """The name that requests give servers (their User-Agent header)."""
     allowed_networks: tuple[str, ...] = ()
