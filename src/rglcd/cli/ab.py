@@ -37,9 +37,15 @@ def _add_build(actions: Any) -> None:
         metavar="NAME[=DIR]",
         help="an arm of the report (rg-2, teacher-50), or, with =DIR, a folder of pictures of the same names as the others'; twice or more",
     )
-    build.add_argument("--report", type=Path, default=ARTIFACTS / "report", metavar="DIR", help="default: artifacts/report")
+    build.add_argument(
+        "--report",
+        type=Path,
+        default=ARTIFACTS / "report",
+        metavar="DIR",
+        help="a report, of whose pictures it keeps the first 64, or evaluation.grid_prompts (default: artifacts/report)",
+    )
     build.add_argument("--prompts", type=Path, metavar="FILE", help="for folders: the prompts one a line, in the order of the names")
-    build.add_argument("--num-prompts", type=positive, metavar="N", help="draw N of the prompts at random (default: all)")
+    build.add_argument("--num-prompts", type=positive, metavar="N", help="draw N of the prompts at random (default: all there are)")
     build.add_argument(
         "--questions", default="preference", metavar="LIST", help="of preference, appeal, alignment, with commas (default: preference)"
     )
