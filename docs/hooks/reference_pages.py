@@ -66,7 +66,7 @@ def _exit_codes_page() -> str:
     errors_raised = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     rows = [(kind.exit_code, f"`{kind.__name__}`", " ".join((kind.__doc__ or "").split())) for kind in errors_raised]
     rows += [(0, "", "Done."), (errors.UNEXPECTED, "", "An error that nobody expected: the line names the file that holds its traceback.")]
-    lacking = "A machine of a job is not what it was promised to be: GPUs, shared memory, a folder or store to write to, its peers."
+    lacking = "A machine of a job is not what it was promised to be: GPUs, shared memory, a folder to write to, its peers."
     rows.append((errors.UNAVAILABLE, "", f"{lacking} In a cluster it is tried again as a crash is."))
     table = "\n".join(f"| {code} | {name} | {what} |" for code, name, what in sorted(rows))
     about = " ".join((errors.__doc__ or "").split("\n\n", 1)[0].split())
