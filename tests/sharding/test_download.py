@@ -1,3 +1,4 @@
+import errno
 import resource
 import socket
 import threading
@@ -12,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore, Fetched
 from rglcd.sharding.download import OPT_OUT, Downloader, DownloadLimits, opted_out
+from tests.faults.watched_process import run_forked
 from tests.sharding.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding, picture_bytes
 
 LIMITS = DownloadLimits(
@@ -341,3 +344,73 @@ def test_x_robots_tag_opts_an_image_out(tags: list[str], out: bool) -> None:
 @given(st.lists(st.text()))
 def test_any_x_robots_tag_can_be_parsed(tags: list[str]) -> None:
     assert opted_out([*tags, sorted(OPT_OUT)[0]])
+
+
+def test_a_process_without_more_files_says_so_and_loses_no_row(server: HostileServer, tmp_path: Path) -> None:
+    """As `ulimit -n` has it where more connections are asked for: it was an unexpected error."""
+    urls = [server.url(f"image/{seed}") for seed in range(300, 340)]
+    limits = replace(LIMITS, total_seconds=10, num_connections=40, connections_per_host=40)
+
+    def with_few_files() -> str | list[Reason | None]:
+        in_use = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 16, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        try:
+            return [fetched.reason for fetched in fetch(ContentStore(tmp_path), *urls, limits=limits)]
+        except InputError as refused:
+            return str(refused)
+
+    said = run_forked(with_few_files).value
+    assert "may have no more files or threads (Too many open files): allow it more (ulimit -n" in str(said)
+    assert not [path for path in tmp_path.glob("records/*/*.json") if '"reason": "' in path.read_text()]
+    assert [fetched.reason for fetched in fetch(ContentStore(tmp_path), *urls, limits=limits)] == [None] * 40
+
+
+def test_a_process_without_more_threads_says_so(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod with a limit of processes: each row after it was `unreachable`, and remembered so."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "resolve":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(InputError, match=r"may have no more files or threads .* lower sharding\.download\.num_connections"):
+        fetch(store, "http://host.example/a.jpg")
+    assert not list(store.folder.glob("records/*/*.json"))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES])
+def test_a_failing_disk_is_no_hosts_fault(server: HostileServer, store: ContentStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The row was `unreachable`; with a disk that is back, it stayed so."""
+    mkdir = Path.mkdir
+
+    def refused(path: Path, *arguments: Any, **named: Any) -> None:
+        if path.name == "incoming":
+            raise OSError(number, "said so", str(path))
+        mkdir(path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", refused)
+        with pytest.raises(OSError, match="said so"):
+            fetch(store, server.url("image/350"))
+    assert reason_of(store, server.url("image/350")) is None
+
+
+def test_a_name_servers_temporary_failure_is_tried_again(
+    server: HostileServer, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, resolve = list[str](), socket.getaddrinfo
+
+    def failing(host: str, *others: Any, **options: Any) -> Any:
+        asked.append(host)
+        if host == "none.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if asked.count(host) < 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(OPEN, *others, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", failing)
+    assert reason_of(store, f"http://busy.example:{server.port}/image/360") is None
+    assert reason_of(store, "http://none.example/image/360") == Reason.UNRESOLVED
+    assert (asked.count("busy.example"), asked.count("none.example")) == (3, 1)

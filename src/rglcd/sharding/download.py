@@ -5,6 +5,9 @@ store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a fe
 """
 
 import asyncio
+import errno
+import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
@@ -46,6 +49,10 @@ _RESOLVING_PER_CONNECTION: Final = 8
 """A name may be looked for several times as long as its fetch may take."""
 _HEADER_BYTES: Final = 64 << 10
 _NUM_HEADERS: Final = 512
+
+_NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+"""How the system says that a process has all the files and threads that it may have."""
+_OF_THE_MACHINE: Final = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOMEM, errno.ENOBUFS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +176,7 @@ class Downloader:
                         return await self._attempt(url)
                     except RowRejectedError as rejected:
                         last = rejected.reason, rejected.__cause__
-                    if last[0] not in _PASSING or attempt == self.limits.num_retries:
+                    if not _may_pass(*last) or attempt == self.limits.num_retries:
                         break
                     await asyncio.sleep(self.limits.backoff_seconds * 2**attempt)
         except TimeoutError:
@@ -182,14 +189,16 @@ class Downloader:
         except ForbiddenAddressError as error:
             raise RowRejectedError(Reason.FORBIDDEN_ADDRESS) from error
         except aiohttp.ClientConnectorDNSError as error:
+            _raise_if_of_the_machine(error)
             raise RowRejectedError(Reason.UNRESOLVED) from error
         except (aiohttp.InvalidURL, UnicodeError) as error:
             raise RowRejectedError(Reason.MALFORMED_URL) from error
         except aiohttp.ClientPayloadError as error:
             raise RowRejectedError(Reason.CUT_SHORT) from error
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError) or is_disk_full(error):  # OSErrors too: the clock's and the disk's, not the network's
+            if isinstance(error, TimeoutError):  # an OSError too: the clock's
                 raise
+            _raise_if_of_the_machine(error)
             raise RowRejectedError(Reason.UNREACHABLE) from error
         except (InputError, TryAgain):
             raise  # the stage's, not the host's
@@ -250,6 +259,25 @@ def opted_out(tags: Iterable[str]) -> bool:
 
 def _outcome(future: "Future[Fetched] | None") -> Fetched | None:
     return None if future is None else future.result()
+
+
+def _may_pass(reason: Reason, cause: BaseException | None) -> bool:
+    """Whether another attempt may undo ``reason``: of names, what the name server itself calls a temporary failure."""
+    if reason is Reason.UNRESOLVED:
+        return getattr(cause, "errno", None) == socket.EAI_AGAIN
+    return reason in _PASSING
+
+
+def _raise_if_of_the_machine(error: Exception) -> None:
+    """Raise if no host is at fault for ``error`` but a disk, or a limit of this process: every row after it would be lost for it."""
+    number = getattr(error, "errno", None)
+    if number in _NO_MORE:
+        raise InputError(
+            f"this process may have no more files or threads ({os.strerror(number)}): allow it more (ulimit -n, ulimit -u, a pod's limit "
+            "of processes), or lower sharding.download.num_connections"
+        ) from error
+    if number in _OF_THE_MACHINE or is_disk_full(error) or getattr(error, "filename", None) is not None:
+        raise error
 
 
 def _reason_of_status(status: int) -> Reason:

@@ -6,6 +6,7 @@ process does not wait for.
 """
 
 import asyncio
+import errno
 import socket
 import threading
 from contextlib import suppress
@@ -44,7 +45,11 @@ class SystemResolver(AbstractResolver):
             with suppress(RuntimeError):  # the loop is closed: everyone has gone
                 loop.call_soon_threadsafe(tell, found, error)
 
-        threading.Thread(target=ask, daemon=True, name="resolve").start()
+        try:
+            threading.Thread(target=ask, daemon=True, name="resolve").start()
+        except RuntimeError as error:  # as Python says that there may be no more
+            self._free.release()
+            raise OSError(errno.EAGAIN, str(error)) from error
         infos = await answer
         return [
             ResolveResult(hostname=host, host=str(address[0]), port=int(address[1]), family=kind, proto=proto, flags=socket.AI_NUMERICHOST)
