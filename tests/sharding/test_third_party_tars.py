@@ -1,14 +1,18 @@
+import functools
+import http.server
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rglcd.errors import InputError
+from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.content_store import ContentStore
 from rglcd.sharding.import_source import use
@@ -251,3 +255,64 @@ class TestBrackets:
     def test_braces_that_stand_for_nothing_are_a_clear_error(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match=r"\.tar"):
             use(str(tmp_path / name), tmp_path / "source")
+
+
+class _CutsFirst(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; the first ``faults`` answers to GET end in the middle, or in 503."""
+
+    faults: ClassVar[list[str]]
+
+    def do_GET(self) -> None:
+        fault = self.faults.pop() if self.faults else ""
+        if fault == "busy":
+            self.send_error(503)
+            return
+        whole = Path(self.translate_path(self.path)).read_bytes() if Path(self.translate_path(self.path)).is_file() else None
+        if whole is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(whole)))
+        self.end_headers()
+        self.wfile.write(whole[: len(whole) // 2] if fault == "cut" else whole)
+        self.close_connection = True
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class TestOverHttp:
+    @pytest.fixture
+    def server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+        """Its address, and the faults of the requests to come."""
+        write_tar(tmp_path / "served" / "0.tar", sample("a"))
+        faults: list[str] = []
+        handler = type("Handler", (_CutsFirst,), {"faults": faults})
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served"))) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}", faults
+            server.shutdown()
+
+    @pytest.mark.parametrize("fault", ["cut", "busy"])
+    def test_a_fault_that_passes_costs_no_run(self, server: tuple[str, list[str]], fault: str, tmp_path: Path) -> None:
+        """One of two thousand tars that broke off ended the stage, and as bad input: exit code 2, never tried again."""
+        address, faults = server
+        use(f"{address}/0.tar", tmp_path / "source")
+        faults += [fault, fault]
+        store = ContentStore(tmp_path / "store")
+        assert [candidate.caption for candidate in candidates(tmp_path / "source", store)] == ["caption a"]
+        assert len(list((store.folder / "objects").glob("*/*"))) == 1
+
+    def test_one_that_lasts_asks_to_try_again(self, server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        address, faults = server
+        use(f"{address}/0.tar", tmp_path / "source")
+        monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
+        faults += ["busy"] * 20
+        with pytest.raises(TryAgain, match=r"0\.tar cannot be reached \(2 attempts"):
+            candidates(tmp_path / "source", ContentStore(tmp_path / "store"))
+
+    def test_a_tar_that_is_there_no_more_is_bad_input(self, server: tuple[str, list[str]], tmp_path: Path) -> None:
+        use(f"{server[0]}/0.tar", tmp_path / "source")
+        (tmp_path / "served" / "0.tar").unlink()
+        with pytest.raises(InputError, match=r"0\.tar is missing; if it was moved: rglcd data use"):
+            candidates(tmp_path / "source", ContentStore(tmp_path / "store"))

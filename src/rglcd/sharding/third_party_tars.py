@@ -11,6 +11,7 @@ accounted for, whether the tar holds it or not, and every sample of the tar that
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -25,7 +26,7 @@ from rglcd.sharding.content_store import ContentStore, Fetched
 from rglcd.sharding.source import IMAGE_EXTENSIONS, MAX_IMAGE_BYTES, MAX_ROW_BYTES, Candidate
 from rglcd.sharding.tar_index import Extent, Parts, index_of
 from rglcd.sharding.texts import CAPTION_EXTENSIONS, MAX_JSON_BYTES, checked_caption, facts_in, text_of
-from rglcd.store.disk_space import is_disk_full
+from rglcd.store.connection import attempts, open_url, with_retries
 from rglcd.store.manifest import sha256_of
 
 LISTING: Final = "shards.json"
@@ -63,7 +64,7 @@ class ReadyShards:
         """Raises :class:`InputError` for a listing that cannot be read, or one that leads elsewhere when ``store`` is None."""
         try:
             shards = tuple(_entry(entry) for entry in json.loads(listing.read_text(encoding="utf-8"))["shards"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{listing} cannot be read ({error}); write it with: rglcd data use") from None
         if not shards:
             raise InputError(f"{listing} lists no shards")
@@ -124,25 +125,37 @@ def _entry(values: Mapping[str, Any] | None) -> ReadyShard:
 
 
 def _fetch(shard: ReadyShard, store: ContentStore) -> str:
-    """Bring a remote file into the store; returns its sha256."""
-    import fsspec
+    """Bring a remote file into the store; returns its sha256.
 
+    Two copies of another size are as its place has it; one may have been cut on its way. Raises :class:`TryAgain` if it cannot be had now.
+    """
+    filesystem, path = open_url(shard.uri)
+    given: int | None = None
     try:
-        filesystem, path = fsspec.core.url_to_fs(shard.uri)
-        with filesystem.open(path, "rb") as stream, store.incoming() as incoming:
-            while chunk := stream.read(4 << 20):
-                incoming.write(chunk)
-            if incoming.num_bytes != shard.bytes:
-                raise InputError(
-                    f"{shard.uri} gave {incoming.num_bytes} bytes, not {shard.bytes}; run again, or if it was replaced: rglcd data use"
-                )
-    except InputError:
-        raise
-    except Exception as error:  # each of fsspec's file systems raises its own library's errors
-        if is_disk_full(error):
-            raise
-        raise InputError(f"{shard.uri} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
-    return incoming.state.hexdigest()
+        for _ in attempts():
+            before = given
+            given, sha256 = with_retries(lambda: _streamed(filesystem, path, shard.bytes, store), what=shard.uri)
+            if sha256 is not None:
+                return sha256
+            if given == before:
+                break
+    except FileNotFoundError:
+        raise InputError(f"{shard.uri} is missing; if it was moved: rglcd data use") from None
+    raise InputError(f"{shard.uri} gave {given} bytes, not {shard.bytes}; run again, or if it was replaced: rglcd data use")
+
+
+def _streamed(filesystem: Any, path: str, num_bytes: int, store: ContentStore) -> tuple[int, str | None]:
+    """How many bytes the file at ``path`` gave, and, if these are ``num_bytes``, the sha256 by which the store has them now."""
+    with suppress(_OtherSizeError), filesystem.open(path, "rb") as stream, store.incoming() as incoming:
+        while chunk := stream.read(4 << 20):
+            incoming.write(chunk)
+        if incoming.num_bytes != num_bytes:
+            raise _OtherSizeError
+    return incoming.num_bytes, incoming.state.hexdigest() if incoming.num_bytes == num_bytes else None
+
+
+class _OtherSizeError(Exception):
+    """What came is not as large as what was listed, so the store is not to keep it."""
 
 
 def _rows(path: Path) -> list[tuple[str, Mapping[str, Any] | None]]:
