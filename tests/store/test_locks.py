@@ -1,17 +1,20 @@
 """Locks between processes: exclusive against exclusive, exclusive against shared, released by a kill, and safe against removal."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from rglcd.errors import InputError
 from rglcd.store.locks import exclusive_lock, shared_lock, try_exclusive_lock
 
 HOLDER = """
@@ -120,3 +123,21 @@ def test_locking_a_file_leaves_its_content(tmp_path: Path) -> None:
     with exclusive_lock(path), try_exclusive_lock(path) as is_mine:
         assert not is_mine
     assert path.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("lock", [exclusive_lock, shared_lock])
+def test_a_file_system_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: Callable[[Path], AbstractContextManager[object]], number: int
+) -> None:
+    """Lustre without `-o flock` and NFS without its lock daemon: it was an unexpected error, to be reported."""
+
+    def refused(_file: object, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with (
+        pytest.raises(InputError, match=r"lock: the file system there has no locks \(.*\), .* name a folder on another disk"),
+        lock(tmp_path / "lock"),
+    ):
+        pass
