@@ -1,6 +1,7 @@
 """Staging: a file or folder gets its name when it is whole and on disk; what a killed process left is removed, work in progress is not."""
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -137,3 +138,32 @@ def test_a_published_file_may_be_read_by_whom_the_umask_says(tmp_path: Path, mas
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
     assert modes == dict.fromkeys(["model.safetensors", "config.json"], 0o666 & ~mask)
     assert stat.S_IMODE((tmp_path / "student" / "unet").stat().st_mode) == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As SMB answers, which clouds mount where a claim is to be shared: each write ended in an unexpected error."""
+    fsync = os.fsync
+
+    def refuses_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    (tmp_path / ".report.staging").mkdir()
+    write_text(tmp_path / ".report.staging" / "index.html", "page")
+    publish_folder(tmp_path / ".report.staging", tmp_path / "report")
+    assert (tmp_path / "report" / "index.html").read_text() == "page"
+
+
+def test_a_file_that_cannot_be_flushed_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(OSError, match="Invalid argument"):
+        write_text(tmp_path / "a.json", "{}")
+    assert not (tmp_path / "a.json").exists()

@@ -3,6 +3,7 @@
 A reader therefore meets a file or folder whole or not at all, after a kill and after a power cut.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -18,6 +19,8 @@ STAGING: Final = ".staging"
 """Ending of the names of staging files and folders; they begin with a dot."""
 
 _LOCK: Final = f".lock{STAGING}"
+_NOT_FOR_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+"""How file systems of the network (SMB, some FUSE) say that a folder cannot be flushed: they write its names at once, or have no say."""
 
 
 @contextmanager
@@ -106,6 +109,9 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
