@@ -45,10 +45,12 @@ def add_data(verbs: Any) -> None:
 
 def _data_use(options: argparse.Namespace) -> None:
     from rglcd.sharding.import_source import use
+    from rglcd.store.disk_space import disk_space_for
 
     encoding = None if options.caption_encoding is None else _encoding(options.caption_encoding)
     held_out = {"prompts": options.prompts, "reference": options.reference}
-    print("\n".join(use(options.what, options.folder, **held_out, caption_encoding=encoding)))
+    with disk_space_for(options.folder):
+        print("\n".join(use(options.what, options.folder, **held_out, caption_encoding=encoding)))
 
 
 def _encoding(name: str) -> str:
@@ -76,5 +78,7 @@ def _data_prompts(options: argparse.Namespace) -> None:
 
 def _data_coco(options: argparse.Namespace) -> None:
     from rglcd.sharding.coco import use_coco
+    from rglcd.store.disk_space import disk_space_for
 
-    print("\n".join(use_coco(options.where, options.folder, count=options.count, seed=options.seed)))
+    with disk_space_for(options.folder):
+        print("\n".join(use_coco(options.where, options.folder, count=options.count, seed=options.seed)))

@@ -20,11 +20,10 @@ PROMPTS: Final = "prompts/heldout.txt"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that are held out, in the order of the evaluation: their urls, captions and pictures."""
+    """Rows that are held out, in the order of the evaluation: their urls, and their captions, each on one line."""
 
     urls: tuple[str, ...]
     captions: tuple[str, ...]
-    pictures: tuple[bytes, ...]
 
 
 def choose(index: Path, folder: Path, count: int, *, called: str | None = None) -> HeldOut:
@@ -35,28 +34,25 @@ def choose(index: Path, folder: Path, count: int, *, called: str | None = None) 
     """
     if count < 2:
         raise InputError(f"--reference {count}: a Fréchet distance needs at least two real images")
-    urls, captions, pictures, lost = list[str](), list[str](), list[bytes](), dict[Reason, int]()
+    captions, lost = dict[str, str](), dict[Reason, int]()  # no pictures: those of a large reference do not fit into memory
     for line in _in_drawn_order(index, count):
         try:
             row = parse_row(line)
-            if row.url in urls:
+            if row.url in captions:
                 continue
-            data = read_image(row.url, folder)
-            decode(data)
+            decode(read_image(row.url, folder))
         except RowRejectedError as rejected:
             lost[rejected.reason] = lost.get(rejected.reason, 0) + 1
             continue
-        urls.append(row.url)
-        captions.append(row.caption)
-        pictures.append(data)
-        if len(urls) == count:
+        captions[row.url] = _on_one_line(row.caption)
+        if len(captions) == count:
             break
-    held = HeldOut(tuple(urls), tuple(captions), tuple(pictures))
-    if len(urls) < count:
+    held = HeldOut(tuple(captions), tuple(captions.values()))
+    if len(captions) < count:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(lost.items()))
         web = "; pictures on the web cannot be held out here: take them from a folder" if Reason.NOT_DOWNLOADED in lost else ""
         place = f"a picture below {folder if called is None else called} and a caption"
-        raise InputError(f"--reference {count}: only {len(urls)} rows have {place}{f' ({reasons})' if reasons else ''}{web}")
+        raise InputError(f"--reference {count}: only {len(captions)} rows have {place}{f' ({reasons})' if reasons else ''}{web}")
     if not any(True for _ in kept(read_lines(index), held)):
         raise InputError(f"--reference {count} would hold out every row: nothing would be left to train on")
     return held
@@ -71,19 +67,19 @@ def kept(lines: Iterable[bytes], held: HeldOut) -> Iterator[bytes]:
         except RowRejectedError:
             yield line  # shard counts it and says why
             continue
-        if row.url not in urls and row.caption not in captions:
+        if row.url not in urls and _on_one_line(row.caption) not in captions:
             yield line
 
 
-def write_reference(folder: Path, held: HeldOut) -> None:
-    """``reference/index.tsv`` and its images, in place of what was there."""
+def write_reference(folder: Path, held: HeldOut, *, pictures: Path) -> None:
+    """``reference/index.tsv`` and its images, which lie below ``pictures``, in place of what was there."""
     staging = folder / f".{REFERENCE}{STAGING}"
     shutil.rmtree(staging, ignore_errors=True)
     (staging / IMAGES).mkdir(parents=True)
     rows = []
-    for number, (url, caption, data) in enumerate(zip(held.urls, held.captions, held.pictures, strict=True)):
+    for number, (url, caption) in enumerate(zip(held.urls, held.captions, strict=True)):
         name = f"{IMAGES}/{number:05d}{PurePosixPath(url).suffix}"
-        (staging / name).write_bytes(data)
+        (staging / name).write_bytes(read_image(url, pictures))
         rows.append(f"{name}\t{caption}\n")
     (staging / INDEX).write_text("".join(rows), encoding="utf-8", newline="")
     publish_folder(staging, folder / REFERENCE)
@@ -106,6 +102,11 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise InputError(f"--prompts {path} holds no prompt: write one a line")
     return prompts
+
+
+def _on_one_line(caption: str) -> str:
+    """Prompts are read a line each, and text knows more ends of lines than an index: U+2028, form feeds."""
+    return " ".join(caption.splitlines())
 
 
 def _in_drawn_order(index: Path, count: int) -> Iterator[bytes]:

@@ -24,7 +24,9 @@ from rglcd.sharding.source import IMAGES, INDEX, in_utf8, read_lines
 from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.connection import require_bucket
+from rglcd.store.disk_space import is_disk_full
 from rglcd.store.manifest import sha256_of, write_json
+from rglcd.store.refusals import one_line
 from rglcd.store.staging import STAGING, remove_stale_staging, staging_file
 
 _TOY: Final = "corpus.json"
@@ -45,6 +47,7 @@ def use(
     """
     if (folder / _TOY).is_file():
         raise InputError(f"{folder} holds the toy corpus; name another folder (--folder), or move it away first")
+    _refuse_what_would_be_lost(what, folder / IMAGES)
     captions = None if prompts is None else read_prompts(prompts)
     is_new = not folder.exists()
     try:
@@ -65,6 +68,17 @@ def use(
     if missing:
         said.append(f"evaluate reads {' and '.join(missing)} too: --reference N holds out N rows of an index or a folder for both")
     return [storable(line) for line in said]  # a path may hold bytes that no terminal takes
+
+
+def _refuse_what_would_be_lost(what: str, images: Path) -> None:
+    """Raise :class:`InputError` for pictures or tars that lie in ``images``, or around it: it is made anew, and what was there goes."""
+    if "://" in what or what.endswith(".tsv"):
+        return
+    taken, made = Path(what).resolve(), images.resolve()
+    if taken.is_relative_to(made) or (images.exists() and taken.is_dir() and made.is_relative_to(taken)):
+        raise InputError(
+            f"{what} and {images} overlap, and {images} is made anew of what is taken: move your files out of it, or name another --folder"
+        )
 
 
 def _use(what: str, folder: Path, reference: int | None, encoding: str | None) -> tuple[HeldOut | None, list[str]]:
@@ -112,13 +126,13 @@ def _hold_out(index: Path, pictures: Path, folder: Path, count: int, *, called: 
     """Take ``count`` rows out of ``index``, which is not yet in force, and publish them as the reference of ``folder``."""
     held = choose(index, pictures, count, called=called)
     _rewrite(index, kept(read_lines(index), held))
-    write_reference(folder, held)
+    write_reference(folder, held, pictures=pictures)
     return held
 
 
 def _rewrite(index: Path, lines: Iterable[bytes]) -> None:
     """Make ``index``, from which ``lines`` may come, one of these lines."""
-    other = index.with_name(f"{index.name}.new")
+    other = index.with_name(f"{index.name}.new{STAGING}")  # goes with the staging files, should it not be finished
     with other.open("wb") as rows:
         rows.writelines(line + b"\n" for line in lines)
     other.replace(index)
@@ -140,7 +154,7 @@ def _use_images(images: Path, folder: Path, reference: int | None, encoding: str
             rows.write(index_line(f"{IMAGES}/{place_image(image, staging)}", image.caption, encoding))
         rows.flush()
         held = None if reference is None else _hold_out_images(index, staging, folder, reference, called=str(images))
-        shutil.rmtree(folder / IMAGES, ignore_errors=True)
+        _forget(folder, IMAGES)
         staging.rename(folder / IMAGES)
     _forget(folder, LISTING)
     said = [f"{folder / INDEX} names {len(found.images) - (0 if held is None else len(held.urls))} images of {images}"]
@@ -177,7 +191,7 @@ def _shards_of(what: str) -> Iterator[ReadyShard]:
             yield _described(name)
     else:
         filesystem, root = _filesystem(what)
-        for path in _tars_in(filesystem, root.rstrip("/")):
+        for path in _tars_listed(filesystem, root.rstrip("/"), called=what):
             rows = f"{path.removesuffix('.tar')}.parquet"
             shard = _described(filesystem.unstrip_protocol(path))
             beside = _described(filesystem.unstrip_protocol(rows)) if filesystem.exists(rows) else None
@@ -205,6 +219,16 @@ def _is_there(uri: str) -> bool:
         return bool(filesystem.exists(path))
     except Exception:  # each of fsspec's file systems raises its own library's errors; what is wrong is said when the file is read
         return False
+
+
+def _tars_listed(filesystem: Any, root: str, *, called: str) -> list[str]:
+    """The tars in ``root``. Raises :class:`InputError` where another machine shows none: no credentials, no permission, no such host."""
+    try:
+        return _tars_in(filesystem, root)
+    except Exception as error:  # each of fsspec's file systems raises its own library's errors
+        if "://" not in called:
+            raise
+        raise InputError(f"{called} cannot be listed: {one_line(error)}") from None
 
 
 def _tars_in(filesystem: Any, root: str) -> list[str]:
@@ -257,6 +281,8 @@ def _copy(what: str, target: Path) -> None:
     try:
         filesystem.get_file(path, str(target))
     except Exception as error:  # each of fsspec's file systems raises its own library's errors
+        if is_disk_full(error):
+            raise
         raise InputError(f"{what} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
 
 
