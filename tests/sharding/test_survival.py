@@ -1,15 +1,19 @@
 import json
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from rglcd.config import Sharding
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.decoding import encode
 from rglcd.sharding.survey import LOCAL, OTHERS, Survey, domain_of, stable_random
 from rglcd.sharding.survival import NUM_PREVIEWS, previews_per_shard, render, survival_of
 from tests.sharding.test_decoding import picture
+from tests.stages.sharding_runs import run
 
 IMAGE = encode(picture(16, 16), "png")
 FACTS = {"url": "https://www.example.com/a.jpg", "original_width": 640, "original_height": 480}
@@ -97,3 +101,16 @@ def test_equal_records_give_equal_reports() -> None:
     made = [survival_of([record(surveyed(9)), record(surveyed(9, first=9))]) for _ in range(2)]
     assert json.dumps(made[0]) == json.dumps(made[1])
     assert render(made[0]) == render(made[1])
+
+
+def test_a_sample_too_large_to_be_decoded_again_has_no_preview(tmp_path: Path) -> None:
+    """A plain JPEG may have 64 million pixels, anything else 32: one that became a PNG ended the stage in an unexpected error."""
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    Image.new("RGB", (8000, 4100), (200, 60, 60)).save(source / "images" / "large.jpg")
+    (source / "images" / "small.png").write_bytes(IMAGE)
+    (source / "index.tsv").write_text("images/large.jpg\tlarge\nimages/small.png\tsmall\n")
+    facts = run(source, tmp_path / "shards", Sharding(resolution=64, resize="no", image_format="png"))
+    assert (facts["samples"], facts["reasons"]) == (2, {})
+    previews = json.loads((tmp_path / "shards" / "survival.json").read_text())["previews"]
+    assert [preview["caption"] for preview in previews] == ["small"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.decoding import decode, encode, square
 
 SIDES: Final = (0, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
@@ -64,7 +65,8 @@ class Survey:
             entry = domains.setdefault(domain if count > 1 or domain == LOCAL else OTHERS, [0, 0])
             entry[0] += count
             entry[1] += self.samples[domain]
-        previews = [_preview(key, image, caption) for _, key, image, caption in sorted(self._chosen, reverse=True)]
+        chosen = (_preview(key, image, caption) for _, key, image, caption in sorted(self._chosen, reverse=True))
+        previews = [preview for preview in chosen if preview is not None]
         sides = {str(side): self.sides[side] for side in SIDES if self.sides[side]}
         aspects = {str(aspect): self.aspects[aspect] for aspect in ASPECTS if self.aspects[aspect]}
         return {"domains": domains, "short_sides": sides, "aspects": aspects, "previews": previews}
@@ -84,6 +86,9 @@ def domain_of(url: str | None) -> str:
     return host.removeprefix("www.").lower()[:253] or LOCAL
 
 
-def _preview(key: str, image: bytes, caption: str) -> dict[str, str]:
-    thumbnail = encode(square(decode(image), PREVIEW_SIDE), "webp")
+def _preview(key: str, image: bytes, caption: str) -> dict[str, str] | None:
+    try:
+        thumbnail = encode(square(decode(image), PREVIEW_SIDE), "webp")
+    except RowRejectedError:  # a large JPEG, which became a PNG or WebP: of those fewer pixels are decoded
+        return None
     return {"key": key, "caption": caption[:_MAX_TEXT], "webp": b64encode(thumbnail).decode()}
