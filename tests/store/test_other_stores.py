@@ -13,9 +13,11 @@ from rglcd import progress
 from rglcd.cli import main
 from rglcd.config import dump
 from rglcd.errors import InputError, TryAgain
+from rglcd.store import files, transfers
 from rglcd.store.artifact_store import ArtifactStore, check_before_work
 from rglcd.store.connection import open_url, require_bucket, with_retries
 from rglcd.store.listed_objects import damage_in
+from rglcd.store.local_copies import fetch_source
 from rglcd.store.manifest import read_manifest
 from rglcd.store.model_folders import fetch_model_folder, fetch_named_files
 from rglcd.store.object_store import create_object, read_object
@@ -117,12 +119,21 @@ def test_an_object_replaced_while_its_folder_is_read_asks_to_try_again(bucket: s
 # --- objects that stand for folders --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("markers", [("src/",), ("src/images/",), ("src/", "src/images/", "src/empty/")])
+@pytest.mark.parametrize(
+    "markers", [("src/",), ("src/images/",), ("src/", "src/images/", "src/empty/"), ("src/images",), ("src/images", "src/images/")]
+)
 def test_empty_objects_that_stand_for_folders_change_nothing_of_a_source(markers: tuple[str, ...], bucket: str, rglcd: Run) -> None:
     put_folder(Path("data"), f"{bucket}/src")
     put(bucket, *markers)
     assert rglcd("run", "shard", "--artifact", f"source={bucket}/src") == (0, [])
     assert len(read_manifest(Path("artifacts/shards"), made_by="?").files) > 2
+
+
+def test_an_object_that_is_a_folder_too_is_one_line(bucket: str, rglcd: Run) -> None:
+    put_folder(Path("data"), f"{bucket}/src")
+    put(bucket, "src/images", content=b"no marker")
+    code, (line,) = rglcd("run", "shard", "--artifact", f"source={bucket}/src")
+    assert (code, line) == (2, f"rglcd: {bucket}/src holds images and objects below images/, which no disk can; rename one of them")
 
 
 def test_empty_objects_that_stand_for_folders_are_left_out_of_models_results_and_records(bucket: str, tmp_path: Path) -> None:
@@ -283,3 +294,37 @@ def test_a_source_folder_is_fetched_several_objects_at_a_time_with_progress(othe
     assert store.most_at_once == 8
     assert (events[-1].task, events[-1].done, events[-1].total) == ("fetch", 24, 24)
     assert read_object(f"{bucket}/sd/0.json") == b"{}"
+
+
+def test_a_name_as_long_as_a_disk_takes_is_fetched(bucket: str, tmp_path: Path) -> None:
+    """It was staged under a longer one: File name too long."""
+    name = f"{'é' * 120}{'a' * 10}.json"  # 255 bytes
+    put(bucket, f"sd/{name}", content=b"{}")
+    fetch_model_folder(f"{bucket}/sd", tmp_path / "fetched", revision=None)
+    assert [path.name for path in (tmp_path / "fetched").iterdir()] == [name]
+
+
+def test_a_source_whose_fetch_was_killed_goes_on_with_what_lacks(
+    other_store: tuple[str, OtherStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was fetched again, however near the end it had been."""
+    bucket, store = other_store
+    put(bucket, *(f"src/images/{number}.png" for number in range(6)), content=b"picture")
+    copy, fetched = tmp_path / "copy", list[str]()
+    rename = files.rename_flushed
+
+    def killed_at_the_fourth(staging: Path, path: Path) -> None:
+        if len(fetched) == 3:
+            raise KeyboardInterrupt
+        fetched.append(path.name)
+        rename(staging, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "rename_flushed", killed_at_the_fourth)
+        patched.setattr(transfers, "_TRANSFERS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_source(f"{bucket}/src", copy, wanted=lambda _: True)
+    store.asked.clear()
+    fetch_source(f"{bucket}/src", copy, wanted=lambda _: True)
+    assert sorted(path.name for path in copy.rglob("*.png")) == [f"{number}.png" for number in range(6)]
+    assert sum(gets_of(store, f"{number}.png") for number in range(6)) == 3

@@ -80,7 +80,7 @@ def require_bucket(uri: str) -> None:
 def found_below(uri: str) -> dict[str, dict[str, Any]]:
     """What fsspec says of each file below ``uri``, by name relative to it, in order; none where nothing lies.
 
-    The empty objects that stand for folders (``src/``, ``src/images/``: consoles and sync tools make them) are left out.
+    The empty objects that stand for folders (``src/``, ``src/images/``, ``src/images``: consoles and sync tools make them) are left out.
     """
     filesystem, root = open_url(uri)
     try:
@@ -88,7 +88,9 @@ def found_below(uri: str) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     files = {path: details for path, details in sorted(found.items()) if path != root and not path.endswith("/")}
-    return {PurePosixPath(path).relative_to(root).as_posix(): details for path, details in files.items()}
+    below = {PurePosixPath(path).relative_to(root): details for path, details in files.items()}
+    folders = frozenset(parent for name in below for parent in name.parents)
+    return {name.as_posix(): details for name, details in below.items() if details.get("size") or name not in folders}
 
 
 def is_s3(filesystem: Any) -> bool:

@@ -58,7 +58,7 @@ def download(uri: str, path: Path, entry: FileEntry) -> None:
 def list_folder(uri: str) -> dict[str, str]:
     """What lies below ``uri``: a line of size and version (ETag on S3) for each name, in order.
 
-    Raises :class:`InputError` when nothing does, or when a name climbs out of the folder.
+    Raises :class:`InputError` when nothing does, or when a name climbs out of the folder or is that of a folder too.
     """
     listing = {}
     for name, details in found_below(uri).items():
@@ -67,6 +67,9 @@ def list_folder(uri: str) -> dict[str, str]:
         listing[name] = f"{details['size']} {str(details.get('ETag', '')).strip(chr(34))}".strip()
     if not listing:
         raise InputError(f"{uri} holds no files")
+    both = next((parent for name in listing for parent in PurePosixPath(name).parents if parent.as_posix() in listing), None)
+    if both is not None:
+        raise InputError(f"{uri} holds {both} and objects below {both}/, which no disk can; rename one of them")
     return listing
 
 
@@ -85,6 +88,8 @@ def fetch_folder(uri: str, destination: Path, *, keep: Callable[[str], bool]) ->
 
 def _fetch_listed(filesystem: Any, source: str, path: Path, version: str) -> None:
     size, _, etag = version.partition(" ")
+    if path.is_file() and path.stat().st_size == int(size):
+        return  # a fetch that was killed had brought it, and looked at it
     try:
         problem = _fetch(filesystem, source, path, int(size), problem_in=lambda copy: damage_in(copy, filesystem, source, etag=etag))
     except FileNotFoundError:
@@ -142,6 +147,6 @@ def _put(filesystem: Any, path: Path, target: str) -> None:
 
 
 def _staging_of(path: Path) -> Path:
-    """A name to download to, in the folder of ``path``, which is made if need be."""
+    """A name to download to, in the folder of ``path``, made if need be. That name is no part of it: it may be as long as a disk takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}{STAGING}")
+    return path.with_name(f".{uuid4().hex}{STAGING}")
