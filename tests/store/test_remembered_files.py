@@ -1,5 +1,6 @@
 """Files that did not change are not read again, and those that did are, by whatever way they changed."""
 
+import errno
 import os
 import shutil
 import time
@@ -132,3 +133,17 @@ def test_added_removed_and_renamed_files_change_the_digest(folder: Path, tmp_pat
     (folder / "most.json").unlink()
     assert len(set(digests)) == 3
     assert folder_digest_of(folder, memory=memory) == digests[0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_no_memory_only_costs_time(
+    folder: Path, tmp_path: Path, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A full one ended the stage, before it had begun, in an unexpected error."""
+    later(HOUR)
+
+    def refused(path: Path, content: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(remembered_files, "write_json", refused)
+    assert folder_digest_of(folder, memory=tmp_path / ".seen") == folder_digest(folder)

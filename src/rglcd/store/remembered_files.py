@@ -70,6 +70,6 @@ def _recalled(place: Path) -> dict[str, tuple[Look, str]]:
 
 
 def _remember(place: Path, content: Mapping[str, object]) -> None:
-    with suppress(PermissionError):  # of a project that may only be read: everything is read each time
+    with suppress(OSError):  # of a project that may only be read, of a full disk: everything is read each time
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, content)
