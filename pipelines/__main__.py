@@ -17,7 +17,7 @@ from rglcd.launch.provenance import with_provenance
 from rglcd.launch.released_image import require_published, warn_unless_published
 from rglcd.launch.settings import ClusterSettings, load_settings
 from rglcd.planning.check import Nodes, refuse_what_cannot_fit
-from rglcd.stages.required_files import require_files, source_at_hand, warn_of_models_no_pod_sees
+from rglcd.stages.required_files import require_files, source_at_hand, warn_of_downloads_no_pod_keeps, warn_of_models_no_pod_sees
 from rglcd.stages.table import stages_of
 
 SERVICE_ACCOUNT = "rglcd-launcher"
@@ -113,6 +113,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 run(config, root=root)
             case "compile":
                 warn_of_models_no_pod_sees(config, stages_of(config))
+                warn_of_downloads_no_pod_keeps(config, stages_of(config))
                 warn_unless_published(settings.image or TRAIN_IMAGE)
                 compile_(config, root=root, out=given.out, store=given.store, settings=settings)
             case "submit":
@@ -120,6 +121,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 require_published(settings.image or TRAIN_IMAGE)
                 require_files(config, stages_of(config), source=source_at_hand(root), in_pods=True)
                 warn_of_models_no_pod_sees(config, stages_of(config))
+                warn_of_downloads_no_pod_keeps(config, stages_of(config))
                 if not given.no_plan and settings.gpus:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
                 submit(config, root=root, server=_server(given), namespace=namespace, store=given.store, settings=settings)

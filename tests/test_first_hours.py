@@ -326,3 +326,17 @@ def test_a_model_folder_that_no_pod_sees_is_named_when_its_job_is_made(
     assert (f"model.teacher is {teacher}" in said) is not is_seen
     assert main(["launch", "cache", "--dry-run"]) == 0
     assert "no pod sees it" not in capsys.readouterr().err, "it reads what was prepared"
+
+
+@pytest.mark.parametrize(("store", "is_kept"), [("downloads", False), ("./downloads", False), ("/store/downloads", True)])
+def test_a_download_store_that_goes_with_its_pod_is_named_when_its_job_is_made(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, store: str, is_kept: bool
+) -> None:
+    """Images begin in /tmp, of which a pod has 50 GiB: a crawl outgrew it, and lost it with the pod."""
+    monkeypatch.setenv("RGLCD_IMAGE", f"mine@sha256:{'1' * 64}")
+    download = f"sharding.download={{kind: web, store: {store}}}"
+    Path("params.yaml").write_text(dump(tiny_config("model.teacher.uri=/store/t", download, *TINY_EVALUATION)))
+    assert main(["launch", "shard", "--dry-run"]) == 0
+    assert (f"sharding.download.store is {store}" in capsys.readouterr().err) is not is_kept
+    assert main(["launch", "prepare", "--dry-run"]) == 0
+    assert "sharding.download.store" not in capsys.readouterr().err

@@ -10,7 +10,7 @@ import yaml
 from rglcd.cli.files import IMAGES, add_params_option, add_set_option, load_params_for
 from rglcd.config import Config
 from rglcd.errors import InputError
-from rglcd.stages.required_files import require_files, source_at_hand, warn_of_models_no_pod_sees
+from rglcd.stages.required_files import require_files, source_at_hand, warn_of_downloads_no_pod_keeps, warn_of_models_no_pod_sees
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _launch_stage(stage: Stage, settings: "ClusterSettings", options: argparse.N
     artifacts = {name: _location(name, settings, options) for name in (*inputs_of(stage, config), *stage.outputs)}
     require_files(config, [stage], source=source_at_hand(Path(), artifacts.get(SOURCE)), in_pods=True)
     warn_of_models_no_pod_sees(config, [stage])
+    warn_of_downloads_no_pod_keeps(config, [stage])
     sections = {name: config.section(name) for name in stage.sections}
     if options.dry_run:
         warn_unless_published(settings.image)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rglcd.config import Config
+from rglcd.config import Config, WebDownload
 from rglcd.errors import InputError
 from rglcd.stages.model_roles import model_roles
 from rglcd.stages.prompts import prompts_to_draw
@@ -83,6 +83,14 @@ def warn_of_models_no_pod_sees(config: Config, stages: Iterable[Stage]) -> None:
     if near:
         advice = "Put it on the claim and name its path (/store/...), or an s3:// folder"
         print(f"rglcd: {'; '.join(near)}: of this machine, no pod sees it. {advice}", file=sys.stderr)
+
+
+def warn_of_downloads_no_pod_keeps(config: Config, stages: Iterable[Stage]) -> None:
+    """Say it if pods would download into folders of their own: small, and gone with the pod."""
+    download = config.sharding.download
+    if isinstance(download, WebDownload) and not Path(download.store).is_absolute() and any(stage.name == "shard" for stage in stages):
+        advice = "Name one on the claim, which all pods mount (/store/downloads)"
+        print(f"rglcd: sharding.download.store is {download.store}: a pod's own folder, which goes with it. {advice}", file=sys.stderr)
 
 
 def source_at_hand(root: Path, location: Path | str | None = None) -> Path | None:
