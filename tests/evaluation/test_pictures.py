@@ -1,9 +1,10 @@
+import pytest
 import torch
 from PIL import Image
 
 from rglcd.evaluation.contact_sheet import contact_sheet
 from rglcd.evaluation.measurement import Sampler
-from rglcd.evaluation.pictures import grid_png
+from rglcd.evaluation.pictures import grid_png, most_png_rows
 
 
 def test_grid_png_has_a_row_per_prompt_and_enlarges_without_blur():
@@ -14,3 +15,12 @@ def test_grid_png_has_a_row_per_prompt_and_enlarges_without_blur():
     colours = {colour for _, colour in Image.Image.getcolors(picture.crop((6, 60, 102, 156)), 10_000)}
     assert colours == {(0, 0, 0)}
     assert picture.getpixel((50, picture.height - 30)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("columns", "side", "rows"), [(9, 1024, 18), (9, 768, 32), (300, 2048, 1)])
+def test_the_png_has_no_more_rows_than_pillow_opens(columns: int, side: int, rows: int) -> None:
+    assert most_png_rows(columns, side=side) == rows
+    width, height = columns * (side + 6) + 6, 40 + (rows + 1) * (side + 26) + 6
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert width * height > 2 * Image.MAX_IMAGE_PIXELS, "a row more is too many"
+    assert most_png_rows(2, side=16) > 400

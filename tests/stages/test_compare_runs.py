@@ -10,6 +10,7 @@ from PIL import Image
 from rglcd.cli import main
 from rglcd.stages.compare_runs import compared
 from rglcd.store.manifest import MANIFEST, FileEntry, read_manifest, results_digest, scan, sha256_of, write_manifest
+from tests.stages.evaluated_line import drawn_again
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -74,6 +75,19 @@ def test_pictures_on_the_page_are_those_of_the_reports(evaluated: Path) -> None:
         shown = found.a.pictures(found.samplers[3].sampler)
         assert found.samplers[3].sampler.name == "rg-1"
         assert shown[2].tobytes() == sheet.convert("RGB").crop((32, 0, 48, 16)).tobytes()
+
+
+def test_sheets_of_more_pixels_than_pillow_opens_are_shown_compared_and_studied(
+    own_evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow refuses a file of twice its limit: four hundred pictures of 768 pixels are that, or these six where the limit is 1,000."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    root, study = str(own_evaluated), str(tmp_path / "study")
+    assert drawn_again(own_evaluated, "evaluation.grid_prompts=3") == set(), "the pages alone are written again"
+    assert "something else" in (own_evaluated / "report/index.html").read_text()
+    assert main(["compare", root, root, "--page", str(tmp_path / "two.html")]) == 0
+    assert main(["ab", "build", study, "--arm", "rg-2", "--arm", "lcm-2", "--report", f"{root}/report", "--checks", "1"]) == 0
+    assert "6 pairs and 1 attention checks" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_report_is_one_line(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,10 @@
 """The contact sheet of a sampler: its first images in one picture, and single ones taken out of it again."""
 
+from pathlib import Path
+
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 SHEET_COLUMNS = 8
@@ -15,6 +18,14 @@ def contact_sheet(images: Tensor) -> Image.Image:
     filled[:num_images] = images
     grid = filled.view(num_rows, SHEET_COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
     return Image.fromarray(grid.reshape(num_rows * height, SHEET_COLUMNS * width, channels).numpy())
+
+
+def open_sheet(path: Path) -> Image.Image:
+    """The contact sheet in the file ``path``, which is read when its pixels are wanted.
+
+    Not by ``Image.open``, which takes a file of more than 179 million pixels for an attack: some three hundred pictures of 768 pixels.
+    """
+    return PngImageFile(path)
 
 
 def sheet_image(sheet: Image.Image, index: int, *, side: int) -> Image.Image:

@@ -22,7 +22,11 @@ _MOST_PICTURES: Final = 2_000
 _LONGEST_CAPTION = 240
 
 _MIN_CELL = 96
-"""Of the PNG, in pixels."""
+_GAP, _HEADER, _TEXT = 6, 40, 20
+"""Of the PNG, in pixels: between cells, above them, and for the caption of a row."""
+
+_MOST_PIXELS: Final = 178_956_970
+"""Of the PNG: Pillow, and who reads pictures with it, refuses more."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,17 @@ def cut(caption: str) -> str:
     return caption if len(caption) <= _LONGEST_CAPTION else caption[:_LONGEST_CAPTION] + "…"
 
 
+def most_png_rows(num_columns: int, *, side: int) -> int:
+    """How many rows of so many pictures of ``side`` pixels a PNG is to have at most: one that is too large opens nowhere."""
+    cell = side * max(1, _MIN_CELL // side)
+    height = _MOST_PIXELS // (num_columns * (cell + _GAP) + _GAP)
+    return max(1, (height - _HEADER - _GAP) // (cell + _GAP + _TEXT))
+
+
 def grid_png(sheets: Mapping[Sampler, Image.Image], captions: Sequence[str], *, side: int) -> Image.Image:
     """The contact sheet for READMEs: a row per prompt, a column per sampler."""
     scale = max(1, _MIN_CELL // side)
-    cell, gap, header, text = side * scale, 6, 40, 20
+    cell, gap, header, text = side * scale, _GAP, _HEADER, _TEXT
     width = len(sheets) * (cell + gap) + gap
     picture = Image.new("RGB", (width, header + len(captions) * (cell + gap + text) + gap), "white")
     draw = ImageDraw.Draw(picture)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rglcd.errors import InputError
 from rglcd.evaluation.comparable_runs import Measured, Run
-from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
+from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, open_sheet, sheet_image
 from rglcd.evaluation.distances import Distances
 from rglcd.evaluation.measurement import REAL, TEACHER, Sampler
 from rglcd.evaluation.run_comparison import RunComparison, compare_runs
@@ -91,6 +91,6 @@ def _read(folder: Path) -> tuple[Sampler, Measured]:
 
 def _first_pictures(path: Path) -> Sequence[Image.Image]:
     """The first row of a contact sheet."""
-    with Image.open(path, formats=("PNG",)) as opened:
+    with open_sheet(path) as opened:
         sheet = opened.convert("RGB")
     return [sheet_image(sheet, index, side=sheet.width // SHEET_COLUMNS) for index in range(SHEET_COLUMNS)]

@@ -9,7 +9,7 @@ from typing import Final
 from PIL import Image
 
 from rglcd.errors import InputError
-from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, sheet_image
+from rglcd.evaluation.contact_sheet import SHEET_COLUMNS, open_sheet, sheet_image
 from rglcd.evaluation.prompt_formats import text_of
 from rglcd.evaluation.score_tables import read_score_table
 from rglcd.sharding.accounting import RowRejectedError
@@ -80,7 +80,7 @@ def from_folders(folders: Mapping[str, Path], prompts_file: Path) -> Drawn:
 
 def _sheet(folder: Path) -> list[Open]:
     """The pictures of a contact sheet: as many as have a caption and a place, less the black ones that fill the last row."""
-    with Image.open(folder / "images.png", formats=("PNG",)) as opened:
+    with open_sheet(folder / "images.png") as opened:
         sheet = opened.convert("RGB")
     side = sheet.width // SHEET_COLUMNS
     count = min(len(_captions(folder / "scores.csv")), SHEET_COLUMNS * (sheet.height // side))
