@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from rglcd.cli import main
+from rglcd.store.artifact_store import ArtifactStore
+from rglcd.store.manifest import read_manifest, write_manifest
 from rglcd.study.raters import read_raters
 from tests.study.studies import ARMS, cast, mostly, small_study
-from tests.study.test_build import folders
+from tests.study.test_build import folders, report
 
 SAYS_LINK = re.compile(r"rater \d+: (http://127\.0\.0\.1:\d+/r/[\w-]+/)")
 
@@ -63,6 +65,20 @@ def test_build_says_how_much_is_asked_and_where_the_key_is(capsys: pytest.Captur
     assert "s: 2 pairs and 1 attention checks; each rater answers 5 times" in said
     assert "±5 % takes 385 votes" in said
     assert "s/key.json: give it to nobody who votes" in said
+
+
+def test_build_reads_a_report_whose_pictures_lie_in_a_store(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There ``artifacts/report`` keeps the page and the tables alone."""
+    monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
+    made = report(Path("made"), rg_2=["one", "two"], teacher_50=["one", "two"], lcm_2=["one", "two"], real=["real"])
+    standing = ArtifactStore(f"{bucket}/run/report").publish(made, read_manifest(made, made_by="evaluate"))
+    Path("artifacts/report").mkdir(parents=True)
+    write_manifest(Path("artifacts/report"), standing)
+    assert main(["ab", "build", "s", "--arm", "rg-2", "--arm", "teacher-50", "--checks", "1"]) == 0
+    assert "s: 2 pairs and 1 attention checks" in capsys.readouterr().out
+    assert not list(Path().glob("**/lcm-2/images.png"))[1:], "what is not shown is not fetched"
 
 
 def test_the_panel_refuses_prompts_of_another_world(capsys: pytest.CaptureFixture[str]) -> None:

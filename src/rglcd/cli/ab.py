@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _drawn(options: argparse.Namespace) -> "Drawn":
-    from rglcd.study.sources import from_folders, from_report
+    from rglcd.stages.opened_artifact import opened_artifact
+    from rglcd.study.sources import from_folders, from_report, is_of_report
 
     named = [word.partition("=") for word in options.arm]
     names = [name for name, _, _ in named]
@@ -100,7 +102,8 @@ def _drawn(options: argparse.Namespace) -> "Drawn":
     if not folders:
         if options.prompts is not None:
             raise InputError("--prompts goes with folders (--arm NAME=DIR); a report has its own")
-        return from_report(options.report, names)
+        with opened_artifact("report", options.report, made_by="evaluate", wanted=partial(is_of_report, arms=names)) as (report, _):
+            return from_report(report, names)
     if len(folders) < len(names):
         raise InputError("all arms are of the report, or all are folders (--arm NAME=DIR): the prompts must be the same")
     if options.prompts is None:

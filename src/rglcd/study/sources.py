@@ -17,7 +17,7 @@ from rglcd.sharding.decoding import decode
 from rglcd.store.manifest import altered_files, read_manifest
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_DRAWS = "draws"
+_DRAWS, _FILES, _REAL = "draws", ("images.png", "scores.csv"), "real"
 
 Open = Callable[[], Image.Image]
 """Reads a picture: RGB, upright, without metadata of its file's."""
@@ -32,6 +32,11 @@ class Drawn:
     for_checks: Sequence[tuple[str, Open]]
 
 
+def is_of_report(name: str, *, arms: Sequence[str]) -> bool:
+    """Whether :func:`from_report` reads the report's file called ``name`` for ``arms``."""
+    return name in {f"{_DRAWS}/{arm}/{file}" for arm in (*arms, _REAL) for file in _FILES}
+
+
 def from_report(report: Path, arms: Sequence[str]) -> Drawn:
     """The pictures that a report shows of ``arms`` (``teacher-50``, ``rg-2``); checks are made of the real images.
 
@@ -42,9 +47,8 @@ def from_report(report: Path, arms: Sequence[str]) -> Drawn:
     for arm in arms:
         if arm not in known:
             raise InputError(f"{report} has no pictures of {arm!r}; it has: {', '.join(known)}")
-    read = [*arms, *(["real"] if "real" in known else [])]
-    names = [f"{_DRAWS}/{arm}/{file}" for arm in read for file in ("images.png", "scores.csv")]
-    altered = altered_files(report, manifest, names=names)
+    read = [*arms, *([_REAL] if _REAL in known else [])]
+    altered = altered_files(report, manifest, names=[name for name in manifest.files if is_of_report(name, arms=arms)])
     if altered:
         raise InputError(f"{report}: {altered[0]}; make it again: rglcd run evaluate")
     pictures = {arm: _sheet(report / _DRAWS / arm) for arm in read}
@@ -53,7 +57,7 @@ def from_report(report: Path, arms: Sequence[str]) -> Drawn:
     shown = prompts[arms[0]][:count]
     if any(prompts[arm][:count] != shown for arm in arms):
         raise InputError(f"{report}: {' and '.join(arms)} were drawn for different prompts")
-    checks = "real" if "real" in known else arms[0]
+    checks = _REAL if _REAL in known else arms[0]
     return Drawn(shown, {arm: pictures[arm][:count] for arm in arms}, list(zip(prompts[checks], pictures[checks], strict=False)))
 
 
