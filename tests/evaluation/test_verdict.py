@@ -1,12 +1,16 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rglcd.evaluation.comparison import Comparison, compare
 from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.paired_statistics import win_rate_by_caption
 from rglcd.evaluation.verdict import Outcome, findings, outcome_of, pictures_to_tell, verdict
-from tests.evaluation.fixtures import NUM_IMAGES, comparison, constant
+from tests.evaluation.fixtures import NUM_IMAGES, comparison, constant, measurements
 
 ENOUGH = 200
 
@@ -39,6 +43,32 @@ def test_win_rate_decides_only_if_its_interval_excludes_a_tie(one, other):
 def test_verdict_ignores_the_training_reward(judge, expected):
     for expert in (0.1, 0.9):
         assert verdict(comparison({"expert": [expert] * len(judge), "judge": judge})) == expected
+
+
+def of_prompts(num_prompts: int, *, flags: dict[str, float] | None = None, **scores: list[float]) -> Comparison:
+    """Two hundred pictures, of so many prompts in turn."""
+    made = [replace(one, captions=[f"prompt {number % num_prompts}" for number in range(ENOUGH)]) for one in measurements(scores)]
+    painted = {one.sampler: [(flags or {}).get(one.sampler.who, 0.0)] * ENOUGH for one in made}
+    return compare([replace(one, unasked_text=painted[one.sampler]) for one in made], seed=0, trained_on="expert")
+
+
+def test_two_hundred_pictures_of_a_few_prompts_decide_nothing():
+    """Resampled prompts that agree make an interval of nearly no width: it would call the luck of two prompts a preference."""
+    hacked = {"expert": [0.9] * ENOUGH, "judge": [0.1] * 180 + [0.9, 0.1] * 10}
+    for num_prompts in (2, 9):
+        few = of_prompts(num_prompts, **hacked, flags={"rg": 1.0})
+        said = f"{num_prompts} prompts are too few to tell two steps of RG-LCM from the teacher’s fifty, however many pictures each has."
+        assert verdict(few) == said
+        assert not [sentence for sentence in findings(few) if "over-optimisation" in sentence or "Words are painted" in sentence]
+    enough = of_prompts(10, **hacked, flags={"rg": 1.0})
+    assert "not reach" in verdict(enough)
+    assert len([sentence for sentence in findings(enough) if "over-optimisation" in sentence or "Words are painted" in sentence]) == 2
+
+
+def test_a_judge_that_scores_a_few_of_many_pictures_decides_nothing():
+    few = comparison({"expert": [0.9] * ENOUGH, "judge": [0.9] * 6 + [math.nan] * (ENOUGH - 6)})
+    assert few.focus.scores["judge"].win_rates["teacher"].low > 0.5
+    assert verdict(few) == "6 scored pictures are too few to tell two steps of RG-LCM from the teacher’s fifty; about 200 would do."
 
 
 def test_verdict_lists_judges_that_disagree():

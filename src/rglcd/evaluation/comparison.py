@@ -19,13 +19,14 @@ from rglcd.evaluation.wording import PLAIN_ARM, from_two, in_report_order
 class ScoreSummary:
     """One scorer's mean; the share of images with its greatest possible score; win rates by opponent, image by image.
 
-    All over the ``num_images`` that it has a score for.
+    All over the ``num_images`` that it has a score for, which are of ``num_prompts``.
     """
 
     mean: Estimate
     full_marks: float
     win_rates: dict[str, Estimate]
     num_images: int
+    num_prompts: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All samplers side by side. ``trained_on`` is the scorer that guided the arms (None: no reward did).
+    """All samplers side by side, ``num_images`` of each for ``num_prompts``. ``trained_on`` is the scorer that guided the arms (None: no
+    reward did).
 
     ``akin`` are the scorers that have weights or parts in common with it. ``num_features`` is the width of the features that the
     Fréchet distance compares and ``num_reference`` the number of real images (0: not known). ``groupings`` are the scores by groups
@@ -68,6 +70,7 @@ class Comparison:
     num_reference: int = 0
     groupings: tuple[Grouping, ...] = ()
     kernel: KernelSample | None = None
+    num_prompts: int = 0
 
     @property
     def frechet_name(self) -> str | None:
@@ -152,7 +155,17 @@ def compare(
     reference = [caption for measurement in measurements if measurement.sampler.who == REAL for caption in measurement.captions]
     groupings = grouped(measurements, labels, seed=seed)
     kernel = kernel_sample(teacher.captions, reference) if teacher.distances.kernel else None
-    return Comparison(tuple(summaries), len(teacher.captions), trained_on, akin, num_features, len(reference), groupings, kernel)
+    return Comparison(
+        tuple(summaries),
+        len(teacher.captions),
+        trained_on,
+        akin,
+        num_features,
+        len(reference),
+        groupings,
+        kernel,
+        len(set(teacher.captions)),
+    )
 
 
 def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, seed: int) -> Summary:
@@ -166,7 +179,7 @@ def _summary(measurement: Measurement, opponents: Mapping[str, Measurement], *, 
         theirs = {who: torch.tensor(other.scores[name], dtype=torch.float64) for who, other in opponents.items()}
         wins = {who: win_rate_by_caption(ours[scored], values[scored], captions, seed=seed) for who, values in theirs.items()}
         mean = mean_by_caption(ours[scored], captions, seed=seed)
-        scores[name] = ScoreSummary(mean, measurement.full_marks[name], wins, len(captions))
+        scores[name] = ScoreSummary(mean, measurement.full_marks[name], wins, len(captions), len(set(captions)))
     unasked, beyond = _unasked_text(measurement, opponents.get(TEACHER), seed=seed)
     return Summary(
         sampler=measurement.sampler,

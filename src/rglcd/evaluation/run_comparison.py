@@ -6,7 +6,6 @@ put side by side but named, with what differs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
@@ -16,11 +15,8 @@ from rglcd.evaluation.intervals import Estimate
 from rglcd.evaluation.measurement import TEACHER, Sampler
 from rglcd.evaluation.paired_statistics import mean_by_caption, win_rate_by_caption
 from rglcd.evaluation.score_tables import OTHER_VALUES, UNASKED_TEXT, ScoreTable
-from rglcd.evaluation.verdict import Outcome, outcome_of
+from rglcd.evaluation.verdict import FEW_PROMPTS, Outcome, outcome_of
 from rglcd.evaluation.wording import from_two, in_report_order, label_of, listed, steps
-
-FEW_PROMPTS: Final = 10
-"""Resampling fewer says little of how far the interval reaches: no verdict is made of it."""
 
 
 @dataclass(frozen=True)

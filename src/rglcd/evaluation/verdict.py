@@ -15,6 +15,9 @@ from rglcd.evaluation.wording import PLAIN_ARM, in_words, interval_percent, labe
 LEAST_PICTURES: Final = 30
 """With fewer no verdict is given at all, a convention: only wins on more than 68 % would count, and a prompt or two make those."""
 
+FEW_PROMPTS: Final = 10
+"""Resampling fewer says little of how far an interval reaches, however many pictures each has: no verdict is made of it."""
+
 _TELLING: Final = 0.6
 """The win rate that enough pictures tell from a tie: preferred on three pictures of five."""
 
@@ -60,11 +63,16 @@ def verdict(comparison: Comparison) -> str:
     student = f"{in_words(focus.sampler.num_steps).capitalize()} {'step' if is_one else 'steps'} of {label_of(focus.sampler.who)}"
     teacher = f"the teacher’s {in_words(comparison.teacher.sampler.num_steps)}"
     by = {outcome: [n for n in comparison.judges if _outcome(focus, n) is outcome] for outcome in Outcome}
-    enough, num_images = pictures_to_tell(_TELLING), comparison.num_images
+    enough = pictures_to_tell(_TELLING)
+    num_images, num_prompts = _num_judged(comparison)
     is_decided = bool(by[Outcome.BETTER] or by[Outcome.WORSE])
     if num_images < LEAST_PICTURES or (num_images < enough and not is_decided):
-        count = f"{num_images} {'picture is' if num_images == 1 else 'pictures are'} too few"
+        scored = "" if num_images == comparison.num_images else "scored "
+        count = f"{num_images} {scored}{'picture is' if num_images == 1 else 'pictures are'} too few"
         return f"{count} to tell {student[0].lower()}{student[1:]} from {teacher}; about {enough} would do."
+    if num_prompts < FEW_PROMPTS:
+        count = f"{num_prompts} {'prompt is' if num_prompts == 1 else 'prompts are'} too few"
+        return f"{count} to tell {student[0].lower()}{student[1:]} from {teacher}, however many pictures each has."
     if not by[Outcome.WORSE] and not by[Outcome.UNDECIDED]:
         return f"{student} {'is' if is_one else 'are'} preferred to {teacher}, by {listed(by[Outcome.BETTER])}."
     if not by[Outcome.BETTER] and not by[Outcome.WORSE]:
@@ -105,7 +113,7 @@ def findings(comparison: Comparison) -> list[str]:
         )
     elif comparison.trained_on in comparison.scorers and _outcome(focus, comparison.trained_on) is Outcome.BETTER:
         losing = [name for name in comparison.judges if _outcome(focus, name) is Outcome.WORSE]
-        if losing and comparison.num_images >= LEAST_PICTURES:
+        if losing and _is_enough(comparison):
             sentences.append(
                 f"Signs of over-optimisation: {comparison.trained_on}, the reward it was trained on, prefers the student "
                 f"while {listed(losing)} {'prefers' if len(losing) == 1 else 'prefer'} the teacher."
@@ -116,7 +124,9 @@ def findings(comparison: Comparison) -> list[str]:
 def _unasked_text(comparison: Comparison) -> list[str]:
     """The alarm: the student paints more words into its pictures than the teacher, by more than chance would have it."""
     ours, theirs, beyond = comparison.focus.unasked_text, comparison.teacher.unasked_text, comparison.focus.unasked_beyond_teacher
-    if ours is None or theirs is None or beyond is None or beyond.low <= 0 or comparison.num_images < LEAST_PICTURES:
+    if ours is None or theirs is None or beyond is None or beyond.low <= 0:
+        return []
+    if comparison.num_images < LEAST_PICTURES or comparison.num_prompts < FEW_PROMPTS:
         return []
     return [
         f"Words are painted into pictures: {percent(ours.value)} of the student’s hold text that their prompts do not quote "
@@ -126,7 +136,7 @@ def _unasked_text(comparison: Comparison) -> list[str]:
 
 def _pictures_needed(comparison: Comparison) -> list[str]:
     """For each judge that tells nobody apart: how many pictures its win rate would take, if it stays as it is."""
-    if comparison.num_images < LEAST_PICTURES:  # so few say nothing of the rate either
+    if not _is_enough(comparison):  # so few say nothing of the rate either
         return []
     undecided = [name for name in comparison.judges if _outcome(comparison.focus, name) is Outcome.UNDECIDED]
     rates = {name: comparison.focus.scores[name].win_rates[TEACHER].value for name in undecided}
@@ -142,6 +152,18 @@ def _singular(comparison: Comparison) -> str:
         f"The Fréchet distances mean nothing here: {counts} have features of {comparison.num_features} numbers each, and a covariance "
         f"needs more images than that."
     )
+
+
+def _num_judged(comparison: Comparison) -> tuple[int, int]:
+    """Pictures and prompts that some judge has scores for: not all, where each is silent on some prompts."""
+    scores = [comparison.focus.scores[name] for name in comparison.judges]
+    return max(score.num_images for score in scores), max(score.num_prompts for score in scores)
+
+
+def _is_enough(comparison: Comparison) -> bool:
+    """Whether there is enough to say anything of the student beside the teacher."""
+    num_images, num_prompts = _num_judged(comparison)
+    return num_images >= LEAST_PICTURES and num_prompts >= FEW_PROMPTS
 
 
 def _outcome(summary: Summary, scorer: str) -> Outcome:
