@@ -1,5 +1,6 @@
 """Published prompt lists: read as their authors' scripts read them, counted by group, and refused by file and line."""
 
+import codecs
 import hashlib
 import json
 import subprocess
@@ -62,6 +63,20 @@ def test_compbenchs_category_is_the_files_name(tmp_path: Path) -> None:
     found = read_prompt_set(files.write_compbench(tmp_path), "compbench")
     assert found.groupings == {"category": {"color": 3, "3d_spatial": 3}}
     assert found.prompts[4].key == "3d_spatial/000001"
+
+
+@pytest.mark.parametrize("kind", ["lines", *WRITERS])
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_text(tmp_path: Path, kind: str) -> None:
+    """The same file is read so where captions like its prompts are held out."""
+    path = tmp_path / "mine.txt"
+    if kind == "lines":
+        path.write_text("a red circle\n")
+    else:
+        path = WRITERS[kind](tmp_path)
+    before = read_prompt_set(path, kind).texts
+    for file in path.iterdir() if path.is_dir() else [path]:
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert read_prompt_set(path, kind).texts == before
 
 
 def test_the_digest_is_what_sha256sum_prints(tmp_path: Path) -> None:

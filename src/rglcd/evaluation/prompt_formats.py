@@ -157,9 +157,9 @@ READERS: Final[Mapping[str, Reader]] = {
 
 
 def text_of(path: Path) -> str:
-    """The UTF-8 text of a file. Raises :class:`InputError` where there is none."""
+    """The UTF-8 text of a file, without the mark that some editors begin it with. Raises :class:`InputError` where there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing: expected prompts, one a line") from None
     except IsADirectoryError:
