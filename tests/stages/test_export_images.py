@@ -8,7 +8,7 @@ from PIL import Image
 
 from rglcd.cli import main
 from rglcd.config import dump
-from tests.evaluation.prompt_files import write_dpg_csv
+from tests.evaluation.prompt_files import write_dpg_csv, write_hpsv2
 from tests.stages.evaluated_line import config
 
 
@@ -43,6 +43,29 @@ def test_exported_pictures_are_those_of_the_report_and_come_back_after_a_kill(ow
     assert export(own, "--layout", "flat", "--sampler", "rg-2", "--count", "2", "--out", "out") == 0
     assert "1 images drawn now" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in (own / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("sampler", "setting"), [("rg-1", "evaluation.batch_size=4"), ("lcm-2", "evaluation.batch_size=4"), ("rg-2", "evaluation.seed=7")]
+)
+def test_an_export_does_not_go_on_with_the_pictures_of_another(own: Path, capsys, sampler: str, setting: str) -> None:
+    """Half of a benchmark's pictures would be one student's, half another's; or all a student's of before."""
+    assert export(own, "--layout", "flat", "--sampler", "rg-2", "--out", "out") == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        export(own, "--layout", "flat", "--sampler", sampler, "--set", setting, "--out", "out")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out/00000.png was drawn by another sampler or student, or with other prompts or settings: name an empty folder" in line
+
+
+def test_jpegs_for_hpsv2_are_found_again(own: Path, capsys) -> None:
+    write_hpsv2(own / "data" / "prompts", each=1)
+    words = ("--layout", "hpsv2", "--sampler", "rg-2", "--out", "out", "--set", "evaluation.prompts={kind: hpsv2, source: prompts}")
+    assert export(own, *words) == 0
+    (own / "out/photo/00000.jpg").unlink()
+    assert export(own, *words, "--set", "evaluation.num_images=4", "--set", "evaluation.num_steps=[2]") == 0, "these draw no other picture"
+    assert "1 images drawn now" in capsys.readouterr().out
 
 
 def test_four_pictures_lie_in_dpgs_grid_as_its_script_cuts_them_out(own: Path) -> None:
