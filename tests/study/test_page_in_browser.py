@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -185,6 +188,44 @@ def test_answers_given_while_the_server_is_dead_are_recorded_once_when_it_is_bac
     assert [vote.answer for vote in live.votes()] == ["left", "right"]
     again = shown(browser.tab(live.links[0]))
     assert again.evaluate(WHERE).startswith("3 of")
+
+
+@contextmanager
+def proxy_alone(port: int, status: int) -> Iterator[None]:
+    """What a tunnel or an ingress answers while nothing is behind it: a page of its own, with any status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = b"<html>nothing is here</html>"
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [200, 403, 404])
+def test_what_a_proxy_says_while_the_server_is_away_settles_no_answer(live: Live, browser: Browser, status: int) -> None:
+    page = shown(browser.tab(live.links[0]))
+    live.end()
+    with proxy_alone(live.port, status):
+        page.press("1")
+        page.wait_for("document.querySelector('#saved').textContent.startsWith('No connection')")
+        assert page.evaluate("Object.keys(localStorage).length") == 1
+    live.start()
+    page.wait_for("document.querySelector('#saved').textContent === 'Saved'")
+    assert [vote.answer for vote in live.votes()] == ["left"]
 
 
 def test_an_answer_that_was_not_recorded_when_its_tab_was_closed_is_sent_by_the_next(live: Live, browser: Browser) -> None:

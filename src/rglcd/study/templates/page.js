@@ -49,13 +49,15 @@
     while (queue.length) {
       const { key, entry } = queue[0];
       say("saved", "Saving…");
-      let response = null;
-      try { response = await post(entry); } catch { /* no connection: below */ }
-      if (response && (response.ok || (response.status >= 400 && response.status < 500 && response.status !== 429))) {
+      let status = 0, said = null;
+      try { const response = await post(entry); status = response.status; said = await response.json(); } catch { /* no connection: below */ }
+      // Only the server's own words settle an answer: while it is away a proxy answers in its place, with any status and a page.
+      const isRefused = said && typeof said.error === "string" && status >= 400 && status < 500 && status !== 429;
+      if (isRefused || (said && said.recorded === entry.id)) {
         queue.shift();
         drop(key);
         wait = 0.5;
-        if (!response.ok) await disagreed(response);
+        if (isRefused) await disagreed(status, said.error);
       } else {
         say("saved", "No connection: your answers are kept here, and sent again.");
         await pause(wait);
@@ -65,13 +67,11 @@
     sending = false;
     say("saved", "Saved");
   };
-  const disagreed = async (response) => { // answered in another tab, or undone there: what the server has is what counts
-    let why = "";
-    try { why = (await response.json()).error; } catch { /* no words */ }
+  const disagreed = async (status, why) => { // answered in another tab, or undone there: what the server has is what counts
     queue.forEach(({ key }) => drop(key));
     queue = [];
     try { accept(await given()); } catch { /* the next answer will find out */ }
-    warn(response.status === 404 ? "This link is not valid any more." : `An answer was not taken: ${why}. The page shows what is recorded.`);
+    warn(status === 404 ? "This link is not valid any more." : `An answer was not taken: ${why}. The page shows what is recorded.`);
   };
 
   const record = (entry) => {
