@@ -28,8 +28,8 @@ from rglcd.study.sources import Drawn, Open
 
 LONGEST_PROMPT: Final = 4000
 _LONGEST_ARM = 60
-_DATE = 0
-"""Of every picture file, in seconds since 1970: when a picture was written tells whose it is."""
+_DATE: Final = 946_684_800
+"""Of every picture file, in seconds since 1970: when it was written tells whose it is. The year 2000: zip files have none before 1980."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def _chosen(count: int, design: Design) -> list[int]:
     if design.num_prompts is None or design.num_prompts == count:
         return list(range(count))
     if design.num_prompts > count:
-        raise InputError(f"there are {count} prompts, not {design.num_prompts}")
+        raise InputError(
+            f"there are {count} prompts with pictures, not {design.num_prompts}; a report's are 64, or evaluation.grid_prompts"
+        )
     return sorted(random.Random(f"{design.seed}/prompts").sample(range(count), design.num_prompts))  # noqa: S311 (a choice, no secret)
 
 
