@@ -14,7 +14,17 @@ from tests.evaluation.fixtures import NUM_IMAGES, measurement
 SCORES = {"judge": [index / 7 for index in range(NUM_IMAGES)], "saturation": [1 / 3 - index * 1e-9 for index in range(NUM_IMAGES)]}
 """A scorer may have the name of another column."""
 
-CAPTIONS = ['=HYPERLINK("http://example.com")', "a, b", 'said "c"', "two\nlines", "carriage\rreturn", "nul \x00", "-1", "x" * 300_000]
+CAPTIONS = [
+    '=HYPERLINK("http://example.com")',
+    "a, b",
+    'said "c"',
+    "two\nlines",
+    "carriage\rreturn",
+    "nul \x00",
+    "-1",
+    "x" * 300_000,
+    "'=its own",
+]
 CAPTIONS += ["a red circle"] * (NUM_IMAGES - len(CAPTIONS))
 MEASURED = replace(measurement("rg", 2, SCORES), captions=CAPTIONS)
 

@@ -73,8 +73,13 @@ def read_score_table(path: Path) -> ScoreTable:
 
 
 def _inert(caption: str) -> str:
-    return f"'{caption}" if caption.startswith(_FORMULAS) else caption
+    return f"'{caption}" if _is_formula(caption) else caption
 
 
 def _as_written(caption: str) -> str:
-    return caption[1:] if caption[:1] == "'" and caption[1:].startswith(_FORMULAS) else caption
+    return caption[1:] if caption[:1] == "'" and _is_formula(caption[1:]) else caption
+
+
+def _is_formula(caption: str) -> bool:
+    """Also one behind quotation marks of its own, which else would be taken for ours."""
+    return caption.lstrip("'").startswith(_FORMULAS)
