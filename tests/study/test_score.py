@@ -115,6 +115,16 @@ def test_one_rater_alone_is_said_to_say_nothing_of_others(tmp_path: Path) -> Non
     assert "3 raters are few: the intervals are somewhat too narrow" in as_text(scored(tmp_path / "study"))
 
 
+@pytest.mark.parametrize(
+    ("num_prompts", "said"), [(1, "One prompt: the intervals are about this prompt"), (3, "3 prompts are few"), (6, "")]
+)
+def test_few_prompts_are_said_to_make_intervals_too_narrow(tmp_path: Path, num_prompts: int, said: str) -> None:
+    cast(tmp_path / "study", small_study(tmp_path / "study", num_prompts=num_prompts), 6, mostly(ARMS[0], every=4))
+    text = as_text(scored(tmp_path / "study"))
+    assert said in text
+    assert ("prompts are few" in text or "One prompt" in text) == bool(said)
+
+
 def test_every_figure_is_in_the_json(tmp_path: Path) -> None:
     study = small_study(tmp_path / "study", arms=ARMS, num_prompts=6)
     cast(tmp_path / "study", study, 2, _for_the_first)

@@ -174,6 +174,7 @@ def test_a_task_that_is_not_the_raters_is_refused(served: Served, task: str | No
         ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400),
         ({"data": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400),
         ({"data": b"[" * 1000, "headers": {"Content-Type": "application/json"}}, 400),
+        ({"data": b"{}", "headers": {"Content-Type": "application/json; charset=none"}}, 400),
         ({"data": b"x" * 3000, "headers": {"Content-Type": "application/json"}}, 413),
         ({"data": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
         ({"data": {"kind": "vote"}}, 415),

@@ -95,7 +95,7 @@ class StudyServer:
             entry = parse_entry(json.loads(await request.text()), rater=rater.number, at=now())
         except EntryError as error:
             return _refusal(400, str(error))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, LookupError):  # the last: an encoding that Python does not know
             return _refusal(400, "this is no JSON")
         if isinstance(entry, Vote) and entry.task not in {task.id for task in tasks}:
             return _refusal(400, "there is no such task for this rater")

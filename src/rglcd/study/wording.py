@@ -6,8 +6,8 @@ from typing import Any
 from rglcd.evaluation.intervals import Estimate
 from rglcd.study.score import RULE, Comparison, Score
 
-FEW_RATERS = 5
-"""Up to so many the percentiles of the bootstrap cover less than they say."""
+FEW = 5
+"""Up to so many raters or prompts the percentiles of the bootstrap cover less than they say."""
 
 SIMULATED = "SIMULATED: programs that stand for raters voted; no person was asked"
 
@@ -81,8 +81,13 @@ def _notes(score: Score) -> list[str]:
     notes = ["Intervals: 95 %, prompts and raters drawn anew together (pigeonhole bootstrap, Owen 2007); a tie is half a win."]
     if score.num_raters == 1:
         notes.append("One rater: the intervals are about this rater, and say nothing of others.")
-    elif 1 < score.num_raters <= FEW_RATERS:
+    elif 1 < score.num_raters <= FEW:
         notes.append(f"{score.num_raters} raters are few: the intervals are somewhat too narrow.")
+    num_prompts = min((one.num_prompts for asked in score.asked for one in asked.comparisons), default=0)
+    if num_prompts == 1:
+        notes.append("One prompt: the intervals are about this prompt, and say nothing of others.")
+    elif 1 < num_prompts <= FEW:
+        notes.append(f"{num_prompts} prompts are few: the intervals are too narrow, however many raters there are.")
     if score.left_share is not None:
         notes.append(f"The left picture was chosen in {100 * score.left_share:.0f} % of the votes that were no tie.")
     if score.median_seconds is not None:
