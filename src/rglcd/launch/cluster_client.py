@@ -126,10 +126,8 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
                 if trouble is None:
                     self._has_answered = not self._only_asks
                     raise
-                if trouble.is_unauthorized and not waiting.has_renewed:
-                    waiting.has_renewed = True
-                    if renew():
-                        continue
+                if trouble.is_unauthorized and waiting.is_time_to_renew() and renew():
+                    continue
                 waiting.after(trouble)
             else:
                 self._has_answered = not self._only_asks
@@ -140,7 +138,11 @@ class PatientClient(client.ApiClient):  # type: ignore[misc]
         """Credentials as they are now: tokens are replaced in their file, and by the cloud's helper program."""
         if self._reload is None:
             return False
-        self.configuration = _without_retries(self._reload())
+        try:
+            renewed = self._reload()
+        except InputError:  # a kubeconfig that is being written just now: what was known may do again
+            return False
+        self.configuration = _without_retries(renewed)
         self.rest_client = rest.RESTClientObject(self.configuration)
         headers.pop("authorization", None)
         self.update_params_for_auth(headers, query_params, ["BearerToken"])
@@ -159,7 +161,15 @@ class _Waiting:
     began: float
     tries: int = 0
     said_at: float | None = None
-    has_renewed: bool = False
+    renewed_at: float | None = None
+
+    def is_time_to_renew(self) -> bool:
+        """At once, and then once a minute: somebody logs in meanwhile, or the cloud's helper program works again."""
+        now = self.api.clock.monotonic()
+        if self.renewed_at is not None and now - self.renewed_at < SAID_EVERY_SECONDS:
+            return False
+        self.renewed_at = now
+        return True
 
     def after(self, trouble: Trouble) -> None:
         """Pause before the next try; raises when there is to be none."""
@@ -171,8 +181,10 @@ class _Waiting:
             raise StopRequested
         if insists and clock.give_up.is_set():
             raise TryAgain(f"given up: {api._reminder}")
-        if trouble.is_final and (is_first or (waited > trouble.patience and not insists)):
+        if trouble.is_final and is_first:
             raise InputError(trouble.in_one_line(api.host))
+        if trouble.is_final and waited > trouble.patience and not insists:
+            raise TryAgain(f"{trouble.in_one_line(api.host)}; what runs there goes on, and the same command follows it")
         if not insists and waited >= (api._first_seconds if is_first else LATER_SECONDS):
             self._give_up(trouble, waited)
         self._say(trouble, waited)
@@ -195,7 +207,7 @@ class _Waiting:
         if self.tries < 2 or (self.said_at is not None and now - self.said_at < SAID_EVERY_SECONDS):
             return
         self.said_at = now
-        more = self.api._reminder or "trying again"
+        more = self.api._reminder or (f"{trouble.advice}; trying again" if trouble.is_final else "trying again")
         say(f"the API server at {self.api.host} does not answer well for {duration(waited)} now ({trouble.what}); {more}")
 
 
@@ -223,22 +235,26 @@ def _without_retries(configuration: client.Configuration) -> client.Configuratio
 
 
 def cluster_client(*, only_asks: bool = False) -> PatientClient:
-    """A client by the pod's ServiceAccount, or by kubeconfig outside a cluster; :class:`InputError` without either."""
+    """A client by the kubeconfig that KUBECONFIG names, or by the pod's ServiceAccount, or by the usual kubeconfig.
+
+    Raises :class:`InputError` without any.
+    """
     configuration, is_in_a_pod = _configuration()
     seconds = FIRST_SECONDS_IN_A_POD if is_in_a_pod else FIRST_SECONDS
     return PatientClient(configuration, reload=lambda: _configuration()[0], first_seconds=seconds, only_asks=only_asks)
 
 
 def _configuration() -> tuple[client.Configuration, bool]:
-    configuration = client.Configuration()
+    configuration, named = client.Configuration(), os.environ.get("KUBECONFIG")
+    if not named:
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            pass
+        else:
+            return configuration, True
     try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException:
-        pass
-    else:
-        return configuration, True
-    try:
-        config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
+        config.load_kube_config(named or "~/.kube/config", client_configuration=configuration)
     except Exception as error:  # a file of somebody else's, read by somebody else's loader: whatever is wrong with it
         said = " ".join(str(error).split())
         raise InputError(f"no cluster: {said}; set KUBECONFIG, or run in a pod with a ServiceAccount") from None

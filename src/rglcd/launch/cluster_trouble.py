@@ -17,6 +17,9 @@ _WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
 _NO_RIGHT = re.compile(r"cannot (\w+) resource")
 """How the authorizer refuses, apart from a quota's or an admission webhook's 403."""
 
+_NOBODY = 'User "system:anonymous"'
+"""Whom a call without a token is of: a helper program that failed gives none."""
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -58,9 +61,9 @@ _OTHER_CLUSTER = "start it, or name another cluster: KUBECONFIG, or kubectl conf
 
 def _of_status(error: ApiException, *, is_first: bool) -> Trouble | None:
     status = int(error.status)
-    if status == 401:
+    if status == 401 or (status == 403 and _NOBODY in said(error)):
         advice = "log in again (kubectl get pods shows whether it helped), or name another cluster by KUBECONFIG"
-        return Trouble("401, it does not know who you are", advice, is_final=True, is_unauthorized=True, patience=900)
+        return Trouble(f"{status}, it does not know who you are", advice, is_final=True, is_unauthorized=True, patience=3600)
     if status == 403 and _NO_RIGHT.search(said(error)):
         advice = "the Role rglcd-launcher of manifests/ has what is needed (rglcd doctor --cluster shows all of it)"
         return Trouble(f"403, {said(error)}", advice, is_final=True)
