@@ -162,6 +162,13 @@ CASES = [
         refusal='Internal error occurred: failed calling webhook "mutate.example.org": dial tcp 10.0.0.9:443: connect: connection refused',
     ),
     Case("an admission webhook is away", 0, "going on", refusal='pods "p" is forbidden: status unknown for quota: rglcd, resources: pods'),
+    Case(
+        "an admission webhook is away",
+        0,
+        "going on",
+        refusal='Operation cannot be fulfilled on resourcequotas "rglcd": the object has been modified; please apply your changes to the '
+        "latest version and try again",
+    ),
     Case("quota", 2, "raise the ResourceQuota", refusal='pods "p" is forbidden: failed quota: rglcd: must specify limits.cpu for: main'),
     Case(
         "quota",

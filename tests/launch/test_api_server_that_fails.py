@@ -94,6 +94,27 @@ def test_a_token_that_runs_out_is_read_anew(api: ScriptedApi, clock: ScriptedClo
     assert {said for _, _, _, said in api.calls} == {"Bearer t", "Bearer t2"}
 
 
+def test_requests_that_change_one_quota_at_once_are_made_again(api: ScriptedApi, clock: ScriptedClock, launch: Launch) -> None:
+    lost = refusal(
+        409,
+        'Operation cannot be fulfilled on resourcequotas "rglcd": the object has been modified; please apply your changes to the latest '
+        "version and try again",
+        reason="Conflict",
+        details={"name": "rglcd", "kind": "resourcequotas"},
+    )
+    api.faults.append(lambda method, _path: lost if method == "POST" and clock.seconds < 5 else None)
+    ended = launch()
+    assert (ended.code, len(api.submitted)) == (0, 1), ended.lines
+
+
+def test_a_job_that_goes_while_it_is_submitted_is_one_line(api: ScriptedApi, launch: Launch) -> None:
+    exists = refusal(409, 'jobs.batch.volcano.sh "rglcd-distill-r-1" already exists', details={"name": "rglcd-distill-r-1"})
+    api.faults.append(lambda method, _path: exists if method == "POST" else None)
+    ended = launch()
+    assert ended.code == 75
+    assert "rglcd-distill-r-1 was there and is gone; the same command makes another" in ended.last
+
+
 def test_a_submission_whose_answer_is_lost_makes_one_job(api: ScriptedApi, launch: Launch) -> None:
     job = _job_of(launch, api)
 

@@ -392,3 +392,19 @@ def test_a_pod_that_is_refused_or_that_one_may_not_create_is_said(parts: Parts, 
     done = doctor("--pod")
     assert done.code == 0
     assert done.has("unknown  a pod of")
+
+
+def test_a_pod_that_loses_a_race_for_the_quota_is_made_again(parts: Parts, doctor, api: ScriptedApi, clock: ScriptedClock) -> None:
+    Pod(api, clock, phase="Succeeded", code=0, said=json.dumps(SEES))
+    lost = refusal(409, 'Operation cannot be fulfilled on resourcequotas "rglcd": the object has been modified', reason="Conflict")
+    tries: list[str] = []
+
+    def first(method: str, path: str) -> Answer | None:
+        if method != "POST" or not path.endswith("/pods"):
+            return None
+        tries.append(path)
+        return lost if len(tries) == 1 else None
+
+    api.faults.insert(0, first)
+    assert doctor("--pod", store_claim="rglcd-store=/store").code == 0
+    assert len(tries) == 2

@@ -65,9 +65,11 @@ class Jobs:
         try:
             KubernetesScheduler("rglcd", client=self.api).schedule(info)
         except ValueError as error:  # what TorchX makes of a conflict
-            existing = self.get(name)
-            if not isinstance(error.__cause__, ApiException) or error.__cause__.status != 409 or existing is None:
+            if not isinstance(error.__cause__, ApiException) or error.__cause__.status != 409:
                 raise
+            existing = self.get(name)
+            if existing is None:
+                raise TryAgain(f"{name} was there and is gone; the same command makes another") from None
             require_work(existing, job["metadata"]["annotations"][WORK])
             say(f"{name} exists; following it")
             return name

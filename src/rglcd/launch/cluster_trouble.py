@@ -69,9 +69,17 @@ def _of_status(error: ApiException, *, is_first: bool) -> Trouble | None:
         return Trouble(f"403, {said(error)}", advice, is_final=True)
     if status == 404 and not is_answer_of_its_own(error) and not is_first:
         return Trouble("404 for every object of a kind that was there before")
-    if status in _WORTH_ANOTHER_TRY or status >= 500:
+    if status in _WORTH_ANOTHER_TRY or status >= 500 or _is_lost_race(error):
         return Trouble(f"{status} {error.reason}: {said(error)}"[:200], retry_after=_retry_after(error))
     return None
+
+
+def _is_lost_race(error: ApiException) -> bool:
+    """Whether two requests counted towards one quota at once, of which one is to be made again (kubernetes/kubernetes#67761).
+
+    What is there already has the same status, and another reason (AlreadyExists).
+    """
+    return int(error.status) == 409 and is_answer_of_its_own(error) and json.loads(error.body).get("reason") == "Conflict"
 
 
 def is_answer_of_its_own(error: ApiException) -> bool:
