@@ -168,6 +168,17 @@ def test_a_second_request_to_stop_leaves_the_job_and_says_how_to_delete_it(api: 
     assert "kubectl delete jobs.batch.volcano.sh rglcd-distill-r-1 -n rglcd" in ended.last
 
 
+def test_a_second_request_to_stop_does_not_wait_for_pods_that_save(api: ScriptedApi, clock: ScriptedClock, launch: Launch) -> None:
+    pods = (200, {"kind": "PodList", "items": [pod()]}, {})
+    api.faults.append(lambda _method, path: pods if path.partition("?")[0].endswith("/pods") else None)
+    clock.at(30, clock.stop.set)
+    clock.at(50, clock.give_up.set)
+    ended = launch()
+    assert ended.code == 75
+    assert api.deleted == ["rglcd-distill-r-1"]
+    assert clock.seconds < 60
+
+
 # --- first contact -------------------------------------------------------------------------------
 
 

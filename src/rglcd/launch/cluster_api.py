@@ -112,11 +112,11 @@ class Jobs:
         _delete(self._custom, self.namespace, name)
 
     def wait_until_gone(self, name: str, *, seconds: float, poll_seconds: float) -> list[dict[str, Any]]:
-        """Wait for the pods of a deleted job; return them as last seen."""
+        """Wait for the pods of a deleted job, or until asked to give up; return them as last seen."""
         last = self.pods(name)
         for _ in range(int(seconds / poll_seconds)):
             pods = self.pods(name)
-            if not pods:
+            if not pods or self.api.clock.give_up.is_set():
                 break
             last = pods
             self.api.clock.pause(poll_seconds)

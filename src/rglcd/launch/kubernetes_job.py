@@ -142,7 +142,9 @@ def _cancel(name: str | None, jobs: Jobs, logs: PodLogs, *, placement: Placement
     with jobs.api.insisting(f"{name} may still run and is to be deleted (a second Ctrl-C leaves it; by hand: {by_hand})"):
         jobs.delete(name)
     with jobs.api.insisting(f"{name} is deleted, its pods may still save their state"):
-        logs.finish(jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds))
+        pods = jobs.wait_until_gone(name, seconds=placement.grace_seconds + 30, poll_seconds=poll_seconds)
+        if not jobs.api.clock.give_up.is_set():
+            logs.finish(pods)
     raise TryAgain(f"{name} was cancelled; the same command goes on from its last checkpoint")
 
 
