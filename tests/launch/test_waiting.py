@@ -190,3 +190,21 @@ def test_reason_of_each_failed_attempt_is_kept_beside_the_artifact(api: Scripted
     kept = sorted(path.name for path in (store / "student.failures").iterdir())
     assert kept == [f"rglcd-distill-r-{n}.json" for n in (1, 2, 3)]
     assert yaml.safe_load((store / "student.failure.json").read_text())["kind"] == "crash"
+
+
+def test_a_reason_that_cannot_be_kept_is_said_all_the_same(api: ScriptedApi, launch: Launch, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "student.failures").write_text("no folder")
+    api.script = lambda age, _: Scene("Terminated", [pod("Failed", code=139)]) if age > 10 else Scene("Running", [pod()])
+    ended = launch("--store", str(store))
+    assert ended.code == 139, ended.lines
+    assert len(api.submitted) == 3
+    assert ended.has("the reason could not be kept")
+    assert "exit code 139" in ended.last
+
+
+def test_an_earlier_reason_that_cannot_be_removed_makes_no_failure_of_a_success(api: ScriptedApi, launch: Launch, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "student.failure.json").mkdir(parents=True)
+    assert launch("--store", str(store)).code == 0

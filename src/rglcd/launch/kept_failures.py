@@ -27,9 +27,19 @@ def keep_failure(content: Mapping[str, Any], path: Path | None, *, name: str) ->
     if path is None:
         return
     folder = failures_folder(path.with_name(path.name.removesuffix(".failure.json")))
-    for each in (path, folder / f"{name}.json"):
-        each.parent.mkdir(parents=True, exist_ok=True)
-        write_json(each, {"job": name, **content})
+    try:
+        for each in (path, folder / f"{name}.json"):
+            each.parent.mkdir(parents=True, exist_ok=True)
+            write_json(each, {"job": name, **content})
+    except OSError as error:  # a full disk, another user's folder: the run's own end is what counts
+        print(f"rglcd: the reason could not be kept ({error})", file=sys.stderr, flush=True)
+
+
+def forget_failure(path: Path | None) -> None:
+    """Remove what an earlier attempt left at ``path``, if this user may."""
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

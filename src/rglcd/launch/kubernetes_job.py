@@ -23,7 +23,7 @@ from rglcd.launch.failure import JobError, exception_of
 from rglcd.launch.failure_table import Then
 from rglcd.launch.followed_job import FollowedJob, over
 from rglcd.launch.job_reason import Reason, ended_by_cluster, failed_pods, failure_of
-from rglcd.launch.kept_failures import keep_failure
+from rglcd.launch.kept_failures import forget_failure, keep_failure
 from rglcd.launch.placement import EarlierAttempts, Placement, job_name
 from rglcd.launch.pod_logs import PodLogs
 from rglcd.launch.volcano_job import volcano_job, work_of
@@ -62,8 +62,7 @@ def run_kubernetes_job(
                 followed = FollowedJob(name, jobs, placement, attempts, logs=logs, poll_seconds=poll_seconds)
                 reason = followed.to_its_end()
                 if reason is None:
-                    if failure_file is not None:
-                        failure_file.unlink(missing_ok=True)
+                    forget_failure(failure_file)
                     return
                 ended, name = name, None
                 _before_another(
