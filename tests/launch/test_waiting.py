@@ -46,6 +46,18 @@ def test_a_job_without_nodes_is_given_up_at_its_deadline_with_the_queues_reason(
     assert clock.seconds < 700
 
 
+@pytest.mark.parametrize("seconds", [100, 3000])
+def test_a_pod_may_wait_for_its_image_as_long_as_the_settings_say(
+    seconds: int, api: ScriptedApi, clock: ScriptedClock, launch: Launch, monkeypatch
+) -> None:
+    monkeypatch.setenv("RGLCD_START_SECONDS", str(seconds))
+    clock.step = 10
+    api.script = lambda _age, _: Scene("Pending", [pod("Pending", waiting=("ErrImagePull", "429 Too Many Requests"))])
+    assert launch().code == 75
+    assert seconds <= clock.seconds <= seconds + 30
+    assert api.jobs == {}
+
+
 @pytest.mark.parametrize("phase", ["Restarting", "Terminating", "Aborting", "Completing"])
 def test_a_job_that_hangs_while_it_ends_is_said_and_given_up(phase: str, api: ScriptedApi, clock: ScriptedClock, launch: Launch) -> None:
     clock.step = 10

@@ -43,8 +43,8 @@ class Row:
 
     ``reason`` and ``message`` are patterns for Kubernetes' own words (a reason whole, a message anywhere), ``code`` the container's exit
     code; what is not given fits everything. ``pause`` is the seconds before the next attempt, doubled for each further one in a
-    row; ``patience`` how many seconds a container may wait in this state
-    (``start_seconds`` of the settings if that is less). ``ends_with`` is the launcher's exit code where it is not
+    row; ``patience`` how many seconds a container may wait in this state where nobody says: 0, not at all; anything else, as long as
+    ``start_seconds`` of the settings. ``ends_with`` is the launcher's exit code where it is not
     the container's own. ``advice`` says what to do.
     """
 
