@@ -159,6 +159,14 @@ def test_variables_of_settings_are_read_back_as_the_same_settings(monkeypatch) -
         ("cache_gib: .inf", "cluster.yaml: cache_gib is inf; it should be a finite number"),
         ("cache_gib: 0", "cluster.yaml: cache_gib is 0; it should be greater than 0"),
         ("devices: {a: }", "cluster.yaml: devices is {'a': None}; it takes the form name=amount, separated by commas"),
+        (
+            "node_selector: {spot: true}",
+            "cluster.yaml: node_selector is {'spot': True}; 'spot' is True to YAML, and no text: put it in quotes",
+        ),
+        (
+            "variables: {VERSION: 1.10}",
+            "cluster.yaml: variables is {'VERSION': 1.1}; 'VERSION' is 1.1 to YAML, and no text: put it in quotes",
+        ),
         ("gpu_label: a=", "cluster.yaml: gpu_label is 'a='; it takes the form label=value, or label for any value"),
         ("tolerations: [a=b:Never]", "cluster.yaml: tolerations is 'a=b:Never'; 'a=b:Never' does not take the form key=value:Effect"),
         ("secrets: [HF_TOKEN]", "cluster.yaml: secrets is 'HF_TOKEN'; 'HF_TOKEN' does not take the form secret/KEY"),

@@ -69,6 +69,9 @@ def _amounts(value: object) -> object:
     if isinstance(value, str) and value.startswith("{"):
         value = json.loads(value)
     if isinstance(value, Mapping):
+        for name, amount in value.items():
+            if isinstance(amount, bool | float):  # true would become True, and 1.10 become 1.1
+                raise ValueError(f"{name!r} is {amount!r} to YAML, and no text: put it in quotes")
         pairs = [(name, "" if amount is None else str(amount)) for name, amount in value.items()]
     else:
         pairs = [(name, amount) for name, _, amount in (entry.partition("=") for entry in str(value).split(",") if entry)]
