@@ -140,6 +140,19 @@ def test_stages_are_held_against_limit_range_and_quota(parts: Parts, doctor) -> 
     assert fits.code == 0, fits.lines
 
 
+@pytest.mark.parametrize("hard", [{"limits.cpu": "32", "limits.memory": "2Ti"}, {"cpu": "32", "memory": "2Ti"}], ids=["limits", "plain"])
+def test_a_quota_counts_by_whichever_name_it_has(hard: dict[str, str], parts: Parts, doctor) -> None:
+    parts.at["/resourcequotas"]["items"][0]["spec"]["hard"] = {**hard, "pods": "1", "count/jobs.batch.volcano.sh": "1"}
+    ended = doctor()
+    assert ended.code == 2
+    assert ended.has("MISSING  distill: cpu 64 is more than ResourceQuota rglcd admits (32); ask for less")
+
+
+def test_a_limit_for_a_whole_pod_is_held_against_it(parts: Parts, doctor) -> None:
+    parts.at["/limitranges"]["items"][0]["spec"]["limits"][0] = {"type": "Pod", "max": {"cpu": "16"}}
+    assert doctor().has("distill: cpu 64 is more than LimitRange containers admits (16)")
+
+
 def test_gpus_that_no_node_has_are_said(parts: Parts, doctor) -> None:
     assert doctor(gpu_resource="nvidia.com/mig-3g.40gb").has(
         "MISSING  nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/mig-3g.40gb: 0"

@@ -156,10 +156,11 @@ def _limits(core: client.CoreV1Api, namespace: str, asked: list[Asked]) -> Itera
     most: dict[str, list[tuple[str, Decimal]]] = {}
     for item in ranges:
         for limit in item.spec.limits:
-            _note(most, limit.max if limit.type == "Container" else None, f"LimitRange {item.metadata.name}")
+            _note(most, limit.max if limit.type in ("Container", "Pod") else None, f"LimitRange {item.metadata.name}")
     for item in quotas:
-        hard = {name.partition(".")[2]: value for name, value in (item.spec.hard or {}).items() if name.startswith("requests.")}
-        _note(most, hard, f"ResourceQuota {item.metadata.name}")
+        # A pod's requests are its limits, and `cpu` is another name for requests.cpu.
+        for name, value in (item.spec.hard or {}).items():
+            _note(most, {name.removeprefix("requests.").removeprefix("limits."): value}, f"ResourceQuota {item.metadata.name}")
     for each in asked:
         over = list(_over(each, most))
         advice = "ask for less in cluster.yaml (gpus, cpus, memory_gib, disk_gib), or raise it"
