@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rglcd.errors import TrainingDiverged, TrainingHalted, TryAgain
+from rglcd.progress import Event, reporting_to
 from rglcd.recipe import RollBackGuard
 from rglcd.training.checkpoint import Checkpointer
 from rglcd.training.distributed import World
@@ -66,6 +68,20 @@ def test_a_doubt_about_the_curve_is_said_once_and_stops_nothing(tmp_path: Path, 
     assert curve == train(Sum(), run(), checkpointer=Checkpointer(tmp_path / "b"), world=ALONE)
     at = next(row["step"] for row in curve if row["loss"] > 100)
     assert capsys.readouterr().err == f"rglcd: sum, after {at} of 20 steps: it grows\n"
+
+
+def test_a_run_of_slow_steps_is_heard_of_each_minute_and_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of its curve lie an hour apart; who watches would take it for one that stands still."""
+    long = run(num_steps=1000, checkpoint_every=1000)
+    curve = train(Sum(), long, checkpointer=Checkpointer(tmp_path / "a"), world=ALONE)
+    time = count(step=25.0)
+    monkeypatch.setattr("rglcd.training.loop.monotonic", lambda: next(time))
+    heard: list[Event] = []
+    with reporting_to(heard.append):
+        assert train(Sum(), long, checkpointer=Checkpointer(tmp_path / "b"), world=ALONE) == curve
+    steps = [event.done for event in heard]
+    assert max(later - earlier for earlier, later in pairwise(steps)) <= 3
+    assert {event.done for event in heard if "loss" in event.values} == {row["step"] for row in curve}
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def _bars(bars: Progress) -> Sink:
     def draw(event: Event) -> None:
         if event.task not in known:
             known[event.task] = bars.add_task(event.task, total=event.total, unit=event.unit, figures="")
-        bars.update(known[event.task], completed=event.done, total=event.total, unit=event.unit, figures=_figures(event))
+        figures = {"figures": _figures(event)} if event.values else {}  # else the last ones stay
+        bars.update(known[event.task], completed=event.done, total=event.total, unit=event.unit, **figures)
 
     return draw
 

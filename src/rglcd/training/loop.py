@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol, assert_never
 
 from torch import Tensor
@@ -21,6 +22,10 @@ from rglcd.training.guard import Fault, Watch
 
 CURVE_POINTS = 100
 """How many rows of the training curve a run keeps."""
+
+_SILENT_SECONDS = 60.0
+"""The longest that nothing is said of a run whose steps go on: rows of its curve may lie an hour apart, and who watches it
+(manifests/components/monitoring) takes a run that is not heard of for one that stands still."""
 
 _ASK_EVERY = 4
 """Of several ranks, which ask one another whether to stop: how many steps a request may wait. They then go on without one another."""
@@ -122,7 +127,7 @@ def train(
     if world.is_main:
         monitor.resume(step)
     _require_no_objection(monitor, run, step, world=world)
-    doubted = False
+    doubted, said_at = False, monotonic()
     with noting_stops() as stop:
         while step < run.num_steps:
             if step not in watch.passed_over:
@@ -142,7 +147,11 @@ def train(
                 row = _row(figures, done=done, run=run, watch=watch)
                 curve += [row] if figures is not None and done % run.log_every == 0 else []
                 _report(run, row)
+                said_at = monotonic()
                 doubted = doubted or _doubted(run, curve, done, world=world)
+            elif monotonic() - said_at >= _SILENT_SECONDS:
+                _report(run, {"step": done})
+                said_at = monotonic()
             if (saves or stopping) and world.is_main:
                 _save(trainable, run, watch, done, curve, checkpointer=checkpointer)
                 _report(run, row | {"saved_step": done})
