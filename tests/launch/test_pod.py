@@ -40,6 +40,12 @@ with process_boundary():
                 print("Traceback: no", file=sys.stderr, flush=True)
                 os._exit(9)
             time.sleep(60)
+        case "bars":
+            if rank == "1":
+                for _ in range(30):
+                    print("caching " + "\u2588" * 60, file=sys.stderr, flush=True)
+                raise TrainingDiverged("step 12: the loss is nan; " + "\u00e9" * 3000)
+            time.sleep(60)
         case "bug":
             if rank == "0":
                 {}["missing"]
@@ -97,6 +103,20 @@ def test_exit_code_and_last_lines_of_a_pod_are_those_of_the_first_failing_rank(t
     said = {(line["rank"], line.get("message")) for line in lines}
     assert (0, "hello from 0") in said
     assert (1, "hello from 1") not in said
+
+
+def test_a_termination_message_is_read_whatever_the_last_lines_were(tmp_path: Path) -> None:
+    """The kubelet keeps the last 4096 bytes of it; without its head nobody can read it."""
+    process = start(tmp_path, "bars")
+    process.communicate(timeout=120)
+    assert process.returncode == 3
+    written = (tmp_path / "termination-log").read_bytes()
+    assert len(written) <= 4096
+    failure = read_failure(written.decode())
+    assert failure is not None
+    assert (failure.exit_code, failure.rank) == (3, 1)
+    assert failure.message.startswith("step 12: the loss is nan; ")
+    assert any("\u2588" * 20 in line for line in failure.last_lines)
 
 
 def test_unexpected_error_of_a_rank_is_in_the_log_with_its_traceback(tmp_path: Path, monkeypatch) -> None:

@@ -28,8 +28,8 @@ from rglcd.launch.process_group import RankFailure, run_ranks
 from rglcd.launch.progress_display import following
 
 _LINES_KEPT = 20
-# A termination message holds 4096 bytes.
-_BYTES_OF_LINES = 2500
+# A termination message holds 4096 bytes; of a longer one the kubelet keeps the end, which is no JSON.
+_BYTES_OF_LINES, _BYTES_OF_MESSAGE = 2500, 1200
 _HEADER = "[rank${rank}]:"
 
 
@@ -75,10 +75,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _failure(failed: RankFailure, log: "JsonLog") -> Failure:
-    lines = log.last_lines(failed.rank)
-    while len("\n".join(lines).encode()) > _BYTES_OF_LINES:
-        lines = lines[1:] or [lines[0][-_BYTES_OF_LINES // 4 :]]
-    return Failure(_message(failed), failed.exit_code, rank=failed.rank, last_lines=tuple(lines))
+    """What the termination message has room for: the head of the message, the end of the log."""
+    message, lines = _message(failed), log.last_lines(failed.rank)
+    while _written_bytes(message) > _BYTES_OF_MESSAGE:
+        message = message[: len(message) * 3 // 4]
+    while _written_bytes("\n".join(lines)) > _BYTES_OF_LINES:
+        lines = lines[1:] or [lines[0][len(lines[0]) // 2 :]]
+    return Failure(message, failed.exit_code, rank=failed.rank, last_lines=tuple(lines))
+
+
+def _written_bytes(text: str) -> int:
+    """As JSON writes it: a bar's block takes six."""
+    return len(json.dumps(text))
 
 
 def _message(failed: RankFailure) -> str:
