@@ -1,6 +1,7 @@
 """``python -m pipelines compile | run | submit``: the Kubeflow pipeline of the configuration in force."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,31 +20,33 @@ from rglcd.launch.settings import ClusterSettings, load_settings
 from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 from rglcd.stages.required_files import require_files, source_at_hand, warn_of_downloads_no_pod_keeps, warn_of_models_no_pod_sees
 from rglcd.stages.table import stages_of
+from rglcd.store.files import is_remote
 
 SERVICE_ACCOUNT = "rglcd-launcher"
 """Who the tasks of a cluster's run are: manifests/base gives it what launching needs."""
 
 
-def compile_(config: Config, *, root: Path, out: Path | None, store: str | None, settings: ClusterSettings) -> None:
+def compile_(config: Config, *, root: Path, out: Path | None, store: str, settings: ClusterSettings) -> None:
     """Write the pipeline's IR YAML to ``out``, or to stdout."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         source = source_reference(root, uri=f"{_mount(settings)}/data")
-        compile_pipeline(config, path, source=source, store=store or _mount(settings), cluster=settings)
+        compile_pipeline(config, path, source=source, store=store, cluster=settings)
         text = path.read_text(encoding="utf-8")
     if out is None:
         sys.stdout.write(text)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
 
 
-def submit(config: Config, *, root: Path, server: "Server", namespace: str, store: str | None, settings: ClusterSettings) -> None:
+def submit(config: Config, *, root: Path, server: "Server", namespace: str, store: str, settings: ClusterSettings) -> None:
     """Start a run of the pipeline on a Kubeflow; say where to look. Raises :class:`InputError` if it does not take it."""
     source = source_reference(root, uri=f"{_mount(settings)}/data")
     require_kubeflow(server.host, server.access, namespace=namespace, own_namespace=server.own_namespace)
     address = start_run(
         pipeline(config, cluster=settings),
-        arguments(config, source=source, store=store or _mount(settings)),
+        arguments(config, source=source, store=store),
         host=server.host,
         access=server.access,
         namespace=namespace,
@@ -72,6 +75,14 @@ def _mount(settings: ClusterSettings) -> str:
     """The path at which the tasks find the claim of the artifacts."""
     path, _ = settings.volume or (STORE, "")
     return path
+
+
+def _store(named: str | None, settings: ClusterSettings) -> str:
+    """Where the artifacts lie; :class:`InputError` for a folder that goes with each task's pod."""
+    mount = _mount(settings)
+    if named is None or is_remote(named) or Path(os.path.normpath(named)).is_relative_to(mount):
+        return named or mount
+    raise InputError(f"--store {named!r} is neither a URL nor a folder of the claim, which is at {mount} (store_claim in cluster.yaml)")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -104,6 +115,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 resume(given.resume, server=_server(given), namespace=given.namespace or load_settings().namespace)
                 return
         config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), with_provenance(load_settings())
+        store = _store(getattr(given, "store", None), settings)
         match given.verb:
             case "run":
                 from pipelines.local_run import run  # the light image lacks what it needs
@@ -115,7 +127,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 warn_of_models_no_pod_sees(config, stages_of(config))
                 warn_of_downloads_no_pod_keeps(config, stages_of(config))
                 warn_unless_published(settings.image or TRAIN_IMAGE)
-                compile_(config, root=root, out=given.out, store=given.store, settings=settings)
+                compile_(config, root=root, out=given.out, store=store, settings=settings)
             case "submit":
                 namespace = given.namespace or settings.namespace
                 require_published(settings.image or TRAIN_IMAGE)
@@ -124,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 warn_of_downloads_no_pod_keeps(config, stages_of(config))
                 if not given.no_plan and settings.gpus:
                     refuse_what_cannot_fit(config, Nodes(settings.gpu_label))
-                submit(config, root=root, server=_server(given), namespace=namespace, store=given.store, settings=settings)
+                submit(config, root=root, server=_server(given), namespace=namespace, store=store, settings=settings)
 
 
 def _refuse_what_does_not_go_together(given: argparse.Namespace) -> None:

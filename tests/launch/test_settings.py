@@ -415,6 +415,15 @@ def test_a_store_that_pods_cannot_have_is_refused_by_its_option(capsys, store: s
     assert f"--store {store!r} is neither a URL nor a folder of the pods" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("source", ["", "data"])
+def test_a_source_that_pods_cannot_have_is_refused_by_its_option(capsys, source: str) -> None:
+    Path("params.yaml").write_text(dump(load_preset("micro")))
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", "shard", "--image", IMAGE, "--source", source, "--dry-run"])
+    assert ended.value.code == 2
+    assert f"--source {source!r} is neither a URL nor a folder of the pods" in capsys.readouterr().err
+
+
 def test_launch_without_a_stage_is_refused(capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["launch", "--dry-run"])

@@ -193,6 +193,28 @@ def test_compile_writes_to_a_file_or_stdout(checkout: Path, capsys) -> None:
     assert list(printed) == list(written)
 
 
+def test_compile_makes_the_folder_of_its_file(checkout: Path) -> None:
+    main(["compile", "--out", "of/the/team/ir.yaml"])
+    assert (checkout / "of" / "the" / "team" / "ir.yaml").is_file()
+
+
+@pytest.mark.parametrize("store", ["/data/run", "run", "/store/../run", ""])
+def test_a_store_that_tasks_do_not_have_is_refused(checkout: Path, capsys, store: str) -> None:
+    """What a task writes beside its claim is gone with its pod."""
+    for words in (["compile", "--store", store], ["submit", "--host", "http://127.0.0.1:1", "--store", store]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert f"--store {store!r} is neither a URL nor a folder of the claim, which is at /store" in capsys.readouterr().err
+
+
+def test_a_store_may_be_a_folder_of_the_claim(checkout: Path, capsys) -> None:
+    (checkout / "cluster.yaml").write_text("store_claim: mine=/mnt/x\n")
+    main(["compile", "--store", "/mnt/x/run"])
+    ir = next(yaml.safe_load_all(capsys.readouterr().out))
+    assert ir["root"]["inputDefinitions"]["parameters"]["store"]["defaultValue"] == "/mnt/x/run"
+
+
 def test_artifacts_may_lie_in_an_object_store(checkout: Path, capsys) -> None:
     main(["compile", "--store", "s3://bucket/run"])
     ir, platform = yaml.safe_load_all(capsys.readouterr().out)

@@ -114,7 +114,9 @@ def _location(artifact: str, settings: "ClusterSettings", options: argparse.Name
         return artifact_location(store, artifact)
     if options.source is None:
         return artifact_location(store, "data")
-    return options.source if is_remote(options.source) else Path(options.source)
+    if is_remote(options.source):
+        return str(options.source)
+    return Path(_of_the_pods("--source", options.source))
 
 
 def _given(options: argparse.Namespace, settings: "ClusterSettings") -> dict[str, str | None]:
@@ -134,10 +136,14 @@ def _given_volume(options: argparse.Namespace, settings: "ClusterSettings") -> s
         return None
     path, claim = settings.volume or (_MOUNT, _CLAIM)
     if options.store is not None and not is_remote(options.store):
-        if not options.store.startswith("/"):
-            raise InputError(f"--store {options.store!r} is neither a URL nor a folder of the pods: those begin with /")
-        path = options.store
+        path = _of_the_pods("--store", options.store)
     return f"{options.claim or claim}={path}"
+
+
+def _of_the_pods(option: str, path: str) -> str:
+    if not path.startswith("/"):
+        raise InputError(f"{option} {path!r} is neither a URL nor a folder of the pods: those begin with /")
+    return path
 
 
 def completed(settings: "ClusterSettings") -> "ClusterSettings":
