@@ -66,6 +66,16 @@ def test_on_a_terminal_each_task_has_a_progress_bar_that_ends_full() -> None:
     assert last.count("1000/1000") == 2
 
 
+def test_a_bar_keeps_its_figures_while_there_are_no_newer_ones() -> None:
+    stream = Terminal()
+    with drawing(stream) as draw:
+        draw(event(100))
+        draw(Event("cache latents", 103, 1000, "images"))
+    last = stream.getvalue().rsplit("cache latents", 1)[1]
+    assert "103/1000" in last
+    assert "loss" in last
+
+
 def test_progress_of_another_process_arrives_once_and_in_order(tmp_path: Path) -> None:
     path, seen = tmp_path / "progress.jsonl", []
     write = json_lines_sink(path)

@@ -53,7 +53,9 @@ def test_a_pod_may_wait_for_its_image_as_long_as_the_settings_say(
     monkeypatch.setenv("RGLCD_START_SECONDS", str(seconds))
     clock.step = 10
     api.script = lambda _age, _: Scene("Pending", [pod("Pending", waiting=("ErrImagePull", "429 Too Many Requests"))])
-    assert launch().code == 75
+    ended = launch()
+    assert ended.code == 75
+    assert "the registry did not deliver" in ended.last
     assert seconds <= clock.seconds <= seconds + 30
     assert api.jobs == {}
 

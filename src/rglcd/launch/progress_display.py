@@ -107,12 +107,15 @@ def _speed(event: Event, *, done: int, seconds: float) -> str:
 
 def _bars(bars: Progress) -> Sink:
     known: dict[str, TaskID] = {}
+    figures: dict[str, str] = {}
 
     def draw(event: Event) -> None:
+        if event.values:  # else the last ones stay
+            figures[event.task] = _figures(event)
         if event.task not in known:
             known[event.task] = bars.add_task(event.task, total=event.total, unit=event.unit, figures="")
-        figures = {"figures": _figures(event)} if event.values else {}  # else the last ones stay
-        bars.update(known[event.task], completed=event.done, total=event.total, unit=event.unit, **figures)
+        shown = figures.get(event.task, "")
+        bars.update(known[event.task], completed=event.done, total=event.total, unit=event.unit, figures=shown)
 
     return draw
 
