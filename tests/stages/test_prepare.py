@@ -449,6 +449,10 @@ UNUSABLE = {
         lambda root: edit_tensor(root / "features/model.safetensors", "embedder.embedder.convolution.weight", float("nan")),
         "features/model.safetensors: the tensor embedder.embedder.convolution.weight holds values that are NaN",
     ),
+    "NaN in weights of eight bits, beside the UNet's": (
+        lambda root: save_file({"a": torch.tensor([float("nan")]).to(torch.float8_e4m3fn)}, root / "teacher/unet/eight.safetensors"),
+        "eight.safetensors: the tensor a holds values that are NaN",
+    ),
     "weights that overflow": (
         lambda root: edit_tensor(root / VAE, "decoder.conv_out.weight", 3e38),
         "the picture that it gives back is not finite",

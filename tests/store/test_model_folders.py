@@ -10,10 +10,9 @@ from pathlib import Path
 import boto3
 import fsspec
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 
 from rglcd.errors import InputError
-from rglcd.store.model_folders import MODEL_FILES, UNUSED, fetch_model_folder, fetch_named_files
+from rglcd.store.model_folders import MODEL_FILES, fetch_model_folder, fetch_named_files
 from tests.object_store import CREDENTIALS
 
 BUCKET = "models"
@@ -180,19 +179,6 @@ def test_an_unreachable_model_is_one_line_with_exit_code_2(environment: dict[str
             assert alternative in line
 
 
-def test_only_the_pipelines_parts_of_a_hub_teacher_are_fetched() -> None:
-    # The listing of stable-diffusion-v1-5/stable-diffusion-v1-5 and, in its root, of SD 2.1's and SDXL's repositories.
-    parts = ["model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
-    parts += ["tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
-    parts += ["vae/config.json", "vae/diffusion_pytorch_model.safetensors", "text_encoder_2/model.safetensors", "README.md"]
-    beside = ["v1-5-pruned.safetensors", "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"]
-    beside += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/model.onnx"]
-    beside += ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt", "vae_decoder/openvino_model.xml"]
-    allowed = [f"*{suffix}" for suffix in MODEL_FILES]
-    kept = filter_repo_objects([*parts, *beside], allow_patterns=allowed, ignore_patterns=list(UNUSED))
-    assert sorted(kept) == sorted(parts)
-
-
 # --- local folders as people have them -----------------------------------------------------------
 
 
@@ -228,6 +214,17 @@ def test_weights_that_come_in_half_precision_alone_are_taken_by_their_usual_name
         "unet/diffusion_pytorch_model.safetensors": "unet/diffusion_pytorch_model.fp16.safetensors",
         "text_encoder/model.safetensors": "text_encoder/model.fp16.safetensors",
         "vae/a.safetensors": "vae/a.safetensors",
+    }
+
+
+def test_weights_in_several_files_of_half_precision_keep_the_names_that_their_index_has(tmp_path: Path) -> None:
+    shards = [f"text_encoder/model.fp16-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    write_all(
+        tmp_path / "half", *shards, "text_encoder/model.safetensors.index.fp16.json", "unet/a.bf16.safetensors", "unet/a.fp16.safetensors"
+    )
+    assert fetched(tmp_path / "half", tmp_path / "copy") == {name: name for name in shards} | {
+        "text_encoder/model.safetensors.index.json": "text_encoder/model.safetensors.index.fp16.json",
+        "unet/a.safetensors": "unet/a.fp16.safetensors",
     }
 
 

@@ -48,6 +48,8 @@ def refuse_weights_that_are_not_finite(folder: Path) -> None:
             with safe_open(str(path), framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no dictionary: it has keys() alone)
                     tensor = file.get_tensor(name)
+                    if tensor.is_floating_point() and tensor.itemsize == 1:
+                        tensor = tensor.float()  # torch does not ask this of eight bits
                     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                         what = "NaN" if bool(tensor.isnan().any()) else "infinite"
                         raise InputError(f"{path}: the tensor {name} holds values that are {what}; fetch or train it again")

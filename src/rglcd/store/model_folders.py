@@ -1,12 +1,15 @@
 """Model folders: brought from a local folder, an object store or the model hub, text and safetensors only."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
+from glob import escape
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from rglcd.errors import InputError, TryAgain
 from rglcd.store.connection import open_url, with_retries
@@ -17,11 +20,18 @@ from rglcd.store.hub_mirrors import alternatives_to
 MODEL_FILES = frozenset({".json", ".safetensors", ".txt", ".model", ".md"})
 """What a model folder may bring in: text and safetensors. Pickles (.bin, .pt, .ckpt) stay outside."""
 
-UNUSED = (
-    *("*.fp16.*", "*.non_ema.*", "*onnx*", "*openvino*", "safety_checker/*"),
-    *("v1-*.safetensors", "v2-*.safetensors", "sd_xl_*.safetensors"),
-)
-"""What Stable Diffusion's repositories hold beside the parts of a pipeline: the same weights again, whole or in other precisions."""
+UNUSED: Final = ("*.non_ema.*", "*onnx*", "*openvino*", "safety_checker/*", "text_encoders/*")
+"""What published repositories hold beside the parts of a pipeline: the same weights again, in other formats and for other programs."""
+
+_INDEX: Final = "model_index.json"
+"""Of a pipeline: its weights lie in the folders of its parts, and what lies beside the index is a whole model, for other programs."""
+
+_VARIANTS: Final = ("fp16", "bf16")
+_VARIANT: Final = re.compile(rf"\.({'|'.join(_VARIANTS)})(?=[.-])")
+"""Of the name of weights in half precision, of one of several files, and of the index of these, as diffusers and transformers write them:
+``model.fp16.safetensors``, ``model.fp16-00001-of-00002.safetensors``, ``model.safetensors.index.fp16.json``."""
+_WEIGHTS: Final = re.compile(r"(.+?)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+"""What such a name is without its variant: of which network, which of several files, and whether an index."""
 
 _HUB_SECONDS = 30
 """How long the hub may take to say what a repository is."""
@@ -39,7 +49,7 @@ TOKENIZER_FILES = (
 
 
 def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> None:
-    """Copy the model folder ``uri`` to ``destination``: :data:`MODEL_FILES` only, without those that :data:`UNUSED` names.
+    """Copy the model folder ``uri`` to ``destination``: of :data:`MODEL_FILES` those that are read (:func:`_used`).
 
     ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
     a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
@@ -49,7 +59,7 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
     elif is_remote(uri):
         _copy_remote(uri, destination)
     else:
-        _copy_from_hub(uri, destination, revision=revision, patterns=[f"*{suffix}" for suffix in sorted(MODEL_FILES)])
+        _copy_from_hub(uri, destination, revision=revision, choose=_used)
     _refuse_indexes_that_lead_out(destination, uri)
 
 
@@ -72,7 +82,7 @@ def local_files(folder: Path) -> dict[str, Path]:
     files = {}
     for path in sorted(folder.rglob("*")):
         _refuse_foreign_link(path, folder)
-        if path.is_file() and path.suffix in MODEL_FILES:
+        if path.is_file():
             files[path.relative_to(folder).as_posix()] = path
     return {name: files[given] for name, given in _used(files).items()}
 
@@ -80,12 +90,45 @@ def local_files(folder: Path) -> dict[str, Path]:
 def _used(names: Iterable[str]) -> dict[str, str]:
     """Of a model folder's files those that are read: the name that each gets, and its own.
 
-    Weights of half precision are left out, unless there are no others: many fine-tunes come in float16 alone.
+    Weights of half precision are left out, unless a network has no others: many fine-tunes come in float16 alone.
     """
-    given = set(names)
-    used = {name: name for name in given if not any(fnmatchcase(name, pattern) for pattern in UNUSED)}
-    halves = {name.replace(".fp16.", "."): name for name in given if ".fp16." in PurePosixPath(name).name}
-    return dict(sorted((halves | used).items()))
+    given = {name for name in names if _may_be_read(name)}
+    if _INDEX in given:
+        given = {name for name in given if "/" in name or not name.endswith(".safetensors")}
+    used, known = dict[str, str](), set[str]()
+    for variant in (None, *_VARIANTS):
+        chosen = [name for name in given if _variant_of(name) == variant and _network_of(name) not in known]
+        used |= {_usual_name(name): name for name in chosen}
+        known |= {_network_of(name) for name in chosen}
+    return dict(sorted(used.items()))
+
+
+def _may_be_read(name: str) -> bool:
+    return PurePosixPath(name).suffix in MODEL_FILES and not any(fnmatchcase(name, pattern) for pattern in UNUSED)
+
+
+def _variant_of(name: str) -> str | None:
+    found = _VARIANT.search(PurePosixPath(name).name)
+    return None if found is None else found[1]
+
+
+def _network_of(name: str) -> str:
+    """Folder and stem of a network's weights, one for all of its files in all precisions; of any other file its name."""
+    path = _without_variant(name)
+    found = _WEIGHTS.fullmatch(path.name)
+    return str(path if found is None else path.with_name(found[1]))
+
+
+def _usual_name(name: str) -> str:
+    """``name`` without its variant; but one of several files keeps its own, by which their index names it."""
+    usual = _without_variant(name)
+    found = _WEIGHTS.fullmatch(usual.name)
+    return name if found is not None and found[2] is not None else str(usual)
+
+
+def _without_variant(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    return path.with_name(_VARIANT.sub("", path.name))
 
 
 def _refuse_foreign_link(path: Path, folder: Path) -> None:
@@ -113,8 +156,7 @@ def _copy_all(files: Mapping[str, Path], destination: Path) -> None:
 
 def _copy_remote(url: str, destination: Path) -> None:
     try:
-        listed = [name for name in list_folder(url) if PurePosixPath(name).suffix in MODEL_FILES]
-        used = _used(listed)
+        used = _used(list_folder(url))
         copied = fetch_folder(url, destination, keep=lambda name: name in used.values())
         for name, given in used.items():
             (destination / given).rename(destination / name)
@@ -124,32 +166,33 @@ def _copy_remote(url: str, destination: Path) -> None:
         raise InputError(f"{url} holds no files")
 
 
-def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, patterns: Sequence[str]) -> None:
+def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, choose: Callable[[list[str]], Mapping[str, str]]) -> None:
+    """Fetch what ``choose`` gives of the names of the files there: the name that each gets, and its own."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     def refusal(error: Exception) -> InputError:
         what = f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__})"
+        if isinstance(error, GatedRepoError):
+            return InputError(f"{what}. Agree to its terms on its page there, and set HF_TOKEN to a token of the account that did")
         return InputError(f"{what}. {alternatives_to(repository)}")
 
     try:
         # One question, without repetition: a hub that is out of reach would be tried for a minute and a half.
-        HfApi().model_info(repository, revision=revision, timeout=_HUB_SECONDS)
+        files = HfApi().model_info(repository, revision=revision, timeout=_HUB_SECONDS).siblings or []
     except Exception as error:  # what it raises is its HTTP library's, which is another from one major version to the next
         raise refusal(error) from None
+    chosen = choose([file.rfilename for file in files])
     try:
-        snapshot_download(
-            repository,
-            revision=revision,
-            local_dir=str(destination),
-            allow_patterns=list(patterns),
-            ignore_patterns=list(UNUSED),
-        )
+        patterns = [escape(given) for given in chosen.values()]
+        snapshot_download(repository, revision=revision, local_dir=str(destination), allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         if is_disk_full(error):
             raise
         raise refusal(error) from None
     shutil.rmtree(destination / ".cache", ignore_errors=True)
+    for name, given in chosen.items():
+        (destination / given).rename(destination / name)
 
 
 def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revision: str | None) -> None:
@@ -163,7 +206,7 @@ def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revi
     elif is_remote(uri):
         _copy_remote_files(uri, names, destination)
     else:
-        _copy_from_hub(uri, destination, revision=revision, patterns=names)
+        _copy_from_hub(uri, destination, revision=revision, choose=lambda files: {name: name for name in names if name in files})
     if not any((destination / name).is_file() for name in names):
         raise InputError(f"{uri} has no {' and no '.join(names)}")
 
