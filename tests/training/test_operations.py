@@ -32,6 +32,12 @@ def test_a_fused_attention_counts_as_its_matrix_products() -> None:
     assert attend(SDPBackend.FLASH_ATTENTION, backward=False) == attend(SDPBackend.MATH, backward=False) == 2 * PRODUCT
 
 
+def test_attention_whose_arguments_are_named_counts_the_same_with_values_and_without() -> None:
+    query = torch.randn(BATCH, HEADS, LENGTH, WIDTH)
+    for each in (query, query.to("meta")):
+        assert count_flops(lambda each=each: scaled_dot_product_attention(query=each, key=each, value=each)) == 2 * PRODUCT
+
+
 def test_the_backward_pass_of_fused_attention_counts_its_recomputed_scores() -> None:
     assert attend(SDPBackend.MATH, backward=True) == (2 + 4) * PRODUCT
     assert attend(SDPBackend.FLASH_ATTENTION, backward=True) == (2 + 5) * PRODUCT

@@ -41,9 +41,11 @@ class _AlwaysFused(TorchFunctionMode):
     """On tensors without values torch takes attention apart; on a CPU or a GPU it is one kernel, whose backward pass counts otherwise."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is scaled_dot_product_attention and args[0].is_meta:
-            return _fused_attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        # diffusers' newer networks, FLUX among them, name all arguments.
+        if func is scaled_dot_product_attention and (args[0] if args else named["query"]).is_meta:
+            return _fused_attention(*args, **named)
+        return func(*args, **named)
 
 
 def _fused_attention(
