@@ -127,6 +127,11 @@ def test_a_mistake_is_named_in_one_line(override: str, said: str) -> None:
         ("reward.tuning.label_every=5", "reward.tuning.label_every 5 does not divide distillation.batch_size"),
         ("reward.prediction={kind: shared, every: 5}", "reward.prediction.every 5 does not divide distillation.batch_size"),
         ("pretraining.tower.num_heads=7", "pretraining.tower: num_heads 7 does not divide width"),
+        (
+            "reward.tuning.trains={kind: last, num_blocks: 99}",
+            "reward.tuning.trains.num_blocks is 99; the latent tower (pretraining.tower) has",
+        ),
+        ("reward={kind: pixel, expert: checker}", "reward.expert 'checker' has no gradient: use reward.kind latent"),
     ],
 )
 def test_what_arithmetic_can_refuse_is_refused_by_the_configuration(override: str, said: str) -> None:
@@ -229,6 +234,7 @@ class TestArms:
             ("{a: {distillation.arms: [rg]}}", "distillation.arms.a changes 'distillation.arms'"),
             ("{a: {distillation.batch_size: 15}}", "distillation.arms.a: reward.tuning.label_every 2 does not divide"),
             ("{a: {reward.expert: judge}}", "distillation.arms.a: reward.expert is 'judge'; add it to caching.scorers"),
+            ("{a: {reward: {kind: pixel, expert: checker}}}", "distillation.arms.a: reward.expert 'checker' has no gradient: use"),
             ("{teacher: {}}", "teacher is what the report calls something else"),
             ("{../up: {}}", "arms: '../up' names a folder"),
         ],

@@ -52,8 +52,7 @@ def test_reward_without_gradient_trains_the_student_through_the_latent_proxy(own
 
 @pytest.mark.slow
 def test_reward_without_gradient_is_refused_for_pixel_rewards_with_what_to_do(own: Checkout) -> None:
-    use_micro(own, "reward={kind: pixel, expert: checker}")
-    done = own.run("rglcd", "run", "distill")
+    done = own.run("rglcd", "config", "use", "micro", "--set", "reward={kind: pixel, expert: checker}")
     assert done.returncode == 2
     assert "reward.expert 'checker' has no gradient: use reward.kind latent, whose proxy learns from it" in done.stderr
     assert not (own.root / "artifacts" / "student").exists()

@@ -6,8 +6,11 @@ from pydantic import model_validator
 
 from rglcd.config.arms import ArmSettings, arms_of, rewards_of
 from rglcd.config.base import Section
+from rglcd.config.pretraining import VitTower
 from rglcd.config.reward import AnyReward, NoReward
+from rglcd.config.scorers import MixtureScorer
 from rglcd.config.sections import Sections
+from rglcd.recipe import LastBlocks, OnlineProxy
 
 
 class Config(Sections):
@@ -20,6 +23,7 @@ class Config(Sections):
         for arm in self.arms:
             where = f"distillation.arms.{arm.name}: " if isinstance(self.distillation.arms, dict) else ""
             _check_expert(arm.reward, self, where)
+            _check_blocks(arm.reward, self, where)
             if self.preparation.initial is not None and arm.distillation.student.kind == "lora":
                 raise ValueError(f"{where}preparation.initial is where a whole student starts: choose one of another kind than lora")
             _check_shares(arm, where)
@@ -81,8 +85,28 @@ class Config(Sections):
 
 
 def _check_expert(reward: AnyReward, config: Config, where: str) -> None:
-    if not isinstance(reward, NoReward) and reward.expert not in config.caching.scorers:
+    if isinstance(reward, NoReward):
+        return
+    if reward.expert not in config.caching.scorers:
         raise ValueError(f"{where}reward.expert is {reward.expert!r}; add it to caching.scorers")
+    expert = config.preparation.scorers[reward.expert]
+    parts = [name for name, weight in expert.weights.items() if weight] if isinstance(expert, MixtureScorer) else [reward.expert]
+    if reward.kind == "pixel" and any(config.preparation.scorers[part].has_gradient is False for part in parts):
+        raise ValueError(f"{where}reward.expert {reward.expert!r} has no gradient: use reward.kind latent, whose proxy learns from it")
+
+
+def _check_blocks(reward: AnyReward, config: Config, where: str) -> None:
+    """The latent tower has the blocks that learn."""
+    tuning = reward.tuning if reward.kind == "latent" else None
+    if not isinstance(tuning, OnlineProxy) or not isinstance(tuning.trains, LastBlocks):
+        return
+    tower = config.pretraining.tower
+    most = tower.num_layers if isinstance(tower, VitTower) else sum(tower.blocks)
+    if tuning.trains.num_blocks > most:
+        raise ValueError(
+            f"{where}reward.tuning.trains.num_blocks is {tuning.trains.num_blocks}; the latent tower (pretraining.tower) has {most} "
+            "blocks: choose fewer"
+        )
 
 
 def _check_micro_batch(arm: ArmSettings, where: str) -> None:

@@ -12,10 +12,12 @@ class Scorer(Section):
     """A reward model.
 
     ``text`` is what it makes of a caption: a vector that a linear map can read (so that a latent proxy may be
-    pretrained on it), token numbers, or nothing at all.
+    pretrained on it), token numbers, or nothing at all. ``has_gradient`` says whether its score back-propagates to the pixels;
+    None: that shows when it is opened.
     """
 
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "vector"
+    has_gradient: ClassVar[bool | None] = True
 
     def settings(self) -> dict[str, Any]:
         """Everything but where its files come from: what the registry needs to open the scorer."""
@@ -92,6 +94,8 @@ class MixtureScorer(Scorer):
     # The parts' features side by side are no vector of one space.
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
 
+    has_gradient: ClassVar[bool | None] = None
+
     kind: Literal["mixture"]
     weights: dict[str, float] = Field(min_length=1)
     """The weight of each scorer, by its name."""
@@ -101,6 +105,8 @@ class MixtureScorer(Scorer):
 
 class Hpsv2ProcessScorer(Scorer):
     """The ``hpsv2`` package itself, run by the Python of its own environment. Scores only: no gradient crosses a process."""
+
+    has_gradient: ClassVar[bool | None] = False
 
     kind: Literal["hpsv2-process"]
     source: WeightsSource
@@ -121,6 +127,7 @@ class ProcessScorer(Scorer):
     """
 
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+    has_gradient: ClassVar[bool | None] = False
 
     kind: Literal["process"]
     program: str
@@ -138,6 +145,8 @@ class ProcessScorer(Scorer):
 class EntryPointScorer(Scorer):
     """A user's own: the entry point ``name`` in the group ``rglcd.rewards`` of an installed package."""
 
+    has_gradient: ClassVar[bool | None] = None
+
     kind: Literal["entry-point"]
     name: str
     """Of the entry point."""
@@ -154,6 +163,7 @@ class OcrScorer(Scorer):
     """
 
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+    has_gradient: ClassVar[bool | None] = False
 
     kind: Literal["ocr"]
     logit_scale: float = Field(default=10.0, gt=0)
@@ -173,6 +183,7 @@ class ToyCheckerScorer(Scorer):
     """The toy world's checker: it measures, and has no weights."""
 
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+    has_gradient: ClassVar[bool | None] = False
 
     kind: Literal["toy-checker"]
 
@@ -181,6 +192,7 @@ class ToyVotesScorer(Scorer):
     """The share of the toy world's simulated voters who would show a picture to others: no weights, no gradient."""
 
     text: ClassVar[Literal["vector", "tokens", "nothing"]] = "tokens"
+    has_gradient: ClassVar[bool | None] = False
 
     kind: Literal["toy-votes"]
 
