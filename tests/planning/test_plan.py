@@ -144,6 +144,25 @@ def test_micro_batches_that_the_gpus_cannot_share_are_refused_before_submission(
         refuse_what_cannot_fit(config, Nodes(label, 8), stage="distill")
 
 
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (
+            "{kind: pixel, prediction: {kind: shared, every: 8}}",
+            r"reward\.prediction\.every 8 does not divide the 12 samples of each of 8 GPUs",
+        ),
+        (
+            "{kind: latent, tuning: {kind: online, label_every: 32}}",
+            r"reward\.tuning\.label_every 32 does not divide the 12 samples of each",
+        ),
+    ],
+)
+def test_rewarded_or_labelled_samples_that_the_gpus_cannot_share_are_refused_before_submission(reward: str, said: str) -> None:
+    config = load_preset("sd15", overrides=[f"reward={reward}", "distillation.arms=[rg]", "distillation.micro_batch=null"])
+    with pytest.raises(InputError, match=said):
+        refuse_what_cannot_fit(config, Nodes("nvidia.com/gpu.product=NVIDIA-H200", 8), stage="distill")
+
+
 def test_memory_is_said_not_to_be_checked_where_torch_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from rglcd.planning.costs import Line, TrainedPass, frozen_pass, trained_pass
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
 from rglcd.planning.scoring import Scoring
-from rglcd.recipe import EmaTarget, FrozenProxy, OwnPrediction
+from rglcd.recipe import EmaTarget, FrozenProxy, OnlineProxy, OwnPrediction
 from rglcd.training.choices import average_decay, dtype_of
 
 CANDIDATES = 3
@@ -62,6 +62,7 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
         raise InputError(
             f"distillation.micro_batch {rows} does not divide the {share} samples of each of {count} GPUs: choose a divisor of {share}"
         )
+    _require_whole_shares(networks.config.reward, share, count=count)
     core = core_cost(networks)
     guidance = Guidance.of(networks, networks.config.reward, core)
     gradients = Part("gradients, float32", core.gradients)
@@ -82,6 +83,16 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
     )
     plain = core.frozen_flops + core.student.flops
     return TrainingCost(memory, plain + guidance.flops, plain)
+
+
+def _require_whole_shares(reward: AnyReward, share: int, *, count: int) -> None:
+    """Raise :class:`InputError` where every n-th sample is rewarded or labelled, and the GPUs would find other samples than one does."""
+    asked = {} if isinstance(reward, NoReward) else {"reward.prediction.every": reward.prediction.every}
+    if isinstance(reward, LatentReward) and isinstance(reward.tuning, OnlineProxy):
+        asked["reward.tuning.label_every"] = reward.tuning.label_every
+    for key, every in asked.items():
+        if share % every:
+            raise InputError(f"{key} {every} does not divide the {share} samples of each of {count} GPUs: choose a divisor of {share}")
 
 
 def _captions(networks: Networks, teacher: Teacher) -> str:
