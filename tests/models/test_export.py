@@ -85,6 +85,17 @@ def test_prediction_type_is_the_teachers(teacher_folder: Path, tmp_path: Path, k
     assert read(tmp_path / "student" / "scheduler" / "scheduler_config.json")["prediction_type"] == kind
 
 
+def test_a_schedule_that_diffusers_lcm_scheduler_has_no_name_for_is_exported_beta_by_beta(teacher_folder: Path, tmp_path: Path) -> None:
+    teacher = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    path = teacher / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(read(path) | {"beta_schedule": "sigmoid"}))
+    student = export(teacher, tmp_path / "student")
+    theirs = LCMScheduler.from_pretrained(tmp_path / "student" / "scheduler").alphas_cumprod
+    assert torch.equal(theirs.sqrt(), student.schedule.alphas)
+    again = Student.load(tmp_path / "student", dtype=torch.float32, device=torch.device("cpu"))
+    assert torch.equal(again.schedule.alphas, student.schedule.alphas)
+
+
 def test_no_json_file_holds_a_local_path(exported: Path, teacher_folder: Path) -> None:
     files = list(exported.rglob("*.json"))
     assert len(files) > 5

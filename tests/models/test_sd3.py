@@ -1,5 +1,6 @@
 """Stable Diffusion 3 through the core equals diffusers' own pipeline: captions, teacher, student, export. Random weights."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,19 @@ def test_a_student_without_t5_is_opened_as_its_card_says(without_t5: Path, tmp_p
     export_student(student, teacher=without_t5, folder=tmp_path, grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
     assert "text_encoder_3=None, tokenizer_3=None" in card_example(tmp_path)
     assert run_card(tmp_path, teacher=without_t5, monkeypatch=monkeypatch).isfinite().all()
+
+
+def test_a_student_of_a_pipeline_with_another_part_is_opened_without_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a pipeline is saved that an IP-Adapter was loaded into.
+    teacher = Path(shutil.copytree(folder, tmp_path / "teacher"))
+    index = json.loads((teacher / "model_index.json").read_text())
+    part = {"image_encoder": ["transformers", "SiglipVisionModel"]}
+    (teacher / "model_index.json").write_text(json.dumps(index | part))
+    student = Student.of_teacher(load(teacher)[0], omega_embedding_dim=None)
+    export_student(student, teacher=teacher, folder=tmp_path / "student", grid=SamplingGrid(50, 10.0, RESOLUTION), card=CARD)
+    assert run_card(tmp_path / "student", teacher=teacher, monkeypatch=monkeypatch).isfinite().all()
 
 
 def test_an_adapter_loads_and_draws_in_the_teachers_stock_pipeline(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, LCMScheduler, StableDiffusionPipeline
 
 from rglcd.config import AnyReward, NoReward, load_preset
 from rglcd.core.consistency import BoundaryScalings, consistency_output
@@ -84,6 +84,16 @@ def test_a_new_reward_weight_retrains_the_rg_arm_and_reuses_the_lcm_arm(own: Pat
     changed = {name for name in before.files if before.files[name] != after.files[name]} - {"timings.json"}
     assert changed
     assert all(name.startswith("rg/") for name in changed)
+
+
+def test_a_students_scheduler_has_the_boundary_scalings_that_it_was_trained_with(own: Path) -> None:
+    # diffusers' scheduler knows one sigma_data.
+    trained = BoundaryScalings(sigma_data=2.0, timestep_scaling=0.01)
+    run(own, tiny_config("model.sigma_data=2.0", "model.timestep_scaling=0.01"), "distill")
+    scheduler = LCMScheduler.from_pretrained(own / "student" / "rg" / "scheduler")
+    for t in (19, 499, 999):
+        ours = trained.at(torch.tensor([t]), torch.zeros(1, 4, 8, 8, dtype=torch.float64))
+        assert [float(each) for each in ours] == pytest.approx(scheduler.get_scalings_for_boundary_condition_discrete(t), rel=1e-12)
 
 
 def test_match_compute_gives_the_lcm_arm_the_steps_that_the_reward_costs(own: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers import FlowMatchLCMScheduler, LCMScheduler, SCMScheduler
+from diffusers import DDPMScheduler, FlowMatchLCMScheduler, LCMScheduler, SCMScheduler
 from safetensors.torch import save_file
 
 from rglcd.core.sampling import lcm_timesteps
@@ -28,6 +28,8 @@ _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _FRONT_MATTER = r"^{}: *[\"']?([A-Za-z0-9][\w.+:/%-]*)[\"']? *$"
 _SD_PIPELINE = "LatentConsistencyModelPipeline"
 _XL_PIPELINE = "StableDiffusionXLPipeline"
+_LCM_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""The values of ``beta_schedule`` that diffusers' LCMScheduler knows; its DDPMScheduler knows more."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """From which grid diffusers' LCM scheduler picks its few timesteps, and the slope of the boundary scalings."""
+    """From which grid diffusers' LCM scheduler picks its few timesteps, and the slope of the boundary scalings at its sigma_data, 0.5."""
 
     num_ddim_steps: int
     timestep_scaling: float
@@ -136,13 +138,21 @@ def _write_scheduler(teacher: Path, folder: Path, grid: SamplingGrid) -> None:
     known = inspect.signature(LCMScheduler.__init__).parameters
     declared = read_json(teacher / "scheduler" / "scheduler_config.json")
     scheduler = LCMScheduler.from_config(
-        {name: value for name, value in declared.items() if name in known},
+        {name: value for name, value in declared.items() if name in known} | _betas(declared),
         original_inference_steps=grid.num_ddim_steps,
         timestep_scaling=grid.timestep_scaling,
         clip_sample=False,
         thresholding=False,  # no student is trained with either
     )
     scheduler.save_pretrained(str(folder / "scheduler"))
+
+
+def _betas(declared: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The betas of a schedule whose name LCMScheduler does not know, one by one."""
+    if declared.get("trained_betas") is not None or declared["beta_schedule"] in _LCM_BETAS:
+        return {}
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    return {"trained_betas": DDPMScheduler(**{key: declared[key] for key in keys if key in declared}).betas.tolist()}
 
 
 def _write_flow_scheduler(student: Student, folder: Path) -> None:
@@ -162,11 +172,7 @@ def _write_pipeline(student: Student, teacher: Path, folder: Path) -> None:
         shutil.copytree(teacher / part, folder / part, dirs_exist_ok=True)
     student.unet.save_pretrained(str(folder / student.family.folder), safe_serialization=True)
     index = read_json(teacher / "model_index.json")
-    written = (
-        _index(index, parts, teacher)
-        if student.family is STABLE_DIFFUSION
-        else {**index, "_class_name": student.family.exported(student.unet.config)[0], "scheduler": ["diffusers", _scheduler_name(student)]}
-    )
+    written = _index(index, parts, teacher) if student.family is STABLE_DIFFUSION else _index_like(index, parts, student)
     (folder / "model_index.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -191,10 +197,18 @@ def _index(index: Mapping[str, Any], parts: Sequence[str], teacher: Path) -> dic
     return head | entries
 
 
+def _index_like(index: Mapping[str, Any], parts: Sequence[str], student: Student) -> dict[str, Any]:
+    """The teacher's index for a student of another family. A part that the student has not is null, whatever the teacher's has there."""
+    pipeline, scheduler = student.family.exported(student.unet.config)
+    kept = {*parts, student.family.folder}
+    entries = {name: value if name in kept or not isinstance(value, list) else [None, None] for name, value in index.items()}
+    return entries | {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
+
+
 def _stock_drawing(student: Student, teacher: Path, grid: SamplingGrid, card: CardFacts) -> StockDrawing:
-    index = read_json(teacher / "model_index.json")
     # Not all pipelines take a part for optional that a folder may lack: SD3's third text encoder.
-    absent = [name for name in student.family.required_parts if index.get(name) == [None, None]]
+    there = {name for part in text_parts(teacher) for name in (part.encoder, part.tokenizer)}
+    absent = [name for name in student.family.required_parts if name not in there]
     side = [f"height={grid.resolution}", f"width={grid.resolution}"] if grid.resolution is not None else []
     # In the scale of the pipeline's own argument.
     guidance = 1.0 if not student.takes_omega else sum(card.omega) / 2 + (0 if student.family.guides_itself(student.unet.config) else 1)

@@ -39,7 +39,8 @@ def export_arm(arm: Arm, distiller: Distiller, *, curve: list[dict[str, Any]], s
     staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)
     materials, model = arm.materials, arm.materials.model
-    grid = SamplingGrid(model.num_ddim_steps, model.timestep_scaling, model.resolution)
+    # The scalings are functions of timestep_scaling / sigma_data alone, and diffusers' LCMScheduler has a sigma_data of 0.5.
+    grid = SamplingGrid(model.num_ddim_steps, model.timestep_scaling * 0.5 / model.sigma_data, model.resolution)
     export_student(distiller.evaluated, teacher=materials.pretrained.teacher, folder=staging, grid=grid, card=_card(arm))
     if isinstance(distiller.reward_guidance, LatentRewardGuidance):
         distiller.reward_guidance.model.save(staging / "reward_model")
