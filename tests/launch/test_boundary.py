@@ -109,6 +109,22 @@ def umask() -> int:
     return mask
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        'RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")',
+        'RuntimeError("CUDA out of memory. Tried")',
+    ],
+)
+def test_a_lack_of_memory_is_no_bug_to_report_and_says_where_to_look(tmp_path: Path, raised: str) -> None:
+    ran = run(sys.executable, "-c", BROKEN.replace('{}["missing"]', f"raise {raised}"), at=tmp_path)
+    assert ran.returncode == 70
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("rglcd: out of memory: RuntimeError: CUDA ")
+    assert "; work on less at once: `rglcd plan` says what a GPU holds, its --help what to lower; its traceback is in /" in line
+    assert "please report" not in line
+
+
 def test_unexpected_error_of_many_lines_is_still_one_line(tmp_path: Path) -> None:
     broken = BROKEN.replace('{}["missing"]', 'raise RuntimeError("first\\nsecond\\n" + "x" * 10_000)')
     (line,) = run(sys.executable, "-c", broken, at=tmp_path).stderr.splitlines()

@@ -20,6 +20,7 @@ from rglcd.errors import InputError
 from rglcd.latents.cache import LatentCache
 from rglcd.latents.format import Fingerprint, write_fingerprint
 from rglcd.models.codec import Codec
+from rglcd.models.teacher import Teacher
 from rglcd.models.text import TextEncoder
 from rglcd.rewards.registry import load_scorer
 from rglcd.sharding.accounting import Reason
@@ -274,6 +275,20 @@ class TestMemory:
         self.with_room_for(monkeypatch, 1)
         with pytest.raises(InputError, match=r"caching\.batch_size: 2 samples at once do not fit"):
             run(shards, pretrained, tmp_path, caching=Caching(batch_size=4))
+
+    def test_a_teacher_that_does_not_fit_beside_what_encodes_is_not_looked_at_and_nothing_else_changes(
+        self, shards: Path, pretrained: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
+        """FLUX.1 and T5 in float32 take 44 GiB together, and a card of 40 encodes with what it is given."""
+
+        def full(self: Teacher, *given: object, **named: object) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(Teacher, "output", full)
+        run(shards, pretrained, tmp_path)
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rglcd: ")]
+        assert "predicts what it declares was not looked at: it does not fit in memory beside what encodes (CUDA out of memory." in said
+        assert files_of(tmp_path) == files_of(unbroken)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

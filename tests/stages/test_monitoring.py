@@ -183,18 +183,29 @@ def test_a_suspicion_is_a_warning_by_default(own: Path, monkeypatch: pytest.Monk
     assert capsys.readouterr().err.count("rglcd: distill rg: reward hacking suspected: made up") == 1
 
 
-def test_a_look_that_fails_is_said_and_ends_nothing(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("its process has gone"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_look_that_fails_is_said_and_ends_nothing(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
     opened, scorer = [], Pretrained.scorer
 
     def sometimes(self: Pretrained, name: str, **where: object) -> object:
         opened.append(name)
         if opened.count("judge") == 2 and name == "judge":  # at the first look; before it, the teacher's pictures are rated
-            raise InputError("its process has gone")
+            raise error
         return scorer(self, name, **where)
 
     monkeypatch.setattr(Pretrained, "scorer", sometimes)
     run(own, panel_config(), "distill")
-    assert "rglcd: distill rg: no look after step 2: its process has gone" in capsys.readouterr().err
+    assert f"rglcd: distill rg: no look after step 2: {error}" in capsys.readouterr().err
     assert [look["step"] for look in looks_of(own / "student")] == [4]
 
 

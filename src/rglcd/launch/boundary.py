@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from rglcd.errors import UNEXPECTED, InputError
+from rglcd.errors import UNEXPECTED, InputError, lack_of_memory
 from rglcd.extras import missing_extra
 from rglcd.launch.failure import ERROR_FILE, KNOWN, LINE, Failure, JobError, write_failure
 
@@ -104,7 +104,10 @@ def _unexpected(error: Exception) -> Failure:
     text = "".join(traceback.format_exception(error))
     if _is_in_a_pod():
         print(text, file=sys.stderr, end="", flush=True)
-    return Failure(f"unexpected error, please report it: {what}; {_keep(text)}", UNEXPECTED)
+    said = "unexpected error, please report it"
+    if lack_of_memory(error) == "certain":
+        what, said = f"{what}; work on less at once: `rglcd plan` says what a GPU holds, its --help what to lower", "out of memory"
+    return Failure(f"{said}: {what}; {_keep(text)}", UNEXPECTED)
 
 
 def _keep(text: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rglcd import progress
 from rglcd.config import Caching, Model
 from rglcd.core.condition import Condition
-from rglcd.errors import InputError
+from rglcd.errors import InputError, lack_of_memory
 from rglcd.latents.format import (
     Fingerprint,
     LatentBatch,
@@ -189,7 +189,22 @@ class _Encoder:
 
 
 def _look_at_the_teacher(models: Pretrained, encoder: _Encoder, columns: Mapping[str, Tensor]) -> None:
-    """Say it when the first latents show that the teacher does not predict what it declares. Nothing that is stored depends on it."""
+    """Say it when the first latents show that the teacher does not predict what it declares. Nothing that is stored depends on it.
+
+    So a teacher that does not fit in memory beside what encodes is not looked at, which is said.
+    """
+    try:
+        doubt = _doubt_about_the_teacher(models, encoder, columns)
+    except Exception as error:
+        if lack_of_memory(error) is None:
+            raise
+        why = " ".join(str(error).split())[:200]
+        doubt = f"whether the teacher predicts what it declares was not looked at: it does not fit in memory beside what encodes ({why})"
+    if doubt is not None:
+        print(f"rglcd: {doubt}", file=sys.stderr)
+
+
+def _doubt_about_the_teacher(models: Pretrained, encoder: _Encoder, columns: Mapping[str, Tensor]) -> str | None:
     device = encoder.world.device
     network = models.teacher / family_of(models.teacher).folder
     teacher = Teacher.load(models.teacher, dtype=dtype_to_try(network), device=device, resolution=encoder.resolution)
@@ -202,9 +217,7 @@ def _look_at_the_teacher(models: Pretrained, encoder: _Encoder, columns: Mapping
             first["time_ids"][rows] if "time_ids" in first else None
         )
 
-    doubt = doubt_about(teacher.kind, errors_of_x0(teacher, latents, condition))
-    if doubt is not None:
-        print(f"rglcd: {doubt}", file=sys.stderr)
+    return doubt_about(teacher.kind, errors_of_x0(teacher, latents, condition))
 
 
 def _pixels(pictures: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rglcd import progress
 from rglcd.config import AnyReward, Monitoring, PanelMonitoring
-from rglcd.errors import InputError
+from rglcd.errors import InputError, lack_of_memory
 from rglcd.evaluation.looks import (
     FOLDER,
     SUSPICIOUS_LOOKS,
@@ -153,7 +153,9 @@ class PanelMonitor:
         try:
             with _generators_kept(self.panel.device):
                 look = self._seen(done)
-        except (InputError, OSError, torch.OutOfMemoryError) as error:
+        except Exception as error:
+            if not isinstance(error, InputError | OSError) and lack_of_memory(error) is None:
+                raise
             # A run of days does not end because nobody could look at it for a moment.
             print(f"rglcd: {self.run.task}: no look after step {done}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
             return
