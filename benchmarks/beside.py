@@ -6,6 +6,7 @@ samples a second, the share of the device's peak that needed operations reach, a
 
 import argparse
 import copy
+import gc
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.baseline import Networks, PublishedStep, StepInputs
+from benchmarks.planned import planned_mib
 from benchmarks.step_bench import MODES, SIZES, Bench, Setting, add_setting_options, setting_of
 from benchmarks.step_measuring import Clock, hardware, utilisation, versions
+from rglcd.errors import lack_of_memory
 from rglcd.training.distiller import Distiller
 from rglcd.training.operations import count_flops
 
@@ -39,12 +42,18 @@ def beside_baseline(bench: Bench, mode: str, *, cached: bool = False) -> dict[st
         "needed_gflop_per_sample": round(needed / 1e9, 3),
         "cached": cached,
     }
+    turns, flops, failure = list[tuple[float, float]](), 0.0, ""
     try:
         turns, flops = _turns(bench, distiller, mode, cached=cached)
-    except torch.OutOfMemoryError as error:  # the baseline has networks of its own, and decodes its whole batch
+    except RuntimeError as error:  # the baseline has networks of its own, and decodes its whole batch
+        if lack_of_memory(error) is None:
+            raise
+        failure = str(error).splitlines()[0]
+    if failure:  # not above: what the baseline had lives as long as its error, and would leave no memory for ours
+        gc.collect()
         torch.cuda.empty_cache()
         alone_ms = statistics.median(clock.ms(partial(distiller.step, step))[0] for step in range(3, 3 + setting.num_steps))
-        return {**ours, **_speed(setting, needed, alone_ms), "baseline_error": str(error).splitlines()[0]}
+        return {**ours, **_speed(setting, needed, alone_ms), "baseline_error": failure}
     ours_ms, theirs_ms = (statistics.median(column) for column in zip(*turns, strict=True))
     return {
         **ours,
@@ -141,7 +150,7 @@ def step_inputs(bench: Bench, *, cached: bool) -> StepInputs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure one mode and print its line."""
+    """Measure one mode and print its line; on a GPU then one of its peak beside the plan's."""
     parser = argparse.ArgumentParser(prog="benchmarks.beside", description="Our step beside the published scripts', turn by turn.")
     add_setting_options(parser, chunk_size=4)
     parser.add_argument("--mode", choices=MODES, default="plain")
@@ -150,7 +159,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = setting_of(asked)
     bench = Bench(setting, SIZES[setting.model]())
     found = beside_baseline(bench, asked.mode, cached=asked.cached)
-    print(json.dumps({**vars(setting), "mode": asked.mode, **found, "hardware": hardware(bench.world.device), "versions": versions()}))
+    line = {**vars(setting), "mode": asked.mode, **found, "hardware": hardware(bench.world.device), "versions": versions()}
+    print(json.dumps(line), flush=True)
+    if found["peak_mib"] is not None:  # counted for ten seconds, so not before the line is out
+        planned = {"planned_mib": planned_mib(bench, asked.mode), "peak_mib": found["peak_mib"]}
+        print(json.dumps({"plan of": asked.mode, **planned}), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,13 +59,14 @@ def parts(model: str, device: str, *, batch_size: int) -> list[Part]:
         return (*step, "--mode", mode, "--batch-size", size, "--chunk-size", size, *options)
 
     # Nothing of tests/ above: other tests' fixtures import what a bare machine has not.
-    tests = ("-m", "pytest", "-p", "no:cacheprovider", "--confcutdir=tests/gpu", "tests/gpu")
-    on_cpu = {"RGLCD_GPU_TESTS": "cpu"} if device == "cpu" else {}
+    tests = ("-m", "pytest", "-vv", "-p", "no:cacheprovider", "--confcutdir=tests/gpu", "tests/gpu")
+    # Where there is a GPU, what runs on a CPU must not find it: ranks take the card that they see.
+    on_cpu = {"RGLCD_GPU_TESTS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     throughput = ("-m", "benchmarks.throughput", "--model", model, "--device", device, "--precision", "bfloat16", "tf32")
     slower = _CPU_IS_SLOWER if device == "cpu" else 1
     return [
-        *(Part(f"step {mode}", 50 * slower, step_of(mode)) for mode in batches),
-        Part("caching and evaluation", 45 * slower, (*throughput, "--batch-size", str(batch_size))),
+        *(Part(f"step {mode}", 50 * slower, step_of(mode), on_cpu) for mode in batches),
+        Part("caching and evaluation", 70 * slower, (*throughput, "--batch-size", str(batch_size)), on_cpu),
         Part("tests", 130 * slower, tests, on_cpu),
         # The longest last: it may have what is left. A CPU's compiler takes longer than all the rest.
         *([] if device == "cpu" else [Part("step plain, compiled", 400, step_of("plain", "--execution", "compiled"))]),
@@ -128,7 +129,7 @@ def run_part(part: Part, environment: Mapping[str, str], *, seconds: float, reco
     def keep(printed: Iterable[str]) -> None:
         for line in printed:
             lines.append(line)
-            for found in json_lines(line):
+            for found in (*json_lines(line), *results_of_tests(line)):
                 record.add({"part": part.name, **found})
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
@@ -183,6 +184,13 @@ def json_lines(text: str) -> Iterator[dict[str, object]]:
                 yield json.loads(line)
             except ValueError:
                 continue
+
+
+def results_of_tests(text: str) -> Iterator[dict[str, object]]:
+    """What pytest says of each test, in the lines of ``text``: of a part that is cut, those that it had ended."""
+    for line in text.splitlines():
+        if found := re.match(r"(\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED)\b", line):
+            yield {"test": found[1], "outcome": found[2].lower()}
 
 
 # --- packages ------------------------------------------------------------------------------------

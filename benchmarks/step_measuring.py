@@ -153,7 +153,7 @@ def measure(bench: Bench, mode: str, flops: Flops) -> dict[str, Any]:
 
 def utilisation(setting: Setting, flops_per_s: float) -> float | None:
     """The share of the device's bfloat16 peak that needed operations reach; None where the peak is not known."""
-    if not torch.cuda.is_available() or setting.precision != "bfloat16":
+    if torch.device(setting.device).type != "cuda" or setting.precision != "bfloat16":
         return None
     gpu = gpu_of_device(torch.cuda.get_device_name(setting.device))
     return None if gpu is None else round(flops_per_s / gpu.bf16_tflops / 1e12, 4)

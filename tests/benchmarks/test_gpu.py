@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from benchmarks.gpu import ROOT, Part, Record, is_wanted, main, minimum_versions, parts, run_part
+from benchmarks.step_bench import Bench, Setting, toy_sizes
+from benchmarks.throughput import measured
 
 MINIMUM = minimum_versions((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -134,3 +136,28 @@ def test_the_script_runs_on_a_cpu_with_the_toys_shapes(tmp_path: Path) -> None:
     assert ended == {"tests": "done", "step latent": "done", "caching and evaluation": "done"}
     (step,) = (line for line in lines_of(out) if line["part"] == "step latent" and "ratio" in line)
     assert step["needed_gflop_per_sample"] > 0
+
+
+def test_a_part_that_is_cut_keeps_the_tests_that_it_ended(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(600)\n")
+    (tests,) = (part for part in parts("toy", "cpu", batch_size=2) if part.name == "tests")
+    arguments = (*tests.arguments[:-2], str(tmp_path / "test_one.py"))  # in the place of --confcutdir and tests/gpu
+    record = Record(tmp_path / "gpu.jsonl")
+    run_part(Part("tests", 15, arguments), {**os.environ, "PYTHONUNBUFFERED": "1"}, seconds=15, record=record)
+    ended, last = lines_of(record.path)
+    assert (str(ended["test"]).rpartition("::")[2], ended["outcome"]) == ("test_a", "passed")
+    assert last["ended"] == "killed after 15 s"
+
+
+def test_what_runs_on_a_cpu_finds_no_gpu() -> None:
+    assert all(part.environment["CUDA_VISIBLE_DEVICES"] == "" for part in parts("toy", "cpu", batch_size=2))
+    assert not any("CUDA_VISIBLE_DEVICES" in part.environment for part in parts("sd21", "cuda", batch_size=16))
+
+
+def test_of_the_teachers_fifty_steps_one_warms_up() -> None:
+    bench = Bench(Setting("toy", 32, "float32", "cpu", 1, 1, "eager", "contiguous", 1, 1.0), toy_sizes())
+    calls: list[int] = []
+    hook = bench.teacher.unet.register_forward_hook(lambda *_: calls.append(1))
+    assert [line["work"] for line in measured(bench, decode_chunk=1)] == ["encode", "score", "student", "teacher"]
+    hook.remove()
+    assert len(calls) == 1 + 50

@@ -1,16 +1,20 @@
 """The benchmark of the step: its networks have the published sizes, and the step does no work that its networks do not need."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel
 
+from benchmarks.planned import planned_mib
 from benchmarks.step import main
 from benchmarks.step_bench import MODES, Bench, Setting, sd21_sizes, toy_sizes
-from benchmarks.step_measuring import memory_line
+from benchmarks.step_measuring import memory_line, utilisation
 
 
 def count(module: torch.nn.Module) -> int:
@@ -63,3 +67,19 @@ def test_the_benchmark_prints_one_json_line_with_hardware_and_versions(capsys: p
         assert mode["mfu"] is None
     assert line["versions"]["torch"] == torch.__version__
     assert line["hardware"]["threads"] >= 1
+
+
+RECORDED = [json.loads(line) for line in Path("docs/gpu.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("line", [line for line in RECORDED if "mode" in line], ids=lambda line: line["mode"])
+def test_the_plan_beside_a_steps_peak_is_within_a_tenth_of_what_a_gpu_measured(line: dict[str, Any]) -> None:
+    setting = Setting(**{field.name: line[field.name] for field in fields(Setting)} | {"device": "meta"})
+    planned = planned_mib(Bench(setting, sd21_sizes()), line["mode"])
+    assert planned == pytest.approx(line["peak_mib"], rel=0.1)
+
+
+def test_a_cpu_has_no_known_peak_on_a_machine_with_a_gpu_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    setting = Setting("toy", 32, "bfloat16", "cpu", 1, 1, "eager", "contiguous", 1, 1.0)
+    assert utilisation(setting, 1e12) is None
