@@ -14,7 +14,9 @@ from rglcd.planning.check import Nodes, refuse_what_cannot_fit
 from rglcd.planning.costs import Line
 from rglcd.planning.gpus import GPUS, gpu_named, gpu_of_device, gpu_of_label
 from rglcd.planning.memory import TO_SPARE, Moment, Part, StageMemory, largest
+from rglcd.planning.networks import Networks
 from rglcd.planning.plan import Plan, StagePlan, plan, require_fit
+from rglcd.planning.training import training_cost
 from tests.tiny_flows import write_tiny_lumina2
 
 SIZED = sorted(set(preset_names()) - {"micro", "toy"})
@@ -244,3 +246,19 @@ def test_lumina_image_is_planned_at_its_published_size() -> None:
     # 2.61 billion parameters.
     assert lasting["student, float32"] == 4 * 2_609_769_152
     assert training.fits
+
+
+def test_what_rates_a_look_is_counted_where_a_look_takes_the_most() -> None:
+    """Expert and judge in float32, both towers of each, beside what trains; and nothing of a batch, whose gradients are not there."""
+    small = ["distillation.micro_batch=1", "reward.chunk_size=1", "distillation.activations=recomputed", "reward.activations=recomputed"]
+    watched = Networks(load_preset("sd15", overrides=small))
+    memory = training_cost(watched, count=1).memory
+    parts = {part.name: part.line.fixed for part in memory.parts(1)}
+    both_towers = 4 * 986_109_441
+    for scorer in ("expert", "judge"):
+        assert parts[f"scorer {scorer}, float32"] == pytest.approx(both_towers, rel=1e-4)
+    assert memory.fullest(1).name == "a look, scorers"
+    assert not any(name.startswith("gradients") for name in parts)
+    unwatched = training_cost(Networks(load_preset("sd15", overrides=[*small, "monitoring={kind: none}"])), count=1).memory
+    assert unwatched.bytes_at(1) + 2**30 < memory.bytes_at(1)
+    assert unwatched.bytes_at(48) == memory.bytes_at(48), "of a larger batch the step takes more"

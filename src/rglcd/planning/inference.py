@@ -12,12 +12,9 @@ from rglcd.models.precision import drawing_dtype, dtype_name
 from rglcd.planning.costs import Line, frozen_pass
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
-from rglcd.planning.scoring import Scoring
+from rglcd.planning.scoring import FEATURES_BYTES, Scoring
 from rglcd.planning.training import guidance_in_words
 from rglcd.training.choices import dtype_of
-
-FEATURES_BYTES = 86_580_480 * 4
-"""Of DINOv2-base in float32, the presets' feature network: 86.6 M parameters (arXiv 2304.07193, Table 17)."""
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a stage takes much memory: what there is then besides what lasts."""
+    """When a stage takes much memory: what there is then besides what lasts; ``between_steps`` it is not in the middle of a batch."""
 
     name: str
     parts: tuple[Part, ...]
-
-    def at(self, samples: int) -> float:
-        """The bytes of its parts."""
-        return sum(part.line.at(samples) for part in self.parts)
+    between_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,15 @@ class StageMemory:
     def fullest(self, samples: int) -> Moment:
         """The moment that takes the most."""
         moments = self.moments if samples < self.whole else self.moments + self.unsplit
-        return max(moments, key=lambda moment: moment.at(samples))
+        return max(moments, key=lambda moment: sum(part.line.at(samples) for part in self._at(moment, samples)))
 
     def parts(self, samples: int) -> tuple[Part, ...]:
         """All that is there at the fullest moment."""
-        lasting = self.lasting + self.split if samples < self.whole else self.lasting
-        return lasting + self.fullest(samples).parts
+        return self._at(self.fullest(samples), samples)
+
+    def _at(self, moment: Moment, samples: int) -> tuple[Part, ...]:
+        added_up = self.split if samples < self.whole and not moment.between_steps else ()
+        return (*self.lasting, *added_up, *moment.parts)
 
     def bytes_at(self, samples: int) -> float:
         """The most that the stage takes."""

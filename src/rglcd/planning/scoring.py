@@ -15,6 +15,9 @@ from rglcd.planning.memory import Part
 from rglcd.planning.networks import META, Captions, Networks, num_bytes
 from rglcd.rewards.preprocessing import Fit, Preprocessing
 
+FEATURES_BYTES = 86_580_480 * 4
+"""Of DINOv2-base in float32, the presets' feature network: 86.6 M parameters (arXiv 2304.07193, Table 17)."""
+
 
 @dataclass(frozen=True)
 class Scoring:

@@ -17,6 +17,7 @@ from rglcd.models.precision import dtype_name
 from rglcd.models.student import Student
 from rglcd.models.teacher import Teacher
 from rglcd.planning.costs import Line, TrainedPass, frozen_pass, trained_pass
+from rglcd.planning.looks import Looks
 from rglcd.planning.memory import Moment, Part, StageMemory
 from rglcd.planning.networks import META, Networks, num_bytes
 from rglcd.planning.scoring import Scoring
@@ -43,6 +44,8 @@ class Core:
     lasting: tuple[Part, ...]
     gradients: Line
     frozen: Line
+    drawing: Line
+    """Of the student without gradient and outside autocast, as a look draws, if anything looks."""
     student: TrainedPass
     frozen_flops: float
     captions: str
@@ -65,6 +68,7 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
     _require_whole_shares(networks.config.reward, share, count=count)
     core = core_cost(networks)
     guidance = Guidance.of(networks, networks.config.reward, core)
+    looks = Looks.of(networks, networks.config.reward, student=core.drawing, teacher=core.frozen)
     gradients = Part("gradients, float32", core.gradients)
     # In DDP's buckets they last; otherwise they come as activations go. From one micro-batch to the next they are added up, and
     # DDP keeps that sum beside its buckets until it averages, in the last one's backward pass.
@@ -75,11 +79,11 @@ def training_cost(networks: Networks, *, count: int) -> TrainingCost:
         rows,
         "distillation.micro_batch",
         (*core.lasting, *buckets, *guidance.lasting),
-        (*core_moments(core), *guidance.moments),
+        (*core_moments(core), *guidance.moments, *looks.moments),
         whole=share,
         split=(added_up,),
         unsplit=() if buckets else (Moment("update", (gradients,)),),
-        notes=(*guidance.notes, core.captions),
+        notes=(*dict.fromkeys([*guidance.notes, *looks.notes]), core.captions),
     )
     plain = core.frozen_flops + core.student.flops
     return TrainingCost(memory, plain + guidance.flops, plain)
@@ -129,9 +133,10 @@ def core_cost(networks: Networks) -> Core:
     passes = solver if networks.config.distillation.neighbour == "teacher" else aim
     frozen = max(passes.peak, aim.peak, key=lambda line: line.each)
     learning = trained_pass(lambda samples: (_predict(networks, student, samples), None), autocast=dtype, parameters=learnt)
+    drawing = frozen_pass(partial(_predict, networks, aimed)).peak if networks.config.monitoring.kind == "panel" else Line()
     used = {passes, aim}
     flops = sum(one.flops for one in used)
-    return Core(lasting, weights, frozen, learning, flops, _captions(networks, teacher), guidance_in_words(teacher))
+    return Core(lasting, weights, frozen, drawing, learning, flops, _captions(networks, teacher), guidance_in_words(teacher))
 
 
 def guidance_in_words(teacher: Teacher) -> str:
