@@ -28,9 +28,9 @@ class Looks:
         monitoring = networks.config.monitoring
         if not isinstance(monitoring, PanelMonitoring):
             return cls()
-        is_plain = isinstance(reward, NoReward)
-        rating = Scoring.of(networks, dict.fromkeys([*([] if is_plain else [reward.expert]), *monitoring.scorers]), dtype=torch.float32)
-        decoding = Scoring.of(networks, (), dtype=torch.float32 if is_plain else dtype_of(reward.precision)).decoding()
+        guides, dtype = ([], torch.float32) if isinstance(reward, NoReward) else ([reward.expert], dtype_of(reward.precision))
+        rating = Scoring.of(networks, dict.fromkeys([*guides, *monitoring.scorers]), dtype=torch.float32)
+        decoding = Scoring.of(networks, (), dtype=dtype).decoding()
         _, *raters = rating.lasting  # the first is the VAE, which the training has
         num = min(monitoring.batch_size, len(monitoring.prompts) * monitoring.images_per_prompt)
 
