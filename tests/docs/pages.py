@@ -56,3 +56,9 @@ def blocks(page: str) -> Iterator[Block]:
 def without_blocks(page: str) -> str:
     """What is left of ``page``: prose and tables."""
     return _FENCED.sub("", text_of(page))
+
+
+def rows_after(head: str, text: str) -> list[list[str]]:
+    """Cells of the table whose first line begins with ``head``."""
+    table = text[text.index(f"\n{head}") + 1 :].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]

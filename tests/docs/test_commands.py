@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from rglcd.cli import _parser, main
-from rglcd.config import preset_names
-from tests.docs.pages import ROOT, TUTORIAL, Block, blocks, pages, text_of, without_blocks
+from rglcd.config import load_preset, preset_names
+from tests.docs.pages import ROOT, TUTORIAL, Block, blocks, pages, rows_after, text_of, without_blocks
 from tests.docs.words import commands
 
 OTHERS = {"break", "cat", "cd", "cp", "dvc", "echo", "head", "kubectl", "kustomize", "mkdir", "pip", "sed", "."}
@@ -204,6 +204,15 @@ def test_the_readmes_smallest_cards_are_those_of_the_plan() -> None:
         assert row.split("|")[-2].strip() == CARDS[max(named, key=[*CARDS].index)], preset
 
 
+def test_no_preset_loses_an_hour_of_training_by_the_hours_of_the_plan() -> None:
+    """Which is also when the alert RglcdCheckpointOld fires."""
+    for section in re.split(r"^## ", text_of("docs/plan.md"), flags=re.MULTILINE)[1:]:
+        preset = section.split(" on ")[0]
+        (hours,) = re.findall(r"training ([\d.]+) on 8", section)
+        distillation = load_preset(preset).distillation
+        assert float(hours) * distillation.checkpoint_every / distillation.num_steps < 1, preset
+
+
 CLAIMS = {
     "two guided steps, against the teacher's fifty": "RG-LCM in 2 steps against the teacher's 50",
     "two guided steps, against two of a plain LCM of equal compute": "RG-LCM in 2 steps against an LCM of equal compute in 2",
@@ -219,12 +228,6 @@ def test_the_readmes_wins_are_those_of_the_results() -> None:
     measured = {claim: (*re.findall(r"(?:panel|judge) (\d+ % \[\d+, \d+\])", figures), seeds) for claim, _, figures, seeds, _ in found}
     said = {row[0]: (*(figure.replace("*", "") for figure in row[1:3]), row[3]) for row in rows_after("| who wins", text_of("README.md"))}
     assert said == {row: measured[claim] for row, claim in CLAIMS.items()}
-
-
-def rows_after(head: str, text: str) -> list[list[str]]:
-    """Cells of the table whose first line begins with ``head``."""
-    table = text[text.index(f"\n{head}") + 1 :].split("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
 def test_every_preset_is_in_the_readme() -> None:
