@@ -160,6 +160,27 @@ def test_gpus_that_no_node_has_are_said(parts: Parts, doctor) -> None:
     assert not doctor(gpus=0).has("nodes with")
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"spec": {"unschedulable": True}},
+        {"status": {"allocatable": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "Unknown"}]}},
+    ],
+    ids=["cordoned", "not ready"],
+)
+def test_a_node_that_takes_no_pods_is_no_node_to_run_on(parts: Parts, doctor, state: dict[str, Any]) -> None:
+    nodes = parts.at["/nodes"]["items"]
+    nodes.append(nodes[0] | state)
+    assert doctor().has("ok       nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/gpu: 1")
+    del nodes[0]
+    assert doctor().has("MISSING  nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/gpu: 0; 1 would do, but take no pods now")
+
+
+def test_a_node_that_has_not_said_yet_what_it_has_is_no_error(parts: Parts, doctor) -> None:
+    parts.at["/nodes"]["items"][0]["status"] = {}
+    assert doctor().has("MISSING  nodes with nvidia.com/gpu.family=ampere and 8 nvidia.com/gpu: 0")
+
+
 def test_gpus_of_another_family_are_named_as_they_are(parts: Parts, doctor, api: ScriptedApi) -> None:
     labels = {"nvidia.com/gpu.family": "hopper", "nvidia.com/gpu.present": "true"}
     node = {"status": {"allocatable": {"nvidia.com/gpu": "1", "cpu": "32"}}, "metadata": {"name": "n", "labels": labels}}

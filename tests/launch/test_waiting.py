@@ -41,7 +41,7 @@ def test_a_job_without_nodes_is_given_up_at_its_deadline_with_the_queues_reason(
     api.script = lambda _age, _attempt: Scene("Inqueue", [], [said])
     ended = launch()
     assert ended.code == 75
-    assert "had no nodes after 600 s: rglcd-distill-r-1-uid-rglcd-distill-r-1: queue resource quota insufficient" in ended.last
+    assert "did not start within 600 s: rglcd-distill-r-1-uid-rglcd-distill-r-1: queue resource quota insufficient" in ended.last
     assert api.jobs == {}
     assert clock.seconds < 700
 

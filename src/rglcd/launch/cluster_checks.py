@@ -124,21 +124,38 @@ def _nodes(core: client.CoreV1Api, placement: Placement) -> Iterator[Finding]:
     selector = ",".join([placement.gpu_label, *(f"{key}={value}" for key, value in placement.node_selector.items())])
     try:
         nodes = core.list_node(label_selector=selector, limit=100).items
-        fit = [node for node in nodes if int(node.status.allocatable.get(placement.pool.gpu_resource, 0)) >= placement.pool.gpus]
+        fit = [node for node in nodes if int(_allocatable(node).get(placement.pool.gpu_resource, 0)) >= placement.pool.gpus]
         others = [] if fit else core.list_node(label_selector=placement.any_gpu_label, limit=100).items
     except (ApiException, InputError):
         yield Finding(what, None, f"you may not list nodes; somebody who may: kubectl get nodes -L {label}")
+        return
+    ready = [node for node in fit if _takes_pods(node)]
+    if fit and not ready:
+        yield Finding(
+            f"{what}: 0", False, f"{len(fit)} would do, but take no pods now (cordoned, or not ready): kubectl get nodes -l {selector}"
+        )
         return
     there = ", ".join(sorted({_gpus_of(node, label) for node in others})) or f"no node with {placement.any_gpu_label}"
     advice = (
         f"there is {there}: gpu_label, gpus and gpu_resource in cluster.yaml say what to use; a pool that scales from nothing shows none"
     )
-    yield Finding(f"{what}: {len(fit)}", bool(fit), advice)
+    yield Finding(f"{what}: {len(ready)}", bool(ready), advice)
+
+
+def _allocatable(node: client.V1Node) -> dict[str, str]:
+    """What pods may ask for of a node; nothing of one whose kubelet has not said it yet."""
+    return dict(node.status.allocatable or {})
+
+
+def _takes_pods(node: client.V1Node) -> bool:
+    """Whether the scheduler may use it at all; one that says nothing of its health is taken for well."""
+    is_well = all(each.status == "True" for each in node.status.conditions or () if each.type == "Ready")
+    return is_well and not (node.spec is not None and node.spec.unschedulable)
 
 
 def _gpus_of(node: client.V1Node, label: str) -> str:
     """What a node has to offer, in the words of cluster.yaml: its value of ``label``, and what is allocatable of each kind of GPU."""
-    offered = [f"{amount} {name}" for name, amount in sorted(node.status.allocatable.items()) if name.startswith("nvidia.com/")]
+    offered = [f"{amount} {name}" for name, amount in sorted(_allocatable(node).items()) if name.startswith("nvidia.com/")]
     said = f"{label}={node.metadata.labels[label]}" if label in (node.metadata.labels or {}) else f"a node without {label}"
     return f"{said} with {' and '.join(offered) or 'no GPU that can be asked for'}"
 

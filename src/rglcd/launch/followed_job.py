@@ -115,7 +115,7 @@ class FollowedJob:
             self._jobs.delete(self._name)
             why = self._why or "the scheduler says nothing"
             raise JobError(
-                f"{self._name} had no nodes after {self._placement.queue_seconds} s: {why}; run the same command to wait again",
+                f"{self._name} did not start within {self._placement.queue_seconds} s: {why}; run the same command to wait again",
                 exit_code=TryAgain.exit_code,
             )
         if self._stuck_since is None:
