@@ -147,6 +147,13 @@ def test_refusal_of_the_run_itself_is_one_line_without_headers(kubeflow: Kubeflo
     assert "X-Secret" not in ended.last
 
 
+def test_a_server_that_is_away_when_the_run_is_to_start_may_be_asked_again(kubeflow: Kubeflow, submit) -> None:
+    kubeflow.gate = lambda call: (503, "upstream connect error", {}) if call.command == "POST" else None
+    ended = submit("submit")
+    assert ended.code == 75
+    assert "answers 503 for the moment, and may have started the run" in ended.last
+
+
 def test_an_answer_without_a_run_is_refused(kubeflow: Kubeflow, submit) -> None:
     kubeflow.run_id = ""
     ended = submit("submit")

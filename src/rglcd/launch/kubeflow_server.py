@@ -94,9 +94,13 @@ def _answer(host: str, access: Access, method: str, path: str, *, body: Mapping[
         raise InputError(f"{host} answers with a login page{f' ({to[:100]})' if to else ''}: {_WAYS_IN}")
     if answer.status in (401, 403):
         raise InputError(f"{host} does not let us in ({answer.status}): {_WAYS_IN}")
-    if answer.status in (408, 429) or answer.status >= 500:
+    if _passes(answer.status):
         raise TryAgain(f"{host} answers {answer.status} for the moment; the same command tries again")
     return answer
+
+
+def _passes(status: int) -> bool:
+    return status in (408, 429) or status >= 500
 
 
 def _content_of(answer: Any) -> dict[str, Any] | None:
@@ -108,7 +112,10 @@ def _content_of(answer: Any) -> dict[str, Any] | None:
 
 
 def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access: Access, namespace: str, service_account: str) -> str:
-    """Start a run of ``pipeline``; return the address of its page. Raises :class:`InputError` if the server has not started one."""
+    """Start a run of ``pipeline``; return the address of its page.
+
+    Raises :class:`InputError` if the server has not started one, :class:`TryAgain` if it could not say whether it has.
+    """
     from kfp.client import Client
     from kfp_server_api.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -119,6 +126,11 @@ def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access:
             pipeline, arguments=dict(arguments), namespace=namespace, service_account=service_account, enable_caching=False
         )
     except ApiException as error:
+        if error.status and _passes(int(error.status)):
+            told = (
+                f"{host} answers {error.status} for the moment, and may have started the run: look there; the same command submits it again"
+            )
+            raise TryAgain(told) from None
         raise InputError(f"{host} does not take the run: {error.status} {error.reason}: {_said(error)}"[:400]) from None
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
