@@ -2,7 +2,9 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +34,10 @@ def trained_gates_text() -> str:
     seeds = seeds_done([MAIN, LATENT_AT_ONE])
     if not seeds:
         return not_run_yet(_TITLE)
-    rows = [f"| {of.name} | {_within(of)} | {of.figure:.2f} | {'met' if of.met else '**not met**'} |" for of in trained_gates(seeds)]
+    rows = [
+        f"| {of.name} | {of.low:.2f} to {of.high:.2f} | {of.figure:.2f} | {'met' if of.met else '**not met**'} |"
+        for of in trained_gates(seeds)
+    ]
     web = statistics.mean(retrieved(_proxies(LATENT_AT_ONE, seed)[0], WEB) for seed in seeds)
     return f"""## {_TITLE}
 
@@ -45,10 +50,6 @@ a proxy that knew all would find {1 - WEB.wrong / 100:.2f}.
 | gate | within | figure | |
 |---|---|--:|---|
 {chr(10).join(rows)}"""
-
-
-def _within(of: Gate) -> str:
-    return f"{of.low:.2f} to {of.high:.2f}"
 
 
 def trained_gates(seeds: Sequence[int]) -> Iterator[Gate]:
@@ -69,13 +70,30 @@ def _proxies(run: Run, seed: int) -> list[LatentRewardModel]:
 @torch.no_grad()
 def retrieved(proxy: LatentRewardModel, mixture: Mixture) -> float:
     """How often the caption nearest to a picture's latent, among all of the corpus's, is its own."""
+    asked = _asked(mixture)
+    texts = proxy.embed_text(asked.texts)
+    nearest = (proxy.embed_latents(asked.latents) @ texts.T).argmax(1)
+    return nearest.eq(asked.own).double().mean().item()
+
+
+class _Asked(NamedTuple):
+    """Latents (N, C, h, w) of new pictures, the expert's features of all captions (M, D), and each picture's caption (N,)."""
+
+    latents: Tensor
+    texts: Tensor
+    own: Tensor
+
+
+@cache
+@torch.no_grad()
+def _asked(mixture: Mixture) -> _Asked:
     scenes = shuffled(split().train, "gates")
     shown = [scenes[number % len(scenes)] for number in range(NUM_PICTURES)]
     rows = web_rows(shown, range(GATE_SEED, GATE_SEED + NUM_PICTURES), mixture)
     expert = ClipReward.load(Path("toy/expert"), dtype=torch.float32, device=_CPU)
-    texts = proxy.embed_text(expert.encode_text([caption(scene) for scene in scenes]))
+    texts = expert.encode_text([caption(scene) for scene in scenes])
     own = torch.tensor([scenes.index(row.claimed) for row in rows])
-    return (proxy.embed_latents(_latents(draw_pixels(rows, first_seed=GATE_SEED))) @ texts.T).argmax(1).eq(own).double().mean().item()
+    return _Asked(_latents(draw_pixels(rows, first_seed=GATE_SEED)), texts, own)
 
 
 def _latents(pixels: Tensor) -> Tensor:

@@ -115,7 +115,6 @@ def main(words: Sequence[str] | None = None) -> None:
                 resume(given.resume, server=_server(given), namespace=given.namespace or load_settings().namespace)
                 return
         config, root, settings = load_params(given.params, overrides=given.set), Path.cwd(), with_provenance(load_settings())
-        store = _store(getattr(given, "store", None), settings)
         match given.verb:
             case "run":
                 from pipelines.local_run import run  # the light image lacks what it needs
@@ -124,11 +123,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
                 run(config, root=root)
             case "compile":
+                store = _store(given.store, settings)
                 warn_of_models_no_pod_sees(config, stages_of(config))
                 warn_of_downloads_no_pod_keeps(config, stages_of(config))
                 warn_unless_published(settings.image or TRAIN_IMAGE)
                 compile_(config, root=root, out=given.out, store=store, settings=settings)
             case "submit":
+                store = _store(given.store, settings)
                 namespace = given.namespace or settings.namespace
                 require_published(settings.image or TRAIN_IMAGE)
                 require_files(config, stages_of(config), source=source_at_hand(root), in_pods=True)

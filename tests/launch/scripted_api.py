@@ -243,7 +243,7 @@ def _handler(api: ScriptedApi) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = do_DELETE = _answer  # noqa: N815
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (http.server's names)
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -40,7 +40,7 @@ class Kubeflow:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            do_POST = do_GET  # noqa: N815
+            do_POST = do_GET  # noqa: N815 (http.server's names)
 
             def log_message(self, *_: Any) -> None:
                 pass

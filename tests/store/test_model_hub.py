@@ -74,7 +74,7 @@ class Hub:
                 if self.command == "GET":
                     self.wfile.write(body)
 
-            do_HEAD = do_GET  # noqa: N815
+            do_HEAD = do_GET  # noqa: N815 (http.server's names)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -16,7 +16,8 @@ your own data   rglcd data use ~/photos --reference 1000
 Kubeflow        python -m pipelines run  (in a checkout: a wheel has neither `pipelines` nor the toy's models)
 
 exit codes: 0 done; 2 bad input, configuration or data; 3 training diverged; 69 a machine of a job is not what it was promised
-            to be; 70 an unexpected error, please report it; 75 try again: the same command goes on from what is saved
+            to be; 70 a lack of memory, or an unexpected error, please report it; 75 try again: the same command goes
+            on from what is saved
 """
 
 

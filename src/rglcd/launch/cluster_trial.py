@@ -90,7 +90,9 @@ def _watched(core: client.CoreV1Api, api: PatientClient, name: str, namespace: s
         pod: dict[str, Any] = api.sanitize_for_serialization(core.read_namespaced_pod(name, namespace))
         waited = api.clock.monotonic() - began
         reason = stuck([pod])
-        patience = _SECONDS if reason is None or reason.row is None else min(reason.row.patience, _STUCK_SECONDS)
+        patience = _SECONDS
+        if reason is not None and reason.row is not None:
+            patience = _STUCK_SECONDS if reason.row.may_wait else 0.0
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or waited >= patience:
             return pod, waited
         api.clock.pause(_POLL_SECONDS)

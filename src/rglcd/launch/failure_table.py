@@ -43,9 +43,8 @@ class Row:
 
     ``reason`` and ``message`` are patterns for Kubernetes' own words (a reason whole, a message anywhere), ``code`` the container's exit
     code; what is not given fits everything. ``pause`` is the seconds before the next attempt, doubled for each further one in a
-    row; ``patience`` how many seconds a container may wait in this state where nobody says: 0, not at all; anything else, as long as
-    ``start_seconds`` of the settings. ``ends_with`` is the launcher's exit code where it is not
-    the container's own. ``advice`` says what to do.
+    row; ``may_wait`` whether a container may be in this state for as long as the settings' ``start_seconds``. ``ends_with`` is the
+    launcher's exit code where it is not the container's own. ``advice`` says what to do.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Row:
     message: str | None = None
     code: int | None = None
     pause: float = 10.0
-    patience: float = 0.0
+    may_wait: bool = False
     ends_with: int | None = None
     advice: str = ""
 

@@ -92,7 +92,7 @@ class FollowedJob:
         reason = self._last_word = last_word(self._last_word, reason)
         assert reason.row is not None
         self._stuck_since = now if self._stuck_since is None else self._stuck_since
-        waited, patience = now - self._stuck_since, self._placement.start_seconds if reason.row.patience else 0.0
+        waited, patience = now - self._stuck_since, self._placement.start_seconds if reason.row.may_wait else 0.0
         if waited >= patience:
             self._jobs.delete(self._name)
             after = f" for {duration(waited)}" if patience else ""

@@ -95,7 +95,7 @@ def stuck(pods: Iterable[Mapping[str, Any]]) -> Reason | None:
             row = row_of(Where.CONTAINER, reasons=(cause,), message=message)
             if row is not None:
                 code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
-                found.append((row.patience, Reason(pod["metadata"]["name"], cause, code, message, None, (), row)))
+                found.append((row.may_wait, Reason(pod["metadata"]["name"], cause, code, message, None, (), row)))
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 

@@ -94,12 +94,12 @@ def _answer(host: str, access: Access, method: str, path: str, *, body: Mapping[
         raise InputError(f"{host} answers with a login page{f' ({to[:100]})' if to else ''}: {_WAYS_IN}")
     if answer.status in (401, 403):
         raise InputError(f"{host} does not let us in ({answer.status}): {_WAYS_IN}")
-    if _passes(answer.status):
+    if _is_momentary(answer.status):
         raise TryAgain(f"{host} answers {answer.status} for the moment; the same command tries again")
     return answer
 
 
-def _passes(status: int) -> bool:
+def _is_momentary(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
@@ -126,11 +126,10 @@ def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access:
             pipeline, arguments=dict(arguments), namespace=namespace, service_account=service_account, enable_caching=False
         )
     except ApiException as error:
-        if error.status and _passes(int(error.status)):
-            told = (
+        if error.status and _is_momentary(int(error.status)):
+            raise TryAgain(
                 f"{host} answers {error.status} for the moment, and may have started the run: look there; the same command submits it again"
-            )
-            raise TryAgain(told) from None
+            ) from None
         raise InputError(f"{host} does not take the run: {error.status} {error.reason}: {_said(error)}"[:400]) from None
     except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None

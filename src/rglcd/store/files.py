@@ -76,6 +76,7 @@ def list_folder(uri: str) -> dict[str, str]:
 def fetch_folder(uri: str, destination: Path, *, keep: Callable[[str], bool]) -> list[str]:
     """Copy the files below ``uri`` whose names ``keep`` wants to ``destination``, and return the names.
 
+    A file that ``destination`` has in the size that is listed stays: the folder is to be for this listing alone.
     Nothing says what these files must be but the store: sizes are compared, and what else it says (:mod:`rglcd.store.listed_objects`).
     Raises :class:`InputError` for a file that is damaged there, :class:`TryAgain` for one that changes meanwhile, and when the store
     keeps failing.
