@@ -2,31 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from rglcd.stages.assembly import make_distiller
 from rglcd.training.distiller import Distiller
 from tests.tiny_flows import write_tiny_flux, write_tiny_lumina2, write_tiny_pixart, write_tiny_sana, write_tiny_sd3
 from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models, write_tiny_source
 from tests.training.conftest import materials_of
-from tests.training.waits import NothingRead
+from tests.training.waits import NothingListed, NothingRead
 
 pytestmark = pytest.mark.slow
 SAME, FULL = ("distillation.student={kind: same_inputs}",), ("distillation.student={kind: full}",)
 CACHED = "caching.text_embeddings=true"
-
-
-class NothingListed(TorchFunctionMode):
-    """Refuses to make a list of a tensor: torch's dispatcher does not see it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func is not Tensor.tolist, "the step waits for tolist"
-        return func(*args, **(kwargs or {}))
 
 
 def distiller_of(root: Path, write: Callable[[Path], None], *overrides: str) -> Distiller:

@@ -23,6 +23,14 @@ class NothingRead(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class NothingListed(TorchFunctionMode):
+    """Refuses to make a list of a tensor: torch's dispatcher does not see it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.Tensor.tolist, "the step waits for tolist"
+        return func(*args, **(kwargs or {}))
+
+
 class NothingMadeThere(TorchFunctionMode):
     """Refuses tensors that are made on ``meta``, which stands for a GPU here, of the host's numbers: their copy waits."""
 
