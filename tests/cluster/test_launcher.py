@@ -80,7 +80,7 @@ def test_role_of_the_launcher_is_sufficient(cluster: Cluster, placement: Placeme
     with pytest.raises(JobError, match="exit code 9"):
         run_kubernetes_job(app("raise SystemExit(9)"), stage=DISTILL, placement=placement, api=api, poll_seconds=0.3)
     given = replace(placement, num_nodes=3, queue_seconds=3)
-    with pytest.raises(JobError, match="no nodes after 3 s"):
+    with pytest.raises(JobError, match="did not start within 3 s"):
         run_kubernetes_job(app("import time; time.sleep(60)", num_nodes=3), stage=DISTILL, placement=given, api=api, poll_seconds=0.3)
 
 
@@ -88,7 +88,7 @@ def test_role_of_the_launcher_is_sufficient(cluster: Cluster, placement: Placeme
 
 
 def test_a_job_that_finds_no_nodes_says_why_and_gives_up_at_its_deadline(cluster: Cluster, placement: Placement, launch, capfd) -> None:
-    with pytest.raises(JobError, match=r"no nodes after 20 s: .*nodes are available") as ended:
+    with pytest.raises(JobError, match=r"did not start within 20 s: .*nodes are available") as ended:
         # Longer than the 15 s after which the scheduler's events are asked for again: the first time there may be none.
         launch(app("import time; time.sleep(60)", num_nodes=3), num_nodes=3, queue_seconds=20)
     assert ended.value.exit_code == 75
