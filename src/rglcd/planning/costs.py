@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from rglcd.planning.counting import CudaPolicy, LiveBytes, backward
-from rglcd.training.operations import count_flops
 
 _FEW, _MANY = 4, 8
 """Counted at these numbers of samples: the cost of more lies on the line through both."""
@@ -16,13 +15,13 @@ _FEW, _MANY = 4, 8
 
 @dataclass(frozen=True)
 class Line:
-    """Bytes = fixed + each x samples."""
+    """Bytes, or operations, = fixed + each x samples."""
 
     fixed: float = 0.0
     each: float = 0.0
 
     def at(self, samples: float) -> float:
-        """The bytes of ``samples``."""
+        """Those of ``samples``."""
         return self.fixed + self.each * samples
 
     def __sub__(self, other: "Line") -> "Line":
@@ -30,7 +29,7 @@ class Line:
 
     @property
     def for_one(self) -> "Line":
-        """The bytes of one sample, whatever the batch."""
+        """Those of one sample, whatever the batch."""
         return Line(self.at(1), 0.0)
 
     @classmethod
@@ -44,6 +43,7 @@ class _Counted(NamedTuple):
     forward_peak: int
     kept: int
     backward_peak: int
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,10 @@ def trained_pass(
     """
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in parameters]
     few, many = (_count_trained(run, samples, autocast) for samples in (_FEW, _MANY))
-
-    def both() -> None:
-        with CudaPolicy(autocast):
-            output, to = run(1)
-        backward(output, autocast, to=to)
-
-    flops = float(count_flops(both))
     for hook in hooks:
         hook.remove()
-    forward_peak, kept, backward_peak = (Line.through(*pair) for pair in zip(few, many, strict=True))
-    return TrainedPass(kept, forward_peak, backward_peak, flops)
+    forward_peak, kept, backward_peak, flops = (Line.through(*pair) for pair in zip(few, many, strict=True))
+    return TrainedPass(kept, forward_peak, backward_peak, flops.at(1))
 
 
 def _count_trained(run: Callable[[int], tuple[Tensor, Tensor | None]], samples: int, autocast: torch.dtype) -> _Counted:
@@ -98,7 +91,7 @@ def _count_trained(run: Callable[[int], tuple[Tensor, Tensor | None]], samples: 
         forward_peak, kept = live.peak, live.now
         live.peak = live.now
         backward(output, autocast, to=to)
-    return _Counted(forward_peak, kept, live.peak)
+    return _Counted(forward_peak, kept, live.peak, live.flops)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
@@ -108,13 +101,10 @@ def _drop_gradient(parameter: Tensor) -> None:
 def frozen_pass(run: Callable[[int], object], *, autocast: torch.dtype = torch.float32) -> FrozenPass:
     """The cost of ``run`` without gradient."""
 
-    def peak(samples: int) -> float:
+    def count(samples: int) -> tuple[int, int]:
         with torch.no_grad(), LiveBytes() as live, CudaPolicy(autocast):
             run(samples)
-        return float(live.peak)
+        return live.peak, live.flops
 
-    def one() -> None:
-        with torch.no_grad(), CudaPolicy(autocast):
-            run(1)
-
-    return FrozenPass(Line.through(peak(_FEW), peak(_MANY)), float(count_flops(one)))
+    peak, flops = (Line.through(*pair) for pair in zip(count(_FEW), count(_MANY), strict=True))
+    return FrozenPass(peak, flops.at(1))

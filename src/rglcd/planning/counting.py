@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
+
+from rglcd.planning.outcomes import outcome, storages
 
 GIB: Final = 2**30
 
@@ -85,19 +87,19 @@ def _flash_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tenso
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors made while it is on that are alive, now and at most."""
+    """Bytes of the tensors made while it is on that are alive, now and at most; and the operations that made them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
-        self.now = self.peak = 0
+        self.now = self.peak = self.flops = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result, flops = outcome(func, args, kwargs or {})
+        self.flops += flops
         # A view of what was there before, such as a transposed weight, is no new memory.
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
+        given = {storage._cdata for storage in storages((args, kwargs))}
+        for storage in storages(result):
             if storage._cdata not in self._known and storage._cdata not in given:
                 self._see(storage)
         return result
@@ -112,10 +114,6 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
-
-
-def _storages(values: Any) -> list[Any]:
-    return [tensor.untyped_storage() for tensor in tree_leaves(values) if isinstance(tensor, Tensor)]
 
 
 def backward(output: Tensor, autocast: torch.dtype, *, to: Tensor | None = None) -> None:
