@@ -1,6 +1,8 @@
 """Shared fixtures: golden files (``pytest --update-golden``) and object stores on loopback."""
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,14 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} has changed; if that is meant: pytest --update-golden"
 
     return check
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stacks_without_sources() -> Iterator[None]:
+    """kfp looks up its caller's name fifty times a pipeline, each time with the sources of all frames: below pytest that takes 4 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", partial(inspect.stack, context=0))
+        yield
 
 
 # --- object stores -------------------------------------------------------------------------------
