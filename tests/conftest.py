@@ -1,6 +1,7 @@
 """Shared fixtures: golden files (``pytest --update-golden``) and object stores on loopback."""
 
 import inspect
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,12 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} has changed; if that is meant: pytest --update-golden"
 
     return check
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT, and children with it, as from a terminal: a shell starts what runs in its background without."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

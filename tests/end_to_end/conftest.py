@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -40,9 +39,7 @@ class Checkout:
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """The command in a process group of its own, as a terminal would start it: heedful of SIGINT."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background, children too
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        """The command in a process group of its own, as a terminal would start it."""
         return subprocess.Popen(
             self.command(*words),
             cwd=self.root,
