@@ -47,6 +47,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_a_part_that_overruns_its_limit_is_killed_with_its_children_and_its_lines_are_kept(tmp_path: Path) -> None:
     script = (
         "import json, subprocess, sys, time\n"
@@ -138,6 +139,7 @@ def test_the_script_runs_on_a_cpu_with_the_toys_shapes(tmp_path: Path) -> None:
     assert step["needed_gflop_per_sample"] > 0
 
 
+@pytest.mark.slow
 def test_a_part_that_is_cut_keeps_the_tests_that_it_ended(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(600)\n")
     (tests,) = (part for part in parts("toy", "cpu", batch_size=2) if part.name == "tests")

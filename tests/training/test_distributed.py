@@ -83,6 +83,7 @@ def late(world: World) -> None:
     time.sleep(6 * world.rank)
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_the_slowest_after_unequal_work_and_for_nobody_else_so_long(capfd: pytest.CaptureFixture[str]) -> None:
     def wait_at_a_barrier(world: World) -> None:
         late(world)
