@@ -4,18 +4,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.launch.scripted_api import pod
+from tests.launch.scripted_api import event, pod
 
 
 @dataclass(frozen=True)
 class Case:
-    """How a cluster says it: a failed pod, a container that waits, or the words of a refusal. ``code``: the launcher ends with it."""
+    """How a cluster says it: a failed pod, a container or a pod that waits, a refusal's words. ``code``: the launcher ends with it."""
 
     row: str
     code: int
     words: str
     pod: dict[str, Any] | None = None
     refusal: str | None = None
+    event: dict[str, Any] | None = None
 
 
 def evicted(message: str, *, code: int = 137) -> dict[str, Any]:
@@ -24,6 +25,12 @@ def evicted(message: str, *, code: int = 137) -> dict[str, Any]:
 
 def waiting(reason: str, message: str) -> dict[str, Any]:
     return pod("Pending", waiting=(reason, message))
+
+
+def held_up(row: str, code: int, words: str, reason: str, message: str) -> Case:
+    """A pod that has its node, where something is to be made before its container: the state says that it waits, an event for what."""
+    creating = pod("Pending", waiting=("ContainerCreating", ""))
+    return Case(row, code, words, creating, event=event(reason, message, of="p"))
 
 
 def disrupted(reason: str) -> dict[str, Any]:
@@ -155,6 +162,77 @@ CASES = [
         waiting("CreateContainerConfigError", "failed to sync configmap cache: timed out waiting for the condition"),
     ),
     Case("container cannot be made", 75, "could not make the container", waiting("CreateContainerError", "context deadline exceeded")),
+    held_up(
+        "container cannot be made",
+        75,
+        "could not make the container",
+        "FailedCreatePodSandBox",
+        'Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox "1": no addresses available',
+    ),
+    held_up(
+        "container cannot be made",
+        75,
+        "could not make the container",
+        "NetworkNotReady",
+        "network is not ready: cni plugin not initialized",
+    ),
+    held_up(
+        "a volume needs what is missing",
+        2,
+        'configmap "istio-ca-root-cert" not found; create it',
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "istiod-ca-cert" : configmap "istio-ca-root-cert" not found',
+    ),
+    held_up(
+        "a volume needs what is missing",
+        2,
+        "non-existent secret key: ca.crt; create it",
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "keys" : references non-existent secret key: ca.crt',
+    ),
+    held_up(
+        "a volume needs what is missing",
+        2,
+        "store_claim in cluster.yaml",
+        "FailedMount",
+        "Unable to attach or mount volumes: unmounted volumes=[store], unattached volumes=[], failed to process volumes=[store]: error "
+        'processing PVC rglcd/rglcd-store: failed to fetch PVC from API server: persistentvolumeclaims "rglcd-store" not found',
+    ),
+    held_up(
+        "a volume is in use elsewhere",
+        75,
+        "ReadWriteMany",
+        "FailedAttachVolume",
+        'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) rglcd-distill-q-1-distill-0-0',
+    ),
+    held_up(
+        "a volume is in use elsewhere",
+        75,
+        "end what holds the claim",
+        "FailedAttachVolume",
+        'Multi-Attach error for volume "pvc-1" Volume is already exclusively attached to one node and can\'t be attached to another',
+    ),
+    held_up(
+        "a volume cannot be mounted",
+        75,
+        "kubectl describe pvc",
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "pv-1" : mount failed: exit status 32\nOutput: mount.nfs: Connection timed out',
+    ),
+    held_up(
+        "a volume cannot be mounted",
+        75,
+        "kubectl describe pvc",
+        "FailedMount",
+        'MountVolume.SetUp failed for volume "keys" : object "rglcd"/"keys" not registered',
+    ),
+    held_up(
+        "a volume cannot be mounted",
+        75,
+        "kubectl describe pvc",
+        "FailedAttachVolume",
+        'AttachVolume.Attach failed for volume "pvc-1" : CSINode node-1 does not contain driver ebs.csi.aws.com',
+    ),
     Case(
         "an admission webhook is away",
         0,

@@ -7,6 +7,7 @@ pauses move the time on, so a week takes a second.
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -98,11 +99,11 @@ def _container_status(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "main", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
 
 
-def event(reason: str, message: str, *, of: str = "{job}", at: str = "2026-01-01T00:00:05Z") -> dict[str, Any]:
-    """``of`` names the object; ``{job}`` and ``{podgroup}`` stand for those of the job."""
+def event(reason: str, message: str, *, of: str = "{job}", at: str = "2026-01-01T00:00:05Z", uid: str | None = None) -> dict[str, Any]:
+    """``of`` and ``uid`` are the object's; ``{job}`` and ``{podgroup}`` stand for those of the job. Said again, it is the same event."""
     return {
-        "metadata": {"name": f"e-{reason}".lower()},
-        "involvedObject": {"name": of},
+        "metadata": {"name": f"e-{zlib.crc32(f'{of} {uid} {reason} {message}'.encode()):x}"},
+        "involvedObject": {"name": of} | ({} if uid is None else {"uid": uid}),
         "reason": reason,
         "message": message,
         "lastTimestamp": at,
@@ -193,7 +194,7 @@ class ScriptedApi:
             for each in self.scene(job).events:
                 of = each["involvedObject"]["name"].format(job=name, podgroup=f"{name}-{job['metadata']['uid']}")
                 if wanted in ("", of):
-                    found.append({**each, "involvedObject": {"name": of}})
+                    found.append({**each, "involvedObject": {**each["involvedObject"], "name": of}})
         return found[: int(query.get("limit", ["1000"])[0])]
 
     def _log(self, pod_name: str) -> list[str]:

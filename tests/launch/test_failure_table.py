@@ -30,7 +30,7 @@ def test_launcher_ends_as_the_table_says(case: Case, api: ScriptedApi, clock: Sc
         if attempt > 1 and row.then is Then.AGAIN:
             return Scene("Completed") if age > 10 else Scene()
         if row.where is Where.CONTAINER:
-            return Scene("Pending", [case.pod or {}])
+            return Scene("Pending", [case.pod or {}], [case.event] if case.event else [])
         if row.where is Where.REFUSAL:
             return Scene(
                 "Terminated" if age > 30 else "Pending",

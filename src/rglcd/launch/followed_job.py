@@ -11,7 +11,7 @@ from rglcd.launch.cluster_api import FINISHED, Jobs, phase_of, since_of
 from rglcd.launch.cluster_client import Clock, StopRequested
 from rglcd.launch.cluster_trouble import SAID_EVERY_SECONDS, duration, say
 from rglcd.launch.failure import JobError
-from rglcd.launch.job_reason import Reason, failed_pods, last_word, reason_of, refused_pods, stuck, why_waiting
+from rglcd.launch.job_reason import Reason, failed_pods, is_placed, last_word, reason_of, refused_pods, stuck, why_waiting
 from rglcd.launch.placement import Placement
 from rglcd.launch.pod_logs import PodLogs, messages
 
@@ -31,8 +31,8 @@ class FollowedJob:
         self._clock: Clock = jobs.api.clock
         self._seen = _Seen()
         self._said = _Reminder(self._clock)
-        self._why: str | None = None
-        self._asked_why: float | None = None
+        self._heard: dict[str, dict[str, Any]] = {}
+        self._asked: float | None = None
         self._stuck_since: float | None = None
         self._last_word: Reason | None = None
         self._ending_since: float | None = None
@@ -68,10 +68,11 @@ class FollowedJob:
             self._attempts.note_work(self._works_since)
         if self._attempts.seconds_left(self._clock.now(), self._placement.run_seconds) <= 0:
             self._delete_after_its_time()
-        self._require_start(pods)
+        self._require_start(job, pods)
         if phase in _STARTS:  # fewer pods run than the job needs
             self._wait_in_queue(job, pods)
         if phase in _ENDS:
+            self._heard = {}  # of pods that go
             self._wait_for_its_stop(phase, pods)
         else:
             self._ending_since = None
@@ -83,9 +84,9 @@ class FollowedJob:
         self._logs.finish(gone)
         raise JobError(f"{self._name}: {over(self._placement)}", exit_code=TryAgain.exit_code)
 
-    def _require_start(self, pods: list[dict[str, Any]]) -> None:
+    def _require_start(self, job: Mapping[str, Any], pods: list[dict[str, Any]]) -> None:
         """Give up a container that does not start, when its row of the table says so."""
-        reason, now = stuck(pods), self._clock.monotonic()
+        reason, now = stuck(pods, self._events(job, pods) if any(map(is_placed, pods)) else ()), self._clock.monotonic()
         if reason is None or reason.row is None:
             self._stuck_since, self._last_word = None, None
             return
@@ -105,21 +106,29 @@ class FollowedJob:
 
     def _wait_in_queue(self, job: Mapping[str, Any], pods: list[dict[str, Any]]) -> None:
         """Say why the job waits, at once when that changes and once a minute; end it when it has waited too long."""
-        now = self._clock.monotonic()
-        if self._asked_why is None or now - self._asked_why >= _EVENTS_EVERY_SECONDS:
-            self._asked_why = now
-            self._why = why_waiting(self._jobs.events(job, pods)) or self._why
         waited = (self._clock.now() - since_of(job)).total_seconds()
-        if waited > self._placement.queue_seconds:
-            self._why = why_waiting(self._jobs.events(job, pods)) or self._why
+        is_over = waited > self._placement.queue_seconds
+        why = why_waiting(self._events(job, pods, at_once=is_over))
+        if is_over:
             self._jobs.delete(self._name)
-            why = self._why or "the scheduler says nothing"
             raise JobError(
-                f"{self._name} did not start within {self._placement.queue_seconds} s: {why}; run the same command to wait again",
+                f"{self._name} did not start within {self._placement.queue_seconds} s: {why or 'the scheduler says nothing'}; "
+                "run the same command to wait again",
                 exit_code=TryAgain.exit_code,
             )
         if self._stuck_since is None:
-            self._said.say(f"{self._name} waits: {self._why or 'nothing is said of it yet'}", f"for {duration(waited)} now")
+            self._said.say(f"{self._name} waits: {why or 'nothing is said of it yet'}", f"for {duration(waited)} now")
+
+    def _events(self, job: Mapping[str, Any], pods: list[dict[str, Any]], *, at_once: bool = False) -> list[dict[str, Any]]:
+        """What has been said of the job and its pods, asked for now and then.
+
+        It is kept here: Kubernetes forgets an event after an hour, and that a volume is attached elsewhere is said once.
+        """
+        now = self._clock.monotonic()
+        if at_once or self._asked is None or now - self._asked >= _EVENTS_EVERY_SECONDS:
+            self._asked = now
+            self._heard |= {event["metadata"]["name"]: event for event in self._jobs.events(job, pods)}
+        return list(self._heard.values())
 
     def _wait_for_its_stop(self, phase: str, pods: list[dict[str, Any]]) -> None:
         """A pod that is being deleted on a node that no longer answers holds its job back without end (kubernetes/kubernetes#102026)."""

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from rglcd.errors import TryAgain
@@ -13,6 +14,13 @@ from rglcd.launch.failure_table import DELETED, Row, Then, Where, row_of
 _LINES_KEPT = 20
 
 _BACK_OFF, _SILENT = "ImagePullBackOff", re.compile(r'Back-off pulling image "[^"]*"')
+_PULLS = ("ErrImagePull", _BACK_OFF, "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed")
+
+_WENT_ON = ("SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started")
+"""Events of a pod that came further: what held it up before is over. Of a volume that is mounted at last nothing is said."""
+
+_NO_REASON = re.compile(r"Unable to attach or mount volumes: .*: (timed out waiting for the condition|context deadline exceeded)")
+"""What the kubelet says every two minutes of volumes whose own events say why (kubernetes/kubernetes#93563, #120571)."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,54 @@ def failure_of(reason: Reason) -> Failure:
     return Failure(reason.message if plain else reason.in_one_line, reason.exit_code, reason.rank, reason.last_lines)
 
 
-def stuck(pods: Iterable[Mapping[str, Any]]) -> Reason | None:
-    """A pod that has its node and does not start; its row says how long that may go on."""
-    found = []
-    for pod in pods:
-        status = pod.get("status", {})
-        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-            waiting = container.get("state", {}).get("waiting") or {}
-            cause, message = waiting.get("reason", ""), " ".join((waiting.get("message") or container.get("image", "")).split())
-            row = row_of(Where.CONTAINER, reasons=(cause,), message=message)
-            if row is not None:
-                code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
-                found.append((row.may_wait, Reason(pod["metadata"]["name"], cause, code, message, None, (), row)))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+def stuck(pods: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]] = ()) -> Reason | None:
+    """A pod that has its node and does not start; its row says how long that may go on.
+
+    While network and volumes are made a container's state is that it waits, and only the ``events`` of its pod say for what.
+    """
+    said = list(events)
+    found = [reason for pod in pods for reason in (*_by_states(pod), *_by_events(pod, said))]
+    return min(found, key=lambda reason: reason.row is not None and reason.row.may_wait) if found else None
+
+
+def is_placed(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has its node and has not started there yet."""
+    is_bound = "nodeName" in pod.get("spec", {}) and "deletionTimestamp" not in pod["metadata"]
+    return is_bound and pod.get("status", {}).get("phase") == "Pending"
+
+
+def _by_states(pod: Mapping[str, Any]) -> Iterator[Reason]:
+    status = pod.get("status", {})
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = container.get("state", {}).get("waiting") or {}
+        yield from _of_row(pod, waiting.get("reason", ""), waiting.get("message") or container.get("image", ""))
+
+
+def _by_events(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> Iterator[Reason]:
+    """The newest word on what holds the pod up since it last came further, one that gives a reason if there is one.
+
+    Volcano gives a pod that it makes again the name of the one before, whose events are there still.
+    """
+    if not is_placed(pod):
+        return
+    name, uid = pod["metadata"]["name"], pod["metadata"].get("uid")
+    own = [each for each in events if each["involvedObject"]["name"] == name and each["involvedObject"].get("uid") in (None, uid)]
+    since = max((_time_of(each) for each in own if each.get("reason") in _WENT_ON), default="")
+    later = sorted((each for each in own if _time_of(each) > since), key=lambda each: (_gives_reason(each), _time_of(each)), reverse=True)
+    yield from islice((why for each in later for why in _of_row(pod, each.get("reason", ""), each.get("message") or "")), 1)
+
+
+def _gives_reason(event: Mapping[str, Any]) -> bool:
+    return _NO_REASON.search(event.get("message") or "") is None
+
+
+def _of_row(pod: Mapping[str, Any], cause: str, message: str) -> Iterator[Reason]:
+    """The reason by the row that speaks of it, if one does."""
+    said = " ".join(message.split())
+    row = row_of(Where.CONTAINER, reasons=(cause,), message=said)
+    if row is not None:
+        code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
+        yield Reason(pod["metadata"]["name"], cause, code, said, None, (), row)
 
 
 def last_word(earlier: Reason | None, now: Reason) -> Reason:
@@ -106,7 +149,9 @@ def last_word(earlier: Reason | None, now: Reason) -> Reason:
     (kubernetes/kubernetes#127918).
     """
     is_silent = now.cause == _BACK_OFF and _SILENT.fullmatch(now.message) is not None
-    return earlier if is_silent and earlier is not None and earlier.pod == now.pod else now
+    if earlier is None or earlier.pod != now.pod or earlier.cause not in _PULLS:
+        return now
+    return earlier if is_silent else now
 
 
 def refusal_of(name: str, message: str) -> Reason:
@@ -148,7 +193,7 @@ def _unquoted(text: str) -> str:
 _WHY_WAITING = (
     *("FailedScheduling", "NotEnoughResources"),  # the scheduler, of a pod
     *("Unschedulable", "Uninqueueable", "PodGroupPending"),  # Volcano, of the PodGroup and of the Job
-    *("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"),
+    *("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "Pulling"),
 )
 
 
@@ -162,7 +207,11 @@ def why_waiting(events: Iterable[Mapping[str, Any]]) -> str | None:
 
 def _newest(events: Iterable[Mapping[str, Any]], reasons: tuple[str, ...]) -> Mapping[str, Any] | None:
     relevant = [event for event in events if event.get("reason") in reasons]
-    return max(relevant, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "") if relevant else None
+    return max(relevant, key=_time_of) if relevant else None
+
+
+def _time_of(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def has_started(pod: Mapping[str, Any]) -> bool:

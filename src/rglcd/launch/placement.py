@@ -61,9 +61,9 @@ class Placement:
     those that have GPUs at all; ``pool`` says what one of them holds; ``node_selector`` and ``tolerations`` (``key=value:Effect``, as
     ``kubectl taint`` has it) narrow and widen the choice, ``cpu_...`` that of pods without GPUs. ``secrets`` are ``secret/KEY``, each a
     variable of the pods. Times are in seconds:
-    ``queue_seconds`` a job may wait for its nodes, ``start_seconds`` a container for its image, ``run_seconds`` all attempts together
-    may take from when the first has its nodes, ``grace_seconds`` a job has to save its state when it is asked to stop,
-    ``keep_seconds`` it stays visible when done,
+    ``queue_seconds`` a job may wait for its nodes, ``start_seconds`` a pod that has one may fail to get its volumes or its image,
+    ``run_seconds`` all attempts together may take from when the first has its nodes, ``grace_seconds`` a job has to save its state when
+    it is asked to stop, ``keep_seconds`` it stays visible when done,
     ``collective_timeout_seconds`` a rank waits for its peers in a collective operation (None: half an hour). ``num_failures``
     is how many times a failure may be tried again, as :mod:`rglcd.launch.failure_table` counts. ``devices`` is what each node of
     a ``gpu-gang`` asks for beside its GPUs, by Kubernetes' name of it (``vpc.amazonaws.com/efa``). ``environment`` is handed on to
