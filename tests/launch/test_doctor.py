@@ -11,7 +11,7 @@ import yaml
 from rglcd.cli import main
 from rglcd.config import dump, load_preset
 from tests.launch.conftest import IMAGE, Ended
-from tests.launch.scripted_api import Answer, ScriptedApi, ScriptedClock, pod, refusal
+from tests.launch.scripted_api import Answer, ScriptedApi, ScriptedClock, event, pod, refusal
 from tests.other_stores import Difference, OtherStore
 
 
@@ -416,6 +416,16 @@ def test_a_pod_looks_at_what_only_a_pod_sees_and_is_deleted(
     assert words is None or done.has(words), done.lines
     assert seen.is_made
     assert len(seen.deleted) == 1
+
+
+def test_a_claim_that_a_pod_cannot_mount_is_said_in_the_nodes_words(parts: Parts, doctor, api: ScriptedApi, clock: ScriptedClock) -> None:
+    """It was: has not run within 5 min."""
+    Pod(api, clock, phase="Pending", waiting=("ContainerCreating", ""))
+    parts.at["/events"] = {"kind": "EventList", "items": [event("FailedMount", "mount.nfs: Connection timed out", of="p")]}
+    done = doctor("--pod", store_claim="rglcd-store=/store")
+    assert done.code == 2
+    assert done.has("does not start: FailedMount: mount.nfs: Connection timed out; look at the claim (kubectl describe pvc)"), done.lines
+    assert clock.seconds < 200
 
 
 def test_a_pod_that_is_refused_or_that_one_may_not_create_is_said(parts: Parts, doctor, api: ScriptedApi) -> None:

@@ -15,7 +15,7 @@ from rglcd.launch.appdef import TERMINATION_MESSAGE
 from rglcd.launch.cluster_client import PatientClient
 from rglcd.launch.cluster_trouble import duration, said
 from rglcd.launch.finding import Finding
-from rglcd.launch.job_reason import refusal_of, stuck
+from rglcd.launch.job_reason import Reason, is_placed, refusal_of, stuck
 from rglcd.launch.placement import Placement
 from rglcd.launch.volcano_job import USER, volcano_job
 from rglcd.stages.table import stage_named
@@ -83,24 +83,32 @@ def _small(volume: Mapping[str, Any]) -> dict[str, Any]:
     return {**volume, "emptyDir": {**volume["emptyDir"], "sizeLimit": "64Mi"}} if "emptyDir" in volume else dict(volume)
 
 
-def _watched(core: client.CoreV1Api, api: PatientClient, name: str, namespace: str) -> tuple[dict[str, Any], float]:
-    """The pod when it has ended, or when it will not; and how long that took."""
+def _watched(core: client.CoreV1Api, api: PatientClient, name: str, namespace: str) -> tuple[dict[str, Any], Reason | None, float]:
+    """The pod when it has ended, or when it will not; why it does not start, if it does not; and how long that took."""
     began = api.clock.monotonic()
     while True:
         pod: dict[str, Any] = api.sanitize_for_serialization(core.read_namespaced_pod(name, namespace))
         waited = api.clock.monotonic() - began
-        reason = stuck([pod])
+        reason = stuck([pod], _events_of(core, api, name, namespace) if is_placed(pod) else ())
         patience = _SECONDS
         if reason is not None and reason.row is not None:
             patience = _STUCK_SECONDS if reason.row.may_wait else 0.0
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or waited >= patience:
-            return pod, waited
+            return pod, reason, waited
         api.clock.pause(_POLL_SECONDS)
 
 
-def _found(what: str, seen: tuple[dict[str, Any], float], *, has_claim: bool) -> Iterator[Finding]:
-    pod, waited = seen
-    reason, answer = stuck([pod]), _answer_of(pod)
+def _events_of(core: client.CoreV1Api, api: PatientClient, name: str, namespace: str) -> list[dict[str, Any]]:
+    try:
+        found = core.list_namespaced_event(namespace, field_selector=f"involvedObject.name={name}", limit=50)
+    except (ApiException, InputError):  # no right to look
+        return []
+    return list(api.sanitize_for_serialization(found.items))
+
+
+def _found(what: str, seen: tuple[dict[str, Any], Reason | None, float], *, has_claim: bool) -> Iterator[Finding]:
+    pod, reason, waited = seen
+    answer = _answer_of(pod)
     if reason is not None and reason.row is not None:
         yield Finding(f"{what} does not start: {reason.cause}: {reason.message}", False, reason.row.advice)
     elif answer is None:
