@@ -23,6 +23,7 @@ from rglcd.stages.pretrained import Pretrained
 from rglcd.stages.run import Outcome
 from rglcd.store import remembered_files
 from rglcd.store.manifest import folder_digest, read_manifest
+from tests.object_store import CREDENTIALS
 from tests.rewards.published_models import ASSETS, publish, publish_heads
 from tests.tiny_line import published_model_settings, run, tiny_config, write_published_models, write_tiny_source
 from tests.tiny_models import PROJECTION_WIDTH, write_tiny_teacher
@@ -159,6 +160,27 @@ def test_a_link_is_refused(source_models: Path) -> None:
 )
 def test_a_model_that_cannot_be_fetched_is_refused(source_models: Path, override: str, said: str) -> None:
     assert said in refusal(source_models, override)
+
+
+@pytest.mark.parametrize("uri", ["s3://models/sd", "s3://models/sd.safetensors"])
+def test_a_store_of_models_that_is_away_asks_to_try_again(source_models: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """It was bad input (2), which nobody tries again."""
+    import fsspec
+
+    monkeypatch.setattr("rglcd.store.connection.NUM_ATTEMPTS", 2)
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.chdir(source_models.parent)
+    Path("params.yaml").write_text(dump(config_of(source_models, f"model.teacher={uri}")))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "prepare"])
+    assert ended.value.code == 75
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rglcd: ")]
+    assert line.startswith("rglcd: s3://models")
+    assert "cannot be reached" in line
+    assert line.endswith("run the same command again")
+    assert not Path("artifacts/pretrained").exists()
 
 
 def test_a_resolution_that_the_teacher_cannot_draw_is_refused(source_models: Path) -> None:

@@ -11,7 +11,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from rglcd.errors import InputError, TryAgain
+from rglcd.errors import InputError
 from rglcd.store.connection import open_url, with_retries
 from rglcd.store.disk_space import is_disk_full
 from rglcd.store.files import fetch_folder, is_remote, list_folder
@@ -52,7 +52,8 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
     """Copy the model folder ``uri`` to ``destination``: of :data:`MODEL_FILES` those that are read (:func:`_used`).
 
     ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
-    a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had.
+    a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had, :class:`TryAgain` when the store of a URL does not
+    answer.
     """
     if uri.startswith(("./", "../", "/")):
         _copy_all(local_files(Path(uri)), destination)
@@ -155,15 +156,11 @@ def _copy_all(files: Mapping[str, Path], destination: Path) -> None:
 
 
 def _copy_remote(url: str, destination: Path) -> None:
-    try:
-        used = _used(list_folder(url))
-        copied = fetch_folder(url, destination, keep=lambda name: name in used.values())
-        for name, given in used.items():
-            (destination / given).rename(destination / name)
-    except TryAgain as error:
-        raise InputError(f"{url} cannot be fetched: {error}") from None
-    if not copied:
+    used = _used(list_folder(url))
+    if not fetch_folder(url, destination, keep=lambda name: name in used.values()):
         raise InputError(f"{url} holds no files")
+    for name, given in used.items():
+        (destination / given).rename(destination / name)
 
 
 def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, choose: Callable[[list[str]], Mapping[str, str]]) -> None:
@@ -198,7 +195,7 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
 def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revision: str | None) -> None:
     """Copy those of the files ``names`` that the folder ``uri`` (as in :func:`fetch_model_folder`) has, whatever their suffix.
 
-    Raises :class:`InputError` when it has none of them or cannot be reached.
+    Raises :class:`InputError` when it has none of them or cannot be had, :class:`TryAgain` when the store of a URL does not answer.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if uri.startswith(("./", "../", "/")):
@@ -213,12 +210,9 @@ def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revi
 
 def _copy_remote_files(url: str, names: Sequence[str], destination: Path) -> None:
     """By name, not from a listing: a plain http server has none."""
-    try:
-        filesystem, root = open_url(url)
-        for name in names:
-            target = destination / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                with_retries(partial(filesystem.get_file, f"{root}/{name}", str(target)), what=url)
-    except TryAgain as error:
-        raise InputError(f"{url} cannot be fetched: {error}") from None
+    filesystem, root = open_url(url)
+    for name in names:
+        target = destination / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            with_retries(partial(filesystem.get_file, f"{root}/{name}", str(target)), what=url)
