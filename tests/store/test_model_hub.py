@@ -57,10 +57,13 @@ BESIDE = [
 
 
 class Hub:
-    """What of the hub's API a fetch uses; a file's content is its name. Of a gated repository everybody may read the listing alone."""
+    """What of the hub's API a fetch uses; a file's content is its name. Of a gated repository everybody may read the listing alone.
 
-    def __init__(self, names: Sequence[str], *, gated: bool = False) -> None:
-        self.names, self.gated = list(names), gated
+    ``busy`` is a part of the paths that it answers with 503.
+    """
+
+    def __init__(self, names: Sequence[str], *, gated: bool = False, busy: str | None = None) -> None:
+        self.names, self.gated, self.busy = list(names), gated, busy
         self.sent: list[str] = []
         hub = self
 
@@ -84,6 +87,8 @@ class Hub:
         self.endpoint = f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def answer(self, path: str) -> tuple[int, bytes, dict[str, str]]:
+        if self.busy is not None and self.busy in path:
+            return 503, b"", {}
         if path == f"/api/models/org/name/revision/{COMMIT}":
             return self._json({"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.names]})
         if path.startswith(f"/api/models/org/name/tree/{COMMIT}"):
@@ -106,8 +111,8 @@ class Hub:
 def hub() -> Iterator[Callable[..., Hub]]:
     hubs: list[Hub] = []
 
-    def begin(names: Sequence[str], *, gated: bool = False) -> Hub:
-        hubs.append(Hub(names, gated=gated))
+    def begin(names: Sequence[str], *, gated: bool = False, busy: str | None = None) -> Hub:
+        hubs.append(Hub(names, gated=gated, busy=busy))
         return hubs[-1]
 
     yield begin
@@ -155,3 +160,11 @@ def test_a_gated_hub_model_says_where_to_agree_and_which_variable_holds_the_toke
     line = ran.stderr.splitlines()[-1]
     assert "GatedRepoError" in line
     assert "Agree to its terms on its page there, and set HF_TOKEN" in line
+
+
+@pytest.mark.parametrize("busy", ["/revision/", pytest.param("/resolve/", marks=pytest.mark.slow)])
+def test_a_hub_that_cannot_for_the_moment_may_be_asked_again(busy: str, hub: Callable[..., Hub], tmp_path: Path) -> None:
+    """It was 2, bad input. A file is asked for again by the hub's own library, for three quarters of a minute."""
+    ran = fetch(hub(PARTS, busy=busy), tmp_path / "to")
+    assert ran.returncode == 75, ran.stderr
+    assert "it answers 503 for the moment; run the same command again" in ran.stderr.splitlines()[-1]

@@ -11,7 +11,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from rglcd.errors import InputError
+from rglcd.errors import InputError, TryAgain
 from rglcd.store.connection import open_url, with_retries
 from rglcd.store.disk_space import is_disk_full
 from rglcd.store.files import fetch_folder, is_remote, list_folder
@@ -35,6 +35,8 @@ _WEIGHTS: Final = re.compile(r"(.+?)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 
 _HUB_SECONDS = 30
 """How long the hub may take to say what a repository is."""
+_MOMENTARY: Final = (408, 425, 429)
+"""What the hub answers beside 5xx where another try may be answered well."""
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -53,7 +55,7 @@ def fetch_model_folder(uri: str, destination: Path, *, revision: str | None) -> 
 
     ``uri`` is a local folder (``./``, ``../`` or ``/`` first), any URL that fsspec knows (``s3://bucket/prefix``), or
     a hub id with its ``revision``. Raises :class:`InputError` when it cannot be had, :class:`TryAgain` when the store of a URL does not
-    answer.
+    answer, or the hub says that it cannot for the moment.
     """
     if uri.startswith(("./", "../", "/")):
         _copy_all(local_files(Path(uri)), destination)
@@ -168,8 +170,10 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    def refusal(error: Exception) -> InputError:
+    def refusal(error: Exception) -> InputError | TryAgain:
         what = f"{repository} at {revision} cannot be had from the model hub ({type(error).__name__})"
+        if (status := _status_of(error)) >= 500 or status in _MOMENTARY:
+            return TryAgain(f"{what}: it answers {status} for the moment; run the same command again")
         if isinstance(error, GatedRepoError):
             return InputError(f"{what}. Agree to its terms on its page there, and set HF_TOKEN to a token of the account that did")
         return InputError(f"{what}. {alternatives_to(repository)}")
@@ -190,6 +194,16 @@ def _copy_from_hub(repository: str, destination: Path, *, revision: str | None, 
     shutil.rmtree(destination / ".cache", ignore_errors=True)
     for name, given in chosen.items():
         (destination / given).rename(destination / name)
+
+
+def _status_of(error: BaseException) -> int:
+    """The HTTP status that an error of the hub's library was made from; 0 where there was no answer."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(status := getattr(getattr(link, "response", None), "status_code", None), int):
+            return status
+        link = link.__cause__
+    return 0
 
 
 def fetch_named_files(uri: str, names: Sequence[str], destination: Path, *, revision: str | None) -> None:
