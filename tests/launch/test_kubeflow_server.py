@@ -154,6 +154,30 @@ def test_a_server_that_is_away_when_the_run_is_to_start_may_be_asked_again(kubef
     assert "answers 503 for the moment, and may have started the run" in ended.last
 
 
+@pytest.mark.parametrize(
+    ("method", "words"), [("GET", "has not answered; the"), ("POST", "has not answered, and may have started the run: look")]
+)
+def test_a_server_that_breaks_off_may_be_asked_again(method: str, words: str, kubeflow: Kubeflow, submit) -> None:
+    """It was 2, bad input, and: does not take the run."""
+
+    def break_off(call: BaseHTTPRequestHandler) -> None:
+        if call.command == method:
+            raise ConnectionAbortedError
+
+    kubeflow.gate = break_off
+    kubeflow.http.handle_error = lambda *_: None  # type: ignore[method-assign]
+    ended = submit("submit")
+    assert ended.code == 75, ended.lines
+    assert words in ended.last
+
+
+def test_a_server_that_nobody_runs_is_refused(kubeflow: Kubeflow, submit) -> None:
+    kubeflow.host = "http://127.0.0.1:9"
+    ended = submit("submit")
+    assert (ended.code, len(ended.lines)) == (2, 1)
+    assert "http://127.0.0.1:9 does not take the run" in ended.last
+
+
 def test_an_answer_without_a_run_is_refused(kubeflow: Kubeflow, submit) -> None:
     kubeflow.run_id = ""
     ended = submit("submit")
@@ -249,3 +273,11 @@ def test_taking_a_run_up_stops_at_a_login_page_and_takes_no_other_settings(kubef
     assert "answers with a login page" in submit("submit", "--resume", "old-1").last
     assert "--set makes another run" in submit("--set", "distillation.seed=1", "submit", "--resume", "old-1").last
     assert kubeflow.runs == []
+
+
+def test_taking_a_run_up_says_that_it_may_have_started_where_the_server_does_not(kubeflow: Kubeflow, submit) -> None:
+    stopped(kubeflow)
+    kubeflow.gate = lambda call: (503, "upstream connect error", {}) if call.command == "POST" else None
+    ended = submit("submit", "--resume", "old-1")
+    assert (ended.code, len(ended.lines)) == (75, 1)
+    assert "answers 503 for the moment, and may have started the run: look there" in ended.last

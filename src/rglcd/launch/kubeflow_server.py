@@ -12,6 +12,7 @@ from rglcd.errors import InputError, TryAgain
 
 SECONDS = 30.0
 _TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105 (a place, not a token)
+_PERHAPS = ", and may have started the run: look there first"
 _WAYS_IN = "give a token (--token-file) or the cookies that a browser got there (--cookie-file)"
 LARGEST_INTEGER = 2**53
 """Kubeflow carries numbers as doubles (protobuf's Struct): https://protobuf.dev/reference/protobuf/google.protobuf/#value"""
@@ -88,15 +89,25 @@ def _answer(host: str, access: Access, method: str, path: str, *, body: Mapping[
     try:
         answer = pool.request(method, url, headers=headers, body=None if body is None else json.dumps(body), redirect=False)
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
+        raise _unanswered(error, host, may_have_started=method == "POST") from None
     if answer.status in (301, 302, 303, 307, 308) or "html" in answer.headers.get("Content-Type", ""):
         to = answer.headers.get("Location")
         raise InputError(f"{host} answers with a login page{f' ({to[:100]})' if to else ''}: {_WAYS_IN}")
     if answer.status in (401, 403):
         raise InputError(f"{host} does not let us in ({answer.status}): {_WAYS_IN}")
     if _is_momentary(answer.status):
-        raise TryAgain(f"{host} answers {answer.status} for the moment; the same command tries again")
+        raise TryAgain(f"{host} answers {answer.status} for the moment{_PERHAPS if method == 'POST' else ''}; the same command tries again")
     return answer
+
+
+def _unanswered(error: Exception, host: str, *, may_have_started: bool) -> InputError | TryAgain:
+    """What to raise for ``error``, urllib3's: nobody is there, or somebody was and has not answered what was asked."""
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+    said = " ".join(str(error).split())[:300]
+    if not isinstance(getattr(error, "reason", error), (ProtocolError, ReadTimeoutError)):  # after retries the last error is the reason
+        return InputError(f"{host} does not take the run: {said}")
+    return TryAgain(f"{host} has not answered{_PERHAPS if may_have_started else ''}; the same command tries again ({said})")
 
 
 def _is_momentary(status: int) -> bool:
@@ -127,12 +138,10 @@ def start_run(pipeline: Any, arguments: Mapping[str, Any], *, host: str, access:
         )
     except ApiException as error:
         if error.status and _is_momentary(int(error.status)):
-            raise TryAgain(
-                f"{host} answers {error.status} for the moment, and may have started the run: look there; the same command submits it again"
-            ) from None
+            raise TryAgain(f"{host} answers {error.status} for the moment{_PERHAPS}; the same command tries again") from None
         raise InputError(f"{host} does not take the run: {error.status} {error.reason}: {_said(error)}"[:400]) from None
     except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"{host} does not take the run: {' '.join(str(error).split())[:300]}") from None
+        raise _unanswered(error, host, may_have_started=True) from None
     return _page_of(started.run_id, host)
 
 
