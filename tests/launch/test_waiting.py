@@ -46,6 +46,28 @@ def test_a_job_without_nodes_is_given_up_at_its_deadline_with_the_queues_reason(
     assert clock.seconds < 700
 
 
+@pytest.mark.parametrize(("needs", "code"), [(300, 0), (3000, 75)])
+def test_a_job_that_gets_its_nodes_late_has_time_to_start_there(
+    needs: int, code: int, api: ScriptedApi, clock: ScriptedClock, launch: Launch, monkeypatch
+) -> None:
+    """It was deleted while its image came, after hours in the queue."""
+    monkeypatch.setenv("RGLCD_QUEUE_SECONDS", "2000")
+    clock.step = 10
+    queued, placed = {**pod("Pending"), "spec": {"containers": []}}, pod("Pending", waiting=("ContainerCreating", ""))
+    pulls = event("Pulling", 'Pulling image "i"', of="p")
+
+    def script(age: float, _attempt: int) -> Scene:
+        if age > 1900 + needs:
+            return completes(after=0)(age, 1)
+        return Scene("Pending", [placed], [pulls]) if age > 1900 else Scene("Pending", [queued])
+
+    api.script = script
+    ended = launch()
+    assert ended.code == code
+    assert code == 0 or 'did not start within 2000 s: p: Pulling image "i"' in ended.last
+    assert clock.seconds <= 2600
+
+
 @pytest.mark.parametrize("seconds", [100, 3000])
 def test_a_pod_may_wait_for_its_image_as_long_as_the_settings_say(
     seconds: int, api: ScriptedApi, clock: ScriptedClock, launch: Launch, monkeypatch

@@ -34,6 +34,7 @@ class FollowedJob:
         self._heard: dict[str, dict[str, Any]] = {}
         self._asked: float | None = None
         self._stuck_since: float | None = None
+        self._nodes_since: float | None = None
         self._last_word: Reason | None = None
         self._ending_since: float | None = None
         self._works_since: datetime | None = None
@@ -105,9 +106,17 @@ class FollowedJob:
         )
 
     def _wait_in_queue(self, job: Mapping[str, Any], pods: list[dict[str, Any]]) -> None:
-        """Say why the job waits, at once when that changes and once a minute; end it when it has waited too long."""
-        waited = (self._clock.now() - since_of(job)).total_seconds()
-        is_over = waited > self._placement.queue_seconds
+        """Say why the job waits, at once when that changes and once a minute; end it when it has waited too long.
+
+        What got its nodes at last has ``start_seconds`` to start there, however long it had waited for them.
+        """
+        now, waited = self._clock.monotonic(), (self._clock.now() - since_of(job)).total_seconds()
+        if not pods or any("nodeName" not in pod["spec"] for pod in pods):
+            self._nodes_since = None
+        elif self._nodes_since is None:
+            self._nodes_since = now
+        is_new_there = self._nodes_since is not None and now - self._nodes_since <= self._placement.start_seconds
+        is_over = waited > self._placement.queue_seconds and not is_new_there
         why = why_waiting(self._events(job, pods, at_once=is_over))
         if is_over:
             self._jobs.delete(self._name)
