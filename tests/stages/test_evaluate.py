@@ -281,11 +281,6 @@ def test_more_steps_than_the_ddim_grid_has_are_refused(own: Path) -> None:
         run(own, config("evaluation.num_steps=[60]"), "evaluate")
 
 
-def test_one_image_is_too_few_for_a_distance_and_the_setting_is_named(own: Path) -> None:
-    with pytest.raises(InputError, match=r"evaluation\.num_images is 1; a Fréchet distance needs at least two"):
-        run(own, config("evaluation.num_images=1"), "evaluate")
-
-
 def test_reference_images_are_limited_to_the_number_drawn(line: Path) -> None:
     assert NUM_IMAGES > 6
     assert len(_scores(line / "report", "real")) == 6

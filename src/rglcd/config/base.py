@@ -1,9 +1,10 @@
 """What every section of the configuration is: frozen, closed to unknown keys, and of finite numbers."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
 
 
 class Section(BaseModel):
@@ -22,6 +23,27 @@ def _listed(value: Any) -> Any:
 
 OR_ONE = BeforeValidator(_listed)
 """Of a list's annotation: its only item may stand by itself."""
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]} stands there more than once: name each once")
+    return values
+
+
+EACH_ONCE = AfterValidator(_each_once)
+"""Of a list's annotation: no item is there twice."""
+
+
+def _within_source(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not parts.name or parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(f"{path or 'nothing'} does not lie in the source folder: name a path in it, as in prompts/heldout.txt")
+    return path
+
+
+SourcePath = Annotated[str, AfterValidator(_within_source)]
+"""A file or folder that lies in the source folder, by its path there."""
 
 
 def placed(values: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from rglcd.config.base import Section
+from rglcd.config.base import Section, SourcePath
 from rglcd.recipe import Positive
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -122,7 +122,7 @@ class PromptSource(Section):
 
     kind: PromptKind
     """Which published format it has."""
-    source: str
+    source: SourcePath
     """File or folder, within the source folder."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """The digest that it must have."""
