@@ -17,7 +17,7 @@ from rglcd.launch.kubeflow_server import Access, require_kubeflow, resume_run, s
 from rglcd.launch.provenance import with_provenance
 from rglcd.launch.released_image import require_published, warn_unless_published
 from rglcd.launch.settings import ClusterSettings, load_settings
-from rglcd.planning.check import Nodes, refuse_what_cannot_fit
+from rglcd.planning.check import Nodes, refuse_students_of_another_family, refuse_what_cannot_fit
 from rglcd.stages.required_files import require_files, source_at_hand, warn_of_downloads_no_pod_keeps, warn_of_models_no_pod_sees
 from rglcd.stages.table import stages_of
 from rglcd.store.files import is_remote
@@ -120,6 +120,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 from pipelines.local_run import run  # the light image lacks what it needs
 
                 require_files(config, stages_of(config), source=source_at_hand(root), made=root / "artifacts")
+                refuse_students_of_another_family(config)
 
                 run(config, root=root)
             case "compile":

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,23 @@ from rglcd.stages.required_files import require_files
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 _ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
+
+
+_Locations = Mapping[str, Path | str]
+
+
+def _look_at_nothing(locations: _Locations) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A stage with its sections and the artifacts that it reads and writes; ``look`` at these refuses before there is work."""
+
+    stage: str
+    sections: Mapping[str, Any]
+    artifacts: tuple[str, ...]
+    look: Callable[[_Locations], None] = _look_at_nothing
 
 
 def add_verb(verbs: Any) -> None:
@@ -60,13 +79,15 @@ def _run(options: argparse.Namespace) -> None:
     location_of = artifact_locations(options.artifact)
     jobs = _jobs(options, location_of)
     if options.rehash:
-        _forget_looks({output: location_of(output) for name, _, _ in jobs for output in stage_named(name).outputs})
+        _forget_looks({output: location_of(output) for job in jobs for output in stage_named(job.stage).outputs})
     made: dict[str, Path | str] = {}
     with drawing(sys.stderr) as sink, reporting_to(sink):
-        for name, sections, artifacts in jobs:
+        for job in jobs:
+            name = job.stage
             # What this run made, not what another run has put in force since.
-            locations = {artifact: made.get(artifact) or location_of(artifact) for artifact in artifacts}
-            outcome = execute(name, sections=sections, artifacts=locations, part=options.part)
+            locations = {artifact: made.get(artifact) or location_of(artifact) for artifact in job.artifacts}
+            before_work = partial(job.look, locations)
+            outcome = execute(name, sections=job.sections, artifacts=locations, part=options.part, before_work=before_work)
             if outcome is not None:
                 (output,) = stage_named(name).outputs
                 made[output] = at_key(locations[output], outcome.manifest.key)
@@ -93,8 +114,7 @@ def _lost_rows(facts: Mapping[str, Any]) -> str:
     return f"{facts['samples']:,} of {facts['rows']:,} rows became samples; {sum(reasons.values()):,} lost: {counts}"
 
 
-def _jobs(options: argparse.Namespace, location_of: Callable[[str], Path | str]) -> list[tuple[str, Mapping[str, Any], tuple[str, ...]]]:
-    """Stage name, its sections, and the artifacts it reads and writes."""
+def _jobs(options: argparse.Namespace, location_of: Callable[[str], Path | str]) -> list[_Job]:
     if options.stage == "all" and options.part is not None:
         raise InputError("--part goes with one stage, not with all")
     if options.stage != "all" and options.stage_version not in (None, stage_named(options.stage).version):
@@ -107,7 +127,7 @@ def _jobs(options: argparse.Namespace, location_of: Callable[[str], Path | str])
         stage = stage_named(options.stage)
         given = {name for name, _, _ in (entry.partition("=") for entry in options.artifact)}
         reads = tuple(artifact for artifact in stage.inputs if artifact in given)
-        return [(stage.name, _sections_of(options.sections), (*reads, *stage.outputs))]
+        return [_Job(stage.name, _sections_of(options.sections), (*reads, *stage.outputs))]
     from rglcd.launch.dvc_file import require_current
 
     if options.stage == "all":
@@ -122,9 +142,27 @@ def _jobs(options: argparse.Namespace, location_of: Callable[[str], Path | str])
             require_current(options.stage, config, Path())
     _require_files(config, stages, location_of)
     return [
-        (stage.name, {name: config.section(name) for name in stage.sections}, (*inputs_of(stage, config), *stage.outputs))
+        _Job(
+            stage.name,
+            {name: config.section(name) for name in stage.sections},
+            (*inputs_of(stage, config), *stage.outputs),
+            partial(_refuse_students, config, stage),
+        )
         for stage in stages
     ]
+
+
+def _refuse_students(config: Config, stage: Stage, locations: _Locations) -> None:
+    """Before the hours that shards and latents take, what ``distill`` would refuse after them."""
+    if stage.name in ("distill", "evaluate"):
+        return
+    from rglcd.planning.check import refuse_students_of_another_family
+    from rglcd.store.artifacts import ArtifactLocation
+
+    pretrained = None
+    if "pretrained" in stage.inputs:
+        pretrained, _ = ArtifactLocation.of("pretrained", locations["pretrained"]).read(made_by="prepare")
+    refuse_students_of_another_family(config, pretrained)
 
 
 def _require_files(config: Config, stages: Sequence[Stage], location_of: Callable[[str], Path | str]) -> None:

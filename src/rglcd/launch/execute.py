@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -46,8 +46,11 @@ def execute(
     sections: Mapping[str, Mapping[str, Any] | Section],
     artifacts: Artifacts,
     part: int | None = None,
+    before_work: Callable[[], None] = lambda: None,
 ) -> Outcome | None:
     """Run a stage where the settings in force say; arguments and errors are those of :func:`rglcd.stages.run.run_stage`.
+
+    ``before_work`` is called unless there is nothing to do; what it raises ends the stage.
 
     ``part`` is the number of the one part to make of those that the configuration divides the stage into; it runs here.
     ``None`` for a part, and on every rank of a process group but the first, which alone publishes. Also raises
@@ -57,15 +60,18 @@ def execute(
     with exporting_store(settings):
         if part is not None:
             with _reporting_to_file(), _ending_when_asked():
+                before_work()
                 run_part(stage_name, sections, artifacts, index=part)
             return None
         if settings.runtime is not Runtime.INLINE and stage.profile is not Profile.CPU:
-            return _execute_as_job(stage, sections, artifacts, run_job=_job_runner(settings, stage))
+            return _execute_as_job(stage, sections, artifacts, before_work=before_work, run_job=_job_runner(settings, stage))
         with _reporting_to_file(), tracking(settings, stage, sections, artifacts), _collective_timeout(settings), _ending_when_asked():
-            return _run_in_this_process(stage, sections, artifacts)
+            return _run_in_this_process(stage, sections, artifacts, before_work=before_work)
 
 
-def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts) -> Outcome | None:
+def _run_in_this_process(
+    stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, before_work: Callable[[], None]
+) -> Outcome | None:
     end_with_launcher()
     if PREFLIGHT in os.environ:
         _check_machine(ArtifactLocation.of(stage.outputs[0], artifacts[stage.outputs[0]]))
@@ -74,19 +80,30 @@ def _run_in_this_process(stage: Stage, sections: Mapping[str, Mapping[str, Any] 
             assist_stage(stage.name, sections, artifacts)
         return None
     tell = telling_the_others()
-    outcome = run_stage(stage.name, sections, artifacts, begin=lambda: tell(True))
+
+    def begin() -> None:
+        before_work()
+        tell(True)
+
+    outcome = run_stage(stage.name, sections, artifacts, begin=begin)
     if outcome.was_done:
         tell(False)
     return outcome
 
 
 def _execute_as_job(
-    stage: Stage, sections: Mapping[str, Mapping[str, Any] | Section], artifacts: Artifacts, *, run_job: "_RunJob"
+    stage: Stage,
+    sections: Mapping[str, Mapping[str, Any] | Section],
+    artifacts: Artifacts,
+    *,
+    before_work: Callable[[], None],
+    run_job: "_RunJob",
 ) -> Outcome:
     # Asked here too: eight GPUs are not waited for to find out that there is nothing to do.
     standing = standing_outcome(stage.name, sections, artifacts)
     if standing is not None:
         return standing
+    before_work()
     started = time.perf_counter()
     with job_progress():
         run_job(stage.name, sections=sections, artifacts=artifacts)

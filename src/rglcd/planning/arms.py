@@ -25,12 +25,13 @@ def _costs(config: Config, pretrained: Path | None, *, count: int) -> list[tuple
     known: list[tuple[ArmSettings, TrainingCost]] = []
     for arm in sorted(config.arms, key=has_reward, reverse=True):
         alike = (cost for other, cost in known if other.distillation == arm.distillation and arm.reward in (other.reward, NoReward()))
-        cost = next(alike, None) or training_cost(Networks(_with(config, arm.reward, arm.distillation), pretrained), count=count)
+        cost = next(alike, None) or training_cost(Networks(with_sections(config, arm.reward, arm.distillation), pretrained), count=count)
         known.append((arm, cost))
     return known
 
 
-def _with(config: Config, reward: AnyReward, distillation: Distillation) -> Config:
+def with_sections(config: Config, reward: AnyReward, distillation: Distillation) -> Config:
+    """``config`` as an arm has it that has these sections."""
     return config.model_copy(update={"reward": reward, "distillation": distillation})
 
 

@@ -22,6 +22,7 @@ from rglcd.core.prediction import PredictionType
 from rglcd.core.schedule import NoiseSchedule
 from rglcd.errors import InputError
 from rglcd.models.codec import Codec, vae_class
+from rglcd.models.dropout import drop_in
 from rglcd.models.families import family_named, family_of
 from rglcd.models.families.protocol import Family
 from rglcd.models.latent_reward import LatentRewardModel, LatentRewardShape
@@ -74,6 +75,8 @@ class Networks:
         """As stage distill makes it, on ``teacher`` in the run's precision."""
         distillation = self.config.distillation
         student = make_student(distillation, teacher=teacher, start=self.teacher(torch.float32))
+        # Refused where there is nowhere to put it. What it takes is not counted: it drops nothing without seeds.
+        drop_in([student.unet], rate=distillation.dropout)
         if distillation.activations == "recomputed":
             recompute_activations(student.unet, None)
         return student
