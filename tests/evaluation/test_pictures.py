@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
-from rglcd.evaluation.contact_sheet import contact_sheet
+from rglcd.evaluation.contact_sheet import contact_sheet, first_rows, sheet_image
 from rglcd.evaluation.measurement import Sampler
 from rglcd.evaluation.pictures import grid_png, most_png_rows
 
@@ -24,3 +26,13 @@ def test_the_png_has_no_more_rows_than_pillow_opens(columns: int, side: int, row
     assert Image.MAX_IMAGE_PIXELS is not None
     assert width * height > 2 * Image.MAX_IMAGE_PIXELS, "a row more is too many"
     assert most_png_rows(2, side=16) > 400
+
+
+def test_of_a_sheet_only_the_rows_that_are_shown_are_kept_however_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    images = torch.arange(20, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 16, 16) * 12
+    contact_sheet(images).save(tmp_path / "images.png")
+    sheet = first_rows(tmp_path / "images.png", 9, side=16)
+    assert sheet.size == (8 * 16, 2 * 16)
+    assert [sheet_image(sheet, number, side=16).getpixel((8, 8))[0] for number in range(9)] == [12 * number for number in range(9)]
+    assert first_rows(tmp_path / "images.png", 500, side=16).size == (8 * 16, 3 * 16)

@@ -28,6 +28,17 @@ def open_sheet(path: Path) -> Image.Image:
     return PngImageFile(path)
 
 
+def first_rows(path: Path, count: int, *, side: int) -> Image.Image:
+    """Of the contact sheet in the file ``path``, of square images of ``side`` pixels, the rows that hold the first ``count`` images.
+
+    A sheet of a thousand large pictures takes gigabytes; of all samplers' at once only what is shown is to lie in memory.
+    """
+    with open_sheet(path) as sheet:
+        rows = Image.new(sheet.mode, (sheet.width, min(sheet.height, -(-count // SHEET_COLUMNS) * side)))
+        rows.paste(sheet)  # crop would take so many pixels for an attack, too
+    return rows
+
+
 def sheet_image(sheet: Image.Image, index: int, *, side: int) -> Image.Image:
     """The ``index``-th image of a contact sheet of square images of ``side`` pixels."""
     row, column = divmod(index, SHEET_COLUMNS)

@@ -157,6 +157,11 @@ def cut(caption: str) -> str:
     return caption if len(caption) <= _LONGEST_CAPTION else caption[:_LONGEST_CAPTION] + "…"
 
 
+def most_shown(num_columns: int, *, side: int) -> int:
+    """How many rows of so many pictures of ``side`` pixels are shown at most, on the page or in the PNG."""
+    return max(_most_rows(num_columns), most_png_rows(num_columns, side=side))
+
+
 def most_png_rows(num_columns: int, *, side: int) -> int:
     """How many rows of so many pictures of ``side`` pixels a PNG is to have at most: one that is too large opens nowhere."""
     cell = side * max(1, _MIN_CELL // side)

@@ -13,7 +13,7 @@ import torch
 
 from rglcd.config import Evaluation, Model
 from rglcd.evaluation.comparison import Comparison, compare
-from rglcd.evaluation.contact_sheet import open_sheet
+from rglcd.evaluation.contact_sheet import first_rows
 from rglcd.evaluation.distance_names import main_kind
 from rglcd.evaluation.distances import load_records
 from rglcd.evaluation.looks import FOLDER as LOOKS
@@ -22,7 +22,7 @@ from rglcd.evaluation.measurement import REAL, TEACHER, Measurement, Sampler, lo
 from rglcd.evaluation.observation import Batches
 from rglcd.evaluation.pages import report_html, report_markdown
 from rglcd.evaluation.panels import Records
-from rglcd.evaluation.pictures import Pictures, grid_png, most_png_rows
+from rglcd.evaluation.pictures import Pictures, grid_png, most_png_rows, most_shown
 from rglcd.evaluation.report_data import Provenance, report_data
 from rglcd.evaluation.result_files import headlines, metrics, quality_csv, speeds
 from rglcd.evaluation.verdict import verdict
@@ -236,17 +236,17 @@ def _write_pages(
     seconds: float,
 ) -> None:
     drawn = [sampler for sampler in context.samplers if sampler.who != REAL]
-    sheets = {sampler: open_sheet(folder / DRAWS / sampler.name / "images.png") for sampler in drawn}
-    judge = comparison.judges[0]
+    judge, side = comparison.judges[0], context.model.resolution
+    captions = context.captions[: min(context.evaluation.grid_prompts, most_shown(len(drawn), side=side))]
+    sheets = {sampler: first_rows(folder / DRAWS / sampler.name / "images.png", len(captions), side=side) for sampler in drawn}
     pictures = Pictures(
         sheets=sheets,
-        side=context.model.resolution,
-        captions=context.captions[: context.evaluation.grid_prompts],
+        side=side,
+        captions=captions,
         judge=judge,
         scores={measurement.sampler: measurement.scores[judge] for measurement in measurements},
     )
-    captions = pictures.captions[: most_png_rows(len(sheets), side=pictures.side)]
-    grid_png(sheets, captions, side=pictures.side).save(folder / "grid.png")
+    grid_png(sheets, captions[: most_png_rows(len(sheets), side=side)], side=side).save(folder / "grid.png")
     data = report_data(
         comparison,
         pictures=pictures,
