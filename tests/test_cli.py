@@ -124,7 +124,7 @@ def test_python_m_rglcd_is_the_command(elsewhere: Path) -> None:
         (["run", "shard", "--artifact", "shrads=here"], "there is no artifact 'shrads'; there are: source, shards"),
         (["config", "use", "toi"], "unknown preset 'toi' (did you mean 'toy'?)"),
         (["config", "show", "toy", "--set", "nonsense"], "--set takes section.key=value, not 'nonsense'"),
-        (["config", "show", "toy", "--set", "reward.weight=["], "--set reward.weight=[: '[' is not a YAML value"),
+        (["config", "show", "toy", "--set", "reward.weight=["], "--set reward.weight=[ is not YAML: while parsing"),
         (["config", "show", "toy", "--set", "reward.wieght=1"], "unknown key reward.wieght (did you mean 'weight'?)"),
         (["config", "show"], "params.yaml is missing"),
         (["dvc", "render"], "params.yaml is missing"),

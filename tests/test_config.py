@@ -64,7 +64,21 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
         ("evaluation.cfg=7", "unknown key evaluation.cfg (did you mean 'evaluation.guidance_scale'?)"),
         ("reward.kind=pixel", "reward: kind pixel has no tuning: give reward whole: --set 'reward={kind: pixel, ...}'"),
         ("reward.tuning.kind=frozen", "reward.tuning: kind frozen has no learning_rate, label_every: give reward.tuning whole: --set"),
-        ("model.teacher=3", "model.teacher: Input should be"),
+        ("model.teacher=3", "model.teacher: a mapping of keys is wanted (found 3)"),
+        ("distillation.student=lora", "distillation.student: write it as {kind: lora} (found 'lora')"),
+        ("reward=3", "reward: a mapping is wanted, as in {kind: none}; there are: none, pixel, latent (found 3)"),
+        ("preparation.scorers=[expert]", "preparation.scorers: a mapping of keys is wanted (found ['expert'])"),
+        ("preparation.scorers.source=3", "preparation.scorers.source: a mapping of keys is wanted (found 3)"),
+        ("evaluation=", "evaluation: a mapping of keys is wanted (found None)"),
+        ("caching.scorers=expert", "caching.scorers: a list is wanted, as in [a, b] (found 'expert')"),
+        ("distillation.arms={no: {}}", "distillation.arms.0: YAML takes this key for no text: put it in quotes (found False)"),
+        ("preparation.scorers={../x: {kind: toy-checker}}", "preparation: scorers: '../x' names a folder: no '/' in it"),
+        ("reward={kind: none, kind: pixel}", "'kind' is there twice, in line 1: leave one out"),
+        ("distillation.seed=2026-13-45", "YAML takes for a date or a number, and is none (month must be in 1..12): put it in quotes"),
+        ("reward.weight=true", "reward.weight: a number is wanted (found true)"),
+        ("distillation.omega=[no, 5]", "distillation.omega.0: a number is wanted (found false)"),
+        ("reward.tuning.labels={kind: soft, logit_scale: on}", "reward.tuning.labels.logit_scale: a number is wanted (found true)"),
+        ("distillation.arms={a: {reward.weight: yes}}", "distillation.arms.a: reward.weight: a number is wanted (found true)"),
         ("reward.wieght=2", "unknown key reward.wieght (did you mean 'weight'?)"),
         ("distilation.num_steps=3", "unknown key distilation (did you mean 'distillation'?)"),
         ("reward.weight=-1", "reward.weight: Input should be greater than or equal to 0 (found -1)"),
@@ -85,7 +99,7 @@ def test_kubeflows_floats_become_the_integers_they_were() -> None:
         ("distillation.target={kind: ema, decay: 2}", "distillation.target.decay: Input should be less than or equal to 1 (found 2)"),
         ("distillation.student={kind: lora, targets: []}", "distillation.student.targets: Tuple should have at least 1 item"),
         ("distillation.timesteps={kind: uniform, span: [1, 0]}", "distillation.timesteps: span runs from low to high"),
-        ("distillation.target=3", "distillation.target: Input should be a valid dictionary"),
+        ("distillation.target=3", "distillation.target: a mapping is wanted, as in {kind: ema}; there are: ema, stop_gradient (found 3)"),
         ('evaluation.prompts="a\\ud800b"', "evaluation.prompts: 'a\\ud800b' is no text: \\ud800 is half of a surrogate pair"),
         ('monitoring={kind: panel, prompts: [x, "\\udc00"], scorers: [judge]}', "monitoring.prompts.1: '\\udc00' is no text"),
         ('preparation.scorers={"\\ud800": 1}', "preparation.scorers: '\\ud800' is no text"),
@@ -168,6 +182,31 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 
 def test_a_missing_params_file_says_what_writes_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rglcd config use"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_section_that_is_there_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    """Readers of YAML keep the last and say nothing: what stood above would be lost."""
+    text = dump(load_preset("micro"))
+    first = text[: text.index("\nreward:")].count("\n") + 2
+    last = text.count("\n") + 1
+    (tmp_path / "params.yaml").write_text(f"{text}reward: {{kind: none}}\n")
+    with pytest.raises(InputError, match=f"params.yaml: 'reward' is there twice, in lines {first} and {last}: leave one out"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_keys_that_are_merged_in_are_not_there_twice(tmp_path: Path) -> None:
+    text = dump(load_preset("micro")).replace("expert:\n      kind", "expert: &expert\n      kind")
+    more = "    more: {<<: *expert, kind: clip}\n  features:"
+    (tmp_path / "params.yaml").write_text(text.replace("  features:", more, 1))
+    scorers = load_params(tmp_path / "params.yaml").preparation.scorers
+    assert scorers["more"] == scorers["expert"]
+
+
+def test_a_file_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(dump(load_preset("micro")).encode() + "# für später\n".encode("latin-1"))
+    lines = dump(load_preset("micro")).count("\n") + 1
+    with pytest.raises(InputError, match=rf"params.yaml line {lines} is not UTF-8: save the file as UTF-8"):
         load_params(tmp_path / "params.yaml")
 
 

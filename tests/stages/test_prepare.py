@@ -152,7 +152,7 @@ def test_a_link_is_refused(source_models: Path) -> None:
         ("preparation.scorers.expert.kind=hps", "preparation.scorers.expert: there is no kind 'hps' (did you mean 'hpsv2'?)"),
         ("preparation.features.kind=resnet", "features.kind 'resnet' is unknown; there are: auto, clip, dinov2, inception"),
         ("preparation.features.kind=inception", "preparation.features: source must name its `file`: weights-inception-2015-12-05"),
-        ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: Input should be a valid dictionary"),
+        ("preparation.scorers.expert.source=null", "preparation.scorers.expert.source: a mapping of keys is wanted"),
         ("preparation.features.source=null", "preparation.features needs a source"),
         ("model.teacher.uri=./no/such/folder", "model folder no/such/folder is missing"),
         ("preparation.scorers.expert.source.uri=./no/such/folder", "model folder no/such/folder is missing"),

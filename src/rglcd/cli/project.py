@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.cli.files import ARTIFACTS, DVC_FILE, PARAMS, add_set_option
-from rglcd.config import Config, dump, edits_in, load_params, load_preset, preset_names, with_values
+from rglcd.config import Config, dump, edits_in, load_params, load_preset, preset_names, text_of, with_values
 from rglcd.errors import InputError
 
 _SHOWN_EDITS = 4
@@ -55,7 +55,7 @@ def _refuse_to_lose_edits(text: str) -> None:
 def _config_set(options: argparse.Namespace) -> None:
     if not PARAMS.is_file():
         raise InputError(f"{PARAMS} is missing; write it with: rglcd config use toy")
-    text, config = with_values(PARAMS.read_text(encoding="utf-8"), options.values, where=str(PARAMS))
+    text, config = with_values(text_of(PARAMS), options.values, where=str(PARAMS))
     _write(PARAMS, text)
     if DVC_FILE.is_file():
         _write_dvc_file(config)

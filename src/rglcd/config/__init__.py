@@ -13,7 +13,7 @@ from rglcd.config.distillation import Distillation
 from rglcd.config.edits import edits_in, with_values
 from rglcd.config.evaluation import Evaluation
 from rglcd.config.hardware import Hardware
-from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, validate_section
+from rglcd.config.load import dump, load_params, load_preset, preset_hardware, preset_names, resolve, text_of, validate_section
 from rglcd.config.monitoring import Monitoring, NoMonitoring, PanelMonitoring
 from rglcd.config.preparation import Caching, Model, Preparation
 from rglcd.config.pretraining import Pretraining, ResNetTower, VitTower
@@ -134,6 +134,7 @@ __all__ = [
     "preset_names",
     "resolve",
     "rewards_of",
+    "text_of",
     "validate_section",
     "with_values",
 ]

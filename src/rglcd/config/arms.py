@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from rglcd.config.base import placed
 from rglcd.config.distillation import Changes, Distillation
 from rglcd.config.explanation import explain
+from rglcd.config.plain_values import refuse_switches_for_numbers
 from rglcd.config.reward import AnyReward, NoReward, Reward
 
 KNOWN_ARMS: Final[Mapping[str, Changes]] = {"lcm": {"reward": {"kind": "none"}}, "rg": {}}
@@ -53,8 +54,12 @@ def _arm(name: str, own: Changes, reward: AnyReward, distillation: Distillation)
             theirs = _REWARD.validate_python(values["reward"])
         if "distillation" in sections:
             schedule = Distillation.model_validate(values["distillation"])
+        made = {"reward": theirs.model_dump(mode="json"), "distillation": schedule.model_dump(mode="json")}
+        refuse_switches_for_numbers(values, made)
     except ValidationError as error:
         raise ValueError(_explained(name, error, values)) from None
+    except ValueError as error:
+        raise ValueError(f"distillation.arms.{name}: {error}") from None
     return ArmSettings(name, theirs, schedule, "distillation.num_steps" in own)
 
 

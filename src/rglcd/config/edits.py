@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rglcd.config.load import dump, load_preset, overridden, preset_names, resolve
+from rglcd.config.load import dump, load_preset, mapping_in, overridden, preset_names, resolve
 from rglcd.config.root import Config
 from rglcd.errors import InputError
 
@@ -26,7 +26,7 @@ def with_values(text: str, overrides: Sequence[str], *, where: str) -> tuple[str
     asked = text
     for override in overrides:
         asked = changed_in_place(asked, override, where=where)
-    config = resolve(yaml.safe_load(asked), where=where)
+    config = resolve(mapping_in(asked, where=where), where=where)
     values = config.model_dump(mode="json")
     for override in overrides:
         path = override.partition("=")[0]
@@ -40,12 +40,7 @@ def changed_in_place(text: str, override: str, *, where: str) -> str:
     A comment within a value that is replaced goes with it. Raises :class:`InputError` where the text cannot be changed so: an
     alias, say.
     """
-    try:
-        before = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(before, dict):
-        raise InputError(f"{where} must be a mapping of sections")
+    before = mapping_in(text, where=where)
     wanted = overridden(before, override)
     path, _, given = override.partition("=")
     keys, node = _deepest(yaml.compose(text), path.split("."))
@@ -72,7 +67,7 @@ def edits_in(text: str, *, where: str) -> list[str]:
     written = _WRITTEN_BY.match(text)
     words = shlex.split(written[1]) if written else []
     try:
-        values = yaml.safe_load(text)
+        values = mapping_in(text, where=where)
         preset = words[3] if words else str(values["preset"])
         overrides = words[5::2]
         if preset not in preset_names():
@@ -80,7 +75,7 @@ def edits_in(text: str, *, where: str) -> list[str]:
         config = load_preset(preset, overrides=overrides)
         # A key that is left out has its default: an earlier version wrote the file, which did not know it.
         filled = resolve(values, where=where).model_dump(mode="json")
-    except (yaml.YAMLError, TypeError, KeyError, InputError):
+    except (KeyError, InputError):
         return ["it cannot be read"]
     if text == dump(config, overrides=overrides):
         return []

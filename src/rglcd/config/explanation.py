@@ -12,6 +12,8 @@ from rglcd.config.synonyms import meant_by
 
 # As pydantic calls it for a section, and for a choice of the recipe.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+# Of a choice it cannot look for the tag, of others it wants a mapping.
+_NO_CHOICE, _NO_MAPPING = "model_attributes_type", ("dict_type", "model_type", "dataclass_type")
 _NO_KIND, _UNKNOWN_KIND = "union_tag_not_found", "union_tag_invalid"
 
 
@@ -27,7 +29,7 @@ def explain(error: ValidationError, values: Mapping[str, Any], *, within: tuple[
         return _of_another_kind(location, path, beside, values) or _unknown_key(location, path)
     if first["type"] in (_NO_KIND, _UNKNOWN_KIND) and isinstance(first["input"], Mapping) and first["ctx"]["discriminator"] == "'kind'":
         return _of_no_kind(location, ".".join(path), first["input"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = _of_another_form(location, path, first) or first["msg"].removeprefix("Value error, ")
     found = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" (found {first['input']!r})"
     return f"{'.'.join(path)}: {message}{found}" if path else message
 
@@ -57,6 +59,23 @@ def _of_no_kind(location: tuple[Any, ...], where: str, given: Mapping[str, Any])
     if "kind" not in given:
         return f"{where} has no kind; there are: {', '.join(kinds)}"
     return f"{where}: there is no kind {given['kind']!r}{nearest(str(given['kind']), kinds)}; there are: {', '.join(kinds)}"
+
+
+def _of_another_form(location: tuple[Any, ...], path: list[str], error: Mapping[str, Any]) -> str | None:
+    """What to say of a value that is no list or no mapping, in YAML's words; of a choice with its kinds. None for another error."""
+    if path and path[-1] == "[key]":  # pydantic's
+        del path[-1]
+        return "YAML takes this key for no text: put it in quotes"
+    if error["type"] == "tuple_type":
+        return "a list is wanted, as in [a, b]"
+    if error["type"] not in (_NO_CHOICE, *_NO_MAPPING):
+        return None
+    kinds = [kind for choice in _types_at(location) for kind in get_args(_keys(choice).get("kind"))]
+    if error["type"] != _NO_CHOICE or not kinds:  # a scorer may have the name of a key
+        return "a mapping of keys is wanted"
+    if error["input"] in kinds:
+        return f"write it as {{kind: {error['input']}}}"
+    return f"a mapping is wanted, as in {{kind: {kinds[0]}}}; there are: {', '.join(kinds)}"
 
 
 def _is_tag(location: tuple[Any, ...], position: int, values: Any) -> bool:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from rglcd.config.base import Section, placed
 from rglcd.config.explanation import explain, nearest
 from rglcd.config.hardware import RUNS_ON, Hardware
+from rglcd.config.plain_values import parsed, refuse_switches_for_numbers
 from rglcd.config.root import SECTIONS, Config
 from rglcd.config.sections import Sections
 from rglcd.config.unicode_text import require_unicode
@@ -49,7 +50,16 @@ def load_params(path: Path, *, overrides: Sequence[str] = ()) -> Config:
     """The configuration in force: ``params.yaml`` as ``rglcd config use`` wrote it."""
     if not path.is_file():
         raise InputError(f"{path} is missing; write it with: rglcd config use toy")
-    return resolve(_mapping(path.read_text(encoding="utf-8"), where=str(path)), overrides=overrides, where=str(path))
+    return resolve(mapping_in(text_of(path), where=str(path)), overrides=overrides, where=str(path))
+
+
+def text_of(path: Path) -> str:
+    """The text of a configuration's file. Raises :class:`InputError` where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} line {line} is not UTF-8: save the file as UTF-8") from None
 
 
 def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: str) -> Config:
@@ -59,9 +69,13 @@ def resolve(values: Mapping[str, Any], *, overrides: Sequence[str] = (), where: 
         merged = overridden(merged, override)
     require_unicode(merged, where=where)
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
+        refuse_switches_for_numbers(merged, config.model_dump(mode="json"))
     except ValidationError as error:
         raise InputError(f"{where}: {explain(error, merged)}") from None
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return config
 
 
 def validate_section(name: str, values: Mapping[str, Any]) -> Section:
@@ -73,9 +87,13 @@ def validate_section(name: str, values: Mapping[str, Any]) -> Section:
     require_unicode(values, where=f"section {name}")
     adapter: TypeAdapter[Section] = TypeAdapter(Sections.__annotations__[name])
     try:
-        return adapter.validate_python(dict(values))
+        section = adapter.validate_python(dict(values))
+        refuse_switches_for_numbers({name: values}, {name: section.model_dump(mode="json")})
     except ValidationError as error:
         raise InputError(f"section {explain(error, {name: values}, within=(name,))}") from None
+    except ValueError as error:
+        raise InputError(f"section {error}") from None
+    return section
 
 
 def dump(config: Config, *, overrides: Sequence[str] = ()) -> str:
@@ -90,14 +108,12 @@ def dump(config: Config, *, overrides: Sequence[str] = ()) -> str:
 
 def _preset(name: str) -> dict[str, Any]:
     text = resources.files("rglcd.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return _mapping(text, where=f"preset {name}")
+    return mapping_in(text, where=f"preset {name}")
 
 
-def _mapping(text: str, *, where: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+def mapping_in(text: str, *, where: str) -> dict[str, Any]:
+    """The mapping that the YAML ``text`` is. Raises :class:`InputError`, which begins with ``where``."""
+    values = parsed(text, where=where)
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a mapping of sections")
     return values
@@ -108,7 +124,4 @@ def overridden(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, separator, text = override.partition("=")
     if not separator:
         raise InputError(f"--set takes section.key=value, not {override!r}")
-    try:
-        return placed(values, path.split("."), yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
+    return placed(values, path.split("."), parsed(text, where=f"--set {override}"))

@@ -1,11 +1,16 @@
 """The sections ``model``, ``preparation`` and ``caching``: the frozen networks, and what is computed with them once."""
 
+from typing import Final
+
 from pydantic import Field, model_validator
 
 from rglcd.config.base import Section
 from rglcd.config.scorers import MixtureScorer, ScorerSource
 from rglcd.config.sources import FeatureSource, FeatureSources, InceptionSource, ModelSource
 from rglcd.recipe import NumGridSteps, Positive, Precision
+
+_LONGEST_NAME: Final = 200
+"""Of a scorer, in bytes: with an ending it is a file's, of at most 255."""
 
 
 class Model(Section):
@@ -51,6 +56,15 @@ class Preparation(Section):
             raise ValueError(f"features: name one network of each kind, not {', '.join(kinds) or 'none'}")
         if kinds == ["clip"]:
             raise ValueError("features: CMMD (clip) stands beside a Fréchet distance: name auto, inception or dinov2 too")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_of_folders(self) -> "Preparation":
+        for name in self.scorers:
+            if not name.strip() or name.startswith(".") or "/" in name or len(name.encode()) > _LONGEST_NAME:
+                raise ValueError(
+                    f"scorers: {name!r} names a folder: no '/' in it, no '.' at its beginning, and at most {_LONGEST_NAME} bytes"
+                )
         return self
 
     @model_validator(mode="after")
