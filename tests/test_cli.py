@@ -14,14 +14,7 @@ from rglcd.config import dump, load_params, load_preset, preset_names
 from rglcd.stages.table import STAGES
 from tests.object_store import put_folder
 from tests.tiny_flows import write_tiny_sd3
-from tests.tiny_line import (
-    published_model_settings,
-    tiny_config,
-    up_to_latents,
-    write_published_models,
-    write_tiny_evaluation_data,
-    write_tiny_source,
-)
+from tests.tiny_line import tiny_config, up_to_latents, write_tiny_evaluation_data, write_tiny_project
 
 HELP = f"""
 import sys
@@ -216,14 +209,6 @@ def test_run_all_stops_at_a_failed_stage(capsys: pytest.CaptureFixture[str], lin
 NO_OMEGA = "rglcd: distillation.student: a network of Stable Diffusion 3 has no input for omega that a UNet's student gets"
 
 
-def on_a_transformer(root: Path, *overrides: str) -> None:
-    """A project in ``root`` whose teacher is a Stable Diffusion 3."""
-    write_published_models(root / "models", teacher=write_tiny_sd3)
-    write_tiny_source(root / "data")
-    write_tiny_evaluation_data(root / "data")
-    (root / "params.yaml").write_text(dump(tiny_config(*published_model_settings(root / "models"), *overrides)))
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -238,7 +223,7 @@ def on_a_transformer(root: Path, *overrides: str) -> None:
 def test_a_student_that_the_teacher_cannot_have_is_refused_before_the_first_stage(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, overrides: tuple[str, ...], said: str
 ) -> None:
-    on_a_transformer(elsewhere, *overrides)
+    write_tiny_project(elsewhere, *overrides, teacher=write_tiny_sd3)
     assert refusal(capsys, "run", "all").startswith(said)
     assert not list(Path("artifacts").glob("[!.]*"))
 
@@ -246,7 +231,7 @@ def test_a_student_that_the_teacher_cannot_have_is_refused_before_the_first_stag
 def test_a_teacher_that_is_fetched_is_asked_for_the_student_before_anything_is_encoded(
     capsys: pytest.CaptureFixture[str], elsewhere: Path, bucket: str
 ) -> None:
-    on_a_transformer(elsewhere)
+    write_tiny_project(elsewhere, teacher=write_tiny_sd3)
     put_folder(elsewhere / "models" / "teacher", f"{bucket}/teacher")
     with pytest.raises(SystemExit) as ended:
         main(["run", "all", "--set", f"model.teacher={bucket}/teacher"])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetModel
 
-from rglcd.config import Config, resolve
+from rglcd.config import Config, dump, resolve
 from rglcd.stages.run import Outcome, run_stage
 from rglcd.stages.table import SOURCE, inputs_of, stage_named
 from tests.publishing import publish
@@ -87,6 +87,14 @@ def write_tiny_evaluation_data(data: Path) -> None:
     (data / "prompts" / "heldout.txt").write_text("a red circle\n\na <b>blue</b> square\nsomething else\n")
     shutil.copytree(data / "images", data / "reference" / "images")
     shutil.copy(data / "index.tsv", data / "reference" / "index.tsv")
+
+
+def write_tiny_project(root: Path, *overrides: str, teacher: Callable[[Path], None]) -> None:
+    """Models, source and ``params.yaml``: all that ``rglcd run all`` reads where it stands."""
+    write_published_models(root / "models", teacher=teacher)
+    write_tiny_source(root / "data")
+    write_tiny_evaluation_data(root / "data")
+    (root / "params.yaml").write_text(dump(tiny_config(*published_model_settings(root / "models"), *overrides)))
 
 
 TINY_EVALUATION = [

@@ -21,6 +21,8 @@ from rglcd.launch.resources import RESOURCES
 from rglcd.launch.settings import load_settings
 from rglcd.stages.table import SOURCE, STAGES, inputs_of, maker_of, stage_named, stages_of
 from tests.cluster.control_plane import free_port
+from tests.tiny_flows import write_tiny_sd3
+from tests.tiny_line import write_tiny_project
 
 PROXIED = "reward={kind: latent}"
 """With a proxy there is every stage there is."""
@@ -322,3 +324,15 @@ def test_hostile_strings_come_out_of_the_compiled_yaml_as_they_went_in(tmp_path:
     Compiler().compile(pipeline(config, cluster=load_settings()), str(path), pipeline_parameters=values)
     ir = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     assert ir["root"]["inputDefinitions"]["parameters"]["evaluation"]["defaultValue"]["prompts"] == strings
+
+
+def test_a_student_that_the_teacher_cannot_have_starts_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_project(tmp_path, "distillation.student={kind: same_inputs}", "distillation.dropout=0.1", teacher=write_tiny_sd3)
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == 2
+    assert "distillation.dropout 0.1: a SD3Transformer2DModel has no residual blocks" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "data", "params.yaml"}
