@@ -173,6 +173,7 @@ def test_variables_of_settings_are_read_back_as_the_same_settings(monkeypatch) -
         ("failures: -1", "cluster.yaml: failures is -1; it is a whole number from 1 on"),
         ("- 3", "cluster.yaml must be a mapping of settings, not [3]"),
         (": [", "cluster.yaml is not YAML: "),
+        ("namespace: a\nqueue: q\nnamespace: b\n", "cluster.yaml: 'namespace' is there twice, in lines 1 and 3: leave one out"),
         ('variables: {A: "x\\ud800"}', "cluster.yaml: variables: A: 'x\\ud800' is no text: \\ud800 is half of a surrogate pair"),
     ],
 )

@@ -18,6 +18,8 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rglcd.config import text_of
+from rglcd.config.plain_values import parsed
 from rglcd.config.unicode_text import require_unicode
 from rglcd.errors import InputError
 from rglcd.launch.child_processes import environment
@@ -231,10 +233,7 @@ def _said(given: Mapping[str, Any]) -> dict[str, Any]:
 def _content_of_file() -> dict[str, Any]:
     if not FILE.is_file():
         return {}
-    try:
-        content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{FILE} is not YAML: {' '.join(str(error).split())}") from None
+    content = parsed(text_of(FILE), where=str(FILE))
     if not isinstance(content or {}, dict):
         raise InputError(f"{FILE} must be a mapping of settings, not {content!r}")
     return {str(key): value for key, value in (content or {}).items()}
