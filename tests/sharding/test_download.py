@@ -17,7 +17,8 @@ from rglcd.errors import InputError
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.addresses import AddressPolicy
 from rglcd.sharding.content_store import ContentStore, Fetched
-from rglcd.sharding.download import OPT_OUT, Downloader, DownloadLimits, opted_out
+from rglcd.sharding.download import Downloader, DownloadLimits
+from rglcd.sharding.robots_tag import OPT_OUT, opted_out
 from tests.faults.watched_process import run_forked
 from tests.sharding.hostile_server import FORBIDDEN, FORBIDDEN_SPELLINGS, OPEN, HostileServer, Rebinding, picture_bytes
 

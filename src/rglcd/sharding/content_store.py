@@ -15,15 +15,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from rglcd.sharding.accounting import Reason
+from rglcd.sharding.urls import host_of
 from rglcd.store.manifest import sha256_of
 from rglcd.store.staging import STAGING
 
 HEAD_BYTES: Final = 16
 _STALE_SECONDS: Final = 3600
+_LOOKED_THROUGH: Final = 100
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,21 @@ class ContentStore:
 
     def recall(self, address: str, *, round: int = 1) -> Fetched | None:
         """What ``address`` gave: bytes that are still there and whole, or a failure of this ``round`` or a later one."""
-        try:
-            known = json.loads(self._record(address).read_text(encoding="utf-8"))
-            reason = None if known["reason"] is None else Reason(known["reason"])
-            fetched = Fetched(known["address"], known["sha256"], reason, known["round"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # never asked, or not as remember() writes it
-        if fetched.address != address:
+        fetched = _recorded(self._record(address))
+        if fetched is None or fetched.address != address:
             return None
         if fetched.sha256 is None:
             return fetched if fetched.reason is not None and fetched.round >= round else None
         return fetched if self._holds(fetched.sha256) else None
+
+    def addresses_that_gave(self, count: int) -> list[str]:
+        """Web addresses that gave bytes, of at most ``count`` different hosts, from the first records that are found."""
+        found: dict[str, str] = {}
+        for record in islice(self.folder.glob("records/*/*.json"), _LOOKED_THROUGH):
+            fetched = _recorded(record)
+            if fetched is not None and fetched.sha256 is not None and fetched.address.startswith(("http://", "https://")):
+                found.setdefault(host_of(fetched.address), fetched.address)
+        return list(found.values())[:count]
 
     def remember(self, fetched: Fetched) -> Fetched:
         """Record what an address gave; returned as it is."""
@@ -125,6 +132,16 @@ class ContentStore:
     def _record(self, address: str) -> Path:
         name = hashlib.sha256(address.encode()).hexdigest()
         return self.folder / "records" / name[:2] / f"{name}.json"
+
+
+def _recorded(path: Path) -> Fetched | None:
+    """What the record at ``path`` says; ``None`` for none, and for one that is not as ``remember`` writes it."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        reason = None if known["reason"] is None else Reason(known["reason"])
+        return Fetched(known["address"], known["sha256"], reason, known["round"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _staging_of(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """Images from the open web: what their hosts give, within limits, to public addresses only.
 
 Urls are hostile text and servers hostile programs. A fetch ends within its wall-clock limit with bytes in the content
-store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a few network buffers for each connection.
+store, or with one :class:`~rglcd.sharding.accounting.Reason`; memory holds a few network buffers for each connection. An outage of our
+own network is no reason, and remembered of no url (:mod:`~rglcd.sharding.network_watch`).
 """
 
 import asyncio
@@ -25,20 +26,16 @@ from rglcd.sharding.accounting import Reason, RowRejectedError
 from rglcd.sharding.addresses import AddressPolicy, ForbiddenAddressError
 from rglcd.sharding.content_store import HEAD_BYTES, ContentStore, Fetched
 from rglcd.sharding.decoding import looks_like_image
+from rglcd.sharding.network_watch import LIKE_AN_OUTAGE, NetworkWatch, Unconfirmed
 from rglcd.sharding.refusal_log import RefusalLog
 from rglcd.sharding.resolving import SystemResolver
+from rglcd.sharding.robots_tag import opted_out
 from rglcd.sharding.urls import host_of, redirected, requested
+from rglcd.sharding.web_session import open_session
 from rglcd.store.disk_space import is_disk_full
 
 MAX_REDIRECTS: Final = 3
 
-OPT_OUT: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
-"""Directives of ``X-Robots-Tag`` by which a host keeps its images out of data sets: those that img2dataset honours."""
-
-ROBOT: Final = "rglcd"
-"""The name by which a host may address us in ``X-Robots-Tag``."""
-
-_VALUED: Final = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PASSING: Final = frozenset({Reason.UNREACHABLE, Reason.HOST_BUSY, Reason.SERVER_ERROR, Reason.CUT_SHORT})
 """Reasons that another attempt may undo."""
@@ -47,8 +44,6 @@ _CHUNK_BYTES: Final = 64 << 10
 _WAITING_PER_CONNECTION: Final = 4
 _RESOLVING_PER_CONNECTION: Final = 8
 """A name may be looked for several times as long as its fetch may take."""
-_HEADER_BYTES: Final = 64 << 10
-_NUM_HEADERS: Final = 512
 
 _NO_MORE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 """How the system says that a process has all the files and threads that it may have."""
@@ -106,41 +101,52 @@ class Downloader:
         self._log.close()
 
     def fetch_in_order(self, urls: Iterable[str | None]) -> Iterator[Fetched | None]:
-        """What each of ``urls`` gave, in their order; ``None`` for ``None``. A bounded number are ahead of what was taken."""
-        ahead: deque[Future[Fetched] | None] = deque()
+        """What each of ``urls`` gave, in their order; ``None`` for ``None``. A bounded number are ahead of what was taken.
+
+        Raises :class:`TryAgain` when nobody answers.
+        """
+        ahead: deque[Future[Fetched | Unconfirmed] | None] = deque()
         most = _WAITING_PER_CONNECTION * self.limits.num_connections
+        more = max(most, self._watch.max_hosts)
         for url in urls:
             ahead.append(None if url is None else self._submit(self._fetch(url)))
-            if len(ahead) >= most:
-                yield _outcome(ahead.popleft())
+            # While the first waits to be confirmed, more are asked: by their answers it is.
+            while len(ahead) >= most and (len(ahead) >= most + more or not self._is_in_doubt(ahead[0])):
+                yield self._outcome(ahead.popleft())
         while ahead:
-            yield _outcome(ahead.popleft())
+            yield self._outcome(ahead.popleft())
+
+    def _is_in_doubt(self, future: "Future[Fetched | Unconfirmed] | None") -> bool:
+        found = None if future is None else future.result()
+        return isinstance(found, Unconfirmed) and self._watch.doubts(found)
+
+    def _outcome(self, future: "Future[Fetched | Unconfirmed] | None") -> Fetched | None:
+        found = None if future is None else future.result()
+        if not isinstance(found, Unconfirmed):
+            return found
+        if self._watch.doubts(found):
+            self._submit(self._watch.settle(found)).result()
+        fetched = self.store.remember(found.fetched)
+        self._held.pop(fetched.address, None)  # once it can be recalled
+        return fetched
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _open(self) -> None:
-        connector = aiohttp.TCPConnector(
-            limit=0,  # counted here, before a fetch's clock starts
-            limit_per_host=self.limits.connections_per_host,
-            resolver=self._resolver or SystemResolver(num_threads=_RESOLVING_PER_CONNECTION * self.limits.num_connections),
-            use_dns_cache=False,  # aiohttp's keeps every host it ever met
-            socket_factory=self.policy.open_socket,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": self.limits.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # no image needs it, and a bomb does
-            timeout=aiohttp.ClientTimeout(total=None),
-            trust_env=False,
-            max_line_size=_HEADER_BYTES,  # policies and redirects of real hosts are longer than aiohttp's 8 KiB
-            max_field_size=_HEADER_BYTES,
-            max_headers=_NUM_HEADERS,
-        )
+        self._names = self._resolver or SystemResolver(num_threads=_RESOLVING_PER_CONNECTION * self.limits.num_connections)
+        self._watch = NetworkWatch(self.store, self._answers, num_connections=self.limits.num_connections)
+        self._held: dict[str, Unconfirmed] = {}
+        self._session = self._new_session()
         self._connections = asyncio.Semaphore(self.limits.num_connections)
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._same: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        limits = self.limits
+        return open_session(
+            user_agent=limits.user_agent, connections_per_host=limits.connections_per_host, resolver=self._names, policy=self.policy
+        )
 
     async def _close(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -149,23 +155,44 @@ class Downloader:
         await asyncio.gather(*others, return_exceptions=True)
         await self._session.close()
 
-    async def _fetch(self, url: str) -> Fetched:
+    async def _fetch(self, url: str) -> Fetched | Unconfirmed:
         same = self._same.setdefault(url, asyncio.Lock())
         async with same:  # a url that occurs twice is asked for once
-            known = self.store.recall(url, round=self.round)
+            known = self._held.get(url) or self.store.recall(url, round=self.round)
             if known is not None:
                 return known
             host = self._hosts.setdefault(host_of(url), asyncio.Semaphore(self.limits.connections_per_host))
             # The host's turn first: rows that wait for a slow host then hold no connection from the others.
-            async with host, self._connections:
-                try:
-                    sha256 = await self._within_limits(url)
-                except RowRejectedError as rejected:
-                    # Which class a broken connection raises is chance: it is logged, and not remembered.
-                    if rejected.fault is not None:
-                        self._log.add(url, rejected.reason, rejected.fault)
-                    return self.store.remember(Fetched(url, None, rejected.reason, self.round))
+            with self._watch.fetching():
+                async with host, self._connections:
+                    try:
+                        sha256 = await self._within_limits(url)
+                    except RowRejectedError as rejected:
+                        return self._failed(url, rejected)
             return self.store.remember(Fetched(url, sha256, None, self.round))
+
+    def _failed(self, url: str, rejected: RowRejectedError) -> Fetched | Unconfirmed:
+        # Which class a broken connection raises is chance: it is logged, and not remembered.
+        if rejected.fault is not None:
+            self._log.add(url, rejected.reason, rejected.fault)
+        fetched = Fetched(url, None, rejected.reason, self.round)
+        if rejected.reason not in LIKE_AN_OUTAGE:
+            return self.store.remember(fetched)
+        self._held[url] = held = self._watch.hold(fetched)
+        return held
+
+    async def _answers(self, url: str) -> bool:
+        """Whether the host of ``url``, whatever it says, answers now by a new connection."""
+        try:
+            async with (
+                asyncio.timeout(self.limits.total_seconds),
+                self._new_session() as session,
+                session.get(requested(url), allow_redirects=False),
+            ):
+                return True
+        except (aiohttp.ClientError, OSError, ForbiddenAddressError, RowRejectedError) as error:
+            _raise_if_of_the_machine(error)
+            return False
 
     async def _within_limits(self, url: str) -> str:
         last: tuple[Reason, BaseException | None] = Reason.TIMED_OUT, None
@@ -208,8 +235,10 @@ class Downloader:
 
     async def _follow(self, url: str) -> str:
         for _ in range(MAX_REDIRECTS + 1):
-            asked = requested(url)
-            async with self._session.get(asked, allow_redirects=False) as response:
+            asked, opened, num_failed = requested(url), list[None](), self._watch.num_failed
+            async with self._session.get(asked, allow_redirects=False, trace_request_ctx=opened) as response:
+                if opened:
+                    self._watch.prove(url, num_failed=num_failed)
                 if opted_out(response.headers.getall("X-Robots-Tag", ())):
                     raise RowRejectedError(Reason.OPTED_OUT)
                 location = response.headers.get("Location")
@@ -237,28 +266,6 @@ class Downloader:
         except TimeoutError as error:
             raise RowRejectedError(Reason.TOO_SLOW) from error
         return incoming.state.hexdigest()
-
-
-def opted_out(tags: Iterable[str]) -> bool:
-    """Whether one of the ``X-Robots-Tag`` values holds a directive of :data:`OPT_OUT` that is addressed to everyone or to us.
-
-    A value such as ``googlebot: noindex`` is addressed to that robot alone; some directives (``unavailable_after: DATE``)
-    have a colon of their own.
-    """
-    for tag in tags:
-        first, separator, rest = tag.partition(":")
-        robot = first.strip().lower()
-        if separator and "," not in first and robot not in _VALUED:
-            if robot not in (ROBOT, "*"):
-                continue
-            tag = rest
-        if {word.strip().lower() for word in tag.split(",")} & OPT_OUT:
-            return True
-    return False
-
-
-def _outcome(future: "Future[Fetched] | None") -> Fetched | None:
-    return None if future is None else future.result()
 
 
 def _may_pass(reason: Reason, cause: BaseException | None) -> bool:
