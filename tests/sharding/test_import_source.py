@@ -1,6 +1,10 @@
 """``rglcd data use``: what a user has is never lost by it, and what goes wrong is said in a line."""
 
 import resource
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +87,30 @@ def test_a_link_in_place_of_the_folder_is_replaced_and_what_it_leads_to_is_left_
     assert not (tmp_path / "data" / "images").is_symlink()
     assert len(files_below(tmp_path / "data" / "images")) == 3
     assert len(files_below(tmp_path / "elsewhere")) == 2
+
+
+def test_of_two_commands_at_once_the_second_is_refused_and_the_first_one_is_whole(tmp_path: Path, data_use: Line) -> None:
+    """They shared a staging folder: both ended well, with hundreds of the pictures that the index named not there."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2000):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(picture_bytes())
+    fill(tmp_path / "others", 5)
+    command = [sys.executable, "-m", "rglcd", "data", "use", "photos"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            while first.poll() is None and not list((tmp_path / "data").glob(".images*")):
+                time.sleep(0.001)
+            first.send_signal(signal.SIGSTOP)
+            refused = data_use("others")
+        finally:
+            first.send_signal(signal.SIGCONT)
+        said = first.communicate(timeout=60)[1]
+    assert (first.returncode, said) == (0, "")
+    assert refused == (75, "rglcd: another rglcd data command is making data; when it has ended, run the same command again\n")
+    assert files_below(tmp_path / "data" / "images").keys() == {f"{number}.png" for number in range(2000)}
+    assert [path.name for path in sorted((tmp_path / "data").iterdir())] == ["images", "index.tsv"]
+    assert data_use("others") == (0, "")
+    assert len(files_below(tmp_path / "data" / "images")) == 5
 
 
 # --- what goes wrong is said in a line -----------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from rglcd.errors import InputError
 from rglcd.sharding.source import IMAGES, INDEX
+from rglcd.sharding.source_folder import sole_writer
 from rglcd.store.files import fetch_folder, is_remote
 from rglcd.store.manifest import sha256_of, write_json
 from rglcd.store.staging import STAGING, publish_folder, write_text
@@ -41,24 +42,25 @@ def use_coco(where: str, folder: Path, *, count: int, seed: int) -> list[str]:
     Raises :class:`InputError` for annotations in another format, fewer images than ``count``, and images that are not there.
     """
     name = f"coco2014-val-{count}" + (f"-seed{seed}" if seed else "")
-    staging = folder / f".{name}{STAGING}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        annotations = _fetched_annotations(where, staging / ".annotations")
-        digest = sha256_of(annotations)
-        chosen = choose(_parsed(annotations), count=count, seed=seed, called=f"{where}/{ANNOTATIONS}")
-        shutil.rmtree(staging / ".annotations")
-        _fetch_pictures(where, staging, chosen)
-        rows = "".join(f"{IMAGES}/{image.file_name}\t{image.caption}\n" for image in chosen)
-        (staging / INDEX).write_text(rows, encoding="utf-8", newline="")
-        about = {"set": "MS-COCO 2014 val", "images": count, "seed": seed, "rule": RULE, "annotations_sha256": digest}
-        write_json(staging / "about.json", about)
-        publish_folder(staging, folder / name)
-    finally:
+    with sole_writer(folder):
+        staging = folder / f".{name}{STAGING}"
         shutil.rmtree(staging, ignore_errors=True)
-    (folder / "prompts").mkdir(exist_ok=True)
-    write_text(folder / "prompts" / f"{name}.txt", "".join(f"{image.caption}\n" for image in chosen))
+        staging.mkdir(parents=True)
+        try:
+            annotations = _fetched_annotations(where, staging / ".annotations")
+            digest = sha256_of(annotations)
+            chosen = choose(_parsed(annotations), count=count, seed=seed, called=f"{where}/{ANNOTATIONS}")
+            shutil.rmtree(staging / ".annotations")
+            _fetch_pictures(where, staging, chosen)
+            rows = "".join(f"{IMAGES}/{image.file_name}\t{image.caption}\n" for image in chosen)
+            (staging / INDEX).write_text(rows, encoding="utf-8", newline="")
+            about = {"set": "MS-COCO 2014 val", "images": count, "seed": seed, "rule": RULE, "annotations_sha256": digest}
+            write_json(staging / "about.json", about)
+            publish_folder(staging, folder / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        (folder / "prompts").mkdir(exist_ok=True)
+        write_text(folder / "prompts" / f"{name}.txt", "".join(f"{image.caption}\n" for image in chosen))
     return [
         f"{folder / name} holds {count:,} images of {where}, their captions are in {folder / 'prompts' / name}.txt; rule: {RULE}",
         f"to use them: rglcd config set evaluation.reference={name}/{INDEX} evaluation.prompts=prompts/{name}.txt "

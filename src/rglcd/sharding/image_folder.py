@@ -17,6 +17,7 @@ from rglcd.sharding import heic
 from rglcd.sharding.accounting import RowRejectedError
 from rglcd.sharding.source import IMAGE_EXTENSIONS, MAX_ROW_BYTES
 from rglcd.sharding.texts import CAPTION_EXTENSIONS, MAX_JSON_BYTES, facts_in, text_of
+from rglcd.store.staging import STAGING
 
 _SUFFIXES: Final = tuple(f".{extension}" for extension in (*CAPTION_EXTENSIONS, "json"))
 _SHOWN: Final = 10
@@ -105,6 +106,8 @@ def _files(folder: Path) -> tuple[dict[Path, Path], int]:
     """The regular files below ``folder`` in the order of their names, each with itself or what it is a link to; and the other links."""
     root, files, num_links = _root(folder), dict[Path, Path](), 0
     for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") and path.name.endswith(STAGING):
+            continue  # a command's own, such as its lock on the folder to make, which may lie in this one
         if not path.is_symlink():
             if path.is_file():
                 files[path] = path

@@ -21,6 +21,7 @@ from rglcd.sharding.holdout import PROMPTS, REFERENCE, HeldOut, choose, kept, re
 from rglcd.sharding.image_folder import found_in, index_line, place_image
 from rglcd.sharding.index_layout import check_layout
 from rglcd.sharding.source import IMAGES, INDEX, in_utf8, read_lines
+from rglcd.sharding.source_folder import sole_writer
 from rglcd.sharding.texts import storable
 from rglcd.sharding.third_party_tars import LISTING, ReadyShard
 from rglcd.store.connection import require_bucket
@@ -43,27 +44,25 @@ def use(
     beside images that are not UTF-8 and are in ``caption_encoding`` become UTF-8.
 
     ``what`` is a ``.tsv``, one or more ``.tar`` (braces expand: ``{00000..01242}.tar``), or a folder of tars or of images; a
-    path or a URL that fsspec knows. Raises :class:`InputError` for anything else, and for a folder that holds the toy's corpus.
+    path or a URL that fsspec knows. Raises :class:`InputError` for anything else, and for a folder that holds the toy's corpus;
+    :class:`TryAgain` while another command makes ``folder``.
     """
     if (folder / _TOY).is_file():
         raise InputError(f"{folder} holds the toy corpus; name another folder (--folder), or move it away first")
     _refuse_what_would_be_lost(what, folder / IMAGES)
     captions = None if prompts is None else read_prompts(prompts)
-    is_new = not folder.exists()
-    try:
-        held, said = _use(what, folder, reference, caption_encoding)
-    except BaseException:
-        shutil.rmtree(_staged_images(folder), ignore_errors=True)
-        remove_stale_staging(folder)
-        if is_new:
-            with suppress(OSError):  # what it does not want to lose keeps the folder
-                folder.rmdir()
-        raise
-    if captions is None and held is not None:
-        captions = list(held.captions)
-    if captions is not None:
-        write_prompts(folder, captions)
-        said.append(f"{folder / PROMPTS} holds {len(captions)} prompts")
+    with sole_writer(folder):
+        try:
+            held, said = _use(what, folder, reference, caption_encoding)
+        except BaseException:
+            shutil.rmtree(_staged_images(folder), ignore_errors=True)
+            remove_stale_staging(folder)
+            raise
+        if captions is None and held is not None:
+            captions = list(held.captions)
+        if captions is not None:
+            write_prompts(folder, captions)
+            said.append(f"{folder / PROMPTS} holds {len(captions)} prompts")
     missing = [str(path) for path in (folder / PROMPTS, folder / REFERENCE / INDEX) if not path.is_file()]
     if missing:
         said.append(f"evaluate reads {' and '.join(missing)} too: --reference N holds out N rows of an index or a folder for both")
@@ -83,7 +82,6 @@ def _refuse_what_would_be_lost(what: str, images: Path) -> None:
 
 def _use(what: str, folder: Path, reference: int | None, encoding: str | None) -> tuple[HeldOut | None, list[str]]:
     require_bucket(what)
-    folder.mkdir(parents=True, exist_ok=True)
     if what.endswith(".tsv"):
         return _use_index(what, folder, reference, encoding)
     shards = list(_shards_of(what))
