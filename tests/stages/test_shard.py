@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rglcd import progress
-from rglcd.errors import InputError
+from rglcd.errors import InputError, TryAgain
 from rglcd.sharding.accounting import Reason
 from rglcd.sharding.decoding import decode
 from rglcd.sharding.source import MAX_ROW_BYTES
@@ -21,6 +21,7 @@ from rglcd.stages.run import Output, run_stage
 from rglcd.stages.shard import shard
 from rglcd.store.manifest import sha256_of
 from rglcd.store.shard_tasks import Part
+from tests.sharding.hostile_server import picture_bytes
 from tests.stages.sharding_runs import SHARDING, files_after_run, files_of, run, run_until_killed, samples_of, write_source
 
 
@@ -256,3 +257,21 @@ class TestRowsByTheirReasons:
         assert len(lines) == 3 + 1 + 1 + 1, (
             "three of a kind and their number; a page; a file that is not there; an empty caption is no error"
         )
+
+
+@pytest.mark.parametrize("changed", ["index.tsv", "images/00016.png"])
+def test_a_source_that_is_changed_while_it_is_read_is_not_stored_under_its_old_key(tmp_path: Path, changed: str) -> None:
+    """It was: the shards of the new rows or images under the key of the old ones, which no later run made again."""
+    source = write_source(tmp_path / "source", num_images=17)
+    sections, artifacts = {"sharding": SHARDING}, {"source": source, "shards": tmp_path / "artifacts" / "shards"}
+
+    def change(event: progress.Event) -> None:
+        if event.done == 4:
+            new = (source / changed).read_bytes().replace(b"caption 9", b"caption x") if changed == "index.tsv" else picture_bytes()
+            (source / changed).write_bytes(new)
+
+    with progress.reporting_to(change), pytest.raises(TryAgain, match=r"source changed while shard read it; .* run the same command again"):
+        run_stage("shard", sections, artifacts)
+    assert not artifacts["shards"].exists()
+    made = run_stage("shard", sections, artifacts).manifest
+    assert made.digest == run_stage("shard", sections, artifacts | {"shards": tmp_path / "anew" / "shards"}).manifest.digest

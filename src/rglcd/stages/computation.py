@@ -9,7 +9,7 @@ own in force meanwhile moves nothing from under it.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -246,6 +246,18 @@ def _source(given: Path | str, parts: Parts, *, memory: Path) -> Input:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: the source folder (for the toy: rglcd toy data {folder})")
     return Input(folder, None, parts, source_digest(folder, parts, memory=memory))
+
+
+def refuse_changed_source(computation: Computation) -> None:
+    """Raise :class:`TryAgain` if a source folder no longer holds what the key says, for then nobody knows what was read of it."""
+    memory = memory_beside(computation.location.folder)
+    for read in computation.inputs.values():
+        if read.manifest is None and read.url is None:
+            with suppress(FileNotFoundError):  # gone as it was looked at
+                if source_digest(read.folder, read.parts, memory=memory) == read.digest:
+                    continue
+            name = computation.stage.name
+            raise TryAgain(f"{read.folder} changed while {name} read it; leave it as it is, and run the same command again")
 
 
 def source_digest(folder: Path, parts: Parts, *, memory: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rglcd.errors import InputError
-from rglcd.stages.computation import Artifacts, Computation, Sections, opened_inputs, plan
+from rglcd.stages.computation import Artifacts, Computation, Sections, opened_inputs, plan, refuse_changed_source
 from rglcd.stages.publish import finish, is_done, is_finished, previous_result, publish, standing
 from rglcd.store.artifact_store import check_before_work, uploading_tasks
 from rglcd.store.disk_space import disk_space_for
@@ -54,8 +54,8 @@ def run_stage(name: str, sections: Sections, artifacts: Artifacts, *, begin: Cal
 
     ``sections`` holds the configuration sections it reads, ``artifacts`` a location for each artifact it reads or
     writes; an input whose maker does not run is left out. Raises :class:`InputError` for a wrong section, a missing or
-    altered input (naming the stage that makes it), :class:`TryAgain` for a store that cannot be reached for long and for a
-    disk that is full.
+    altered input (naming the stage that makes it), :class:`TryAgain` for a store that cannot be reached for long, for a
+    disk that is full, and for a source folder that was changed meanwhile.
     """
     computation = plan(name, sections, artifacts)
     with disk_space_for(computation.published), computation.location.places.making(computation.key):
@@ -102,6 +102,7 @@ def _run(computation: Computation, begin: Callable[[], None]) -> Outcome:
         begin()
         facts = _call(computation, folders, WHOLE)
         seconds = time.perf_counter() - started
+        refuse_changed_source(computation)
         finish(computation, facts, read=folders, seconds=seconds)
     return _outcome(computation, publish(computation), was_done=False, seconds=seconds)
 
