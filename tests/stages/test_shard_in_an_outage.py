@@ -117,8 +117,8 @@ def digest(project: Path) -> str:
         pytest.param("names fail", 54, id="within a shard"),
         pytest.param("names fail", 204, id="as a shard begins"),
         pytest.param("names fail", 393, id="in the list's last rows"),
-        pytest.param("names are silent", 54, id="names are silent"),
-        pytest.param("no connections", 54, id="no connections"),
+        pytest.param("names are silent", 54, id="names are silent", marks=pytest.mark.slow),
+        pytest.param("no connections", 54, id="no connections", marks=pytest.mark.slow),
     ],
 )
 def test_an_outage_loses_no_row_and_the_same_command_goes_on(
@@ -139,6 +139,7 @@ def test_an_outage_loses_no_row_and_the_same_command_goes_on(
     assert set(remembered(tmp_path / "disturbed").values()) == {None, Reason.UNRESOLVED}
 
 
+@pytest.mark.slow
 def test_rows_of_one_host_are_not_lost_either_when_the_command_begins_in_an_outage(
     server: HostileServer, internet: Internet, run_shard: Run, tmp_path: Path
 ) -> None:
