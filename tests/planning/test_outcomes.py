@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from rglcd.planning.counting import LiveBytes
 from rglcd.planning.outcomes import outcome, storages
 
 aten: Any = torch.ops.aten
@@ -61,3 +62,16 @@ def test_tensors_with_values_are_computed() -> None:
     assert [outcome(aten.mul.Tensor, (two, number), {}).result.item() for number in (3.0, 3.0, 4.0)] == [6.0, 6.0, 8.0]
     shape = torch.empty(1, device="meta")
     assert outcome(aten.mul.Tensor, (shape, two), {}).result.is_meta
+
+
+def test_a_step_with_values_and_torchs_own_objects_is_counted() -> None:
+    """An optimizer's step hands the profiler an object that nothing may compare."""
+    layer = nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    with LiveBytes() as live:
+        layer(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        optimizer.step()
+    gradients, moments = 4 * (4 * 3 + 3), 2 * 4 * (4 * 3 + 3)
+    assert live.peak >= gradients + moments
+    assert live.flops == 2 * (2 * 4 * 3) * 2

@@ -5,6 +5,7 @@ torch finds the shape of most results by running the operation's definition in P
 
 from dataclasses import dataclass
 from functools import cache
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -63,28 +64,33 @@ class _Shape:
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="meta")
 
 
+_PLAIN: Final = (bool, int, float, str, NoneType, torch.dtype, torch.device, torch.layout, torch.memory_format)
+"""Of arguments that are no tensors: types that compare by value. Others are objects of torch's own, such as the profiler's."""
+
 _KNOWN: Final[dict[object, Outcome]] = {}
 """By :func:`_signature`; with :class:`_Shape` for tensors."""
 
 
 def _signature(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-    """All that decides the shapes of what ``func`` makes; ``None`` where a tensor has values, or an argument cannot be compared."""
+    """All that decides the shapes of what ``func`` makes; ``None`` where a tensor has values, or an argument is of no plain type."""
     try:
-        signature = (func, _described(args), _described(tuple(kwargs.items())))
-        hash(signature)
-    except TypeError:
+        return func, _described(args), _described(tuple(kwargs.items()))
+    except _NotPlainError:
         return None
-    return signature
+
+
+class _NotPlainError(Exception):
+    pass
 
 
 def _described(value: Any) -> object:
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise TypeError
+    if isinstance(value, Tensor) and value.is_meta:
         return _Shape.of(value)
     if isinstance(value, (list, tuple)):
         return tuple(_described(one) for one in value)
-    return type(value), value  # 1 and 1.0 are equal, and make tensors of other types
+    if isinstance(value, _PLAIN):
+        return type(value), value  # 1 and 1.0 are equal, and make tensors of other types
+    raise _NotPlainError
 
 
 @cache
