@@ -55,7 +55,7 @@ faults: install ## inject faults, thousands of times, into docs/reliability.md (
 	@mkdir -p artifacts/faults
 	PYTEST_DEBUG_TEMPROOT=artifacts/faults OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -v -m fault --rounds all $(FAULTS)
 
-test: install ## the default suite (about 12 minutes on two cores)
+test: install ## the default suite (9 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-pythons: install ## a base installation and the micro line with Python 3.12 and 3.13, where this machine has them (fetches a torch for each)

@@ -1,6 +1,7 @@
 """Shared fixtures: golden files (``pytest --update-golden``) and object stores on loopback."""
 
 import inspect
+import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,6 +45,11 @@ def pytest_configure() -> None:
     """Heed SIGINT, and children with it, as from a terminal: a shell starts what runs in its background without."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a seventh of the suite's time is spent waiting, for time-outs, locks and children."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

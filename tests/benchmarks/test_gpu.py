@@ -114,6 +114,7 @@ def test_all_parts_but_the_last_leave_it_two_of_the_eight_minutes() -> None:
     assert sum(part.seconds for part in parts("sd21", "cuda", batch_size=16)[:-1]) <= 350
 
 
+@pytest.mark.slow
 def test_gpu_tests_need_none_of_the_packages_that_a_bare_machine_lacks(tmp_path: Path) -> None:
     """An H200's machine had no cryptography, which other tests' fixtures import: nothing of tests/gpu was run."""
     for missing in ("cryptography", "kubernetes", "kfp", "torchx", "dvc", "moto", "s3fs", "promql_parser"):

@@ -140,6 +140,7 @@ def test_peak_of_a_step_with_pixel_reward_is_what_a_gpu_measured(chunk: int) -> 
     assert counted == pytest.approx(MEASURED["peak_of_a_step"]["pixel_16_samples_by_chunk"][str(chunk)], rel=0.1)
 
 
+@pytest.mark.slow
 def test_gradients_are_held_twice_where_ranks_add_up_micro_batches() -> None:
     """DDP's buckets last, and beside them the sum of the micro-batches until it is averaged; one process has the sum alone."""
 

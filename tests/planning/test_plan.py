@@ -248,6 +248,7 @@ def test_lumina_image_is_planned_at_its_published_size() -> None:
     assert training.fits
 
 
+@pytest.mark.slow
 def test_what_rates_a_look_is_counted_where_a_look_takes_the_most() -> None:
     """Expert and judge in float32, both towers of each, beside what trains; and nothing of a batch, whose gradients are not there."""
     small = ["distillation.micro_batch=1", "reward.chunk_size=1", "distillation.activations=recomputed", "reward.activations=recomputed"]

@@ -56,6 +56,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_stage_runs_on_a_store_with_a_small_cache(line: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGLCD_STORE", f"{bucket}/run")
     tars = [entry.bytes for name, entry in read_manifest(line / "shards", made_by="?").files.items() if name.endswith(".tar")]

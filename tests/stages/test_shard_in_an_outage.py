@@ -115,8 +115,8 @@ def digest(project: Path) -> str:
     ("kind", "row"),
     [
         pytest.param("names fail", 54, id="within a shard"),
-        pytest.param("names fail", 204, id="as a shard begins"),
-        pytest.param("names fail", 393, id="in the list's last rows"),
+        pytest.param("names fail", 204, id="as a shard begins", marks=pytest.mark.slow),
+        pytest.param("names fail", 393, id="in the list's last rows", marks=pytest.mark.slow),
         pytest.param("names are silent", 54, id="names are silent", marks=pytest.mark.slow),
         pytest.param("no connections", 54, id="no connections", marks=pytest.mark.slow),
     ],

@@ -249,6 +249,7 @@ def test_a_contrast_over_two_ranks_has_the_gradients_of_one(tmp_path: Path) -> N
             torch.testing.assert_close(rank[name], gradient, rtol=1e-10, atol=1e-13, msg=name)
 
 
+@pytest.mark.slow
 def test_gradients_are_averaged_in_the_precision_and_the_buckets_asked_for(tmp_path: Path) -> None:
     """Halved, they are rounded to eight bits, and still the same on every rank. A compiled network has large buckets."""
     for number in (1, 2):
