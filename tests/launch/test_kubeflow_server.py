@@ -165,7 +165,7 @@ def test_a_server_that_breaks_off_may_be_asked_again(method: str, words: str, ku
             raise ConnectionAbortedError
 
     kubeflow.gate = break_off
-    kubeflow.http.handle_error = lambda *_: None  # type: ignore[method-assign]
+    kubeflow.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # it would print the traceback of what is raised here
     ended = submit("submit")
     assert ended.code == 75, ended.lines
     assert words in ended.last

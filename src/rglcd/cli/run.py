@@ -16,13 +16,7 @@ from rglcd.stages.required_files import require_files
 from rglcd.stages.table import SOURCE, STAGES, Stage, inputs_of, stage_named, stages_of
 
 _ARTIFACT_NAMES = (SOURCE, *(output for stage in STAGES for output in stage.outputs))
-
-
 _Locations = Mapping[str, Path | str]
-
-
-def _look_at_nothing(locations: _Locations) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class _Job:
     stage: str
     sections: Mapping[str, Any]
     artifacts: tuple[str, ...]
-    look: Callable[[_Locations], None] = _look_at_nothing
+    look: Callable[[_Locations], None] = lambda _: None
 
 
 def add_verb(verbs: Any) -> None:

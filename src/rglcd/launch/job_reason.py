@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 from rglcd.errors import TryAgain
@@ -112,7 +111,8 @@ def _by_states(pod: Mapping[str, Any]) -> Iterator[Reason]:
     status = pod.get("status", {})
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = container.get("state", {}).get("waiting") or {}
-        yield from _of_row(pod, waiting.get("reason", ""), waiting.get("message") or container.get("image", ""))
+        if reason := _of_row(pod, waiting.get("reason", ""), waiting.get("message") or container.get("image", "")):
+            yield reason
 
 
 def _by_events(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> Iterator[Reason]:
@@ -126,20 +126,24 @@ def _by_events(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> I
     own = [each for each in events if each["involvedObject"]["name"] == name and each["involvedObject"].get("uid") in (None, uid)]
     since = max((_time_of(each) for each in own if each.get("reason") in _WENT_ON), default="")
     later = sorted((each for each in own if _time_of(each) > since), key=lambda each: (_gives_reason(each), _time_of(each)), reverse=True)
-    yield from islice((why for each in later for why in _of_row(pod, each.get("reason", ""), each.get("message") or "")), 1)
+    for each in later:
+        if reason := _of_row(pod, each.get("reason", ""), each.get("message") or ""):
+            yield reason
+            return
 
 
 def _gives_reason(event: Mapping[str, Any]) -> bool:
     return _NO_REASON.search(event.get("message") or "") is None
 
 
-def _of_row(pod: Mapping[str, Any], cause: str, message: str) -> Iterator[Reason]:
+def _of_row(pod: Mapping[str, Any], cause: str, message: str) -> Reason | None:
     """The reason by the row that speaks of it, if one does."""
     said = " ".join(message.split())
     row = row_of(Where.CONTAINER, reasons=(cause,), message=said)
-    if row is not None:
-        code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
-        yield Reason(pod["metadata"]["name"], cause, code, said, None, (), row)
+    if row is None:
+        return None
+    code = row.ends_with if row.ends_with is not None else TryAgain.exit_code
+    return Reason(pod["metadata"]["name"], cause, code, said, None, (), row)
 
 
 def last_word(earlier: Reason | None, now: Reason) -> Reason:
